@@ -1,0 +1,132 @@
+"""Turns a plain mapping into a typed, checked, frozen config section.
+
+A section is a frozen dataclass without defaults: every field is required, and its annotation says what is
+allowed: a type, `Annotated[float, Between(0, 1)]`, a `Literal` of choices, a tuple, or another section.
+A section may have a method `check(self)` for what involves several fields; it raises `ConfigError`.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from memjax.types import ConfigError
+
+Section = TypeVar("Section")
+
+
+class Between(NamedTuple):
+    """Allowed numbers, both ends included."""
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f">= {self.low:g}" if self.high == math.inf else f"within [{self.low:g}, {self.high:g}]"
+
+
+class Above(NamedTuple):
+    """Allowed numbers are strictly greater than `low`."""
+
+    low: float
+
+    def __str__(self) -> str:
+        return f"> {self.low:g}"
+
+
+PositiveInt = Annotated[int, Between(1)]
+NonNegativeInt = Annotated[int, Between(0)]
+PositiveFloat = Annotated[float, Above(0)]
+NonNegativeFloat = Annotated[float, Between(0)]
+Fraction = Annotated[float, Between(0, 1)]
+Widths = tuple[PositiveInt, ...]  # widths of hidden layers
+
+
+def parse(section: type[Section], values: Mapping[str, Any], path: str = "config") -> Section:
+    """Builds `section` from `values`. Raises ConfigError on an unknown, missing or wrong field."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(path, "a section of fields", repr(values))
+    hints = typing.get_type_hints(section, include_extras=True)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"{path}.{name}", _known(name, list(hints)), "an unknown field")
+    missing = [name for name in hints if name not in values]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]}", _describe(hints[missing[0]]), "nothing: the field is missing")
+    parsed = section(**{name: _value(hints[name], values[name], f"{path}.{name}") for name in hints})
+    check = getattr(parsed, "check", None)
+    if check is not None:
+        try:
+            check()
+        except ConfigError as error:
+            raise ConfigError(f"{path}.{error.field}", error.expected, error.got) from None
+    return parsed
+
+
+def nearest_name(name: str, known: list[str]) -> str | None:
+    """The known name most like `name`, or None."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return close[0] if close else None
+
+
+def _known(name: str, known: list[str]) -> str:
+    close = nearest_name(name, known)
+    return f"a known field (did you mean '{close}'?)" if close else f"one of {', '.join(sorted(known))}"
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _bounded(arguments[0], arguments[1:], value, path, hint)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
+            close = nearest_name(value, [str(a) for a in arguments]) if isinstance(value, str) else None
+            hint_text = f" (did you mean '{close}'?)" if close else ""
+            raise ConfigError(path, _describe(hint) + hint_text, repr(value))
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(path, _describe(hint), repr(value))
+        return tuple(_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _value(arguments[0], value, path)
+    if dataclasses.is_dataclass(hint):
+        return parse(typing.cast(type, hint), value, path)
+    if hint in (Mapping, dict) or origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            raise ConfigError(path, "a section of fields", repr(value))
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(path, _describe(hint), repr(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(path, "a finite number", repr(value))
+    return value
+
+
+def _bounded(hint: Any, bounds: tuple[Any, ...], value: Any, path: str, whole: Any) -> Any:
+    value = _value(hint, value, path)
+    for bound in bounds:
+        above = value > bound.low if isinstance(bound, Above) else bound.low <= value <= bound.high
+        if not above:
+            raise ConfigError(path, _describe(whole), repr(value))
+    return value
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return " ".join([_describe(arguments[0]), *(str(bound) for bound in arguments[1:])])
+    if origin is Literal:
+        return "one of " + ", ".join(repr(a) for a in arguments)
+    if origin is tuple:
+        return f"a tuple of {_describe(arguments[0])}"
+    if origin in (types.UnionType, typing.Union):
+        return f"{_describe(arguments[0])} or None"
+    if dataclasses.is_dataclass(hint):
+        return "a section of fields"
+    return {int: "int", float: "float", bool: "bool", str: "str"}.get(hint, str(hint))

@@ -1,0 +1,171 @@
+"""The types that every part shares, and the axis letters, once.
+
+Axis letters: B batch of environments, T time, N memory slots, D key width, Q queries, K neighbours,
+A actions, E ensemble, S tabular states. Masks are True where the entry is valid.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Key = jax.Array  # a typed `jax.random.key`
+PyTree = Any
+
+
+class ConfigError(ValueError):
+    """A mistake of the user: which field, what was expected, what was given. Ends the command with code 2."""
+
+    def __init__(self, field: str, expected: str, got: object):
+        super().__init__(f"{field}: expected {expected}, got {got}")
+        self.field, self.expected, self.got = field, expected, got
+
+
+class Discrete(NamedTuple):
+    """Actions 0 .. n-1."""
+
+    n: int
+
+
+class Box(NamedTuple):
+    """Real actions of a flat `size`, each within [low, high]."""
+
+    size: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+class EnvSpec(NamedTuple):
+    """What an agent may know of an environment before it runs. Static and hashable."""
+
+    id: str
+    observation_shape: tuple[int, ...]  # [C, H, W] for images, [n] for vectors
+    observation_dtype: str  # "float32" or "uint8"
+    action: Discrete | Box
+    max_episode_steps: int  # 0: no limit
+    has_success: bool  # TimeStep.success tells whether the goal was reached
+    num_states: int = 0  # S of a tabular environment, for visit counts; 0: not tabular
+
+    @property
+    def is_image(self) -> bool:
+        """Whether observations are images, channels first."""
+        return len(self.observation_shape) == 3
+
+
+@flax.struct.dataclass
+class TimeStep:
+    """What B environments answered to B actions.
+
+    `observation` is what to act on next: after an episode's end it is the first of the next episode where
+    the environment resets in the same step (gymnax), and the last of the ended one where it resets in the
+    next (envpool); the step that resets is then a fake transition with `valid` False. Either way
+    `final_observation` is the true successor of the action, the one to bootstrap from.
+    """
+
+    observation: Array  # [B, ...]
+    final_observation: Array  # [B, ...] equal to `observation` unless the environment has reset itself
+    reward: Array  # [B] f32
+    terminated: Array  # [B] bool, the task ended: the value of what follows is zero
+    truncated: Array  # [B] bool, a time limit cut it: bootstrap from `final_observation`
+    success: Array  # [B] bool, the goal was reached in this step; False where the task has no goal
+    valid: Array  # [B] bool, False for a step that only reset the environment
+    state_id: Array  # [B] i32, tabular state arrived at by the action; 0 where the task is not tabular
+
+    @property
+    def done(self) -> Array:
+        """The episode ended with this step, for either reason."""
+        return self.terminated | self.truncated
+
+
+class Env(NamedTuple):
+    """An environment in JAX: pure functions over a batch of B."""
+
+    spec: EnvSpec
+    init: Callable[[Key, int], tuple[PyTree, TimeStep]]  # (key, B) -> state, first step
+    step: Callable[[PyTree, Array, Key], tuple[PyTree, TimeStep]]  # (state, actions [B, ...], key)
+    atlas: Callable[[Key], Array] | None = None  # (key) -> the observation of every state [S, ...]
+
+
+@flax.struct.dataclass
+class EpisodeStats:
+    """Running totals of the episode each of B environments is in; the step that ends it is counted."""
+
+    episode_return: Array  # [B] f32, sum of rewards so far
+    episode_length: Array  # [B] i32, steps so far
+
+    @classmethod
+    def zeros(cls, batch: int) -> "EpisodeStats":
+        """No episode has begun."""
+        return cls(jnp.zeros(batch, jnp.float32), jnp.zeros(batch, jnp.int32))
+
+
+@flax.struct.dataclass
+class Rollout:
+    """T steps of B environments under one policy."""
+
+    observation: Array  # [T+1, B, ...] the last one is what the next rollout begins with
+    final_observation: Array | None  # [T, B, ...]; None where observation[t+1] is the successor (envpool)
+    action: Array  # [T, B, ...]
+    reward: Array  # [T, B] f32
+    terminated: Array  # [T, B] bool
+    truncated: Array  # [T, B] bool
+    success: Array  # [T, B] bool
+    valid: Array  # [T, B] bool, False for fake transitions
+    state_id: Array  # [T, B] i32
+    stats: EpisodeStats  # [T, B] each, totals including the step
+    extras: Mapping[str, Array]  # [T, B, ...] what `act` wants to remember, log-probabilities above all
+
+    @property
+    def done(self) -> Array:
+        """[T, B] the episode ended with this step."""
+        return self.terminated | self.truncated
+
+    @property
+    def next_observation(self) -> Array:
+        """[T, B, ...] the true successor of every action."""
+        return self.observation[1:] if self.final_observation is None else self.final_observation
+
+
+class Action(NamedTuple):
+    """What `act` decides for a batch."""
+
+    action: Array  # [B] i32 or [B, size] f32
+    carry: PyTree  # the actor's own state per environment, () where it has none
+    extras: dict[str, Array]  # [B, ...] each
+
+
+class Agent(NamedTuple):
+    """A learner as pure functions; the environment's spec is bound when the agent is made.
+
+    `init` takes no spec (design section 4 has `init(key, spec)`): `act` and `update` need it as well, so
+    the factory binds it once.
+    """
+
+    init: Callable[[Key], PyTree]  # (key) -> agent state: parameters, optimiser, memories, normalisers
+    initial_carry: Callable[[int], PyTree]  # (B) -> carry
+    act: Callable[..., Action]  # (state, carry, timestep, key, *, policy: str)
+    update: Callable[[PyTree, Rollout, Key], tuple[PyTree, dict[str, Array]]]  # -> state, scalar metrics
+    rollout_steps: int  # T
+    policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
+    bonus: Callable[[PyTree, Array], Array] | None = None  # (state, observations [n, ...]) -> [n] novelty
+    memories: Callable[[PyTree], Mapping[str, Any]] = lambda state: {}  # state -> {name: MemoryState}
+
+
+def zeros_timestep(spec: EnvSpec, batch: int) -> TimeStep:
+    """A host-side time step of the right shapes and types, all zero and valid."""
+    observation = np.zeros((batch, *spec.observation_shape), spec.observation_dtype)
+    no = np.zeros(batch, bool)
+    return TimeStep(
+        observation=observation,  # type: ignore[arg-type]
+        final_observation=observation,  # type: ignore[arg-type]
+        reward=np.zeros(batch, np.float32),  # type: ignore[arg-type]
+        terminated=no,  # type: ignore[arg-type]
+        truncated=no,  # type: ignore[arg-type]
+        success=no,  # type: ignore[arg-type]
+        valid=~no,  # type: ignore[arg-type]
+        state_id=np.zeros(batch, np.int32),  # type: ignore[arg-type]
+    )
