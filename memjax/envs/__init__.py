@@ -1,0 +1,55 @@
+"""Environments by id: `memjax/...` and `gymnax/...` run inside JAX, `envpool/...` on host threads.
+
+Importing this module imports neither gymnax nor envpool; naming an environment imports its backend.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from memjax.envs.naming import unknown_id
+from memjax.types import Env, EnvSpec
+
+if TYPE_CHECKING:
+    from memjax.envs.envpool_adapter import HostEnv
+
+PREFIXES = {"memjax": "jax", "gymnax": "jax", "envpool": "host"}
+
+
+def backend_of(id: str) -> Literal["jax", "host"]:
+    """Where the environment runs. Raises ConfigError unless the id is PREFIX/NAME with a known prefix."""
+    prefix, _, name = id.partition("/")
+    if prefix not in PREFIXES or not name:
+        raise unknown_id(id, [f"{known}/{name or 'NAME'}" for known in PREFIXES])
+    return PREFIXES[prefix]  # type: ignore[return-value]
+
+
+def make_env(id: str, *, options: Mapping[str, Any]) -> Env:
+    """An environment in JAX. Cheap: no state is allocated before `init`.
+
+    `options` override fields of the environment's parameters or arguments of its constructor. Raises
+    ConfigError on an unknown id (naming the nearest), an unknown or wrong option, unsupported actions, or
+    an envpool id.
+    """
+    if backend_of(id) != "jax":
+        raise unknown_id(id, ["memjax/...", "gymnax/..."])
+    from memjax.envs.gymnax_adapter import make_gymnax_env
+
+    return make_gymnax_env(id, options)
+
+
+def make_host_env(id: str, *, num_envs: int, seed: int, options: Mapping[str, Any]) -> "HostEnv":
+    """A pool of `num_envs` environments on host threads. Raises as `make_env` does."""
+    if backend_of(id) != "host":
+        raise unknown_id(id, ["envpool/..."])
+    from memjax.envs.envpool_adapter import HostEnv
+
+    return HostEnv(id, num_envs=num_envs, seed=seed, options=options)
+
+
+def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:
+    """What an agent may know of an environment, without starting it. Raises as `make_env` does."""
+    if backend_of(id) == "jax":
+        return make_env(id, options=options).spec
+    from memjax.envs.envpool_adapter import host_spec
+
+    return host_spec(id, options)

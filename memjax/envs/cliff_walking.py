@@ -1,0 +1,73 @@
+"""Cliff Walking with a sparse reward: the world where failures teach.
+
+The layout is that of Sutton and Barto, "Reinforcement Learning", example 6.6. Rewards are ours (the layouts
+and rewards of the AdaMemento paper could not be read): nothing per step, nothing for a fall, one for the
+goal, so that only the memory of failures tells the cliff from the floor.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment
+
+from memjax.envs.grid import MOVES, GridState, GridWorld, check_probability
+from memjax.types import Array, Key
+
+HEIGHT, WIDTH = 4, 12
+START = (HEIGHT - 1) * WIDTH  # bottom left
+GOAL = HEIGHT * WIDTH - 1  # bottom right; every cell between the two is cliff
+
+
+@struct.dataclass
+class Params(environment.EnvParams):
+    """What may be set of Cliff Walking."""
+
+    slip: float = 0.0  # probability that a uniformly random move replaces the chosen one
+    max_steps_in_episode: int = 100
+
+
+class CliffWalking(GridWorld):
+    """A 4 x 12 map; the goal is terminal and pays 1, the cliff is terminal and pays 0.
+
+    Observation: one-hot row and one-hot column, [16] f32. A fall is a step with `terminated` and not
+    `success`.
+    """
+
+    def __init__(self):
+        super().__init__(np.zeros((HEIGHT, WIDTH), bool), GOAL, HEIGHT * WIDTH)
+
+    @property
+    def name(self) -> str:
+        """Environment name."""
+        return "CliffWalking-v0"
+
+    @property
+    def default_params(self) -> Params:
+        """No slipping, 100 steps."""
+        return Params()
+
+    def check_params(self, params: Params) -> None:
+        """Raises ConfigError unless `slip` is a probability."""
+        check_probability("slip", params.slip)
+
+    def reset_env(self, key: Key, params: Params) -> tuple[Array, GridState]:
+        """Begins at the bottom left."""
+        state = GridState(cell=jnp.int32(START), time=jnp.int32(0))
+        return self.observe(key, state, None, params), state
+
+    def step_env(self, key: Key, state: GridState, action: Array, params: Params):
+        """Moves one agent."""
+        key_slip, key_move = jax.random.split(key)
+        slips = jax.random.bernoulli(key_slip, params.slip)
+        action = jnp.where(slips, jax.random.randint(key_move, (), 0, len(MOVES)), action)
+        state = GridState(cell=self.move(state.cell, action), time=state.time + 1)
+        return self.outcome(key, state, action, params)
+
+    def observe(self, key: Key, state: GridState, action: Array | None, params: Params) -> Array:
+        """Where the agent is."""
+        return self.place(state.cell)
+
+    def is_terminated(self, state: GridState, params: Params) -> Array:
+        """At the goal or off the cliff."""
+        return state.cell > START

@@ -1,0 +1,165 @@
+"""Any gymnax environment, ours included, as a `types.Env`: a batch, one time step, nothing more.
+
+gymnax resets in the step that ends an episode and keeps the true successor in `info["final_observation"]`.
+An environment that reports `terminated` and `truncated` together (a true end at the time limit, or gymnax's
+DeepSea at every end) counts as terminated: there is nothing to bootstrap from.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+from memjax.envs.cliff_walking import CliffWalking
+from memjax.envs.dark_chamber import DarkChamber
+from memjax.envs.four_rooms import FourRooms
+from memjax.envs.naming import check_options, unknown_id
+from memjax.types import Array, Box, ConfigError, Discrete, Env, EnvSpec, Key, PyTree, TimeStep
+
+OURS: dict[str, Callable[..., Any]] = {
+    "CliffWalking-v0": CliffWalking,
+    "DarkChamber-v0": DarkChamber,
+    "FourRooms-v0": FourRooms,
+}
+
+
+def make_gymnax_env(id: str, options: Mapping[str, Any]) -> Env:
+    """The environment `memjax/NAME` or `gymnax/NAME`.
+
+    `options` are fields of the environment's parameters (`max_steps_in_episode`, `slip`, ...) and arguments
+    of its constructor (`size`, ...). Raises ConfigError on an unknown id, option or value, and where
+    actions are neither Discrete nor a flat Box.
+    """
+    environment, params = _build(id, options)
+    spec = _spec(id, environment, params)
+    atlas = getattr(environment, "atlas", None)
+    return Env(
+        spec,
+        partial(_init, environment, params),
+        partial(_step, environment, params),
+        None if atlas is None else jax.jit(partial(atlas, params=params)),
+    )
+
+
+def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The gymnax environment and its parameters, options applied."""
+    prefix, name = id.split("/", 1)
+    known = list(OURS) if prefix == "memjax" else gymnax.registered_envs
+    if name not in known:
+        raise unknown_id(id, [f"{prefix}/{other}" for other in known])
+    construct = OURS[name] if prefix == "memjax" else lambda **arguments: gymnax.make(name, **arguments)[0]
+    environment = _construct(construct, name, {})
+    arguments = {k: p.default for k, p in inspect.signature(type(environment)).parameters.items()}
+    fields = dataclasses.asdict(environment.default_params)
+    check_options(options, {**arguments, **fields})
+    if chosen := {k: v for k, v in options.items() if k in arguments}:
+        environment = _construct(construct, name, chosen)
+    params = environment.default_params.replace(**{k: v for k, v in options.items() if k in fields})
+    if params.max_steps_in_episode < 1:
+        raise ConfigError("env.options.max_steps_in_episode", "int >= 1", params.max_steps_in_episode)
+    getattr(environment, "check_params", lambda params: None)(params)
+    return environment, params
+
+
+def _construct(construct: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
+    """An environment, or a ConfigError for whatever its constructor dislikes, a missing network included."""
+    try:
+        return construct(**arguments)
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = f"{dict(arguments)}: {type(error).__name__} {error}".strip()
+        raise ConfigError("env.options", f"arguments that {name} can be built with", reason) from error
+
+
+def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
+    """The static description; shapes are traced, nothing is computed."""
+    action = environment.action_space(params)
+
+    def first_step(key: Key) -> tuple[Array, Mapping[str, Array]]:
+        raw, state = environment.reset_env(key, params)
+        info = environment.step_env(key, state, action.sample(key), params)[-1]
+        return _observation(environment, params, raw[None]), info
+
+    observation, info = jax.eval_shape(first_step, jax.random.key(0))
+    return EnvSpec(
+        id=id,
+        observation_shape=observation.shape[1:],
+        observation_dtype=str(observation.dtype),
+        action=_action(id, action),
+        max_episode_steps=int(params.max_steps_in_episode),
+        has_success="success" in info,
+        num_states=getattr(environment, "num_states", 0),
+    )
+
+
+def _action(id: str, space: Any) -> Discrete | Box:
+    """The action space as an agent knows it."""
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        low, high = (
+            np.broadcast_to(np.asarray(bound, float), space.shape) for bound in (space.low, space.high)
+        )
+        return Box(space.shape[0], tuple(low.tolist()), tuple(high.tolist()))
+    raise ConfigError(
+        "env.id", "an environment whose actions are Discrete or a flat Box", f"{id} with {space}"
+    )
+
+
+def _init(environment: Any, params: Any, key: Key, batch: int) -> tuple[PyTree, TimeStep]:
+    """Resets `batch` environments."""
+    raw, state = jax.vmap(environment.reset_env, in_axes=(0, None))(jax.random.split(key, batch), params)
+    observation = _observation(environment, params, raw)
+    no = jnp.zeros(batch, bool)
+    state_id = getattr(environment, "state_id", lambda state: jnp.zeros(batch, jnp.int32))
+    return _strong(state), TimeStep(
+        observation=observation,
+        final_observation=observation,
+        reward=jnp.zeros(batch, jnp.float32),
+        terminated=no,
+        truncated=no,
+        success=no,
+        valid=~no,
+        state_id=state_id(state).astype(jnp.int32),
+    )
+
+
+def _step(environment: Any, params: Any, state: PyTree, actions: Array, key: Key) -> tuple[PyTree, TimeStep]:
+    """Advances the batch; whoever ends an episode is reset in the same step."""
+    batch = actions.shape[0]
+    keys = jax.random.split(key, batch)
+    step = jax.vmap(environment.step, in_axes=(0, 0, 0, None))
+    raw, state, reward, terminated, truncated, info = step(keys, state, actions, params)
+    return _strong(state), TimeStep(
+        observation=_observation(environment, params, raw),
+        final_observation=_observation(environment, params, info["final_observation"]),
+        reward=reward.astype(jnp.float32),
+        terminated=terminated,
+        truncated=truncated & ~terminated,
+        success=info.get("success", jnp.zeros(batch, bool)),
+        valid=jnp.ones(batch, bool),
+        state_id=info.get("state_id", jnp.zeros(batch, jnp.int32)).astype(jnp.int32),
+    )
+
+
+def _observation(environment: Any, params: Any, raw: Array) -> Array:
+    """[B, C, H, W] for images (gymnax has channels last, our worlds first), otherwise [B, n]; float32."""
+    if raw.ndim == 1:  # FrozenLake: the number of a state
+        return jax.nn.one_hot(raw, environment.observation_space(params).n)
+    if raw.ndim == 4:
+        image = raw if type(environment) in OURS.values() else jnp.moveaxis(raw, -1, 1)
+        return image.astype(jnp.float32)
+    return raw.reshape(raw.shape[0], -1).astype(jnp.float32)
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """No weakly typed leaf, so that a state keeps its type through `scan` and a checkpoint."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
