@@ -1,0 +1,1 @@
+"""What runs an agent: configs, workdirs, checkpoints, metrics, training, evaluation, reports."""

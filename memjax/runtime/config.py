@@ -1,0 +1,292 @@
+"""Config files, overrides on the command line, and the checked, frozen result.
+
+A config file is Python: `get_config(variant: str = "") -> ml_collections.ConfigDict`. Everything a user can
+get wrong there, or in an override, ends as one `ConfigError`; nothing is adjusted on the way.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from ml_collections import ConfigDict
+
+from memjax.schema import Between, NonNegativeInt, PositiveInt, nearest_name, parse
+from memjax.types import ConfigError
+
+# May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
+_FREE_FIELDS = ("run.keep_checkpoints",)
+_OPEN_SECTION = "env.options"  # an override may add fields to it, which each adapter checks itself
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment, and how many copies of it step together."""
+
+    id: str  # "gymnax:CartPole-v1", "envpool:Pong-v5"; the prefix names the adapter
+    num_envs: PositiveInt  # B, per seed
+    options: Mapping[str, Any]  # the environment's own, checked by its adapter
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train, and what to do on the way. Iteration: one rollout and one update."""
+
+    total_steps: PositiveInt  # environment steps per seed
+    eval_every: NonNegativeInt  # iterations between evaluations; 0: never
+    eval_episodes: PositiveInt  # episodes per evaluation, seed and policy
+    eval_envs: PositiveInt  # environments they run in
+    checkpoint_every: NonNegativeInt  # iterations between checkpoints; 0: at the end alone
+    keep_checkpoints: PositiveInt  # the newest ones are kept
+    log_every: PositiveInt  # iterations per compiled chunk, and per line of metrics
+    stop_on_nan: bool  # end the run at the first value that is not finite
+    pools: PositiveInt  # host environments: pools stepped in turn; 1 where the environment is in JAX
+
+    def check(self) -> None:
+        """Raises ConfigError where an interval does not end with a chunk."""
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) % self.log_every:
+                raise ConfigError(name, f"a multiple of log_every ({self.log_every})", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class _Top:
+    experiment: str
+    seed: Annotated[int, Between(0, 2**31 - 1)]
+    num_seeds: PositiveInt
+    env: Mapping[str, Any]
+    agent: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A checked config: what `train` runs."""
+
+    experiment: str
+    seed: int  # of the first run
+    num_seeds: int  # independent runs trained side by side
+    env: EnvConfig
+    agent_name: str
+    agent: Any  # the agent's own section
+    run: RunConfig
+    raw: Mapping[str, Any]  # the same as plain values, for config.json
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one iteration of one seed."""
+        return self.env.num_envs * self.agent.rollout_steps
+
+    @property
+    def iterations(self) -> int:
+        """Iterations until every seed has taken at least `run.total_steps`."""
+        return math.ceil(self.run.total_steps / self.steps_per_iteration)
+
+
+def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """The config of `FILE.py` or `FILE.py:VARIANT` with `(field, text)` overrides. Raises ConfigError."""
+    path, _, variant = source.partition(".py:") if ".py:" in source else (source, "", "")
+    file = Path(f"{path}.py" if variant else path.removesuffix(":"))
+    config = _call_get_config(file, variant)
+    for field, text in overrides:
+        _override(config, field, text)
+    return config
+
+
+def resolve(
+    config: Mapping[str, Any] | ConfigDict,
+    *,
+    agents: Mapping[str, Any] | None = None,
+    spec_of: Callable[[str, Mapping[str, Any]], Any] | None = None,
+) -> ResolvedConfig:
+    """Checks, derives and freezes. Raises ConfigError; nothing is allocated or compiled before.
+
+    `agents` and `spec_of` default to `memjax.agents.AGENTS` and `memjax.envs.spec_of`.
+    """
+    values = config.to_dict() if isinstance(config, ConfigDict) else config
+    try:
+        top = parse(_Top, values, "config")
+    except ConfigError as error:
+        raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
+    env = parse(EnvConfig, top.env, "env")
+    run = parse(RunConfig, top.run, "run")
+    if env.num_envs % run.pools:
+        raise ConfigError("run.pools", f"a divisor of env.num_envs ({env.num_envs})", run.pools)
+    agent = _agent(top.agent, env.num_envs, agents)
+    spec_of = _spec_of() if spec_of is None else spec_of
+    _relative("env", lambda: spec_of(env.id, env.options))
+    sections = {"env": env, "agent": agent, "run": run}
+    raw = {"experiment": top.experiment, "seed": top.seed, "num_seeds": top.num_seeds}
+    raw |= {name: dataclasses.asdict(section) for name, section in sections.items()}
+    raw["agent"] = {"name": top.agent["name"]} | raw["agent"]
+    return ResolvedConfig(
+        top.experiment, top.seed, top.num_seeds, env, top.agent["name"], agent, run, _plain(raw)
+    )
+
+
+def first_difference(stored: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first field, by name, that makes `new` another run than `stored`: (field, stored, new).
+
+    `run.total_steps` may be raised, which extends a run; what `_FREE_FIELDS` names may change.
+    """
+    old_leaves, new_leaves = _leaves(stored), _leaves(new)
+    for field in sorted(old_leaves.keys() | new_leaves.keys()):
+        old, value = old_leaves.get(field), new_leaves.get(field)
+        extended = (
+            field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old
+        )
+        if field not in _FREE_FIELDS and not extended and (type(old), old) != (type(value), value):
+            return field, old, value
+    return None
+
+
+def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any] | None) -> Any:
+    """The agent's own section, checked by itself and against the number of environments."""
+    agents = _agents() if agents is None else agents
+    names = sorted(agents)
+    name = section.get("name")
+    if not isinstance(name, str) or name not in agents:
+        close = nearest_name(name, names) if isinstance(name, str) else None
+        hint = f" (did you mean '{close}'?)" if close else ""
+        got = "nothing: the field is missing" if name is None else repr(name)
+        raise ConfigError("agent.name", f"one of {', '.join(names)}{hint}", got)
+    known = agents[name].config
+    has_name = "name" in {field.name for field in dataclasses.fields(known)}
+    values = {key: value for key, value in section.items() if key != "name" or has_name}
+    agent = parse(known, values, "agent")
+    check_batch = getattr(agent, "check_batch", None)
+    if check_batch is not None:
+        _relative("agent", lambda: check_batch(num_envs))
+    return agent
+
+
+def _relative(section: str, call: Callable[[], Any]) -> Any:
+    """Runs `call`; a ConfigError of it names its field relative to `section`."""
+    try:
+        return call()
+    except ConfigError as error:
+        field = error.field if error.field.startswith(f"{section}.") else f"{section}.{error.field}"
+        raise ConfigError(field, error.expected, error.got) from None
+
+
+def _agents() -> Mapping[str, Any]:
+    from memjax.agents import AGENTS
+
+    return AGENTS
+
+
+def _spec_of() -> Callable[[str, Mapping[str, Any]], Any]:
+    from memjax.envs import spec_of
+
+    return spec_of
+
+
+def _call_get_config(file: Path, variant: str) -> ConfigDict:
+    if not file.is_file():
+        near = nearest_name(file.name, [p.name for p in file.parent.glob("*.py")])
+        hint = f" (did you mean '{file.parent / near}'?)" if near else ""
+        raise ConfigError("--config", f"a config file FILE.py or FILE.py:VARIANT{hint}", f"'{file}'")
+    spec = importlib.util.spec_from_file_location(f"memjax_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError("--config", "a config file FILE.py or FILE.py:VARIANT", f"'{file}'")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(variant) if variant else module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(
+            "--config", f"get_config('{variant}') of {file} to return a ConfigDict", what
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError("--config", f"get_config of {file} to return a ConfigDict", type(config).__name__)
+    return config
+
+
+def _override(config: ConfigDict, field: str, text: str) -> None:
+    """Sets one field from text, typed by the value that stands there."""
+    *sections, name = field.split(".")
+    parent, node, walked = config, config, ""
+    for part in [*sections, name]:
+        if not isinstance(node, ConfigDict):
+            raise ConfigError(field, f"{walked} to be a section of fields", repr(node))
+        if walked == _OPEN_SECTION and part not in node:
+            with node.unlocked():
+                node[part] = (
+                    None  # a literal is read; the environment's adapter knows whether it has the option
+                )
+        if part not in node:
+            close = nearest_name(part, list(node))
+            hint = (
+                f"did you mean '{f'{walked}.{close}'.lstrip('.')}'?" if close else f"one of {', '.join(node)}"
+            )
+            raise ConfigError(field, f"a known field ({hint})", "an unknown field")
+        walked = f"{walked}.{part}".lstrip(".")
+        parent, node = node, node[part]
+    if isinstance(node, ConfigDict):
+        raise ConfigError(field, "one field of that section", f"a value ({text!r}) for the whole section")
+    with parent.ignore_type(), parent.unlocked():
+        parent[name] = _typed(field, node, parent.get_type(name), text)
+
+
+def _typed(field: str, value: Any, kind: type, text: str) -> Any:
+    if text == "None":
+        return None
+    if isinstance(value, (tuple, list)) or kind in (tuple, list):
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        sample = value[0] if value else None
+        return tuple(_typed(field, sample, type(sample), item) for item in items)
+    try:
+        return _PARSERS.get(kind, _literal)(text)
+    except ValueError:
+        raise ConfigError(field, {"str": "text"}.get(kind.__name__, kind.__name__), repr(text)) from None
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _int(text: str) -> int:
+    """Also 1e6 and 1_000_000, as long as they are whole."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _literal(text: str) -> Any:
+    """A Python literal where it is one, the text itself otherwise."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+_PARSERS: dict[type, Callable[[str], Any]] = {bool: _bool, int: _int, float: float, str: str}
+
+
+def _plain(values: Any) -> Any:
+    """As JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(values))
+
+
+def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{path}{name}.")
+        else:
+            leaves[f"{path}{name}"] = value
+    return leaves

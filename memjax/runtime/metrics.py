@@ -1,0 +1,141 @@
+"""Metrics on disk: `metrics.jsonl` and TensorBoard events; wall-clock figures apart in `timing.jsonl`.
+
+`metrics.jsonl` holds nothing that depends on the clock, so that an interrupted and resumed run writes the
+same bytes as one that was never interrupted.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memjax.types import ConfigError
+
+METRICS_FILE = "metrics.jsonl"
+TIMING_FILE = "timing.jsonl"
+
+
+class MetricsWriter:
+    """Writes what a run measures. A value is a number, or one number per seed as an array [num_seeds]."""
+
+    def __init__(self, workdir: Path, *, after: int = -1, tensorboard: bool = True):
+        """Continues after step `after`: later lines, and a torn last one, are dropped. -1 starts anew."""
+        self.workdir = Path(workdir)
+        truncate_after(self.workdir / METRICS_FILE, after)
+        truncate_after(self.workdir / TIMING_FILE, after)
+        self._metrics = open(self.workdir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
+        self._timing = open(self.workdir / TIMING_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
+        self._events = _event_writer(self.workdir / "tensorboard", after) if tensorboard else None
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of `metrics.jsonl`, and the means over the seeds as TensorBoard events."""
+        plain = {name: _plain(value) for name, value in values.items()}
+        _write_line(self._metrics, {"step": int(step)} | plain)
+        if self._events is not None:
+            for name, value in plain.items():
+                self._events.add_scalar(name, mean(value), int(step))
+
+    def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of `timing.jsonl`, with the time of day: steps per second, seconds spent saving."""
+        plain = {name: _plain(value) for name, value in values.items()}
+        _write_line(self._timing, {"step": int(step), "unix_time": time.time()} | plain)
+
+    def flush(self) -> None:
+        """Everything written so far is on disk. Call it before a checkpoint that counts on those lines."""
+        for file in (self._metrics, self._timing):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self.flush()
+        self._metrics.close()
+        self._timing.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, a torn last one left out. Raises ConfigError on anything else."""
+    return [values for _, values in _whole_lines(path)]
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Drops every line of a later step, and a torn last one, in one atomic replacement of the file."""
+    if not path.exists():
+        return
+    kept = b"".join(line for line, values in _whole_lines(path) if values["step"] <= step)
+    if len(kept) != path.stat().st_size:
+        replace_file(path, kept)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes `path` so that a reader, or a crash, sees the old content or the new one, never a part."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def mean(value: Any) -> float:
+    """Mean over the seeds that have a value; NaN where none has."""
+    numbers = np.asarray(value if isinstance(value, list) else [value], np.float64)  # None becomes NaN
+    known = numbers[~np.isnan(numbers)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """(line, values) of every complete line."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            whole = line.endswith(b"\n") and isinstance(values["step"], int)
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if whole:
+            parsed.append((line, values))
+        elif number < len(lines):
+            raise ConfigError(
+                str(path), "one JSON object with a step on each line", f"line {number}: {line[:60]!r}"
+            )
+    return parsed
+
+
+def _write_line(file: Any, values: Mapping[str, Any]) -> None:
+    file.write(json.dumps(values, allow_nan=False) + "\n")
+    file.flush()  # so that a killed process loses no line
+
+
+def _plain(value: Any) -> Any:
+    """A number or a list of them. NaN means "no value" and becomes null; infinity becomes text."""
+    array = np.asarray(value)
+    if array.ndim > 1:
+        raise ValueError(f"a metric is a number or one per seed, not an array of shape {array.shape}")
+    return [_number(x) for x in array.tolist()] if array.ndim else _number(array.item())
+
+
+def _number(value: float) -> float | str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _event_writer(folder: Path, after: int) -> Any:
+    from tensorboardX import SummaryWriter  # slow to import, and of use to training alone
+
+    return SummaryWriter(str(folder), purge_step=after + 1 if after >= 0 else None, flush_secs=30)
