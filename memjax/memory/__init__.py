@@ -1,0 +1,33 @@
+"""External memory inside `jit`: fixed capacity, exact retrieval, learned utilities.
+
+memory = make_memory(10_000, key_dim=64, value_like={"action": jnp.zeros(2)}, evict="lru", k=8)
+state = memory.init()
+state, slots = memory.write(state, keys, values, utility=returns, group=episode)
+found = memory.retrieve(state, queries)
+state = memory.update(state, found.slots, rewards[:, None], found.mask)
+"""
+
+from memjax.memory.bank import Memory, make_memory, null_memory
+from memjax.memory.eviction import POLICIES
+from memjax.memory.retrieval import EXACT_METHODS, Neighbors, Retrieved, nearest, retrieve
+from memjax.memory.state import MemoryState
+from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_sequential, rerank
+
+__all__ = [
+    "CODE",
+    "EXACT_METHODS",
+    "PAPER",
+    "POLICIES",
+    "Memory",
+    "MemoryState",
+    "Neighbors",
+    "Ranked",
+    "Retrieved",
+    "make_memory",
+    "nearest",
+    "null_memory",
+    "q_update",
+    "q_update_sequential",
+    "rerank",
+    "retrieve",
+]

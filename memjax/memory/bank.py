@@ -1,0 +1,259 @@
+"""A memory of fixed capacity: pure functions bound to static choices.
+
+Everything runs under `jit`, `vmap` (a leading axis on the whole state), `scan` and `grad`. A donated state is
+updated in place. In a loop, write first and read the new state: reading the old keys beside a write makes XLA
+copy the table.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from memjax.memory import retrieval
+from memjax.memory.eviction import POLICIES, Policy
+from memjax.memory.retrieval import EXACT_METHODS, METRICS, Retrieved
+from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec
+from memjax.memory.utility import check_rerank, q_update
+from memjax.types import Array, ConfigError, Key, PyTree
+
+
+class Memory(NamedTuple):
+    """A memory as pure functions. B items written, Q queries, n samples, k neighbours, N slots."""
+
+    init: Callable[..., MemoryState]  # (seed=None) -> empty state
+    write: Callable[
+        ..., tuple[MemoryState, Array]
+    ]  # (state, keys [B, D], values, *, utility, group, mask) -> slots
+    retrieve: Callable[..., Retrieved]  # (state, queries [Q, D], *, exclude_group [Q], key)
+    sample: Callable[[MemoryState, Key, int], tuple[PyTree, Array, Array]]  # -> values [n, ...], slots, mask
+    touch: Callable[..., MemoryState]  # (state, slots, mask=None), any shape: these were read
+    update: Callable[..., MemoryState]  # (state, slots, rewards, mask=None), one shape: utility and visits
+    remove: Callable[[MemoryState, Array], MemoryState]  # (state, mask [N]): frees these slots
+    capacity: int  # N
+    key_dim: int  # D
+
+
+def make_memory(
+    capacity: int,
+    key_dim: int,
+    value_like: PyTree,
+    *,
+    evict: str,
+    k: int = 1,
+    metric: str = "dot",
+    method: str = "auto",
+    recall: int | None = None,
+    threshold: float | None = None,
+    inclusive: bool = False,
+    rerank: dict[str, Any] | None = None,
+    step_size: float = 0.1,
+    initial_utility: float = 0.0,
+    key_dtype: Any = jnp.float32,
+    seed: int = 0,
+) -> Memory:
+    """A memory of `capacity` slots with keys of width `key_dim` and values like `value_like`.
+
+    value_like: a pytree of arrays or ShapeDtypeStructs, one value without a batch axis. evict: "fifo", "lru",
+    "lowest_utility" or "reservoir", see `memjax.memory.eviction`. `k` to `rerank` configure `retrieve`, see
+    `memjax.memory.retrieval`; `step_size` is that of `update`; `initial_utility` is the worth of items
+    written without one. Raises ConfigError.
+    """
+    _check(capacity, key_dim, evict, k, metric, method, recall, rerank, step_size, key_dtype)
+    value_like = jax.tree.map(leaf_spec, value_like)
+    search = dict(k=k, metric=metric, method=method, recall=recall, rerank=rerank)
+    return Memory(
+        init=partial(init, capacity, key_dim, value_like, jnp.dtype(key_dtype), seed),
+        write=partial(write, policy=POLICIES[evict], initial_utility=initial_utility),
+        retrieve=partial(retrieval.retrieve, **search, threshold=threshold, inclusive=inclusive),
+        sample=sample,
+        touch=touch,
+        update=partial(update, step_size=step_size),
+        remove=remove,
+        capacity=capacity,
+        key_dim=key_dim,
+    )
+
+
+def null_memory(key_dim: int, value_like: PyTree, *, k: int = 1, **options: Any) -> Memory:
+    """The same bundle for a baseline: what is written goes nowhere, so every read is zeros with `mask` False.
+
+    It has one slot that stays empty (a state of size zero could not be saved), and takes, and checks, the
+    options of `make_memory`.
+    """
+    memory = make_memory(1, key_dim, value_like, k=k, **{"evict": "fifo", **options})
+    return memory._replace(write=_write_nothing)
+
+
+def init(
+    capacity: int,
+    key_dim: int,
+    value_like: PyTree,
+    key_dtype: Any,
+    default_seed: int,
+    seed: Array | int | None = None,
+) -> MemoryState:
+    """An empty state. Give each of several memories its own `seed`; only "reservoir" draws from it."""
+    seed = default_seed if seed is None else seed
+    return empty_state(capacity, key_dim, value_like, key_dtype=key_dtype, seed=seed)
+
+
+def write(
+    state: MemoryState,
+    keys: Array,
+    values: PyTree,
+    *,
+    utility: Array | float | None = None,
+    group: Array | None = None,
+    mask: Array | None = None,
+    policy: Policy,
+    initial_utility: float = 0.0,
+) -> tuple[MemoryState, Array]:
+    """Writes B items as if one by one, in batch order; B may exceed the capacity.
+
+    keys [B, D], values [B, ...], utility [B] f32, group [B] i32, mask [B] -> state, slots [B]. `slots` says
+    where each item lies now, N where it does not: masked out, refused, not kept by the policy, or overwritten
+    by a later item of this batch. A masked item leaves no trace. An item whose key or utility is not finite
+    is refused and counted in `refused`.
+    """
+    batch, n = keys.shape[0], state.capacity
+    keys = keys.astype(state.keys.dtype)
+    utility = jnp.broadcast_to(jnp.float32(initial_utility if utility is None else utility), (batch,))
+    group = jnp.full(batch, -1, jnp.int32) if group is None else group.astype(jnp.int32)
+    mask = jnp.ones(batch, bool) if mask is None else mask
+    accept = mask & jnp.all(jnp.isfinite(keys), axis=1) & jnp.isfinite(utility)
+    slots, cursor = policy(state, accept, utility)
+    stamp = state.clock + jnp.cumsum(accept, dtype=jnp.int32)
+    # Why: each item that is not written has an index of its own beyond the table, so all indices are unique.
+    target = jnp.where(slots < n, slots, n + jnp.arange(batch, dtype=jnp.int32))
+
+    def put(field: Array, rows: Array | int | bool) -> Array:
+        return field.at[target].set(rows, mode="drop", unique_indices=True)
+
+    total = jnp.sum(accept, dtype=jnp.int32)
+    state = replace(
+        state,
+        keys=put(state.keys, keys),
+        values=jax.tree.map(put, state.values, _like_stored(values, state.values, batch)),
+        utility=put(state.utility, utility),
+        visits=put(state.visits, 0),
+        group=put(state.group, group),
+        written=put(state.written, stamp),
+        read=put(state.read, 0),
+        valid=put(state.valid, True),
+        clock=state.clock + total,
+        count=state.count + total,
+        cursor=cursor,
+        refused=state.refused + jnp.sum(mask & ~accept, dtype=jnp.int32),
+    )
+    return state, slots
+
+
+def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
+    """n entries, uniform over what is stored, with replacement: values [n, ...], slots [n], mask [n].
+
+    From an empty memory: zeros, slots N, mask False. O(N).
+    """
+    before = jnp.cumsum(state.valid, dtype=jnp.int32)
+    turn = jax.random.randint(key, (n,), 0, jnp.maximum(before[-1], 1))
+    slots = jnp.searchsorted(before, turn + 1).astype(jnp.int32)
+    mask = jnp.broadcast_to(before[-1] > 0, (n,))
+    return gather_values(state.values, slots, mask), jnp.where(mask, slots, state.capacity), mask
+
+
+def touch(state: MemoryState, slots: Array, mask: Array | None = None) -> MemoryState:
+    """Stamps these slots, of any shape, as read now. Empty slots and slots out of range are passed over."""
+    target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
+    now = state.clock + jnp.any(present)
+    return replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
+
+
+def update(
+    state: MemoryState, slots: Array, rewards: Array, mask: Array | None = None, *, step_size: float | Array
+) -> MemoryState:
+    """Utility and visits after the rewards of these slots, one by one in order (`memjax.memory.q_update`).
+
+    slots, rewards, mask of one shape. Empty slots are passed over; a reward that is not finite is refused and
+    counted in `refused`.
+    """
+    rewards = jnp.broadcast_to(rewards, slots.shape).ravel().astype(jnp.float32)
+    finite = jnp.isfinite(rewards)
+    target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
+    target = jnp.where(finite, target, state.capacity)
+    return replace(
+        state,
+        utility=q_update(state.utility, target, jnp.where(finite, rewards, 0.0), step_size=step_size),
+        visits=state.visits.at[target].add(1, mode="drop"),
+        refused=state.refused + jnp.sum(present & ~finite, dtype=jnp.int32),
+    )
+
+
+def remove(state: MemoryState, mask: Array) -> MemoryState:
+    """Frees the slots where `mask` [N] is True. What refills them: `memjax.memory.eviction`."""
+    return replace(state, valid=state.valid & ~mask)
+
+
+def _write_nothing(
+    state: MemoryState, keys: Array, values: PyTree, **fields: Any
+) -> tuple[MemoryState, Array]:
+    del values, fields
+    return state, jnp.full(keys.shape[0], state.capacity, jnp.int32)
+
+
+def _present(state: MemoryState, slots: Array, mask: Array | None) -> tuple[Array, Array]:
+    """Slots with N for all that must be passed over, and which were not."""
+    n = state.capacity
+    present = (slots >= 0) & (slots < n) & state.valid.at[slots].get(mode="clip")
+    present = present if mask is None else present & mask
+    return jnp.where(present, slots, n), present
+
+
+def _like_stored(values: PyTree, stored: PyTree, batch: int) -> PyTree:
+    """Values in the stored types. Raises ValueError where a shape differs or a cast would lose something."""
+
+    def cast(rows: Array, table: Array) -> Array:
+        rows = jnp.asarray(rows)
+        if (
+            rows.shape != (batch, *table.shape[1:])
+            or jnp.promote_types(rows.dtype, table.dtype) != table.dtype
+        ):
+            expected = f"{(batch, *table.shape[1:])} {table.dtype}"
+            raise ValueError(f"values: expected {expected}, got {rows.shape} {rows.dtype}")
+        return rows.astype(table.dtype)
+
+    return jax.tree.map(cast, values, stored)
+
+
+def _check(
+    capacity: int,
+    key_dim: int,
+    evict: str,
+    k: int,
+    metric: str,
+    method: str,
+    recall: int | None,
+    rerank: dict[str, Any] | None,
+    step_size: float,
+    key_dtype: Any,
+) -> None:
+    for field, size in (("capacity", capacity), ("key_dim", key_dim), ("k", k)):
+        if size < 1:
+            raise ConfigError(field, "at least 1", size)
+    for field, choice, choices in (
+        ("evict", evict, tuple(POLICIES)),
+        ("metric", metric, METRICS),
+        ("method", method, ("auto", *EXACT_METHODS)),
+    ):
+        if choice not in choices:
+            raise ConfigError(field, f"one of {choices}", choice)
+    if recall is not None and recall < k:
+        raise ConfigError("recall", f"at least k = {k}", recall)
+    if rerank is not None:
+        check_rerank(rerank)
+    if not 0.0 <= step_size <= 1.0:
+        raise ConfigError("step_size", "a number from 0 to 1", step_size)
+    if not jnp.issubdtype(key_dtype, jnp.floating):
+        raise ConfigError("key_dtype", "a floating type", key_dtype)

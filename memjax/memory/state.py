@@ -1,0 +1,89 @@
+"""What a memory holds: fixed-capacity slots as a struct of arrays."""
+
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from memjax.types import Array, ConfigError, PyTree
+
+
+@flax.struct.dataclass
+class MemoryState:
+    """N slots and the counters that eviction needs. Allocated once, never reshaped.
+
+    The clock counts events: it advances by one for every item written and by one for every `touch`. It and
+    `count` are 32-bit, so a memory is good for 2^31 - 1 events.
+    """
+
+    keys: Array  # [N, D] float, always finite
+    values: PyTree  # [N, ...] each leaf, what the agent stored
+    utility: Array  # [N] f32, learned or given worth, always finite
+    visits: Array  # [N] i32, utility updates since the slot was written
+    group: Array  # [N] i32, trajectory or task; -1: none
+    written: Array  # [N] i32, clock of the last write, from 1
+    read: Array  # [N] i32, clock of the last touch; 0: never since it was written
+    valid: Array  # [N] bool, the slot holds something; the other fields mean nothing where it is False
+    clock: Array  # [] i32, events so far
+    count: Array  # [] i32, items that came in so far, whether the policy kept them or not
+    cursor: Array  # [] i32, the slot that "fifo" fills next
+    seed: Array  # [] u32, of the draws of "reservoir"
+    refused: Array  # [] i32, items and rewards turned away because a number in them was not finite
+
+    @property
+    def capacity(self) -> int:
+        """N."""
+        return self.valid.shape[-1]
+
+
+def leaf_spec(leaf: object) -> jax.ShapeDtypeStruct:
+    """Shape and type of one leaf of `value_like`, which may be an array, a number or a ShapeDtypeStruct."""
+    try:
+        shape, dtype = jnp.shape(leaf), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ConfigError("value_like", "a pytree of arrays", type(leaf).__name__) from error
+    if 0 in shape:
+        raise ConfigError("value_like", "leaves without a zero in their shape (they cannot be saved)", shape)
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def empty_state(
+    capacity: int, key_dim: int, value_like: PyTree, *, key_dtype: jnp.dtype, seed: Array | int
+) -> MemoryState:
+    """N slots that hold nothing."""
+
+    # Why: a buffer of its own for each field, or the state could not be donated.
+    def zeros(*shape: int) -> Array:
+        return jnp.zeros(shape, jnp.int32)
+
+    return MemoryState(
+        keys=jnp.zeros((capacity, key_dim), key_dtype),
+        values=jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), value_like),
+        utility=jnp.zeros(capacity, jnp.float32),
+        visits=zeros(capacity),
+        group=jnp.full(capacity, -1, jnp.int32),
+        written=zeros(capacity),
+        read=zeros(capacity),
+        valid=jnp.zeros(capacity, bool),
+        clock=zeros(),
+        count=zeros(),
+        cursor=zeros(),
+        seed=jnp.asarray(seed, jnp.uint32),
+        refused=zeros(),
+    )
+
+
+def num_bytes(state: MemoryState) -> int:
+    """Bytes of the whole state; works on abstract states as well."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def gather_values(values: PyTree, slots: Array, mask: Array) -> PyTree:
+    """Values at `slots` of any shape, zero where `mask` is False; leaves [*slots.shape, ...]."""
+
+    def take(leaf: Array) -> Array:
+        rows = leaf.at[slots].get(mode="clip")
+        return jnp.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - 1)), rows, jnp.zeros((), leaf.dtype))
+
+    return jax.tree.map(take, values)
