@@ -28,7 +28,7 @@ _OPEN_SECTION = "env.options"  # an override may add fields to it, which each ad
 class EnvConfig:
     """Which environment, and how many copies of it step together."""
 
-    id: str  # "gymnax:CartPole-v1", "envpool:Pong-v5"; the prefix names the adapter
+    id: str  # "gymnax/CartPole-v1", "envpool/Pong-v5"; the prefix names the backend
     num_envs: PositiveInt  # B, per seed
     options: Mapping[str, Any]  # the environment's own, checked by its adapter
 

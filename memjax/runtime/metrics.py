@@ -43,8 +43,10 @@ class MetricsWriter:
         plain = {name: _plain(value) for name, value in values.items()}
         _write_line(self._metrics, {"step": int(step)} | plain)
         if self._events is not None:
-            for name, value in plain.items():
-                self._events.add_scalar(name, mean(value), int(step))
+            means = {name: mean(value) for name, value in plain.items()}
+            for name, value in means.items():
+                if not math.isnan(value):
+                    self._events.add_scalar(name, value, int(step))
 
     def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of `timing.jsonl`, with the time of day: steps per second, seconds spent saving."""

@@ -1,0 +1,215 @@
+"""The `memjax` command: train, evaluate, report, inspect.
+
+A user's mistake ends with exit code 2 and one line. Other codes: 1 a failure outside (a full disk), 3 a value
+that is not finite, 130 and 143 a signal after which the run was saved.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from memjax import __version__
+
+# Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
+
+_TRAIN_HELP = """\
+Trains the agent of a config file. Launch the same command again to continue where a run was stopped or
+killed; a finished run is left as it is, and a larger --config.run.total_steps extends it.
+
+examples:
+  memjax train --config=experiments/configs/NAME.py --workdir=runs/first
+  memjax train --config=experiments/configs/NAME.py:smoke --workdir=runs/smoke
+  memjax train --config=experiments/configs/NAME.py --workdir=runs/lr --config.agent.lr=1e-3 --config.seed=7
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    words, overrides, problem = _split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    if problem or (overrides and arguments.command != "train"):
+        return _fail(problem or f"--config.{overrides[0][0]}: only `memjax train` takes config fields", 2)
+    if arguments.debug:
+        return arguments.run(arguments, overrides)
+    return _without_traceback(lambda: arguments.run(arguments, overrides))
+
+
+def _without_traceback(run: Callable[[], int]) -> int:
+    """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
+    from memjax.types import ConfigError
+
+    try:
+        return run()
+    except ConfigError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except OSError as error:
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    except RuntimeError as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        return _fail(str(error), code)
+
+
+def _exit_code(error: RuntimeError) -> int | None:
+    """The exit code of a runtime error that is no bug, else None."""
+    from memjax.runtime.checkpoint import CheckpointError
+    from memjax.runtime.signals import EXIT_DIVERGED, Diverged
+
+    if isinstance(error, Diverged):
+        return EXIT_DIVERGED
+    return 1 if isinstance(error, CheckpointError) else None
+
+
+def _train(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
+    from memjax.runtime.config import load_config, resolve
+
+    config = resolve(load_config(arguments.config, overrides))
+    if not arguments.no_compilation_cache:
+        _enable_compilation_cache()
+    from memjax.runtime.train import train
+
+    return train(config, arguments.workdir, resume=not arguments.no_resume) or 0
+
+
+def _evaluate(arguments: argparse.Namespace, _) -> int:
+    from memjax.runtime.evaluate import evaluate_workdir
+
+    policies = tuple(arguments.policies.split(",")) if arguments.policies else None
+    results = evaluate_workdir(arguments.workdir, episodes=arguments.episodes, policies=policies)
+    print(_table(results))
+    return 0
+
+
+def _report(arguments: argparse.Namespace, _) -> int:
+    from memjax.runtime.report import report
+
+    print(f"wrote {report(arguments.workdirs, arguments.out)}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace, _) -> int:
+    from memjax.runtime import inspect
+
+    if arguments.digest:
+        step, digest = inspect.latest_digest(arguments.workdir)
+        print(f"{digest}  step {step}")
+        return 0
+    step, leaves = inspect.latest_leaves(arguments.workdir)
+    memories = inspect.find_memories(leaves)
+    print(f"checkpoint of step {step:,}, {len(memories) or 'no'} memories")
+    for memory in memories:
+        print(inspect.describe_memory(memory))
+    return 0
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    """One line per policy and one column per metric; the mean over seeds where there are several."""
+    from memjax.runtime.metrics import mean
+
+    columns = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+    width = max(len(policy) for policy in ["policy", *results])
+    lines = ["  ".join(["policy".ljust(width), *(name.rjust(12) for name in columns)])]
+    for policy, metrics in results.items():
+        cells = [f"{mean(_plain(metrics[name])):.4g}" if name in metrics else "-" for name in columns]
+        lines.append("  ".join([policy.ljust(width), *(cell.rjust(12) for cell in cells)]))
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _enable_compilation_cache() -> None:
+    """Lets a later launch reuse what XLA compiled: minutes on the first start, seconds on the next."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "memjax" / "jax"))
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], str]:
+    """Takes `--config.FIELD=VALUE` and `--config.FIELD VALUE` out of `argv`: (rest, those, a complaint)."""
+    words, overrides, rest = [], [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            words.append(word)
+            continue
+        field, equals, text = word.removeprefix("--config.").partition("=")
+        if not equals and (not rest or rest[0].startswith("--")):
+            return words, overrides, f"--config.{field}: expected --config.{field}=VALUE, got no value"
+        overrides.append((field, text if equals else rest.pop(0)))
+    return words, overrides, ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake on one line instead of printing the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"memjax: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="memjax", description="External, retrievable memory for RL agents.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"memjax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    train = _command(
+        commands, "train", _train, "train an agent, or continue a run that was stopped", _TRAIN_HELP
+    )
+    train.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a config file")
+    train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run lives")
+    train.add_argument("--config.FIELD", dest="_", metavar="VALUE", help="sets one field, as often as needed")
+    train.add_argument("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
+    train.add_argument("--no-compilation-cache", action="store_true", help="compile everything anew")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "run a trained agent without learning")
+    evaluate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the directory of a run")
+    evaluate.add_argument(
+        "--episodes", type=_positive, metavar="N", help="per seed (default: as in the config)"
+    )
+    evaluate.add_argument("--policies", metavar="NAME[,NAME]", help="which of the agent's (default: all)")
+
+    report = _command(commands, "report", _report, "draw learning curves of one or several runs")
+    report.add_argument("workdirs", nargs="+", type=Path, metavar="DIR", help="the directory of a run")
+    report.add_argument("--out", type=Path, metavar="FILE.png", help="default: report.png in the first DIR")
+
+    inspect = _command(commands, "inspect", _inspect, "show what a run's memories hold")
+    inspect.add_argument("workdir", type=Path, metavar="DIR", help="the directory of a run")
+    inspect.add_argument(
+        "--digest", action="store_true", help="print a sha256 over the whole train state instead"
+    )
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[..., int], summary: str, text: str = "") -> _Parser:
+    description = text or f"{summary[0].upper()}{summary[1:]}."
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=run)
+    return command
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected int >= 1, got '{text}'")
+    return int(text)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"memjax: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,154 @@
+"""The directory of one run: its config, its manifest, and a lock that one process at a time can hold."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from memjax import __version__
+from memjax.runtime.config import ResolvedConfig, first_difference, resolve
+from memjax.runtime.metrics import replace_file
+from memjax.types import ConfigError
+
+CONFIG_FILE = "config.json"
+MANIFEST_FILE = "manifest.json"
+CHECKPOINTS = "checkpoints"
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy")
+
+
+@contextlib.contextmanager
+def open_workdir(workdir: Path, config: ResolvedConfig, *, resume: bool = True) -> Iterator[Path]:
+    """Creates or continues `workdir` for `config` and holds its lock until the block ends.
+
+    Raises ConfigError where it cannot be written, another process runs in it, it holds the run of another
+    config, or it holds a run at all and `resume` is False.
+    """
+    workdir = Path(workdir)
+    with _locked(workdir):
+        if not resume and any(workdir.glob(f"{CHECKPOINTS}/[0-9]*")):
+            raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
+        _check_same_run(workdir, config)
+        write_json(workdir / CONFIG_FILE, config.raw)
+        yield workdir
+
+
+def load_workdir_config(workdir: Path, **registries: Any) -> ResolvedConfig:
+    """The config of the run in `workdir`. Raises ConfigError where there is none, or it is not readable."""
+    path = Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError("workdir", f"a directory of a run, with {CONFIG_FILE} in it", f"'{workdir}'")
+    return resolve(_read_json(path), **registries)
+
+
+def write_manifest(workdir: Path, config: ResolvedConfig, not_reproducible: Sequence[str] = ()) -> None:
+    """Records what this launch runs on; a resumed run keeps one entry per launch, the newest last."""
+    path = Path(workdir) / MANIFEST_FILE
+    launches = _read_json(path)["launches"] if path.exists() else []
+    manifest = {
+        "experiment": config.experiment,
+        "seeds": list(range(config.seed, config.seed + config.num_seeds)),
+        "not_reproducible": list(not_reproducible),
+        "launches": [*launches, describe_launch()],
+    }
+    write_json(path, manifest)
+
+
+def describe_launch() -> dict[str, Any]:
+    """Versions, devices, source revision and command of this process."""
+    import jax
+
+    return {
+        "unix_time": time.time(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"memjax": __version__} | {name: _version(name) for name in _PACKAGES},
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "git": _git_revision(),
+    }
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON in one atomic step."""
+    replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Holds the lock of `workdir`, which ends with the process whatever ends it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / "lock", "a+")  # noqa: SIM115 - closed below
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise ConfigError(
+            "workdir", "a directory that can be written", f"'{workdir}' ({error.strerror})"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            got = f"'{workdir}', where process {holder} is running"
+            raise ConfigError("workdir", "a directory no other process runs in", got) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _check_same_run(workdir: Path, config: ResolvedConfig) -> None:
+    """Raises ConfigError if `workdir` holds the run of another config."""
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    difference = first_difference(_read_json(path), config.raw)
+    if difference is not None:
+        field, old, new = difference
+        expected = f"the run of {CONFIG_FILE} in it, whose {field} is {old!r} (use another --workdir)"
+        raise ConfigError("workdir", expected, repr(new))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            str(path), "JSON as this command writes it", f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """Revision of the source memjax runs from, and whether it was changed; None without git."""
+    source = Path(__file__).parents[2]
+    command = ["git", "-C", str(source)]
+    try:
+        if not (source / ".git").exists():
+            return None
+        revision = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            [*command, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision.stdout.strip(), "dirty": bool(status.stdout.strip())}
