@@ -6,7 +6,7 @@ Importing this module imports neither gymnax nor envpool; naming an environment 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from memjax.envs.naming import unknown_id
+from memjax.envs.checks import unknown_id
 from memjax.types import Env, EnvSpec
 
 if TYPE_CHECKING:

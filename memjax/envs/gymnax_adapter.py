@@ -14,14 +14,12 @@ from typing import Any
 import gymnax
 import jax
 import jax.numpy as jnp
-import numpy as np
-from gymnax.environments import spaces
 
+from memjax.envs.checks import action_of, check_options, check_step_limit, unknown_id
 from memjax.envs.cliff_walking import CliffWalking
 from memjax.envs.dark_chamber import DarkChamber
 from memjax.envs.four_rooms import FourRooms
-from memjax.envs.naming import check_options, unknown_id
-from memjax.types import Array, Box, ConfigError, Discrete, Env, EnvSpec, Key, PyTree, TimeStep
+from memjax.types import Array, ConfigError, Env, EnvSpec, Key, PyTree, TimeStep
 
 OURS: dict[str, Callable[..., Any]] = {
     "CliffWalking-v0": CliffWalking,
@@ -62,8 +60,7 @@ def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     if chosen := {k: v for k, v in options.items() if k in arguments}:
         environment = _construct(construct, name, chosen)
     params = environment.default_params.replace(**{k: v for k, v in options.items() if k in fields})
-    if params.max_steps_in_episode < 1:
-        raise ConfigError("env.options.max_steps_in_episode", "int >= 1", params.max_steps_in_episode)
+    check_step_limit("max_steps_in_episode", params.max_steps_in_episode)
     getattr(environment, "check_params", lambda params: None)(params)
     return environment, params
 
@@ -93,24 +90,10 @@ def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
         id=id,
         observation_shape=observation.shape[1:],
         observation_dtype=str(observation.dtype),
-        action=_action(id, action),
+        action=action_of(id, action),
         max_episode_steps=int(params.max_steps_in_episode),
         has_success="success" in info,
         num_states=getattr(environment, "num_states", 0),
-    )
-
-
-def _action(id: str, space: Any) -> Discrete | Box:
-    """The action space as an agent knows it."""
-    if isinstance(space, spaces.Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        low, high = (
-            np.broadcast_to(np.asarray(bound, float), space.shape) for bound in (space.low, space.high)
-        )
-        return Box(space.shape[0], tuple(low.tolist()), tuple(high.tolist()))
-    raise ConfigError(
-        "env.id", "an environment whose actions are Discrete or a flat Box", f"{id} with {space}"
     )
 
 

@@ -1,11 +1,15 @@
-"""Ids and options of environments: what to say when a name or a value is wrong."""
+"""Ids, options and spaces of environments: what both backends check, and how they say it."""
 
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from memjax.schema import nearest_name
-from memjax.types import ConfigError
+from memjax.types import Box, ConfigError, Discrete
+
+LARGEST_BOUND = 1e6  # wider actions cannot be scaled to; some environments write the largest float there
 
 
 def unknown_id(id: str, known: Iterable[str]) -> ConfigError:
@@ -33,3 +37,22 @@ def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
         wanted = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
             raise ConfigError(field, wanted[-1].__name__, repr(value))
+
+
+def check_step_limit(name: str, value: int) -> None:
+    """Raises ConfigError unless an episode may last at least one step."""
+    if value < 1:
+        raise ConfigError(f"env.options.{name}", "int >= 1", value)
+
+
+def action_of(id: str, space: Any) -> Discrete | Box:
+    """The action space of gymnax or gymnasium as an agent knows it. Raises ConfigError for any other kind."""
+    kind = type(space).__name__
+    if kind == "Discrete" and getattr(space, "start", 0) == 0:
+        return Discrete(int(space.n))
+    if kind == "Box" and len(space.shape) == 1:
+        low, high = (np.broadcast_to(np.asarray(b, float), space.shape) for b in (space.low, space.high))
+        if np.all(low < high) and max(abs(low).max(), abs(high).max()) <= LARGEST_BOUND:
+            return Box(space.shape[0], tuple(low.tolist()), tuple(high.tolist()))
+    expected = "an environment whose actions are Discrete from 0 or a bounded flat Box"
+    raise ConfigError("env.id", expected, f"{id} with {space}")
