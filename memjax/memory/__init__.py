@@ -9,9 +9,10 @@ state = memory.update(state, found.slots, rewards[:, None], found.mask)
 
 from memjax.memory.bank import Memory, make_memory, null_memory
 from memjax.memory.eviction import POLICIES
-from memjax.memory.retrieval import EXACT_METHODS, Neighbors, Retrieved, nearest, retrieve
+from memjax.memory.retrieval import EXACT_METHODS, Neighbors, Retrieved, nearest, nearest_sharded, retrieve
 from memjax.memory.state import MemoryState
-from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_sequential, rerank
+from memjax.memory.telemetry import describe
+from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_batched, q_update_sequential, rerank
 
 __all__ = [
     "CODE",
@@ -23,10 +24,13 @@ __all__ = [
     "Neighbors",
     "Ranked",
     "Retrieved",
+    "describe",
     "make_memory",
     "nearest",
+    "nearest_sharded",
     "null_memory",
     "q_update",
+    "q_update_batched",
     "q_update_sequential",
     "rerank",
     "retrieve",

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from memjax.memory import retrieval
 from memjax.memory.eviction import POLICIES, Policy
-from memjax.memory.retrieval import EXACT_METHODS, METRICS, Retrieved
+from memjax.memory.metrics import METRICS
+from memjax.memory.retrieval import EXACT_METHODS, Retrieved
 from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec
 from memjax.memory.utility import check_rerank, q_update
 from memjax.types import Array, ConfigError, Key, PyTree

@@ -43,7 +43,7 @@ def lru(state: MemoryState, accept: Array, utility: Array) -> tuple[Array, Array
     n = state.capacity
     used = jnp.where(state.valid, jnp.maximum(state.written, state.read), 0)
     # Why: what comes in is newer than all that is there, so a batch goes through the order as through a ring.
-    _, order = lax.top_k(-used, min(n, accept.shape[0]))
+    order = _first(used, min(n, accept.shape[0]))
     place, stays = _ring(accept, n)
     return jnp.where(stays, order[place % order.shape[0]], n), state.cursor
 
@@ -103,11 +103,27 @@ def _lowest(state: MemoryState, m: int) -> tuple[Array, Array, Array]:
     """Worth, age and slot [m] of the m slots to go first; holes have worth -inf and age 0."""
     worth = jnp.where(state.valid, state.utility, -jnp.inf)
     age = jnp.where(state.valid, state.written, 0)
-    threshold = -lax.top_k(-worth, m)[0][-1]
+    threshold = worth[_first(worth, m)[-1]]
     # Why: fewer than m lie below the threshold and all of them are in; among equals the oldest fill the rest.
     turn = jnp.where(worth < threshold, -1, jnp.where(worth == threshold, age, _LAST))
-    _, slots = lax.top_k(-turn, m)
+    slots = _first(turn, m)
     return worth[slots], age[slots], slots
+
+
+def _first(turn: Array, m: int) -> Array:
+    """[m] slots of the m smallest of `turn` [N] in order, ties to the lowest slot.
+
+    The m smallest lie within the m groups of neighbours with the smallest minima: a few times faster than
+    `top_k` over all N on a CPU, and exact.
+    """
+    n, width = turn.shape[0], 64
+    if n < 4 * m * width:
+        return lax.top_k(-turn, m)[1]
+    last = jnp.inf if jnp.issubdtype(turn.dtype, jnp.floating) else _LAST
+    grouped = jnp.pad(turn, (0, -n % width), constant_values=last).reshape(-1, width)
+    groups = jnp.sort(lax.top_k(-jnp.min(grouped, axis=1), m)[1])
+    _, place = lax.top_k(-grouped[groups].ravel(), m)
+    return groups[place // width] * width + place % width
 
 
 def _displace(
