@@ -1,4 +1,4 @@
-"""What the memories in a checkpoint hold, as text. Needs the checkpoint alone, not the program that wrote it."""
+"""What the memories in a checkpoint hold, as text; read without the program that wrote it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class StoredMemory:
 
 
 def latest_leaves(workdir: Path) -> tuple[int, dict[str, Any]]:
-    """Step and leaves of the newest intact checkpoint. Changes nothing. Raises ConfigError if there is none."""
+    """Step and leaves of the newest intact checkpoint, left as it is. Raises ConfigError without one."""
     directory = Path(workdir) / CHECKPOINTS
     steps = steps_in(directory)
     for step in reversed(steps):
@@ -35,9 +35,8 @@ def latest_leaves(workdir: Path) -> tuple[int, dict[str, Any]]:
             return step, restore_leaves(directory, step)
         except Damaged as error:
             print(f"memjax: checkpoint {step} is damaged ({error}); trying the one before it", flush=True)
-    raise ConfigError(
-        "workdir", "a directory with an intact checkpoint", f"'{workdir}' with {len(steps)} damaged ones"
-    )
+    damaged = f" with {len(steps)} damaged ones" if steps else ""
+    raise ConfigError("workdir", "a directory with an intact checkpoint", f"'{workdir}'{damaged}")
 
 
 def latest_digest(workdir: Path) -> tuple[int, str]:

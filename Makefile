@@ -1,0 +1,46 @@
+# Everything runs in .venv, from the pinned versions of requirements.lock.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+CACHE := $(CURDIR)/.cache/jax
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint lock clean
+
+help:  ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Makes .venv; does nothing where it is up to date
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(STAMP)
+
+demo: install  ## Trains an agent with memory, kills it, resumes it, and draws what it learned
+	$(BIN)/python -m experiments.demo
+
+lint: install  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: lint  ## Style, types, and every test that takes less than minutes
+	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: install  ## The long tests alone
+	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+lock:  ## Rewrites requirements.lock from the newest versions that pyproject.toml allows
+	rm -rf .cache/lock && $(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,data]'
+	( sed -n '/^#/p' requirements.lock; \
+	  .cache/lock/bin/python -m pip freeze --exclude memjax --exclude setuptools ) > .cache/requirements.lock
+	mv .cache/requirements.lock requirements.lock
+
+clean:  ## Removes what the other targets made, .venv included
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
