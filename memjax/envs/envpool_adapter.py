@@ -135,7 +135,9 @@ def _start(id: str, num_envs: int, seeds: list[int], config: Mapping[str, Any]) 
     try:
         with quiet():
             name = id.partition("/")[2]
-            return import_envpool().make_gymnasium(name, num_envs=num_envs, seed=seeds, **config)
+            pool = import_envpool().make_gymnasium(name, num_envs=num_envs, seed=seeds, **config)
+            _ = pool.observation_space  # made, with a warning, when first asked for
+            return pool
     except Exception as error:
         raise cannot_start(id, error) from error
 

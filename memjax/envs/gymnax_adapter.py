@@ -78,11 +78,12 @@ def _construct(construct: Callable[..., Any], name: str, arguments: Mapping[str,
 
 def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
     """The static description; shapes are traced, nothing is computed."""
-    action = environment.action_space(params)
+    space = environment.action_space(params)
+    action = action_of(id, space)
 
     def first_step(key: Key) -> tuple[Array, Mapping[str, Array]]:
         raw, state = environment.reset_env(key, params)
-        info = environment.step_env(key, state, action.sample(key), params)[-1]
+        info = environment.step_env(key, state, space.sample(key), params)[-1]
         return _observation(environment, params, raw[None]), info
 
     observation, info = jax.eval_shape(first_step, jax.random.key(0))
@@ -90,7 +91,7 @@ def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
         id=id,
         observation_shape=observation.shape[1:],
         observation_dtype=str(observation.dtype),
-        action=action_of(id, action),
+        action=action,
         max_episode_steps=int(params.max_steps_in_episode),
         has_success="success" in info,
         num_states=getattr(environment, "num_states", 0),
