@@ -123,7 +123,12 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, cleanup_tmp_directories=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self.keep,
+                cleanup_tmp_directories=True,
+                # Why: made in the background, one that cannot be made ends in a time-out of minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         return self._manager
 

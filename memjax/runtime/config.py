@@ -277,9 +277,14 @@ def _literal(text: str) -> Any:
 _PARSERS: dict[type, Callable[[str], Any]] = {bool: _bool, int: _int, float: float, str: str}
 
 
-def _plain(values: Any) -> Any:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back: tuples become lists."""
-    return json.loads(json.dumps(values))
+    try:
+        return json.loads(json.dumps(values, allow_nan=False))
+    except (TypeError, ValueError) as error:  # the options of an environment are the only unchecked values
+        raise ConfigError(
+            "env.options", "finite numbers, text, None, lists and sections of them", error
+        ) from None
 
 
 def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
