@@ -6,6 +6,8 @@ Importing this module imports neither gymnax nor envpool; naming an environment 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from memjax.envs.checks import unknown_id
 from memjax.types import Env, EnvSpec
 
@@ -53,3 +55,15 @@ def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:
     from memjax.envs.envpool_adapter import host_spec
 
     return host_spec(id, options)
+
+
+def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
+    """The walls of a grid world, [H, W] bool, for pictures (`grid.draw_visits`); None where there is no map.
+
+    State s of such a world is in cell `s % (H * W)`, cell c in row `c // W`. Raises as `make_env` does.
+    """
+    if backend_of(id) != "jax":
+        return None
+    from memjax.envs.gymnax_adapter import wall_map
+
+    return wall_map(id, options)

@@ -14,6 +14,7 @@ from typing import Any
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memjax.envs.checks import action_of, check_options, check_step_limit, unknown_id
 from memjax.envs.cliff_walking import CliffWalking
@@ -44,6 +45,11 @@ def make_gymnax_env(id: str, options: Mapping[str, Any]) -> Env:
         partial(_step, environment, params),
         None if atlas is None else jax.jit(partial(atlas, params=params)),
     )
+
+
+def wall_map(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
+    """Where the walls of a grid world are, [H, W] bool; None for an environment without a map."""
+    return getattr(_build(id, options)[0], "walls", None)
 
 
 def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -106,6 +106,7 @@ def test_actions_beyond_the_bounds_are_clipped():
     for sign in (1.0, -1.0):
         a, b = inside.step(np.full((2, 6), sign)), beyond.step(np.full((2, 6), 9 * sign, np.float32))
         np.testing.assert_array_equal(a.observation, b.observation)
+        np.testing.assert_array_equal(a.reward, b.reward)  # the cost of control sees the action itself
 
 
 def test_dicts_are_flattened_by_name_and_success_is_reported():
@@ -149,6 +150,52 @@ def test_a_lost_life_is_an_end_for_the_agent_and_the_game_goes_on():
     clipped = np.array([t.reward[0] for t in timesteps[1:]])
     np.testing.assert_array_equal(clipped, np.sign(raw_rewards) * valid)
     assert plain.spec == env.spec
+
+
+def test_raw_reward_is_the_one_before_clipping():
+    clipped, plain = make("SpaceInvaders-v5", reward_clip=True), make("SpaceInvaders-v5")
+    clipped.reset(), plain.reset()
+    rng = np.random.default_rng(0)
+    largest = 0.0
+    for _ in range(100):
+        actions = rng.integers(0, 6, 2)
+        a, b = clipped.step(actions), plain.step(actions)
+        np.testing.assert_array_equal(clipped.raw_reward, b.reward)
+        np.testing.assert_array_equal(a.reward, np.sign(b.reward))
+        largest = max(largest, float(b.reward.max()))
+    assert largest > 1
+
+
+class Scripted:
+    """A pool of one CartPole that answers from a list of (reward, terminated, elapsed_step)."""
+
+    def __init__(self, answers):
+        self.spec = envpool.make_spec("CartPole-v1")
+        self.observation_space, self.action_space = self.spec.observation_space, self.spec.action_space
+        self.answers = iter(answers)
+
+    def reset(self):
+        return np.zeros((1, 4), np.float32), {}
+
+    def send(self, actions):
+        pass
+
+    def recv(self):
+        reward, terminated, elapsed = next(self.answers)
+        info = {"elapsed_step": np.array([elapsed], np.int32)}
+        flags = np.array([terminated]), np.array([False])
+        return np.zeros((1, 4), np.float32), np.array([reward], np.float32), *flags, info
+
+
+def test_a_fake_step_that_ends_the_next_episode_at_once_is_still_no_transition(monkeypatch):
+    answers = [(1, False, 1), (1, True, 2), (7, True, 2), (0, False, 0), (1, False, 1), (1, False, 0)]
+    monkeypatch.setattr(envpool, "make_gymnasium", lambda *args, **kwargs: Scripted(answers))
+    env = make("CartPole-v1", num_envs=1)
+    env.reset()
+    timesteps = [env.step(np.zeros(1)) for _ in answers]
+    assert [t.valid[0] for t in timesteps] == [True, True, False, False, True, False]
+    assert [t.terminated[0] for t in timesteps] == [False, True, False, False, False, False]
+    assert [t.reward[0] for t in timesteps] == [1, 1, 0, 0, 1, 0]
 
 
 def test_sparse_distance_pays_beyond_the_line_alone():

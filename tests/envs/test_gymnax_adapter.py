@@ -11,7 +11,7 @@ import pytest
 
 gymnax = pytest.importorskip("gymnax")
 
-from memjax.envs import backend_of, make_env, spec_of  # noqa: E402
+from memjax.envs import backend_of, layout, make_env, spec_of  # noqa: E402
 from memjax.types import Box, ConfigError, Discrete  # noqa: E402
 
 HEAVY = ("Asterix-MinAtar", "Seaquest-MinAtar")
@@ -177,6 +177,14 @@ def test_actions_other_than_discrete_or_a_flat_box_are_refused(monkeypatch):
 def test_backend_of():
     ids = ("memjax/FourRooms-v0", "gymnax/CartPole-v1", "envpool/Pong-v5")
     assert [backend_of(id) for id in ids] == ["jax", "jax", "host"]
+
+
+def test_layout_is_the_map_of_a_grid_world_and_nothing_elsewhere():
+    walls = layout("memjax/DarkChamber-v0", {"size": 8})
+    assert walls is not None
+    assert walls.sum() == 7
+    assert walls.shape == (8, 8)
+    assert layout("gymnax/CartPole-v1", {}) is layout("envpool/Pong-v5", {}) is None
 
 
 def test_importing_the_module_imports_no_backend():
