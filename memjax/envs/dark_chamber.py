@@ -1,8 +1,8 @@
 """Dark Chamber: states that look almost alike must be told apart.
 
 A 32 x 32 grey picture of a dark room. The agent is one pixel 0.05 brighter than the floor, which flickers.
-The goal counts only after a lever was visited. Agent contrast and noise level are those our notes on
-AdaMemento propose; map, lever and noise form are our own choice, since the paper's could not be read.
+The goal counts only after a lever was visited. The name is that of a demonstration in the AdaMemento paper,
+whose layout could not be read: contrast, noise, map and lever are our own choice.
 
 Every picture determines its state (the Markov property): the noise is bounded, uniform in +-0.035, whose
 standard deviation is 0.02, so that no floor pixel is as bright as the agent or as dark as the lever. The
