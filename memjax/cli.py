@@ -82,7 +82,8 @@ def _evaluate(arguments: argparse.Namespace, _) -> int:
 
     policies = tuple(arguments.policies.split(",")) if arguments.policies else None
     results = evaluate_workdir(arguments.workdir, episodes=arguments.episodes, policies=policies)
-    print(_table(results))
+    print(f"step {results['step']:,}")
+    print(_table(results["policies"]))
     return 0
 
 

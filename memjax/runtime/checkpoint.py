@@ -57,6 +57,7 @@ class Checkpoints:
         self.directory = Path(directory).resolve()
         self.keep = keep  # how many of the newest stay
         self._manager: ocp.CheckpointManager | None = None
+        self._damaged: list[int] = []  # newer than the one restored; moved aside before the next save
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -101,8 +102,8 @@ class Checkpoints:
     def restore_latest(self, abstract_state: PyTree) -> Restored | None:
         """The newest intact checkpoint, typed and sharded as `abstract_state` is; None if there is none.
 
-        A damaged one is said on one line and, once an older one has proved intact, moved aside to
-        `damaged-STEP`. Raises ConfigError where all are damaged, or where an intact one belongs to another
+        A damaged one is said on one line, and moved aside to `damaged-STEP` by the next `save`; reading alone
+        changes nothing. Raises ConfigError where all are damaged, or where an intact one belongs to another
         program: other leaves, or another schema version.
         """
         damaged: list[int] = []
@@ -113,8 +114,7 @@ class Checkpoints:
                 print(f"memjax: checkpoint {step} is damaged ({error}); trying the one before it", flush=True)
                 damaged.append(step)
                 continue
-            for bad in damaged:
-                _move_aside(self.directory / str(bad))
+            self._damaged = damaged
             return restored
         if damaged:
             got = f"{len(damaged)} damaged and none intact in {self.directory}"
@@ -123,6 +123,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            while self._damaged:
+                _move_aside(self.directory / str(self._damaged.pop()))
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self.keep,
                 cleanup_tmp_directories=True,

@@ -1,0 +1,143 @@
+"""What may import what, and what no module of the package may do. Read from the source, not run."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "memjax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A part may import itself and these.
+BELOW = {
+    "__init__": set(),
+    "types": set(),
+    "schema": {"types"},
+    "memory": {"types", "schema"},
+    "networks": {"types", "schema", "memory"},
+    "ops": {"types", "schema", "memory"},
+    "agents": {"types", "schema", "memory", "networks", "ops"},
+    "envs": {"types", "schema"},
+    "data": {"types", "schema"},
+    "llm": {"types", "schema"},
+    "runtime": {"types", "schema", "memory", "networks", "ops", "agents", "envs", "data", "llm"},
+    "cli": {"types", "schema", "runtime", "data"},
+    "__main__": {"cli"},
+}
+
+# Slow or optional: imported by their adapters alone, and not at the top of the package.
+HEAVY = {"matplotlib", "envpool", "tensorboardX", "gymnax", "orbax", "h5py", "minari", "openai"}
+
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+FORBIDDEN_ATTRIBUTES = {"yaml.load", "yaml.unsafe_load", "torch.load", "os.system", "os.popen"}
+
+
+def part_of(path: Path) -> str:
+    """The part of the package a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(source: str) -> list[str]:
+    """Full names of everything `source` imports, wherever the import stands."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def upward(part: str, names: list[str]) -> list[str]:
+    """Those of `names` that lie in a part which `part` may not import."""
+    allowed = BELOW[part] | {part, "__version__"}
+    ours = [name for name in names if name.split(".")[0] == "memjax"]
+    return [name for name in ours if "." in name and name.split(".")[1] not in allowed]
+
+
+def offences(source: str) -> list[str]:
+    """What in `source` could run code out of data, or a shell."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            found += _call_offences(node)
+    found += [name for name in imports_of(source) if name.split(".")[0] in FORBIDDEN_MODULES]
+    return found
+
+
+def _call_offences(node: ast.Call) -> list[str]:
+    found = []
+    if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+        found.append(node.func.id)
+    called = ast.unparse(node.func)
+    if called in FORBIDDEN_ATTRIBUTES:
+        found.append(called)
+    for keyword in node.keywords:
+        is_false = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+        if keyword.arg in ("shell", "allow_pickle") and not is_false:
+            found.append(keyword.arg)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    assert upward(part_of(path), imports_of(path.read_text())) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_loads_code_or_calls_a_shell(path):
+    assert offences(path.read_text()) == []
+
+
+def test_every_part_has_its_place():
+    assert {part_of(path) for path in FILES} <= set(BELOW)
+
+
+def test_the_directions_have_no_cycle():
+    done: set[str] = set()
+    while len(done) < len(BELOW):
+        ready = {part for part, below in BELOW.items() if part not in done and below <= done}
+        assert ready, f"a cycle among {set(BELOW) - done}"
+        done |= ready
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "eval('1')",
+        "exec(open('x').read())",
+        "__import__('x')",
+        "np.load(f, allow_pickle=True)",
+        "np.load(f, allow_pickle=flag)",
+        "subprocess.run(c, shell=True)",
+        "yaml.load(f)",
+        "torch.load(f)",
+        "os.system('x')",
+    ],
+)
+def test_the_gate_can_fail(source):
+    assert offences(source)
+
+
+def test_the_direction_test_can_fail():
+    assert upward("memory", ["memjax.agents.ppo", "jax", "memjax.types.Array"]) == ["memjax.agents.ppo"]
+    assert upward("types", imports_of("def f():\n    from memjax.memory import bank"))
+
+
+@pytest.mark.parametrize("module", ["memjax", "memjax.types", "memjax.memory", "memjax.envs", "memjax.cli"])
+def test_importing_loads_nothing_heavy_and_touches_no_device(module):
+    program = (
+        f"import sys, {module}\n"
+        f"print(sorted({HEAVY!r} & {{name.split('.')[0] for name in sys.modules}}))\n"
+        "bridge = sys.modules.get('jax._src.xla_bridge')\n"
+        "print(bool(bridge and bridge._backends))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["[]", "False"]
+    assert run.stderr == ""

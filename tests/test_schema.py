@@ -1,0 +1,118 @@
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memjax.schema import Above, Between, Fraction, PositiveInt, Widths, nearest_name, parse
+from memjax.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: Annotated[float, Above(0)]
+    kind: Literal["soft", "hard"]
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: PositiveInt
+    share: Fraction
+    limit: float | None
+    widths: Widths
+    flag: bool
+    name: str
+    level: Literal[0, 1]
+    inner: Inner
+    options: Mapping[str, Any]
+
+    def check(self):
+        if self.share > 0.5 and self.flag:
+            raise ConfigError("share", "at most 0.5 where flag is set", self.share)
+
+
+GOOD = dict(
+    count=3,
+    share=0.25,
+    limit=None,
+    widths=(4, 2),
+    flag=False,
+    name="x",
+    level=1,
+    inner=dict(rate=1, kind="soft"),
+    options={"any": [1]},
+)
+
+
+def test_good_values_are_typed_and_frozen():
+    parsed = parse(Outer, GOOD)
+    assert parsed.inner == Inner(1.0, "soft")
+    assert type(parsed.inner.rate) is float
+    assert parsed.widths == (4, 2)
+    assert parse(Outer, GOOD | {"widths": [4, 2], "limit": 3}).limit == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 0}, "c.count: expected int >= 1, got 0"),
+        ({"count": True}, "c.count: expected int, got True"),
+        ({"count": 1.0}, "c.count: expected int, got 1.0"),
+        ({"count": "1"}, "c.count: expected int, got '1'"),
+        ({"count": None}, "c.count: expected int, got None"),
+        ({"share": 1.5}, "c.share: expected float within [0, 1], got 1.5"),
+        ({"share": math.nan}, "c.share: expected a finite number, got nan"),
+        ({"share": True}, "c.share: expected float, got True"),
+        ({"share": 0.75, "flag": True}, "c.share: expected at most 0.5 where flag is set, got 0.75"),
+        ({"limit": "none"}, "c.limit: expected float, got 'none'"),
+        ({"limit": math.inf}, "c.limit: expected a finite number, got inf"),
+        ({"widths": 4}, "c.widths: expected a tuple of int >= 1, got 4"),
+        ({"widths": (4, 0)}, "c.widths[1]: expected int >= 1, got 0"),
+        ({"widths": "42"}, "c.widths: expected a tuple of int >= 1, got '42'"),
+        ({"flag": 1}, "c.flag: expected bool, got 1"),
+        ({"name": 3}, "c.name: expected str, got 3"),
+        ({"level": True}, "c.level: expected one of 0, 1, got True"),
+        ({"level": 2}, "c.level: expected one of 0, 1, got 2"),
+        ({"inner": 3}, "c.inner: expected a section of fields, got 3"),
+        ({"inner": {"rate": 0, "kind": "soft"}}, "c.inner.rate: expected float > 0, got 0.0"),
+        (
+            {"inner": {"rate": 1, "kind": "sotf"}},
+            "c.inner.kind: expected one of 'soft', 'hard' (did you mean 'soft'?), got 'sotf'",
+        ),
+        ({"inner": {"kind": "soft"}}, "c.inner.rate: expected float > 0, got nothing: the field is missing"),
+        ({"options": 3}, "c.options: expected a section of fields, got 3"),
+        ({"cuont": 3}, "c.cuont: expected a known field (did you mean 'count'?), got an unknown field"),
+    ],
+)
+def test_a_wrong_value_names_field_expected_and_given(change, message):
+    with pytest.raises(ConfigError) as error:
+        parse(Outer, GOOD | change, "c")
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_field_is_required(name):
+    with pytest.raises(ConfigError, match=rf"c\.{name}: .* the field is missing"):
+        parse(Outer, {key: value for key, value in GOOD.items() if key != name}, "c")
+
+
+@given(low=st.floats(-5, 5), span=st.floats(0, 5), value=st.floats(-20, 20))
+def test_between_accepts_exactly_its_closed_interval(low, span, value):
+    @dataclass(frozen=True)
+    class One:
+        x: Annotated[float, Between(low, low + span)]
+
+    One.__annotations__["x"] = Annotated[float, Between(low, low + span)]
+    try:
+        accepted = parse(One, {"x": value}).x == value
+    except ConfigError:
+        accepted = False
+    assert accepted == (low <= value <= low + span)
+
+
+def test_nearest_name():
+    assert nearest_name("learning_rat", ["seed", "learning_rate"]) == "learning_rate"
+    assert nearest_name("zzz", ["seed"]) is None
