@@ -1,0 +1,160 @@
+"""Defaults that the experiment files share: one place for every hyper-parameter.
+
+Values marked (spec) are those proposed in the published descriptions or customary for PPO and RND; all
+others were chosen here.
+"""
+
+from ml_collections import ConfigDict
+
+
+def merged(section: ConfigDict, **fields) -> ConfigDict:
+    """A copy of `section` with fields set."""
+    return ConfigDict({**section, **fields})
+
+
+def ppo() -> ConfigDict:
+    """PPO on a small vector task: 64 environments, 2 x 64 tanh (spec: "toy" column)."""
+    return ConfigDict(
+        {
+            "rollout_steps": 64,
+            "epochs": 4,
+            "minibatches": 4,
+            "learning_rate": 1e-3,
+            "anneal_updates": 0,  # rollouts until the learning rate is 0; 0: constant
+            "max_grad_norm": 0.5,
+            "clip": 0.2,
+            "discount": 0.99,
+            "gae_decay": 0.95,
+            "entropy_cost": 0.01,
+            "value_cost": 1.0,  # of half the squared error
+            "encoder": "mlp",
+            "shared_torso": False,
+            "widths": (64, 64),
+            "activation": "tanh",
+            "normalize_observations": False,
+            "scale_rewards": False,
+            "reward_mix": "two_heads",
+            "extrinsic_weight": 2.0,  # (spec)
+            "intrinsic_weight": 1.0,  # (spec)
+            "offpolicy": "mask",  # (spec) mask | is | bc
+            "clone_weight": 0.1,  # (spec) of "bc"
+            "novelty": novelty("none"),
+        }
+    )
+
+
+def novelty(kind: str) -> ConfigDict:
+    """Intrinsic reward of kind none | rnd | coarse | fine | coarse_fine."""
+    return ConfigDict(
+        {
+            "kind": kind,
+            "fine": "hoyer",  # hoyer | l1 | l0 | kl | active_set
+            "combine": "sum",  # (spec) sum | product
+            "beta_coarse": 1.0,  # (spec)
+            "beta_fine": 1.0,  # (spec)
+            "encoder": "mlp",
+            "widths": (64,),
+            "latent": 32,  # (spec)
+            "sparsity": 1e-3,  # (spec) weight of the mean absolute code
+            "learning_rate": 1e-3,
+            "sample_share": 0.25,  # (spec) of the rollout
+            "minibatch": 512,
+            "standardize": True,  # (spec) per number, clipped to +-5
+            "discount": 0.99,  # (spec)
+        }
+    )
+
+
+def adamemento() -> ConfigDict:
+    """All parts on, sized for a small vector task."""
+    return ConfigDict(
+        {
+            "name": "adamemento",
+            "ppo": merged(ppo(), novelty=novelty("coarse_fine")),
+            "bank": {
+                "enabled": True,
+                "failures": True,
+                "capacity": 4096,  # steps, each bank
+                "episode_steps": 100,
+                "episodes_per_update": 8,
+                "last_frame": False,
+                "key_dim": 0,
+            },
+            "label": {
+                "window": 100,  # (spec) episodes
+                "min_count": 20,
+                "success_quantile": 0.8,  # (spec)
+                "failure_quantile": 0.2,  # (spec)
+                "keep_quantile": 0.5,  # (spec)
+                "min_return": 0.0,  # (spec)
+                "length_discount": 0.99,  # shorter successes are worth more
+            },
+            "reflection": {
+                "prediction": "network",  # network | nearest
+                "neighbours": 8,  # of "nearest"
+                "weighting": "uniform",  # (spec) uniform | return
+                "label_smoothing": 0.01,  # (spec)
+                "confidence": "bce",  # (spec) bce | value
+                "fail_credit": 1.0,  # (spec) 0.95 where early steps of a failure were fine
+                "learning_rate": 1e-3,
+                "weight_decay": 0.0,
+                "minibatches": 4,  # (spec) per rollout
+                "minibatch": 512,
+                "cloned_share": 0.5,
+                "holdout": 10,  # every 10th episode (spec: 10 %)
+                "calibrate_every": 10,  # rollouts
+                "outcome_discount": 0.99,
+            },
+            "gate": {
+                "kappa": 0.6,  # (spec, toy column)
+                "adaptive": False,
+                "max_share": 0.5,  # (spec) of "adaptive"
+                "sample": False,
+                "min_episodes": 5,  # (spec)
+                "min_updates": 40,
+            },
+        }
+    )
+
+
+def sil() -> ConfigDict:
+    """PPO+SIL (Oh et al. 2018, table of hyper-parameters, scaled to short rollouts)."""
+    return ConfigDict(
+        {
+            "name": "sil",
+            "ppo": ppo(),
+            "imitation": {
+                "capacity": 16384,  # steps
+                "episode_steps": 100,
+                "episodes_per_update": 16,
+                "minibatches": 4,
+                "minibatch": 512,
+                "weight": 1.0,
+                "value_weight": 0.01,
+            },
+        }
+    )
+
+
+def experiment(name: str, env_id: str, **options) -> ConfigDict:
+    """A run without an agent: environment and schedule."""
+    return ConfigDict(
+        {
+            "experiment": name,
+            "seed": 0,
+            "num_seeds": 1,
+            "env": {"id": env_id, "num_envs": 64, "options": options},
+            "agent": {},
+            "run": {
+                "total_steps": 300_000,  # per seed
+                "eval_every": 5,  # iterations
+                "eval_episodes": 64,
+                "eval_envs": 64,
+                "checkpoint_every": 50,
+                "keep_checkpoints": 2,
+                "log_every": 5,
+                "stop_on_nan": True,
+                "pools": 1,
+            },
+        }
+    )

@@ -1,0 +1,102 @@
+"""Observation encoders and the autoencoder of the coarse-fine module. All take [n, ...] and give [n, d]."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from memjax.types import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": nn.tanh, "relu": nn.relu}
+
+
+def scaled(gain: float = math.sqrt(2.0)) -> Callable[..., Array]:
+    """Normal weights of standard deviation gain / sqrt(fan in).
+
+    PPO customarily takes orthogonal ones. Those need a QR decomposition, and XLA's CPU runtime can deadlock
+    in a batched one (seeds under `vmap`, few cores; seen with jaxlib 0.10.2), so we do without.
+    """
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+
+
+def dense(width: int, gain: float = math.sqrt(2.0), name: str | None = None) -> nn.Dense:
+    """A dense layer with weights of the given gain and zero biases."""
+    return nn.Dense(width, kernel_init=scaled(gain), name=name)
+
+
+class MLP(nn.Module):
+    """Flattens and applies dense layers, each followed by the activation."""
+
+    widths: Sequence[int]
+    activation: str = "tanh"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n, ...] -> [n, widths[-1]]."""
+        x = x.reshape(x.shape[0], -1).astype(jnp.float32)
+        for width in self.widths:
+            x = ACTIVATIONS[self.activation](dense(width)(x))
+        return x
+
+
+class Conv(nn.Module):
+    """The three convolutions of the DQN encoder (Mnih et al. 2015), then dense layers."""
+
+    widths: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n, C, H, W] uint8 or scaled float -> [n, widths[-1]]."""
+        x = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x
+        x = jnp.moveaxis(x, 1, -1)
+        for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            layer = nn.Conv(
+                features,
+                (kernel, kernel),
+                (stride, stride),
+                padding="VALID",
+                kernel_init=scaled(),
+            )
+            x = nn.relu(layer(x))
+        return MLP(self.widths, "relu")(x)
+
+
+def make_encoder(kind: str, widths: Sequence[int], activation: str, name: str | None = None) -> nn.Module:
+    """The encoder called `kind`: "mlp" or "conv"."""
+    return Conv(widths, name=name) if kind == "conv" else MLP(widths, activation, name=name)
+
+
+class SparseAutoencoder(nn.Module):
+    """s -> z >= 0 -> s^ for flat inputs (spec: AdaMemento section 4; the architecture is our choice)."""
+
+    widths: Sequence[int]
+    latent: int
+    size: int  # pixels or numbers in the input
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """[n, size] -> code [n, latent] >= 0, reconstruction [n, size]."""
+        z = nn.relu(dense(self.latent, name="code")(MLP(self.widths, "relu", name="encoder")(x)))
+        decoded = MLP(tuple(reversed(self.widths)), "relu", name="decoder")(z)
+        return z, dense(self.size, 1.0, name="output")(decoded)
+
+
+class ConvAutoencoder(nn.Module):
+    """The same for one image plane of 84 x 84: convolutions, code, mirrored transposed convolutions."""
+
+    latent: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """[n, 84 * 84] -> code [n, latent] >= 0, reconstruction [n, 84 * 84]."""
+        image = x.reshape(-1, 84, 84, 1)
+        layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+        for features, kernel, stride in layers:
+            image = nn.relu(nn.Conv(features, (kernel, kernel), (stride, stride), padding="VALID")(image))
+        z = nn.relu(dense(self.latent, name="code")(image.reshape(image.shape[0], -1)))
+        image = nn.relu(nn.Dense(7 * 7 * 64)(z)).reshape(-1, 7, 7, 64)
+        for features, kernel, stride in ((64, 3, 1), (32, 4, 2), (1, 8, 4)):
+            image = nn.ConvTranspose(features, (kernel, kernel), (stride, stride), padding="VALID")(image)
+            image = nn.relu(image) if features > 1 else image
+        return z, image.reshape(x.shape)

@@ -1,0 +1,1 @@
+"""Pure functions of reinforcement learning: returns, losses, intrinsic rewards, running statistics."""

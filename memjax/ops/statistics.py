@@ -1,0 +1,47 @@
+"""Running mean and variance, masked; state in, state out."""
+
+import flax.struct
+import jax.numpy as jnp
+
+from memjax.types import Array
+
+
+@flax.struct.dataclass
+class Running:
+    """Moments of a stream of [...]-shaped items (Chan et al. 1979, parallel form)."""
+
+    count: Array  # [] f32, items seen; starts small so that the first batch decides
+    mean: Array  # [...]
+    variance: Array  # [...]
+
+    @classmethod
+    def init(cls, shape: tuple[int, ...] = ()) -> "Running":
+        """Zero mean, unit variance, almost no weight."""
+        return cls(jnp.float32(1e-4), jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
+
+    def update(self, items: Array, mask: Array | None = None) -> "Running":
+        """Adds items [n, ...] where mask [n] is True."""
+        weight = jnp.ones(items.shape[0]) if mask is None else mask.astype(jnp.float32)
+        shaped = weight.reshape(-1, *(1,) * (items.ndim - 1))
+        n = jnp.sum(weight)
+        mean = jnp.sum(shaped * items, axis=0) / jnp.maximum(n, 1.0)
+        variance = jnp.sum(shaped * (items - mean) ** 2, axis=0) / jnp.maximum(n, 1.0)
+        total = self.count + n
+        shift = mean - self.mean
+        spread = self.variance * self.count + variance * n + shift**2 * self.count * n / total
+        return Running(total, self.mean + shift * n / total, spread / total)
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation [...], never zero."""
+        return jnp.sqrt(self.variance + 1e-8)
+
+    def standardize(self, items: Array, clip: float) -> Array:
+        """(items - mean) / std, clipped to +-clip."""
+        return jnp.clip((items - self.mean) / self.std, -clip, clip)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of x where mask is True; 0 where it never is."""
+    weight = mask.astype(jnp.float32)
+    return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)

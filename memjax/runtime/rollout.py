@@ -1,0 +1,109 @@
+"""Acting: T steps of B environments, in one scan (JAX environments) or on host threads (envpool)."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.types import Agent, Array, Env, EpisodeStats, Key, PyTree, Rollout, TimeStep
+
+
+@flax.struct.dataclass
+class Actor:
+    """What a running batch of environments carries from step to step."""
+
+    env: PyTree
+    timestep: TimeStep  # only what acting needs is live: the observation
+    carry: PyTree
+    stats: EpisodeStats
+
+
+class _Recorded(NamedTuple):
+    """One step as the scan stacks it."""
+
+    observation: Array
+    timestep: TimeStep
+    action: Array
+    stats: EpisodeStats
+    extras: Mapping[str, Array]
+
+
+def start(env: Env, agent: Agent, batch: int, key: Key) -> Actor:
+    """B environments at the beginning of their first episodes."""
+    env_state, timestep = env.init(key, batch)
+    return Actor(env_state, timestep, agent.initial_carry(batch), EpisodeStats.zeros(batch))
+
+
+def advance(stats: EpisodeStats, timestep: TimeStep) -> EpisodeStats:
+    """Totals including this step."""
+    return EpisodeStats(
+        stats.episode_return + timestep.reward * timestep.valid,
+        stats.episode_length + timestep.valid.astype(jnp.int32),
+    )
+
+
+def clear(stats: EpisodeStats, done: Array) -> EpisodeStats:
+    """Totals to go on with after episodes ended where `done` [B]."""
+    return jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), stats)
+
+
+def unroll(env: Env, agent: Agent, state: PyTree, actor: Actor, key: Key) -> tuple[Actor, Rollout]:
+    """T = agent.rollout_steps steps. The agent's state, its memories included, is only read."""
+    keys = jax.random.split(key, (2, agent.rollout_steps))
+    actor, steps = jax.lax.scan(partial(_step, env, agent, state), actor, (keys[0], keys[1]))
+    last = actor.timestep.observation[None]
+    return actor, Rollout(
+        observation=jnp.concatenate([steps.observation, last]),
+        final_observation=steps.timestep.final_observation,
+        action=steps.action,
+        reward=steps.timestep.reward,
+        terminated=steps.timestep.terminated,
+        truncated=steps.timestep.truncated,
+        success=steps.timestep.success,
+        valid=steps.timestep.valid,
+        state_id=steps.timestep.state_id,
+        stats=steps.stats,
+        extras=steps.extras,
+    )
+
+
+def _step(
+    env: Env, agent: Agent, state: PyTree, actor: Actor, keys: tuple[Key, Key]
+) -> tuple[Actor, _Recorded]:
+    observation = actor.timestep.observation
+    chosen = agent.act(state, actor.carry, actor.timestep, keys[0])
+    env_state, timestep = env.step(actor.env, chosen.action, keys[1])
+    stats = advance(actor.stats, timestep)
+    recorded = _Recorded(observation, timestep, chosen.action, stats, chosen.extras)
+    return Actor(env_state, timestep, chosen.carry, clear(stats, timestep.done)), recorded
+
+
+class HostBuffer:
+    """Preallocated host memory of one rollout [T(+1), B, ...]; pools write their own columns."""
+
+    def __init__(self, steps: int, batch: int):
+        self.steps, self.batch = steps, batch
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, t: int, columns: slice, value: Any) -> None:
+        """Writes row t, columns of `name`; the array is allocated on the first write."""
+        value = np.asarray(value)
+        if name not in self.arrays:
+            rows = self.steps + (name == "observation")
+            self.arrays[name] = np.zeros((rows, self.batch, *value.shape[1:]), value.dtype)
+        self.arrays[name][t, columns] = value
+
+    def rollout(self) -> Rollout:
+        """The rollout; arrays are views of the buffer, which must rest until the learner has read them."""
+        fields = {name: x for name, x in self.arrays.items() if "/" not in name}
+        groups: dict[str, dict[str, Any]] = {"stats": {}, "extras": {}}
+        for name, x in self.arrays.items():
+            if "/" in name:
+                group, field = name.split("/", 1)
+                groups[group][field] = x
+        stats = EpisodeStats(**groups["stats"])
+        return Rollout(final_observation=None, stats=stats, extras=groups["extras"], **fields)
