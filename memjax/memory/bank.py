@@ -121,10 +121,10 @@ def write(
     is refused and counted in `refused`.
     """
     batch, n = keys.shape[0], state.capacity
-    keys = keys.astype(state.keys.dtype)
+    keys = jnp.asarray(keys, state.keys.dtype)
     utility = jnp.broadcast_to(jnp.float32(initial_utility if utility is None else utility), (batch,))
-    group = jnp.full(batch, -1, jnp.int32) if group is None else group.astype(jnp.int32)
-    mask = jnp.ones(batch, bool) if mask is None else mask
+    group = jnp.full(batch, -1, jnp.int32) if group is None else jnp.asarray(group, jnp.int32)
+    mask = jnp.ones(batch, bool) if mask is None else jnp.asarray(mask)
     accept = mask & jnp.all(jnp.isfinite(keys), axis=1) & jnp.isfinite(utility)
     slots, cursor = policy(state, accept, utility)
     stamp = state.clock + jnp.cumsum(accept, dtype=jnp.int32)
@@ -252,6 +252,8 @@ def _check(
             raise ConfigError(field, f"one of {choices}", choice)
     if recall is not None and recall < k:
         raise ConfigError("recall", f"at least k = {k}", recall)
+    if recall is not None and rerank is None:
+        raise ConfigError("recall", "rerank to be given as well", recall)
     if rerank is not None:
         check_rerank(rerank)
     if not 0.0 <= step_size <= 1.0:

@@ -61,7 +61,8 @@ def nearest(
     `mask` False, `slots` N and `scores` -inf. Gradients reach queries and keys through the chosen scores.
     Raises ConfigError on an unknown metric or method, k < 1 or shapes that do not fit.
     """
-    _check(queries, keys, k, group, exclude_group, metric, method)
+    queries, keys = jnp.asarray(queries), jnp.asarray(keys)
+    _check(queries, keys, k, group, exclude_group, metric, method, block)
     n = keys.shape[0]
     search = prepare(lax.stop_gradient(queries), lax.stop_gradient(keys), valid, group, exclude_group, metric)
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
@@ -112,7 +113,7 @@ def retrieve(
     found = nearest(
         queries,
         state.keys,
-        recall or k,
+        k if rerank is None else recall or k,
         valid=state.valid,
         group=state.group,
         exclude_group=exclude_group,
@@ -175,13 +176,15 @@ def _check(
     exclude_group: Array | None,
     metric: str,
     method: str,
+    block: int | None,
 ) -> None:
     if metric not in METRICS:
         raise ConfigError("metric", f"one of {METRICS}", metric)
     if method not in ("auto", *EXACT_METHODS):
         raise ConfigError("method", f"auto or one of {EXACT_METHODS}", method)
-    if k < 1:
-        raise ConfigError("k", "at least 1", k)
+    for field, size in (("k", k), ("block", block)):
+        if size is not None and size < 1:
+            raise ConfigError(field, "at least 1", size)
     if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ConfigError("queries", "[Q, D] beside keys [N, D]", f"{queries.shape} beside {keys.shape}")
     if exclude_group is not None and group is None:

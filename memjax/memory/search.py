@@ -38,6 +38,7 @@ def prepare(
 ) -> Search:
     """Queries normalised ("cosine") or moved with the keys to where the keys lie ("l2")."""
     queries, shift = queries.astype(jnp.float32), None
+    valid, group, exclude_group = (x if x is None else jnp.asarray(x) for x in (valid, group, exclude_group))
     if metric == "cosine":
         queries = unit(queries)
     if metric == "l2":
@@ -173,15 +174,19 @@ def _rank_rows(search: Search, query: Array, slots: Array) -> Array:
 
 
 def _centre(keys: Array, valid: Array | None) -> Array:
-    """[D] mean of the finite valid keys: distances do not change with it, and their rounding shrinks."""
+    """[D] about the mean of the finite valid keys: distances stay, their rounding shrinks."""
     keys = keys.astype(jnp.float32)
     usable = jnp.all(jnp.isfinite(keys), axis=1)
     usable = usable if valid is None else usable & valid
     # Why: measured from one of them, so that a common offset does not eat the digits of the sum.
     first = keys[jnp.argmax(usable)]
     first = jnp.where(jnp.isfinite(first), first, 0.0)
-    total = jnp.sum(jnp.where(usable[:, None], keys - first, 0.0), axis=0)
-    return first + total / jnp.maximum(jnp.sum(usable), 1)
+    offset = jnp.where(usable[:, None], keys - first, 0.0)
+    spread = jnp.max(jnp.abs(offset), axis=0)
+    centre = first + jnp.sum(offset, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+    # Why: on a grid as coarse as the spread the subtraction rounds less, and whole numbers stay whole.
+    grid = jnp.where(spread > 0.0, jnp.ldexp(jnp.ones_like(spread), jnp.frexp(spread)[1] - 1), 1.0)
+    return jnp.where(spread > 0.0, jnp.round(centre / grid) * grid, first)
 
 
 def _block_size(q: int) -> int:

@@ -15,7 +15,8 @@ def describe(state: MemoryState, retrieved: Retrieved | None = None, *, bins: in
     fill (share of slots in use), size, bytes (f32), refused, utility_mean, utility_histogram [bins] (entries
     between the lowest and the highest utility) and utility_range [2], visits_mean, never_read (share of
     entries not touched since they were written), age [5] (events since the write: quantiles 0, 1/4, 1/2, 3/4,
-    1). With `retrieved`, also hit_rate (share of queries that found anything) and neighbors_mean (found per query).
+    1). With `retrieved`, also hit_rate (share of queries that found anything) and neighbors_mean (found per
+    query).
     """
     valid, size = state.valid, jnp.sum(state.valid, dtype=jnp.int32)
     lowest, highest = _range(state.utility, valid)

@@ -17,6 +17,7 @@ CODE: dict[str, Any] = dict(
 )
 
 _MIN_STD = 1e-9
+_SCORE_STEP = 2.0**-20  # scores closer than this are a tie
 
 
 class Ranked(NamedTuple):
@@ -96,9 +97,9 @@ def rerank(
     a fixed (mean, std) for the similarity; utility is always scored within the pool, then clipped to
     [-clip, clip]. `floor` raises utilities before that; items below `minimum` are dropped after the
     statistics were taken, as in the authors' code. A pool whose standard deviation (population) is at most
-    1e-9 scores 0, a single item therefore too. Ties go to the larger `order` [..., P] (pass the write clock
-    for newest first), then to the earlier position. With chance `epsilon`, drawn per pool from `key`, the
-    choice is uniform without replacement among the items that were not dropped.
+    1e-9 scores 0, a single item therefore too. Ties (scores within about 1e-6) go to the larger `order`
+    [..., P] (pass the write clock for newest first), then to the earlier position. With chance `epsilon`,
+    drawn per pool from `key`, the choice is uniform without replacement among the items not dropped.
     """
     pool = similarity.shape[-1]
     if floor is not None:
@@ -113,8 +114,10 @@ def rerank(
     scores = jnp.where(eligible, scores, -jnp.inf)
     positions = jnp.broadcast_to(jnp.arange(pool, dtype=jnp.int32), scores.shape)
     newest = jnp.zeros_like(positions) if order is None else -order
-    ranked, _, positions = lax.sort((-scores, newest, positions), num_keys=3)
-    return _first(-ranked, positions, k, pool)
+    # Why: z-scores carry rounding; what is a tie on paper (any pool of two that disagree) must be one here.
+    rounded = jnp.round(lax.stop_gradient(scores) / _SCORE_STEP)
+    *_, positions, scores = lax.sort((-rounded, newest, positions, scores), num_keys=3)
+    return _first(scores, positions, k, pool)
 
 
 def check_rerank(options: dict[str, Any]) -> None:

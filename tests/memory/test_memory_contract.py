@@ -1,0 +1,317 @@
+"""What every memory keeps, whatever its policy; the null memory included."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax.memory import PAPER, POLICIES, describe, make_memory, null_memory
+from memjax.memory.state import num_bytes
+from memjax.types import ConfigError
+
+N, D, B, Q, K = 6, 3, 4, 2, 3
+VALUE = {
+    "image": jax.ShapeDtypeStruct((2, 2), jnp.uint8),
+    "action": jnp.zeros((), jnp.int32),
+    "latent": {"z": np.zeros(2, np.float32), "half": jnp.zeros((), jnp.bfloat16)},
+}
+OPTIONS = dict(k=K, metric="cosine", recall=5, threshold=-2.0, rerank=PAPER, step_size=0.5)
+
+
+def null(capacity, key_dim, value_like, **options):
+    del capacity
+    return null_memory(key_dim, value_like, **options)
+
+
+MEMORIES = {evict: functools.partial(make_memory, evict=evict) for evict in POLICIES} | {"null": null}
+every_memory = pytest.mark.parametrize("name", MEMORIES)
+
+
+@functools.cache
+def made(name):
+    return MEMORIES[name](N, D, VALUE, **OPTIONS)
+
+
+@functools.cache
+def compiled(name):
+    """The bundle with its parts compiled."""
+    parts = ("write", "retrieve", "touch", "update", "remove")
+    memory = made(name)
+    jitted = {part: jax.jit(getattr(memory, part)) for part in parts}
+    return memory._replace(**jitted, sample=jax.jit(memory.sample, static_argnums=2))
+
+
+def batch(seed, size=B):
+    """Keys and keyword arguments of one write."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "image": rng.integers(0, 255, (size, 2, 2), dtype=np.uint8),
+        "action": rng.integers(0, 9, size, dtype=np.int32),
+        "latent": {"z": rng.normal(size=(size, 2)).astype(np.float32), "half": jnp.ones(size, jnp.bfloat16)},
+    }
+    fields = dict(utility=rng.normal(size=size).astype(np.float32), group=rng.integers(0, 3, size))
+    return rng.normal(size=(size, D)).astype(np.float32), values, fields
+
+
+def queries(seed=9):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(Q, D)), jnp.float32)
+
+
+@functools.cache
+def story(name):
+    """A function of a state that does everything once: write, read, touch, reward, remove, sample."""
+    memory = made(name)
+
+    def run(state, keys, values, fields, mask, asked):
+        state, slots = memory.write(state, keys, values, **fields, mask=mask)
+        found = memory.retrieve(state, asked, exclude_group=jnp.array([0, -1]))
+        state = memory.touch(state, found.slots, found.mask)
+        state = memory.update(state, found.slots, jnp.array([[1.0], [-1.0]]), found.mask)
+        state = memory.remove(state, jnp.arange(memory.init().capacity) == 1)
+        return state, slots, found, memory.sample(state, jax.random.key(0), 5), describe(state, found)
+
+    return run
+
+
+def full(name):
+    memory, state = compiled(name), made(name).init()
+    for seed in range(3):
+        keys, values, fields = batch(seed)
+        state, _ = memory.write(state, keys, values, **fields)
+    return state
+
+
+STARTS = {"empty": lambda name: made(name).init(), "full": full}
+every_start = pytest.mark.parametrize("start", STARTS)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a, b):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(*map(np.float32, (x, y)), rtol=1e-5, atol=1e-6), a, b
+    )
+
+
+@every_memory
+def test_jit_equals_no_jit(name):
+    keys, values, fields = batch(7)
+    arguments = full(name), keys, values, fields, np.array([True, False, True, True]), queries()
+    assert_close(jax.jit(story(name))(*arguments), story(name)(*arguments))
+
+
+@every_memory
+def test_vmap_equals_a_loop(name):
+    run = jax.jit(story(name))
+    states = [STARTS["empty"](name), full(name), full(name)]
+    batches = [batch(seed) for seed in (7, 8, 9)]
+    masks = [np.array(m) for m in ([True] * B, [False] * B, [True, False, False, True])]
+    arguments = [
+        (s, *b, m, queries(i)) for i, (s, b, m) in enumerate(zip(states, batches, masks, strict=True))
+    ]
+    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *arguments)
+    together = jax.jit(jax.vmap(story(name)))(*stacked)
+    for i, each in enumerate(arguments):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], together), run(*each))
+
+
+@every_memory
+def test_scan_equals_a_loop(name):
+    memory, (keys, values, _) = made(name), batch(3, 12)
+    pieces = jax.tree.map(lambda x: jnp.asarray(x).reshape(3, 4, *x.shape[1:]), (keys, values))
+    scanned, slots = jax.jit(lambda s: jax.lax.scan(lambda s, x: memory.write(s, *x), s, pieces))(
+        memory.init()
+    )
+    state, write = memory.init(), jax.jit(memory.write)
+    for i in range(3):
+        state, where = write(state, *jax.tree.map(lambda x, i=i: x[i], pieces))
+        assert_equal(slots[i], where)
+    assert_equal(scanned, state)
+
+
+@every_start
+@every_memory
+def test_shapes_and_types_do_not_change(name, start):
+    keys, values, fields = batch(7)
+    state = STARTS[start](name)
+    after, slots, found, sampled, _ = jax.jit(story(name))(
+        state, keys, values, fields, np.ones(B, bool), queries()
+    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert slots.shape == (B,)
+    assert found.scores.shape == found.slots.shape == found.mask.shape == (Q, K)
+    for values, rows in ((found.values, (Q, K)), (sampled[0], (5,))):
+        expected = jax.tree.map(lambda x, rows=rows: ((*rows, *x.shape), jnp.dtype(x.dtype)), VALUE)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), values) == expected
+
+
+@every_memory
+def test_an_empty_memory_reads_as_zeros(name):
+    memory = compiled(name)
+    state = memory.init()
+    found = memory.retrieve(state, queries())
+    values, slots, mask = memory.sample(state, jax.random.key(0), 5)
+    n = state.capacity
+    assert not found.mask.any()
+    assert not mask.any()
+    assert (found.slots == n).all()
+    assert (slots == n).all()
+    assert all(not np.any(x) for x in jax.tree.leaves((found.values, found.utility, values)))
+    report = jax.jit(describe)(state, found)
+    assert all(np.all(np.isfinite(x)) for x in report.values())
+    assert report["fill"] == report["hit_rate"] == 0
+
+
+@every_start
+@every_memory
+def test_gradients_are_finite(name, start):
+    memory, state = compiled(name), STARTS[start](name)
+
+    def loss(asked, keys):
+        found = memory.retrieve(replace(state, keys=keys), asked)
+        soft = jax.nn.softmax(jnp.where(found.mask, found.scores, -1e9), axis=1)
+        return jnp.sum(soft[..., None] * found.values["latent"]["z"]) + jnp.sum(found.utility)
+
+    for gradient in jax.jit(jax.grad(loss, argnums=(0, 1)))(queries().at[1].set(0.0), state.keys):
+        assert np.all(np.isfinite(gradient))
+
+
+@every_start
+@every_memory
+def test_a_masked_item_leaves_no_trace(name, start):
+    """Bit for bit, even when its key is not finite."""
+    memory, state = compiled(name), STARTS[start](name)
+    keys, values, fields = batch(7)
+    keys[0] = np.nan
+    after, slots = memory.write(state, keys, values, **fields, mask=np.zeros(B, bool))
+    assert_equal(after, state)
+    assert (slots == state.capacity).all()
+    nothing = np.zeros((Q, K), bool)
+    untouched = memory.update(
+        memory.touch(state, np.zeros((Q, K), int), nothing), np.zeros((Q, K), int), 1.0, nothing
+    )
+    assert_equal(untouched, state)
+
+
+@every_memory
+def test_masked_items_among_others_change_nothing(name):
+    """The state is that of the unmasked items alone."""
+    memory, (keys, values, fields) = compiled(name), batch(7)
+    mask = np.array([True, False, True, False])
+    some, slots = memory.write(full(name), keys, values, **fields, mask=mask)
+    keys, values, fields = jax.tree.map(lambda x: x[mask], (keys, values, fields))
+    alone, kept = memory.write(full(name), keys, values, **fields)
+    assert_equal(some, alone)
+    assert_equal(slots[mask], kept)
+
+
+@every_memory
+def test_capacity_is_never_exceeded(name):
+    memory, state = compiled(name), made(name).init()
+    for seed in range(10):
+        keys, values, fields = batch(seed, 9)
+        state, slots = memory.write(state, keys, values, **fields)
+        present = np.asarray(slots)[np.asarray(slots) < state.capacity]
+        assert len(set(present)) == len(present)
+        assert np.asarray(state.valid)[present].all()
+        np.testing.assert_array_equal(state.keys[present], keys[np.asarray(slots) < state.capacity])
+        assert int(state.valid.sum()) == (0 if name == "null" else min(N, 9))
+
+
+@every_memory
+def test_keys_and_utilities_that_are_not_finite_are_refused(name):
+    memory, (keys, values, fields) = compiled(name), batch(7)
+    keys[0, 1], keys[1, 0], fields["utility"][2] = np.nan, -np.inf, np.inf
+    state, slots = memory.write(memory.init(), keys, values, **fields)
+    if name != "null":
+        assert int(state.refused) == 3
+        np.testing.assert_array_equal(slots, [N, N, N, 0])
+        np.testing.assert_array_equal(state.valid, np.arange(N) < 1)
+
+
+@every_memory
+def test_sampling_is_uniform_over_what_is_stored(name):
+    memory, state = compiled(name), full(name)
+    state = memory.remove(state, np.arange(state.capacity) % 2 == 1)
+    _, slots, mask = memory.sample(state, jax.random.key(0), 6000)
+    if name != "null":
+        share = np.bincount(np.asarray(slots), minlength=N) / 6000
+        assert mask.all()
+        assert share[1::2].sum() == 0
+        assert np.abs(share[::2] - 1 / 3).max() < 5 * np.sqrt(2 / 9 / 6000)
+
+
+@pytest.mark.parametrize("evict", POLICIES)
+def test_a_million_slots_are_written_in_place(evict):
+    """The compiled write aliases all of the state and needs little beside it, in a loop as well."""
+    n, steps = 1_000_000, 3
+    memory = make_memory(n, 16, jax.ShapeDtypeStruct((16,), jnp.float32), evict=evict)
+    state = jax.eval_shape(memory.init)
+    rows = jax.ShapeDtypeStruct((32, 16), jnp.float32)
+    many = jax.ShapeDtypeStruct((steps, 32, 16), jnp.float32)
+
+    def loop(state, keys, values):
+        return jax.lax.scan(lambda s, x: memory.write(s, *x), state, (keys, values))
+
+    by_slot = evict in ("lru", "lowest_utility")  # these look at every slot, O(N) numbers but no row
+    for function, arguments in ((memory.write, (rows, rows)), (loop, (many, many))):
+        compiled = jax.jit(function, donate_argnums=0).lower(state, *arguments).compile()
+        analysis = compiled.memory_analysis()
+        assert analysis.alias_size_in_bytes == num_bytes(state)
+        assert analysis.temp_size_in_bytes < (16 * n if by_slot else 200_000)
+
+
+def test_a_donated_state_keeps_its_buffers():
+    memory = make_memory(64, 4, jnp.zeros(3), evict="fifo")
+    state = memory.init()
+    before = [x.unsafe_buffer_pointer() for x in (state.keys, state.values, state.utility)]
+    state, _ = jax.jit(memory.write, donate_argnums=0)(state, jnp.ones((2, 4)), jnp.ones((2, 3)))
+    assert [x.unsafe_buffer_pointer() for x in (state.keys, state.values, state.utility)] == before
+
+
+def test_bfloat16_keys():
+    memory = make_memory(4, 2, jnp.zeros(()), evict="fifo", k=2, key_dtype=jnp.bfloat16)
+    state, _ = memory.write(memory.init(), jnp.array([[1.0, 2.0], [3e38, 3.4e38]]), jnp.arange(2.0))
+    assert state.keys.dtype == jnp.bfloat16
+    assert int(state.refused) == 1, "3.4e38 is infinite in bfloat16"
+    found = memory.retrieve(state, jnp.ones((1, 2)))
+    np.testing.assert_array_equal(found.scores, [[3.0, -np.inf]])
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("capacity", 0),
+        ("key_dim", 0),
+        ("evict", "random"),
+        ("k", 0),
+        ("metric", "l1"),
+        ("method", "faiss"),
+        ("recall", 2),
+        ("step_size", 1.5),
+        ("key_dtype", jnp.int8),
+        ("value_like", jnp.zeros((0, 3))),
+        ("value_like", "text"),
+    ],
+)
+def test_a_mistake_names_its_field(field, wrong):
+    options = dict(capacity=4, key_dim=2, value_like=jnp.zeros(()), evict="fifo", k=3, rerank=PAPER)
+    with pytest.raises(ConfigError) as error:
+        make_memory(**(options | {field: wrong}))
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    "values", [jnp.zeros((2, 4), jnp.uint8), jnp.zeros((3,), jnp.uint8), jnp.zeros((2,), jnp.float32)]
+)
+def test_values_that_do_not_fit(values):
+    memory = make_memory(4, 2, jnp.zeros((), jnp.uint8), evict="fifo")
+    with pytest.raises(ValueError, match=r"values: expected \(2,\) uint8"):
+        memory.write(memory.init(), jnp.zeros((2, 2)), values)

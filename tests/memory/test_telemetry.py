@@ -1,0 +1,38 @@
+"""The report of a small memory, counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.memory import describe, make_memory
+from memjax.memory.state import num_bytes
+
+
+def test_a_report_counted_by_hand():
+    memory = make_memory(8, 1, jnp.zeros(()), evict="fifo", k=3, threshold=1.5, step_size=1.0)
+    keys = jnp.array([[1.0], [2.0], [3.0], [jnp.nan], [4.0], [5.0]])
+    utility = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0, 10.0])
+    state, _ = memory.write(memory.init(), keys, jnp.zeros(6), utility=utility)
+    state = memory.remove(state, jnp.arange(8) == 0)
+    found = memory.retrieve(state, jnp.array([[1.0], [0.5], [-1.0]]))
+    state = memory.touch(state, found.slots, found.mask)
+    state = memory.update(state, jnp.array([1]), jnp.array([3.0]))
+    report = jax.jit(lambda s, f: describe(s, f, bins=4))(state, found)
+    assert report["size"] == 4
+    assert report["fill"] == 0.5
+    assert report["refused"] == 1
+    assert report["bytes"] == num_bytes(state) == sum(x.nbytes for x in jax.tree.leaves(state))
+    np.testing.assert_allclose(report["utility_mean"], (3 + 2 + 4 + 10) / 4)
+    np.testing.assert_array_equal(report["utility_range"], [2, 10])
+    np.testing.assert_array_equal(report["utility_histogram"], [2, 1, 0, 1])
+    np.testing.assert_allclose(report["visits_mean"], 0.25)
+    np.testing.assert_allclose(report["never_read"], 0.25)
+    np.testing.assert_allclose(report["age"], [1, 1.75, 2.5, 3.25, 4])
+    np.testing.assert_allclose(report["hit_rate"], 2 / 3)
+    np.testing.assert_allclose(report["neighbors_mean"], (3 + 2) / 3)
+
+
+def test_one_utility_only_fills_the_first_bin():
+    memory = make_memory(4, 1, jnp.zeros(()), evict="fifo")
+    state, _ = memory.write(memory.init(), jnp.ones((3, 1)), jnp.zeros(3), utility=7.0)
+    np.testing.assert_array_equal(describe(state, bins=3)["utility_histogram"], [3, 0, 0])
