@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from functools import partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,13 @@ def some_actions(spec, key, shape):
     return jax.random.uniform(key, (*shape, spec.action.size), minval=low, maxval=high)
 
 
-def unroll(env, batch, steps, seed=0):
-    """The first time step and T following ones [T, B, ...] under random actions."""
+@cache
+def compiled(env, batch, steps):
+    """(key) -> first time step and `steps` following ones [T, B, ...] under random actions."""
 
     def body(state, inputs):
         return env.step(state, *inputs)
 
-    @partial(jax.jit)
     def run(key):
         key_init, key_action, key_step = jax.random.split(key, 3)
         state, first = env.init(key_init, batch)
@@ -47,7 +47,11 @@ def unroll(env, batch, steps, seed=0):
         last, timesteps = jax.lax.scan(body, state, (actions, jax.random.split(key_step, steps)))
         return state, first, timesteps, last
 
-    return run(jax.random.key(seed))
+    return jax.jit(run)
+
+
+def unroll(env, batch, steps, seed=0):
+    return compiled(env, batch, steps)(jax.random.key(seed))
 
 
 @pytest.mark.parametrize("id", IDS)
