@@ -153,6 +153,7 @@ class Agent(NamedTuple):
     policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
     bonus: Callable[[PyTree, Array], Array] | None = None  # (state, observations [n, ...]) -> [n] novelty
     memories: Callable[[PyTree], Mapping[str, Any]] = lambda state: {}  # state -> {name: MemoryState}
+    acting: Callable[[PyTree], PyTree] = lambda state: state  # what `act` reads, all else replaced by ()
 
 
 def zeros_timestep(spec: EnvSpec, batch: int) -> TimeStep:

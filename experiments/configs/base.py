@@ -4,7 +4,13 @@ Values marked (spec) are those proposed in the published descriptions or customa
 others were chosen here.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from ml_collections import ConfigDict
+
+from memjax.schema import nearest_name
+from memjax.types import ConfigError
 
 
 def merged(section: ConfigDict, **fields) -> ConfigDict:
@@ -155,6 +161,74 @@ def experiment(name: str, env_id: str, **options) -> ConfigDict:
                 "log_every": 5,
                 "stop_on_nan": True,
                 "pools": 1,
+                "overlap": True,
             },
         }
     )
+
+
+def with_agent(config: ConfigDict, name: str) -> None:
+    """Replaces the agent by a baseline on the same hyper-parameters: "ppo", "rnd" or "sil"."""
+    section = config.agent.ppo if "ppo" in config.agent else config.agent
+    if name == "sil":
+        config.agent = merged(sil(), ppo=merged(section, novelty=merged(section.novelty, kind="none")))
+    else:
+        kind = "rnd" if name == "rnd" else "none"
+        config.agent = merged(section, name="ppo", novelty=merged(section.novelty, kind=kind))
+
+
+def _novelty(kind: str) -> Callable[[ConfigDict], None]:
+    def change(config: ConfigDict) -> None:
+        section = config.agent.ppo if "ppo" in config.agent else config.agent
+        section.novelty.kind = kind
+
+    return change
+
+
+def _no_memory(config: ConfigDict) -> None:
+    config.agent.bank.enabled = False
+
+
+def _no_failures(config: ConfigDict) -> None:
+    config.agent.bank.failures = False
+
+
+def _no_gate(config: ConfigDict) -> None:
+    """The memory acts whenever it can: confidence is always above 0."""
+    config.agent.gate.kappa = 0.0
+
+
+def _memory_only(config: ConfigDict) -> None:
+    """No gate, and no intrinsic reward either."""
+    _no_gate(config)
+    _novelty("none")(config)
+
+
+# What an experiment file's `:VARIANT` may name; several are joined by "+".
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    "ppo": partial(with_agent, name="ppo"),
+    "rnd": partial(with_agent, name="rnd"),
+    "sil": partial(with_agent, name="sil"),
+    "no_memory": _no_memory,  # PPO with the coarse-fine reward
+    "no_novelty": _novelty("none"),  # memory without intrinsic reward
+    "no_failures": _no_failures,
+    "no_gate": _no_gate,
+    "memory_only": _memory_only,
+    "coarse": _novelty("coarse"),
+    "fine": _novelty("fine"),
+    "rnd_memory": _novelty("rnd"),  # AdaMemento with RND in place of coarse-fine
+}
+
+
+def apply_variants(
+    config: ConfigDict, text: str, more: Mapping[str, Callable[[ConfigDict], None]]
+) -> ConfigDict:
+    """The locked config with the variants named in `text` ("coarse", "ppo+smoke"). Raises ConfigError."""
+    known = VARIANTS | dict(more)
+    for name in filter(None, text.split("+")):
+        if name not in known:
+            close = nearest_name(name, list(known))
+            hint = f" (did you mean '{close}'?)" if close else ""
+            raise ConfigError("--config", f"a variant among {', '.join(sorted(known))}{hint}", repr(name))
+        known[name](config)
+    return config.lock()

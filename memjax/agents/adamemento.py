@@ -24,7 +24,7 @@ from memjax.agents import labels, reflection
 from memjax.agents.episodes import Scratch, append, init_scratch, keep_last, take_episodes
 from memjax.agents.labels import LabelConfig
 from memjax.agents.novelty import last_frame
-from memjax.agents.ppo import Learner, PPOConfig, PPOState, make_learner, ppo_agent
+from memjax.agents.ppo import Learner, PPOConfig, PPOState, acting_part, make_learner, ppo_agent
 from memjax.agents.reflection import ReflectionConfig
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.ops.statistics import masked_mean
@@ -166,6 +166,13 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
         extras = {"log_prob": distribution.log_prob(action), "gate": gate, "confidence": confidence}
         return Action(action, carry, extras)
 
+    def acting(state: AdaMementoState) -> AdaMementoState:
+        success = state.success if config.reflection.prediction == "nearest" else ()
+        nets_part = state.nets.replace(optimizer=())
+        return state.replace(
+            ppo=acting_part(state.ppo), nets=nets_part, success=success, failure=(), scratch=(), label=()
+        )
+
     def update(state: AdaMementoState, rollout: Rollout, key: Key):
         key_write, key_nets, key_ppo = jax.random.split(key, 3)
         state, metrics = remember(state, rollout, key_write)
@@ -234,6 +241,7 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
         policies=("ensemble", "policy", "memory"),
         bonus=novelty and (lambda state, obs: novelty.scaled(state.ppo.novelty, obs)),
         memories=lambda state: {"success": state.success, "failure": state.failure},
+        acting=acting,
     )
 
 

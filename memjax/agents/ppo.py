@@ -131,8 +131,14 @@ def ppo_agent(config: PPOConfig, learner: Learner, num_envs: int) -> Agent:
         update=update,
         rollout_steps=config.rollout_steps,
         policies=("policy", "greedy"),
+        acting=acting_part,
         bonus=novelty and (lambda state, obs: novelty.scaled(state.novelty, obs)),
     )
+
+
+def acting_part(state: PPOState) -> PPOState:
+    """Parameters and observation statistics."""
+    return state.replace(optimizer=(), novelty=(), returns=())  # type: ignore[attr-defined]
 
 
 def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:

@@ -31,7 +31,7 @@ class ReflectionConfig:
 
     prediction: Literal["network", "nearest"]  # P is a network, or the actions of the nearest successes
     neighbours: PositiveInt  # K of "nearest"
-    weighting: Literal["uniform", "return"]  # of cloned successes
+    weighting: Literal["uniform", "return"]  # of cloned steps; "return": outcome_discount ** steps to the goal
     label_smoothing: Fraction
     confidence: Literal["bce", "value"]  # C says success or failure, or regresses the discounted outcome
     fail_credit: Fraction  # a failed episode's step weighs fail_credit ** steps to its end; 1: all alike
@@ -270,13 +270,10 @@ def _sample(memory: Memory, bank: MemoryState, observe: Observe, n: int, key: Ke
 
 
 def _clone_weight(config: ReflectionConfig, good: Steps) -> Array:
-    """[n] weights of successes for P: by return if asked for, episodes the memory played itself held down."""
+    """[n] weights of successes for P: by return-to-go if asked for, the memory's own play held down."""
     weight = jnp.ones_like(good.train)
     if config.weighting == "return":
-        weight = good.train.shape[0] * jax.nn.softmax(
-            jnp.where(good.train > 0, good.episode_return, -jnp.inf)
-        )
-        weight = jnp.nan_to_num(weight)
+        weight = config.outcome_discount ** good.to_go.astype(jnp.float32)
     own = (good.gate_share > 0.8).astype(jnp.float32) * good.train
     others = jnp.sum(good.train) - jnp.sum(own)
     allowed = config.cloned_share / jnp.maximum(1.0 - config.cloned_share, 1e-6) * others

@@ -146,4 +146,5 @@ def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
         update=update,
         bonus=plain.bonus and (lambda state, obs: plain.bonus(state.ppo, obs)),  # type: ignore[misc]
         memories=lambda state: {"episodes": state.bank},
+        acting=lambda state: state.replace(ppo=plain.acting(state.ppo), bank=(), scratch=()),
     )

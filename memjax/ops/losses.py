@@ -26,8 +26,8 @@ def memory_step_loss(
 
 
 def clone_loss(log_prob: Array, weight: Array) -> Array:
-    """Weighted negative log-likelihood; weights [n] >= 0 are not normalised away when they are all small."""
-    return -jnp.sum(log_prob * weight) / jnp.maximum(jnp.sum(weight > 0), 1.0)
+    """Negative log-likelihood, mean weighted by weight [n] >= 0; 0 where all weights are."""
+    return -jnp.sum(log_prob * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
 
 
 def value_loss(value: Array, target: Array, mask: Array) -> Array:

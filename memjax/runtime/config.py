@@ -46,6 +46,7 @@ class RunConfig:
     log_every: PositiveInt  # iterations per compiled chunk, and per line of metrics
     stop_on_nan: bool  # end the run at the first value that is not finite
     pools: PositiveInt  # host environments: pools stepped in turn; 1 where the environment is in JAX
+    overlap: bool  # host environments: collect the next rollout, one update stale, while learning
 
     def check(self) -> None:
         """Raises ConfigError where an interval does not end with a chunk."""
