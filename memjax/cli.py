@@ -39,8 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _without_traceback(run: Callable[[], int]) -> int:
     """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
+    from absl import logging
+
     from memjax.types import ConfigError
 
+    logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it raises as well
     try:
         return run()
     except ConfigError as error:
@@ -71,7 +74,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) 
 
     config = resolve(load_config(arguments.config, overrides))
     if not arguments.no_compilation_cache:
-        _enable_compilation_cache()
+        enable_compilation_cache()
     from memjax.runtime.train import train
 
     return train(config, arguments.workdir, resume=not arguments.no_resume) or 0
@@ -126,7 +129,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _enable_compilation_cache() -> None:
+def enable_compilation_cache() -> None:
     """Lets a later launch reuse what XLA compiled: minutes on the first start, seconds on the next."""
     import jax
 

@@ -138,7 +138,8 @@ class Checkpoints:
         try:
             call()
         except (OSError, ValueError, RuntimeError) as error:
-            what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            what = str(error).splitlines()[0].split(" [")[0]  # TensorStore adds where in its source it was
+            what = what if len(what) < 200 else f"... {what[-200:]}"  # the cause stands last
             raise CheckpointError(f"cannot write a checkpoint to {self.directory}: {what}") from error
 
 

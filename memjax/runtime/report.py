@@ -36,8 +36,18 @@ PANELS = (
     Panel("Confidence of the gate", "mean", ("gate/confidence",)),
     Panel("Memory fill", "filled share of the slots", ("memory/*/fill",), True),
     Panel("Intrinsic reward", "mean per step", ("intrinsic/*",)),
-    Panel("Coverage", "states visited", ("coverage",)),
+    Panel("Exploration", "states visited", ("explore/states",)),
+    Panel("Bonus against rarity of states", "rank correlation", ("explore/rank_correlation",)),
 )
+
+SUMMARY = (
+    "eval/*/*",
+    "train/*",
+    "gate/rate",
+    "gate/confidence",
+    "memory/*/fill",
+    "explore/*",
+)  # lines of the table
 
 
 @dataclass(frozen=True)
@@ -96,9 +106,7 @@ def load_run(workdir: Path, all_workdirs: Sequence[Path] = ()) -> Run:
 
 def summary(runs: Sequence[Run]) -> str:
     """A table with the last value of each main metric: mean over seeds, and the range of them."""
-    names = [
-        n for run in runs for p in ("eval/*/*", "train/*", "gate/*", "memory/*/fill") for n in run.metrics(p)
-    ]
+    names = [n for run in runs for p in SUMMARY for n in run.metrics(p)]
     names = list(dict.fromkeys(names))
     width = max(len(name) for name in ["step", *names])
     columns = [[run.name for run in runs], [f"{run.rows[-1]['step']:,}" for run in runs]]
@@ -131,7 +139,7 @@ def _draw(runs: Sequence[Run], panels: Sequence[Panel], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    columns = {2: 2, 4: 2}.get(len(panels), min(3 if len(panels) <= 9 else 4, len(panels)))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.3 * rows + 0.6), squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):

@@ -22,7 +22,7 @@ def get_config(variant=""):
         agent=dict(name="stub", rollout_steps=8, learning_rate=1e-3, hidden=(16, 16), evict="fifo",
                    capacity=32, k=4, threshold=None, normalize=True, step_size=0.5, minibatches=4),
         run=dict(total_steps=steps, eval_every=4, eval_episodes=8, eval_envs=4, checkpoint_every=8,
-                 keep_checkpoints=2, log_every=4, stop_on_nan=True, pools=1),
+                 keep_checkpoints=2, log_every=4, stop_on_nan=True, pools=1, overlap=False),
     )).lock()
 """
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import random
@@ -260,6 +261,7 @@ def assert_never_wrong(saved, tmp_path, seed, trials):
         assert restored.counters == {"episodes": restored.step}
         fallbacks += restored.step == 10
         shutil.rmtree(copy)
+    gc.collect()  # what damaged readers left behind is reported within this test
     return fallbacks
 
 
@@ -280,6 +282,7 @@ def test_every_missing_file_is_survived(saved, tmp_path):
         (copy / path.relative_to(saved)).unlink()
         restored = latest(copy)
         assert digest(restored.state) == digest(make_state(restored.step)), path
+    gc.collect()
 
 
 def test_fallback_says_so_on_one_line_and_the_next_save_moves_the_damaged_one_aside(saved, tmp_path, capfd):
@@ -364,6 +367,37 @@ def test_an_error_in_the_background_comes_out_at_the_next_call(tmp_path, monkeyp
         checkpoints.wait()
     monkeypatch.undo()
     assert latest(tmp_path).step == 1
+
+
+FULL = """
+    import resource, sys
+    import jax, jax.numpy as jnp
+    from memjax.runtime.checkpoint import CheckpointError, Checkpoints
+    checkpoints = Checkpoints(sys.argv[1], keep=2)
+    state = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    try:
+        checkpoints.save(2, state)
+        checkpoints.close()
+    except CheckpointError as error:
+        print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 50_000])
+def test_a_file_system_that_takes_no_more_is_an_error_and_the_last_checkpoint_stays(tmp_path, limit):
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path), str(limit)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.stdout.startswith("refused: cannot write a checkpoint to")
+    assert run.stdout.count("\n") == 1
+    assert steps_in(tmp_path) == [1]
+    assert restore_leaves(tmp_path, 1)["['x']"].shape == (100_000,)
 
 
 KILLED = """
