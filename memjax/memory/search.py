@@ -1,7 +1,8 @@
 """How a shortlist of slots is found: the methods of `nearest`.
 
 Each takes a `Search`, the length k of the shortlist (at most N) and the keys to look at in one piece, and
-returns slots [Q, k], N where there are fewer. All of them rank by the same matrix product.
+returns slots [Q, k], N where there are fewer. All of them rank by the same matrix product. "streamed" and
+"grouped" keep no second table, except that on a CPU XLA widens bfloat16 keys to float32 before the loop.
 """
 
 import math
@@ -175,15 +176,26 @@ def _rank_rows(search: Search, query: Array, slots: Array) -> Array:
 
 def _centre(keys: Array, valid: Array | None) -> Array:
     """[D] about the mean of the finite valid keys: distances stay, their rounding shrinks."""
-    keys = keys.astype(jnp.float32)
-    usable = jnp.all(jnp.isfinite(keys), axis=1)
+    n, size = keys.shape[0], min(keys.shape[0], 4096)
+    usable = jnp.isfinite(jnp.max(jnp.abs(keys), axis=1))
     usable = usable if valid is None else usable & valid
     # Why: measured from one of them, so that a common offset does not eat the digits of the sum.
-    first = keys[jnp.argmax(usable)]
+    first = keys[jnp.argmax(usable)].astype(jnp.float32)
     first = jnp.where(jnp.isfinite(first), first, 0.0)
-    offset = jnp.where(usable[:, None], keys - first, 0.0)
-    spread = jnp.max(jnp.abs(offset), axis=0)
-    centre = first + jnp.sum(offset, axis=0) / jnp.maximum(jnp.sum(usable), 1)
+
+    def add(totals: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        start = jnp.minimum(i * size, n - size)
+        rows = lax.dynamic_slice_in_dim(keys, start, size).astype(jnp.float32)
+        counts = lax.dynamic_slice_in_dim(usable, start, size) & (start + jnp.arange(size) >= i * size)
+        offset = jnp.where(counts[:, None], rows - first, 0.0)
+        return (
+            totals[0] + jnp.sum(offset, axis=0),
+            jnp.maximum(totals[1], jnp.max(jnp.abs(offset), axis=0)),
+        ), None
+
+    nothing = jnp.zeros_like(first), jnp.zeros_like(first)
+    (total, spread), _ = lax.scan(add, nothing, jnp.arange(math.ceil(n / size)))
+    centre = first + total / jnp.maximum(jnp.sum(usable), 1)
     # Why: on a grid as coarse as the spread the subtraction rounds less, and whole numbers stay whole.
     grid = jnp.where(spread > 0.0, jnp.ldexp(jnp.ones_like(spread), jnp.frexp(spread)[1] - 1), 1.0)
     return jnp.where(spread > 0.0, jnp.round(centre / grid) * grid, first)

@@ -192,6 +192,17 @@ def test_gradients_are_finite_where_nothing_is_found(metric):
         assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.parametrize("method", ["streamed", "grouped"])
+@every_metric
+def test_a_search_in_blocks_needs_little_memory(metric, method):
+    """Neither all scores [Q, N] nor anything as large as the keys [N, D]."""
+    q, n, d = 256, 200_000, 64
+    shapes = jax.ShapeDtypeStruct((q, d), jnp.float32), jax.ShapeDtypeStruct((n, d), jnp.float32)
+    run = jax.jit(lambda queries, keys: nearest(queries, keys, 8, metric=metric, method=method))
+    temporary = run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    assert temporary < (n * d * 4) * (0.15 if method == "streamed" else 0.6)
+
+
 @every_metric
 def test_shards_give_the_answer_of_one_table(metric):
     rng = np.random.default_rng(4)
