@@ -1,0 +1,206 @@
+"""Training: PPO against PureJaxRL's structure, AdaMemento against PPO, acting in envpool, compile time."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import reference_ppo
+from benchmarks.harness import Figure, case, median_ratio, time_in_turns
+from experiments.configs import base
+from memjax.runtime.config import load_config, resolve
+from memjax.runtime.train import build
+
+UPDATES = 4  # iterations per timed call
+CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
+
+
+@case("training_ppo")
+def training_ppo() -> list[Figure]:
+    """PPO, whole run compiled, 64 environments x 128 steps, 2 x 64: ours against PureJaxRL's structure."""
+    figures = []
+    for env_id, peer_id in (("gymnax/CartPole-v1", "CartPole-v1"), ("memjax/FourRooms-v0", "FourRooms-v0")):
+        config = _config(env_id, "ppo")
+        init, run = reference_ppo.make(peer_id, UPDATES)
+        ours, theirs = _chunks(config), _threaded(lambda s, run=run: run(s), init(jax.random.key(0)))
+        times = time_in_turns([theirs, ours], rounds=15, seconds=0.3)
+        per_call = UPDATES * config.steps_per_iteration
+        flops = UPDATES * _ppo_flops(config)
+        setting = f"{peer_id}, {per_call:,} steps"
+        rate = [per_call / statistics.median(each) for each in times]
+        ratio = median_ratio(times[1], times[0])
+        figures += [
+            Figure(f"PureJaxRL's structure ({rate[0]:,.0f} steps/s)", setting, statistics.median(times[0])),
+            Figure(
+                name=f"memjax PPO ({rate[1]:,.0f} steps/s)",
+                setting=setting,
+                seconds=statistics.median(times[1]),
+                floor_seconds=flops / _matmul_rate(2048),
+                floor="matrix products of acting, values and 4 epochs at the rate of a 2,048 x 64 x 64 product",
+                versus="PureJaxRL's structure",
+                ratio=ratio,
+                target="<= 1.0",
+                met=ratio <= 1.0,
+            ),
+        ]
+    return figures
+
+
+@case("training_adamemento")
+def training_adamemento() -> list[Figure]:
+    """One AdaMemento iteration on Four Rooms, all modules on, against PPO's."""
+    ppo, ada = _config("memjax/FourRooms-v0", "ppo"), _config("memjax/FourRooms-v0", "")
+    times = time_in_turns([_chunks(ppo), _chunks(ada)], rounds=15, seconds=0.3)
+    setting = f"64 environments x 128 steps, {UPDATES} iterations"
+    ratio = median_ratio(times[1], times[0])
+    floor = UPDATES * _ppo_flops(ppo) / _matmul_rate(2048)
+    note = "PPO's matrix products at the rate of a 2,048 x 64 x 64 product"
+    return [
+        Figure("PPO", setting, statistics.median(times[0]), floor, note),
+        Figure(
+            "AdaMemento",
+            setting,
+            statistics.median(times[1]),
+            floor,
+            note,
+            "PPO",
+            ratio,
+            "<= 2.0",
+            ratio <= 2.0,
+        ),
+    ]
+
+
+@case("training_envpool")
+def training_envpool() -> list[Figure]:
+    """envpool acting with a 2 x 64 policy, against envpool stepping random actions, at the same batch."""
+    figures = []
+    for name, batch, steps, pools in (
+        ("HalfCheetah-v4", 64, 128, 2),
+        ("Pong-v5", 32, 32, 2),
+        ("CartPole-v1", 128, 256, 1),
+    ):
+        acting, random = _collector(f"envpool/{name}", batch, steps, pools), _random_pool(name, batch, steps)
+        times = time_in_turns([random, acting], rounds=9, seconds=0.3)
+        setting = f"{name}, {batch} environments, {pools} pools, {steps} steps"
+        share = 1.0 / median_ratio(times[1], times[0])
+        speed = [batch * steps / statistics.median(each) for each in times]
+        figures.append(
+            Figure(f"random actions ({speed[0]:,.0f} steps/s)", setting, statistics.median(times[0]))
+        )
+        figures.append(
+            Figure(
+                name=f"policy ({speed[1]:,.0f} steps/s, {share:.0%} of random)",
+                setting=setting,
+                seconds=statistics.median(times[1]),
+                floor_seconds=statistics.median(times[0]),
+                floor="envpool stepping random actions (for envpool rows)",
+                versus="random actions",
+                ratio=1.0 / share,
+                target="<= 1.25",
+                met=share >= 0.8,
+            )
+        )
+    return figures
+
+
+@case("training_compile")
+def training_compile() -> list[Figure]:
+    """Cold compilation of what every shipped config of a JAX environment trains and evaluates with."""
+    figures = []
+    for path in sorted(CONFIGS.glob("*.py")):
+        if path.stem in ("__init__", "base"):
+            continue
+        config = resolve(load_config(str(path)))
+        if config.env.id.startswith("envpool/"):
+            continue
+        jax.clear_caches()
+        start = time.perf_counter()
+        program: Any = build(config)
+        state = program.abstract_state()
+        program.compiled_chunk().lower(state).compile()
+        seconds = time.perf_counter() - start
+        figures.append(
+            Figure(f"{path.stem}: chunk", "trace and compile", seconds, target="<= 60 s", met=seconds <= 60.0)
+        )
+    return figures
+
+
+def _config(env_id: str, variant: str) -> Any:
+    """The benchmark's sizes: 64 environments, 128 steps, 2 x 64, 4 epochs of 4 minibatches."""
+    config = base.experiment("benchmark", env_id)
+    config.agent = base.adamemento()
+    config.agent.ppo.rollout_steps = 128
+    for section in ("eval_every", "checkpoint_every"):
+        config.run[section] = 0
+    config.run.log_every = UPDATES
+    return resolve(base.apply_variants(config, variant, {}))
+
+
+def _chunks(config: Any) -> Callable[[], Any]:
+    program: Any = build(config)
+    return _threaded(program.compiled_chunk(), program.init())
+
+
+def _threaded(function: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[], Any]:
+    """A thunk that hands the state from call to call, so that it may be donated."""
+    held = [state]
+
+    def step() -> Any:
+        held[0], out = function(held[0])
+        return out
+
+    return step
+
+
+def _ppo_flops(config: Any) -> float:
+    """Multiply-adds of one iteration, twice: acting; two values per step; forward and backward per epoch."""
+    from memjax.envs import spec_of
+
+    size = int(np.prod(spec_of(config.env.id, config.env.options).observation_shape))
+    torso = size * 64 + 64 * 64
+    actor, critic = torso + 64 * 4, torso + 64
+    per_step = actor + 2 * critic + 3 * config.agent.epochs * (actor + critic)
+    return 2.0 * per_step * config.steps_per_iteration
+
+
+def _matmul_rate(rows: int) -> float:
+    """FLOP/s of [rows, 64] @ [64, 64], the best of several."""
+    x, w = jnp.ones((rows, 64)), jnp.ones((64, 64))
+    multiply = jax.jit(lambda x, w: x @ w)
+    return 2.0 * rows * 64 * 64 / min(time_in_turns([lambda: multiply(x, w)], rounds=9)[0])
+
+
+def _collector(env_id: str, batch: int, steps: int, pools: int) -> Callable[[], Any]:
+    from memjax.runtime.host import Collector, HostProgram
+
+    config = base.experiment("benchmark", env_id)
+    config.agent = base.merged(base.ppo(), name="ppo", rollout_steps=steps)
+    config.env.num_envs, config.run.pools = batch, pools
+    resolved = resolve(config)
+    program = HostProgram(resolved)
+    view = program._view(program.init())
+    collector = Collector(resolved, program.agent, program._act, first_iteration=0)
+    key = jax.random.key(0)
+    return lambda: collector.collect(view, key).reward
+
+
+def _random_pool(name: str, batch: int, steps: int) -> Callable[[], Any]:
+    import envpool
+
+    pool = envpool.make_gymnasium(name, num_envs=batch)
+    pool.reset()
+    space = pool.action_space
+    actions = np.stack([space.sample() for _ in range(batch)])
+
+    def step() -> Any:
+        for _ in range(steps):
+            reward = pool.step(actions)[1]
+        return reward
+
+    return step
