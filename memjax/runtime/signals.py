@@ -12,7 +12,7 @@ class Diverged(RuntimeError):
     """A quantity is no longer finite. The last good checkpoint stays the newest one."""
 
     def __init__(self, step: int, quantity: str, value: float):
-        super().__init__(f"{quantity} is {value} at step {step}; the checkpoint before it is kept")
+        super().__init__(f"{quantity} is {value} at step {step}; checkpoints from before it are kept")
         self.step, self.quantity, self.value = step, quantity, value
 
 

@@ -447,3 +447,59 @@ def test_kill_during_save_leaves_an_intact_checkpoint(tmp_path):
 @pytest.mark.slow
 def test_many_kills_during_save(tmp_path):
     assert_survives_kill(tmp_path / "checkpoints", trials=60, seed=1)
+
+
+KILLED_AT_CALL = """
+    import os, signal, sys
+    import jax.numpy as jnp
+    from memjax.runtime.checkpoint import Checkpoints
+    directory, at = sys.argv[1], int(sys.argv[2])
+    checkpoints = Checkpoints(directory, keep=1)
+    checkpoints.save(1, {"x": jnp.full((3000,), 1.0)})
+    checkpoints.wait()
+    calls = 0
+
+    def count(event, arguments):
+        global calls
+        if event.split(".")[0] in ("open", "os", "shutil") and any(directory in str(a) for a in arguments):
+            calls += 1
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    checkpoints.save(2, {"x": jnp.full((3000,), 2.0)})
+    checkpoints.close()
+    print(calls)
+"""
+
+
+def kill_at_call(directory, at):
+    """Kills a second save at its `at`-th call to the file system. -> their number if it came through"""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED_AT_CALL), str(directory), str(at)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode in (0, -signal.SIGKILL), run.stderr
+    with Checkpoints(directory, keep=1) as checkpoints:
+        restored = checkpoints.restore_latest({"x": jnp.zeros(3000)})
+        assert restored is not None
+        assert (np.asarray(restored.state["x"]) == restored.step).all()
+        checkpoints.save(3, {"x": jnp.full((3000,), 3.0)})
+    assert [p.name for p in directory.iterdir()] == ["3"]  # leftovers of the killed save are gone
+    shutil.rmtree(directory)
+    return int(run.stdout) if run.returncode == 0 else None
+
+
+@pytest.mark.parametrize("at", [1, 7, 20])
+def test_kill_at_a_call_to_the_file_system(tmp_path, at):
+    assert kill_at_call(tmp_path / "checkpoints", at) is None
+
+
+@pytest.mark.slow
+def test_kill_at_every_call_to_the_file_system(tmp_path):
+    at = 1
+    while kill_at_call(tmp_path / "checkpoints", at) is None:
+        at += 1
+    assert at > 20
