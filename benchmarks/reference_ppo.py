@@ -6,7 +6,7 @@ needed, gymnax's LogWrapper; GAE by a reverse scan; each epoch shuffles and resh
 clipping; Adam with linear annealing. Same networks, sizes and numbers of updates as ours.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import gymnax
@@ -58,10 +58,17 @@ def make(env_id: str, updates: int):
     env = LogWrapper(FlattenObservationWrapper(base))
     net = Net(env.action_space(params).n)
     per_update = EPOCHS * MINIBATCHES
+
+    def annealed(count: Any) -> Any:
+        return 2.5e-4 * (1.0 - (count // per_update) / 1000)
+
     optimizer = optax.chain(
         optax.clip_by_global_norm(0.5),
-        optax.adam(lambda count: 2.5e-4 * (1.0 - (count // per_update) / 1000), eps=1e-5),
+        optax.adam(annealed, eps=1e-5),
     )
+
+    def forward(params: Any, observation: jax.Array) -> Any:
+        return net.apply(params, observation)
 
     def init(key):
         key, key_net, key_env = jax.random.split(key, 3)
@@ -76,7 +83,7 @@ def make(env_id: str, updates: int):
     def act(runner, _):
         train_state, env_state, observation, key = runner
         key, key_act, key_env = jax.random.split(key, 3)
-        logits, value = net.apply(train_state.params, observation)
+        logits, value = forward(train_state.params, observation)
         action = jax.random.categorical(key_act, logits)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], -1)[:, 0]
         keys = jax.random.split(key_env, ENVS)
@@ -95,7 +102,7 @@ def make(env_id: str, updates: int):
         return jax.lax.scan(backward, (jnp.zeros(ENVS), last_value), steps, reverse=True)[1]
 
     def loss(params, steps, advantage, target):
-        logits, value = net.apply(params, steps.observation)
+        logits, value = forward(params, steps.observation)
         log_p = jax.nn.log_softmax(logits)
         log_prob = jnp.take_along_axis(log_p, steps.action[:, None], -1)[:, 0]
         clipped = steps.value + jnp.clip(value - steps.value, -CLIP, CLIP)
@@ -109,7 +116,7 @@ def make(env_id: str, updates: int):
     def update(runner, _):
         runner, (steps, returns) = jax.lax.scan(act, runner, None, STEPS)
         train_state, env_state, observation, key = runner
-        _, last_value = net.apply(train_state.params, observation)
+        _, last_value = forward(train_state.params, observation)
         advantage = advantages(steps, last_value)
         flat = jax.tree.map(
             lambda x: x.reshape(ENVS * STEPS, *x.shape[2:]), (steps, advantage, advantage + steps.value)

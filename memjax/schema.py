@@ -55,7 +55,8 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
             raise ConfigError(f"{path}.{name}", _known(name, list(hints)), "an unknown field")
     missing = [name for name in hints if name not in values]
     if missing:
-        raise ConfigError(f"{path}.{missing[0]}", _describe(hints[missing[0]]), "nothing: the field is missing")
+        name = missing[0]
+        raise ConfigError(f"{path}.{name}", _describe(hints[name]), "nothing: the field is missing")
     parsed = section(**{name: _value(hints[name], values[name], f"{path}.{name}") for name in hints})
     check = getattr(parsed, "check", None)
     if check is not None:

@@ -56,8 +56,7 @@ class EnvSpec(NamedTuple):
         return len(self.observation_shape) == 3
 
 
-@flax.struct.dataclass
-class TimeStep:
+class TimeStep(flax.struct.PyTreeNode):
     """What B environments answered to B actions.
 
     `observation` is what to act on next: after an episode's end it is the first of the next episode where
@@ -90,8 +89,7 @@ class Env(NamedTuple):
     atlas: Callable[[Key], Array] | None = None  # (key) -> the observation of every state [S, ...]
 
 
-@flax.struct.dataclass
-class EpisodeStats:
+class EpisodeStats(flax.struct.PyTreeNode):
     """Running totals of the episode each of B environments is in; the step that ends it is counted."""
 
     episode_return: Array  # [B] f32, sum of rewards so far
@@ -103,8 +101,7 @@ class EpisodeStats:
         return cls(jnp.zeros(batch, jnp.float32), jnp.zeros(batch, jnp.int32))
 
 
-@flax.struct.dataclass
-class Rollout:
+class Rollout(flax.struct.PyTreeNode):
     """T steps of B environments under one policy."""
 
     observation: Array  # [T+1, B, ...] the last one is what the next rollout begins with

@@ -41,7 +41,7 @@ def training_ppo() -> list[Figure]:
                 setting=setting,
                 seconds=statistics.median(times[1]),
                 floor_seconds=flops / _matmul_rate(2048),
-                floor="matrix products of acting, values and 4 epochs at the rate of a 2,048 x 64 x 64 product",
+                floor="products of acting, values and 4 epochs at the rate of a 2,048 x 64 x 64 product",
                 versus="PureJaxRL's structure",
                 ratio=ratio,
                 target="<= 1.0",

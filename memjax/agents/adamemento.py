@@ -97,8 +97,7 @@ class AdaMementoConfig:
             raise ConfigError("bank.episodes_per_update", expected, self.bank.episodes_per_update)
 
 
-@flax.struct.dataclass
-class AdaMementoState:
+class AdaMementoState(flax.struct.PyTreeNode):
     """Everything the agent carries from one update to the next."""
 
     ppo: PPOState
@@ -174,7 +173,7 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
         )
 
     def update(state: AdaMementoState, rollout: Rollout, key: Key):
-        key_write, key_nets, key_ppo = jax.random.split(key, 3)
+        key_write, key_nets = jax.random.split(jax.random.fold_in(key, 1))
         state, metrics = remember(state, rollout, key_write)
         trained, more = nets.learn(
             state.nets, state.success, state.failure, partial(shown, state.ppo), key_nets
@@ -182,14 +181,14 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
         state = state.replace(nets=trained, kappa=_next_kappa(config.gate, state, rollout))
         metrics |= more
         gate = rollout.extras["gate"]
-        ppo, more, advantage = learner.update(state.ppo, rollout, gate, key_ppo)
+        ppo, more, advantage = learner.update(state.ppo, rollout, gate, key)
         own = rollout.valid
         return state.replace(ppo=ppo), metrics | more | {
             "gate/rate": masked_mean(gate, own),
             "gate/confidence": masked_mean(rollout.extras["confidence"], own),
             "gate/kappa": state.kappa,
             "gate/ready": _ready(config.gate, state).astype(jnp.float32),
-            # Spec 6.3: a right confidence is high only where the advantage of the memory's action is not negative.
+            # Spec 6.3: a right confidence is high only where the memory's action has an advantage >= 0.
             "gate/negative_advantage": masked_mean(advantage < 0, gate & own),
         }
 
@@ -291,7 +290,7 @@ def _key_dim(bank: BankConfig, spec: EnvSpec) -> int:
 
 
 def _projection(bank: BankConfig, spec: EnvSpec, key: Key) -> Array:
-    """Gaussian, so that distances are kept (Johnson-Lindenstrauss); [1, 1] where the key is the observation."""
+    """Gaussian, which keeps distances (Johnson-Lindenstrauss); [1, 1] where the key is the observation."""
     if not bank.key_dim:
         return jnp.ones((1, 1))
     size = _key_dim(replace(bank, key_dim=0), spec)

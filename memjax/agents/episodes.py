@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from memjax.types import Array, Box, Discrete, EnvSpec, Rollout
 
 
-@flax.struct.dataclass
-class Scratch:
+class Scratch(flax.struct.PyTreeNode):
     """The last L steps of B environments, oldest first."""
 
     observation: Array  # [L, B, ...]
@@ -23,8 +22,7 @@ class Scratch:
     gate: Array  # [L, B] bool, the memory chose this action
 
 
-@flax.struct.dataclass
-class Episodes:
+class Episodes(flax.struct.PyTreeNode):
     """E finished episodes, padded at the front to L steps: the last step is always at L - 1."""
 
     observation: Array  # [E, L, ...]

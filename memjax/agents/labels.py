@@ -34,8 +34,7 @@ class LabelConfig:
             raise ConfigError("min_count", f"at most window ({self.window})", self.min_count)
 
 
-@flax.struct.dataclass
-class Window:
+class Window(flax.struct.PyTreeNode):
     """The returns of the last W episodes."""
 
     returns: Array  # [W] f32

@@ -53,8 +53,7 @@ class NoveltyConfig:
             )
 
 
-@flax.struct.dataclass
-class NoveltyState:
+class NoveltyState(flax.struct.PyTreeNode):
     """Everything the bonus depends on."""
 
     params: PyTree

@@ -67,8 +67,7 @@ class PPOConfig:
             raise ConfigError("minibatches", expected, self.minibatches)
 
 
-@flax.struct.dataclass
-class PPOState:
+class PPOState(flax.struct.PyTreeNode):
     """Everything PPO carries from one update to the next."""
 
     params: PyTree
@@ -78,8 +77,7 @@ class PPOState:
     returns: Any  # (Running [], discounted sums [B]), or ()
 
 
-@flax.struct.dataclass
-class Batch:
+class Batch(flax.struct.PyTreeNode):
     """Flattened steps that the loss sees; n = T * B in all."""
 
     observation: Array  # [n, ...]
@@ -138,7 +136,7 @@ def ppo_agent(config: PPOConfig, learner: Learner, num_envs: int) -> Agent:
 
 def acting_part(state: PPOState) -> PPOState:
     """Parameters and observation statistics."""
-    return state.replace(optimizer=(), novelty=(), returns=())  # type: ignore[attr-defined]
+    return state.replace(optimizer=(), novelty=(), returns=())
 
 
 def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:
@@ -236,7 +234,8 @@ def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:
             part = jax.tree.map(lambda x: x[index], batch)
             (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, part)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
-            metrics["loss/grad_norm"] = optax.global_norm(gradient)
+            squares = jax.tree.map(lambda g: jnp.sum(g**2), gradient)
+            metrics["loss/grad_norm"] = jnp.sqrt(jax.tree.reduce(jnp.add, squares))
             return (optax.apply_updates(params, updates), opt_state), metrics
 
         # One sort of random bits per epoch: a permutation, for less than jax.random.permutation's two sorts.

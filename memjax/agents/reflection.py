@@ -45,8 +45,7 @@ class ReflectionConfig:
     weight_decay: NonNegativeFloat
 
 
-@flax.struct.dataclass
-class NetState:
+class NetState(flax.struct.PyTreeNode):
     """P, C and what trains them."""
 
     params: dict[str, PyTree]  # "prediction", "reflection"
@@ -57,8 +56,7 @@ class NetState:
     rollouts: Array  # [] i32
 
 
-@flax.struct.dataclass
-class Steps:
+class Steps(flax.struct.PyTreeNode):
     """n steps drawn from a bank."""
 
     observation: Array  # [n, ...] as the networks see it

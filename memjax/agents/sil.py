@@ -66,8 +66,7 @@ class SILConfig:
             raise ConfigError(f"ppo.{error.field}", error.expected, error.got) from None
 
 
-@flax.struct.dataclass
-class SILState:
+class SILState(flax.struct.PyTreeNode):
     """PPO's state, the memory, and the episodes that have not ended."""
 
     ppo: PPOState
@@ -94,9 +93,9 @@ def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
         return plain.act(state.ppo, carry, timestep, key, policy=policy)
 
     def update(state: SILState, rollout: Rollout, key: Key):
-        key_ppo, key_take, key_draw = jax.random.split(key, 3)
+        key_take, key_draw = jax.random.split(jax.random.fold_in(key, 1))
         state = remember(state, rollout, key_take)
-        ppo, metrics = plain.update(state.ppo, rollout, key_ppo)
+        ppo, metrics = plain.update(state.ppo, rollout, key)
         ppo, more = imitate(ppo, state.bank, key_draw)
         return state.replace(ppo=ppo), metrics | more | {"memory/episodes/fill": jnp.mean(state.bank.valid)}
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from memjax.types import Array
 
 
-@flax.struct.dataclass
-class Running:
+class Running(flax.struct.PyTreeNode):
     """Moments of a stream of [...]-shaped items (Chan et al. 1979, parallel form)."""
 
     count: Array  # [] f32, items seen; starts small so that the first batch decides
@@ -20,12 +19,12 @@ class Running:
         return cls(jnp.float32(1e-4), jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
 
     def update(self, items: Array, mask: Array | None = None) -> "Running":
-        """Adds items [n, ...] where mask [n] is True."""
-        weight = jnp.ones(items.shape[0]) if mask is None else mask.astype(jnp.float32)
-        shaped = weight.reshape(-1, *(1,) * (items.ndim - 1))
-        n = jnp.sum(weight)
-        mean = jnp.sum(shaped * items, axis=0) / jnp.maximum(n, 1.0)
-        variance = jnp.sum(shaped * (items - mean) ** 2, axis=0) / jnp.maximum(n, 1.0)
+        """Adds items [n, ...] where mask [n] is True; what the others hold, NaN included, has no effect."""
+        mask = jnp.ones(items.shape[0], bool) if mask is None else mask
+        shaped = mask.reshape(-1, *(1,) * (items.ndim - 1))
+        n = jnp.sum(mask, dtype=jnp.float32)
+        mean = jnp.sum(jnp.where(shaped, items, 0.0), axis=0) / jnp.maximum(n, 1.0)
+        variance = jnp.sum(jnp.where(shaped, (items - mean) ** 2, 0.0), axis=0) / jnp.maximum(n, 1.0)
         total = self.count + n
         shift = mean - self.mean
         spread = self.variance * self.count + variance * n + shift**2 * self.count * n / total

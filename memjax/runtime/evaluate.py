@@ -76,7 +76,7 @@ def evaluate_workdir(
         program.close()
     table: dict[str, dict[str, Any]] = {}
     for name, value in scores.items():
-        group, policy, metric = name.split("/")
-        if group == "eval":
+        if name.startswith("eval/"):
+            _, policy, metric = name.split("/")
             table.setdefault(policy, {})[metric] = np.asarray(value).tolist()
     return {"step": restored.step, "policies": table}

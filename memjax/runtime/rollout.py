@@ -12,8 +12,7 @@ import numpy as np
 from memjax.types import Agent, Array, Env, EpisodeStats, Key, PyTree, Rollout, TimeStep
 
 
-@flax.struct.dataclass
-class Actor:
+class Actor(flax.struct.PyTreeNode):
     """What a running batch of environments carries from step to step."""
 
     env: PyTree
@@ -99,7 +98,7 @@ class HostBuffer:
 
     def rollout(self) -> Rollout:
         """The rollout; arrays are views of the buffer, which must rest until the learner has read them."""
-        fields = {name: x for name, x in self.arrays.items() if "/" not in name}
+        fields: dict[str, Any] = {name: x for name, x in self.arrays.items() if "/" not in name}
         groups: dict[str, dict[str, Any]] = {"stats": {}, "extras": {}}
         for name, x in self.arrays.items():
             if "/" in name:

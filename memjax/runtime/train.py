@@ -34,8 +34,7 @@ from memjax.types import Agent, Array, ConfigError, Env, Key, PyTree, Rollout
 ATLAS_DRAWS = 8  # noisy renderings of every state that its bonus is averaged over
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything a run is; a checkpoint is this. R seeds are the leading axis of all but `iteration`."""
 
     iteration: Array  # [] i32, rollouts done
@@ -223,7 +222,9 @@ class CompiledProgram:
                 batch=min(self.config.run.eval_envs, episodes),
             )
             scores |= {f"eval/{policy}/{name}": value for name, value in found.items()}
-        return scores | explored(self.env, self.agent, agent_state, visits, jax.random.fold_in(key, len(policies)))
+        return scores | explored(
+            self.env, self.agent, agent_state, visits, jax.random.fold_in(key, len(policies))
+        )
 
     def _shardings(self) -> PyTree | None:
         if self.mesh is None:
@@ -247,7 +248,9 @@ def iterate(env: Env, agent: Agent, carry, _):
     state, metrics = agent.update(state, rollout, key_update)
     if env.spec.num_states:
         visits = visits.at[rollout.state_id].add(rollout.valid.astype(jnp.int32))
-    return (iteration + 1, key, state, actor, visits), metrics | episode_metrics(rollout, env.spec.has_success)
+    return (iteration + 1, key, state, actor, visits), metrics | episode_metrics(
+        rollout, env.spec.has_success
+    )
 
 
 def run_iterations(step, count: int, carry):
@@ -337,4 +340,6 @@ def round_up(n: int, multiple: int) -> int:
 def require_single_seed(config: ResolvedConfig) -> None:
     """envpool steps on host threads, which no `vmap` reaches."""
     if config.num_seeds != 1:
-        raise ConfigError("num_seeds", "1 with envpool environments (launch one run per seed)", config.num_seeds)
+        raise ConfigError(
+            "num_seeds", "1 with envpool environments (launch one run per seed)", config.num_seeds
+        )

@@ -1,0 +1,61 @@
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from experiments.configs import base
+from memjax.runtime.config import resolve
+from memjax.runtime.train import build
+
+
+def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
+    """A resolved config of 8 environments x 16 steps, small networks, every part on by default."""
+    config = base.experiment("test", env_id, **options)
+    config.agent = base.adamemento()
+    config.env.num_envs = 8
+    agent = config.agent
+    agent.ppo.rollout_steps = 16
+    agent.ppo.widths = (16,)
+    agent.bank.capacity = 64
+    agent.bank.episode_steps = 8
+    agent.bank.episodes_per_update = 2
+    agent.reflection.minibatch = 32
+    agent.reflection.minibatches = 2
+    agent.ppo.novelty.minibatch = 16
+    agent.ppo.novelty.widths = (16,)
+    agent.ppo.novelty.latent = 8
+    agent.gate.min_updates = 2
+    agent.gate.min_episodes = 1
+    config.run.log_every = 2
+    config.run.eval_every = 2
+    config.run.checkpoint_every = 2
+    config.run.eval_episodes = 4
+    config.run.eval_envs = 4
+    if change is not None:
+        change(config)
+    return resolve(base.apply_variants(config, variant, {}))
+
+
+@pytest.fixture
+def make():
+    return small
+
+
+@pytest.fixture
+def one_rollout():
+    """(program, agent state, rollout, key) of a config after one compiled rollout."""
+
+    def collect(config, steps=None):
+        from memjax.runtime.rollout import start, unroll
+
+        program = build(config)
+        env, agent = program.env, program.agent
+        state = agent.init(jax.random.key(0))
+        actor = start(env, agent, config.env.num_envs, jax.random.key(1))
+        _, rollout = jax.jit(partial(unroll, env, agent))(state, actor, jax.random.key(2))
+        return SimpleNamespace(
+            program=program, agent=agent, state=state, rollout=rollout, key=jax.random.key(3)
+        )
+
+    return collect
