@@ -1,13 +1,13 @@
-"""AdaMemento on Atari 2600, sticky actions: the memories hold frames, and Montezuma's Revenge is the headline.
+"""AdaMemento on Atari 2600 with sticky actions; the memories hold frames.
 
-Source: AdaMemento (arXiv 2410.04498) evaluates on Atari and names Montezuma's Revenge; its hyper-parameters
-could not be obtained. PPO's values are the customary ones for Atari (Schulman et al. 2017, table 5, at the
-size of Burda et al. 2018), intrinsic reward as in Burda et al. 2018, sticky actions as in Machado et al. 2018.
-Sizes of the memories, kappa, the autoencoder and the `cpu` variant are our choice.
+Source: AdaMemento (arXiv 2410.04498) evaluates on Atari, Montezuma's Revenge above all; its hyper-parameters
+could not be obtained. PPO and the intrinsic reward have the customary values and sizes of Burda et al. 2018
+(RND), sticky actions are those of Machado et al. 2018. Sizes of the memories, kappa, the autoencoder and the
+`cpu` variant are our choice.
 
-Expected: no claim against the paper. The full budget has not been run by us. PPO alone stays at 0 on
-Montezuma's Revenge for tens of millions of frames, so the `cpu` variant, which stops after 0.4 million frames,
-is expected to score 0: it shows that every part works at this size, and results/atari says what it gave.
+Expected: no claim against the paper; the full budget has not been run by us. The `cpu` variant stops after
+0.4 million frames, where a score of 0 on Montezuma's Revenge is to be expected: it shows that every part
+works at this size, and results/atari says what it gave.
 
 Memory: a stored step is one 84 x 84 plane in uint8, 7,056 bytes, and 296 of key, action and bookkeeping. A
 bank of 204,800 steps takes 1.5 GB, both 3.0 GB; the running episodes take another 0.9 GB (128 environments,

@@ -1,8 +1,8 @@
-"""AdaMemento on continuous control: locomotion, dense or sparse, and sparse tasks of manipulation and swing-up.
+"""AdaMemento on continuous control: locomotion, dense or sparse, and sparse manipulation and swing-up.
 
-Source: AdaMemento (arXiv 2410.04498) evaluates on MuJoCo tasks; which, and with which hyper-parameters, could
-not be obtained. PPO's values are the customary ones (Schulman et al. 2017, table 3, normalised observations
-and rewards as in its published code). HalfCheetahSparse pays 1 per step beyond 5 units of distance, the task
+Source: AdaMemento (arXiv 2410.04498) evaluates on MuJoCo tasks; which, and with which hyper-parameters,
+could not be obtained. PPO's values are the customary ones (Schulman et al. 2017, table 3), observations and
+rewards normalised. HalfCheetahSparse pays 1 per step beyond 5 units of distance, the task
 of VIME (Houthooft et al. 2016). Sizes of the memories, kappa and the autoencoder are our choice.
 
 Expected: on HalfCheetah the return of training episodes rises from about -300 within the first 200,000 steps
