@@ -1,7 +1,7 @@
 """The demonstration behind `make demo`: an agent with a memory, and plain PPO, on a sparse-reward task.
 
 Four Rooms 13 x 13: one reward, in the opposite room. Trains both from the same seeds, prints a table,
-and writes `runs/demo/report.png`. Started again it shows what is there; interrupted, it goes on.
+and writes pictures of the learning curves and of what the memory knows. Started again it shows what is there; interrupted, it goes on.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.study import first_success, late, markdown, over_run, run_variants, solved_at
+from memjax.runtime.maps import draw_map
 from memjax.runtime.report import load_run, report
 
 FOLDER = Path("runs/demo")
@@ -31,7 +32,8 @@ def main() -> None:
         }
     picture = report(list(workdirs.values()), FOLDER / "report.png")
     print(f"\nFour Rooms, {SEEDS} seeds: median [least, greatest]\n\n{markdown(table)}\n")
-    print(f"picture:  {picture}")
+    print(f"curves:   {picture}")
+    print(f"map:      {draw_map(workdirs['adamemento'])}")
     print(f"look in:  .venv/bin/memjax inspect {workdirs['adamemento']}")
 
 

@@ -94,6 +94,12 @@ def _report(arguments: argparse.Namespace, _) -> int:
     from memjax.runtime.report import report
 
     print(f"wrote {report(arguments.workdirs, arguments.out)}")
+    from memjax.runtime.maps import draw_map
+
+    for workdir in arguments.workdirs:
+        picture = draw_map(workdir)
+        if picture is not None:
+            print(f"wrote {picture}")
     return 0
 
 

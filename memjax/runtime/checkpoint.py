@@ -212,7 +212,7 @@ def _read_arrays(
     """What Orbax finds. Any failure is damage: that the leaves fit the program was seen from the record."""
     if not targets:
         return {}
-    folder = directory / str(step) / "state"
+    folder = (directory / str(step) / "state").resolve()  # Orbax takes absolute paths alone
     try:
         if on_host:
             how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in targets}

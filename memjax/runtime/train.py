@@ -105,9 +105,12 @@ def _run(
     state = program.init() if restored is None else restored.state
     done = 0 if restored is None else restored.step // config.steps_per_iteration
     write_manifest(workdir, config, program.not_reproducible)
-    if done:
-        print(f"memjax: resuming at step {restored.step:,}", file=sys.stderr)  # type: ignore[union-attr]
     total, per_iteration = program.iterations, config.steps_per_iteration
+    if restored is not None:
+        finished = "finished; nothing is left to do" if done >= total else "resuming"
+        print(f"memjax: {workdir} is at step {restored.step:,}: {finished}", file=sys.stderr)
+    if done < total:
+        print("memjax: compiling; seconds if it was compiled before, up to a minute if not", file=sys.stderr)
     saved = done
     with (
         MetricsWriter(workdir, after=done * per_iteration) as writer,

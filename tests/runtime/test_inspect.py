@@ -98,3 +98,9 @@ def test_histogram_counts_everything_and_no_bar_of_something_is_empty(values):
     assert sum(counts) == len(values)
     assert all(("#" in line) == (count > 0) for line, count in zip(lines, counts, strict=True))
     assert max(line.count("#") for line in lines) == 30
+
+
+def test_a_relative_path_will_do(workdir, monkeypatch):
+    _, path = workdir
+    monkeypatch.chdir(path.parent)
+    assert latest_leaves(path.relative_to(path.parent))[0] == 5
