@@ -12,7 +12,7 @@ action elsewhere. Neither equations nor code of the paper could be obtained: the
 follow its words, all formulas are our choice.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from memjax.agents import labels, reflection
 from memjax.agents.episodes import Scratch, append, init_scratch, keep_last, take_episodes
 from memjax.agents.labels import LabelConfig
-from memjax.agents.novelty import last_frame
+from memjax.agents.novelty import frame_size, last_frame
 from memjax.agents.ppo import Learner, PPOConfig, PPOState, acting_part, make_learner, ppo_agent
 from memjax.agents.reflection import ReflectionConfig
 from memjax.memory import Memory, MemoryState, make_memory
@@ -283,23 +283,19 @@ def _stored(bank: BankConfig, observation: Array) -> Array:
 
 
 def _key_dim(bank: BankConfig, spec: EnvSpec) -> int:
-    size = 1
-    for n in spec.observation_shape:
-        size *= n
-    return bank.key_dim or size
+    return bank.key_dim or frame_size(spec)
 
 
 def _projection(bank: BankConfig, spec: EnvSpec, key: Key) -> Array:
     """Gaussian, which keeps distances (Johnson-Lindenstrauss); [1, 1] where the key is the observation."""
     if not bank.key_dim:
         return jnp.ones((1, 1))
-    size = _key_dim(replace(bank, key_dim=0), spec)
-    return jax.random.normal(key, (size, bank.key_dim)) / jnp.sqrt(float(bank.key_dim))
+    return jax.random.normal(key, (frame_size(spec), bank.key_dim)) / jnp.sqrt(float(bank.key_dim))
 
 
 def _keys(projection: Array, observation: Array, spec: EnvSpec) -> Array:
-    """[n, ...] -> [n, D]."""
-    flat = last_frame(observation, spec) if spec.is_image else observation.reshape(observation.shape[0], -1)
+    """[n, ...] -> [n, D]: the vector, or the newest plane of an image, projected."""
+    flat = last_frame(observation, spec)
     return flat if projection.shape == (1, 1) else flat @ projection
 
 

@@ -21,6 +21,7 @@ from memjax.types import ConfigError
 
 # May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
 _FREE_FIELDS = ("run.keep_checkpoints",)
+_IDENTITY = ("experiment", "env.id", "agent.name")  # said first where two runs differ in more
 _OPEN_SECTION = "env.options"  # an override may add fields to it, which each adapter checks itself
 
 
@@ -136,7 +137,7 @@ def first_difference(stored: Mapping[str, Any], new: Mapping[str, Any]) -> tuple
     `run.total_steps` may be raised, which extends a run; what `_FREE_FIELDS` names may change.
     """
     old_leaves, new_leaves = _leaves(stored), _leaves(new)
-    for field in sorted(old_leaves.keys() | new_leaves.keys()):
+    for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _IDENTITY, f)):
         old, value = old_leaves.get(field), new_leaves.get(field)
         extended = (
             field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old

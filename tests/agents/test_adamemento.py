@@ -280,3 +280,17 @@ def test_contradictions_are_refused_by_name(make, field, value, where):
     with pytest.raises(ConfigError) as error:
         build(make(change=change))
     assert where in error.value.field
+
+
+@pytest.mark.parametrize("key_dim", [0, 8])
+def test_images_are_stored_and_found_by_their_newest_plane(make, key_dim):
+    def change(config):
+        config.agent.bank.key_dim = key_dim
+        config.agent.reflection.prediction = "nearest"
+        config.env.options = {"max_steps_in_episode": 10, "size": 6}
+
+    config = make(env_id="memjax/DarkChamber-v0", change=change)
+    _, state, rows = train_chunks(config)
+    assert state.agent.failure.keys.shape[-1] == (key_dim or 32 * 32)
+    assert bool(state.agent.failure.valid.any())
+    assert all(np.isfinite(x).all() for row in rows for x in row.values())
