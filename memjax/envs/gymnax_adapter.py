@@ -88,8 +88,9 @@ def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
     action = action_of(id, space)
 
     def first_step(key: Key) -> tuple[Array, Mapping[str, Array]]:
-        raw, state = environment.reset_env(key, params)
-        info = environment.step_env(key, state, space.sample(key), params)[-1]
+        keys = jax.random.split(key, 3)
+        raw, state = environment.reset_env(keys[0], params)
+        info = environment.step_env(keys[1], state, space.sample(keys[2]), params)[-1]
         return _observation(environment, params, raw[None]), info
 
     observation, info = jax.eval_shape(first_step, jax.random.key(0))

@@ -24,7 +24,7 @@ class Running(flax.struct.PyTreeNode):
         shaped = mask.reshape(-1, *(1,) * (items.ndim - 1))
         n = jnp.sum(mask, dtype=jnp.float32)
         mean = jnp.sum(jnp.where(shaped, items, 0.0), axis=0) / jnp.maximum(n, 1.0)
-        variance = jnp.sum(jnp.where(shaped, (items - mean) ** 2, 0.0), axis=0) / jnp.maximum(n, 1.0)
+        variance = jnp.sum(jnp.where(shaped, (items - mean[None]) ** 2, 0.0), axis=0) / jnp.maximum(n, 1.0)
         total = self.count + n
         shift = mean - self.mean
         spread = self.variance * self.count + variance * n + shift**2 * self.count * n / total
@@ -37,7 +37,8 @@ class Running(flax.struct.PyTreeNode):
 
     def standardize(self, items: Array, clip: float) -> Array:
         """(items - mean) / std, clipped to +-clip."""
-        return jnp.clip((items - self.mean) / self.std, -clip, clip)
+        mean, std = (jnp.broadcast_to(x, items.shape) for x in (self.mean, self.std))
+        return jnp.clip((items - mean) / std, -clip, clip)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

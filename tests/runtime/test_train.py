@@ -160,3 +160,26 @@ def test_several_devices_compute_what_one_does(devices, seeds, request):
     (placed, many), (_, one) = on(devices), on(1)
     assert placed.split()[1] == str(devices)
     np.testing.assert_allclose(many, one, rtol=2e-2)
+
+
+STRICT = """
+import jax, sys
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+sys.path.insert(0, {agents!r})
+from conftest import small
+from memjax.runtime.train import build
+for variant in ("", "sil"):
+    program = build(small(variant))
+    state, _ = program.chunk(program.init())
+    program.evaluate(state, 4)
+print("clean")
+"""
+
+
+def test_no_key_is_used_twice_and_no_rank_is_promoted(request):
+    code = STRICT.format(agents=str(request.path.parents[1] / "agents"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.stdout.strip().endswith("clean"), done.stderr[-2000:]
