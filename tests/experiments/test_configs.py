@@ -8,7 +8,7 @@ import pytest
 
 from memjax.runtime.config import load_config, resolve
 from memjax.runtime.metrics import read_metrics
-from memjax.runtime.train import train
+from memjax.runtime.train import round_up, train
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 if not CONFIGS.is_dir():
@@ -90,7 +90,8 @@ def trained(name, variant, workdir):
     config = resolved(name, variant)
     assert train(config, workdir) == 0
     rows = read_metrics(workdir / "metrics.jsonl")
-    assert rows[-1]["step"] == config.steps_per_iteration * config.iterations
+    iterations = round_up(config.iterations, config.run.log_every)
+    assert rows[-1]["step"] == config.steps_per_iteration * iterations
     return {name: np.asarray(value, float) for name, value in rows[-1].items()}
 
 

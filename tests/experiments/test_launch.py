@@ -1,0 +1,96 @@
+"""The launchers print what they would run; the local one is also run, with a stand-in for memjax."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "experiments" / "launch"
+if not LAUNCH.is_dir():
+    pytest.skip("no launchers beside the tests", allow_module_level=True)
+
+STAND_IN = """#!/usr/bin/env bash
+trap 'echo saved >> "{log}"; exit 143' TERM
+echo "$@" >> "{log}"
+launches=$(wc -l < "{log}")
+{body}
+"""
+
+
+def dry(script, *words, **variables):
+    environment = os.environ | {"DRY_RUN": "1"} | variables
+    done = subprocess.run(
+        [LAUNCH / script, *words], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts local.sh with a stand-in whose body is given; returns the process and the stand-in's log."""
+
+    def begin(body, **variables):
+        log, command = tmp_path / "log", tmp_path / "memjax"
+        command.write_text(STAND_IN.format(log=log, body=body))
+        command.chmod(0o755)
+        environment = os.environ | {"MEMJAX": str(command), "PAUSE": "0", "WORKDIR": "w"} | variables
+        return subprocess.Popen([LAUNCH / "local.sh", "--config.seed=3"], env=environment), log
+
+    return begin
+
+
+def test_overrides_reach_the_command():
+    assert dry("local.sh", "--config.x=a b", CONFIG="c.py:v", WORKDIR="w") == [
+        ["memjax", "train", "--config=c.py:v", "--workdir=w", "--config.x=a b"]
+    ]
+
+
+def test_a_slurm_task_trains_its_own_seed():
+    command, requeue = dry("slurm.sh", WORKDIR="w", SLURM_ARRAY_TASK_ID="4", SLURM_ARRAY_JOB_ID="77")
+    assert command[0] == "srun"
+    assert command[-2:] == ["--workdir=w/seed_4", "--config.seed=4"]
+    assert requeue[:3] == ["scontrol", "requeue", "77_4"]
+
+
+def test_a_tpu_run_is_quoted_for_the_workers():
+    (command,) = dry("tpu.sh", "run", "--config.x=a b", NAME="n", PROJECT="p", ZONE="z")
+    assert command[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "n"]
+    remote = next(word for word in command if word.startswith("--command=")).removeprefix("--command=")
+    assert shlex.split(remote)[-1] == "--config.x=a b"
+    assert command[-2:] == ["--project=p", "--zone=z"]
+
+
+def test_a_crashed_run_is_launched_again_until_it_is_done(start):
+    process, log = start("[[ $launches -lt 3 ]] && kill -9 $$; exit 0")
+    assert process.wait(30) == 0
+    assert (
+        log.read_text().splitlines()
+        == ["train --config=experiments/configs/four_rooms.py --workdir=w --config.seed=3"] * 3
+    )
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_what_another_launch_would_not_mend_is_not_launched_again(start, code):
+    process, log = start(f"exit {code}")
+    assert process.wait(30) == code
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_it_gives_up(start):
+    process, log = start("exit 1", MAX_LAUNCHES="4")
+    assert process.wait(30) == 1
+    assert len(log.read_text().splitlines()) == 4
+
+
+def test_a_stopped_run_saves_and_is_not_launched_again(start):
+    process, log = start("while :; do sleep 0.05; done")
+    while not log.exists() or not log.read_text():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert log.read_text().splitlines()[1:] == ["saved"]
