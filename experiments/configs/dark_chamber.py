@@ -1,6 +1,23 @@
-"""Dark Chamber, a faint pixel in a noisy image, goal behind a lever: telling nearly identical states apart.
+"""Dark Chamber: one pixel of a dark picture tells states apart; goal behind a lever.
 
-Source: AdaMemento (arXiv 2410.04498) names the task; layout, sizes and hyper-parameters are our choice."""
+Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be read: chamber, lever, sizes and
+all hyper-parameters are ours.
+
+    memjax train --config=experiments/configs/dark_chamber.py --workdir=runs/dark_chamber --config.num_seeds=5
+    memjax train --config=experiments/configs/dark_chamber.py:coarse --workdir=runs/dark_chamber_coarse --config.num_seeds=5
+
+Further variants: fine, rnd_memory, flicker (the room's floor flickers), smoke, and all of base.VARIANTS.
+
+What to look at: `explore/rank_correlation`, Spearman's of the bonus with 1 / visits. Mean of five seeds over
+the whole run / at its end, seeds 100 to 104: both discriminators 0.76 / 0.71, coarse 0.66 / 0.68, fine 0.69 /
+0.71, RND 0.75 / 0.80. So both together are above either only over the run, level with fine at its end, and
+RND ends higher. None of them reaches the goal often within the budget.
+
+The difficulty was set by the baselines: with 6 cells on a side PPO and PPO+RND reach the goal in up to 15 %
+of episodes within 100,000 steps, with 8 PPO+RND in at most 4 %. The flicker is off since under it no bonus
+ranks the states well: RND ended at 0.35, against 0.75 in the still room.
+Wall time: two minutes for five seeds on a 2-core CPU.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,16 +25,20 @@ from experiments.configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base.experiment("dark_chamber", "memjax/DarkChamber-v0")
-    config.agent = base.adamemento()
+    """AdaMemento, or what `variant` makes of it."""
+    config = base.experiment("dark_chamber", "memjax/DarkChamber-v0", size=8, noise=0.0)
+    config.run.total_steps = 100_000
+    config.agent = base.illustration()
     config.agent.bank.key_dim = 64
-    config.agent.bank.episode_steps = 200
-    return base.apply_variants(config, variant, {"smoke": _smoke})
+    config.agent.bank.episode_steps = 200  # the time limit
+    novelty = config.agent.ppo.novelty  # RND has the same widths and as much training
+    novelty.fine = "frozen_set"  # codes that go on learning make known states look new
+    novelty.widths = (128,)
+    novelty.latent = 64
+    novelty.sample_share = 1.0
+    return base.apply_variants(config, variant, {"smoke": base.smoke, "flicker": _flicker})
 
 
-def _smoke(config: ConfigDict) -> None:
-    """Every part once, in seconds."""
-    config.env.num_envs = 16
-    config.run.total_steps = 8_192
-    config.run.eval_episodes = 16
-    config.run.eval_envs = 16
+def _flicker(config: ConfigDict) -> None:
+    """The floor flickers with the environment's own default."""
+    config.env.options.noise = 0.02  # standard deviation, in grey levels

@@ -1,6 +1,21 @@
 """Four Rooms 13 x 13, goal in the opposite room, sparse +1: exploration and exploitation coordinated.
 
-Source: AdaMemento (arXiv 2410.04498) names the task; layout, sizes and hyper-parameters are our choice."""
+Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be read: map, time limit and all
+hyper-parameters are ours.
+
+    memjax train --config=experiments/configs/four_rooms.py --workdir=runs/four_rooms --config.num_seeds=5
+    memjax train --config=experiments/configs/four_rooms.py:rnd --workdir=runs/four_rooms_rnd --config.num_seeds=5
+
+Further variants: ppo, sil, smoke, and all of base.VARIANTS.
+
+Expected: steps to 90 % evaluation success, seeds 100 to 104: AdaMemento 57, 90, 49, 131 and 57 thousand, and
+its ensemble stays above 95 % from there on; PPO+RND 49, 253, 131, 57 and 57 thousand; PPO 40 and 98 thousand
+in two seeds and never in three.
+
+The difficulty was set by the baselines: from the far corner with 50 steps, 2.5 times the shortest way, PPO
+fails in three seeds of five and PPO+RND in none; with 60 to 100 steps PPO solves four or five.
+Wall time: half a minute for five seeds on a 2-core CPU.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,14 +23,8 @@ from experiments.configs import base
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base.experiment("four_rooms", "memjax/FourRooms-v0")
-    config.agent = base.adamemento()
-    return base.apply_variants(config, variant, {"smoke": _smoke})
-
-
-def _smoke(config: ConfigDict) -> None:
-    """Every part once, in seconds."""
-    config.env.num_envs = 16
-    config.run.total_steps = 8_192
-    config.run.eval_episodes = 16
-    config.run.eval_envs = 16
+    """AdaMemento, or what `variant` makes of it."""
+    config = base.experiment("four_rooms", "memjax/FourRooms-v0", random_start=False, max_steps_in_episode=50)
+    config.run.log_every = config.run.eval_every = 2  # iterations of 4,096 steps
+    config.agent = base.illustration()
+    return base.apply_variants(config, variant, {"smoke": base.smoke})

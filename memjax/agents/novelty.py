@@ -1,4 +1,4 @@
-"""Intrinsic rewards that learn: RND, and AdaMemento's coarse-fine distinction. One interface, like an optimiser.
+"""Intrinsic rewards that learn: RND, and AdaMemento's coarse-fine distinction, with an optimiser's interface.
 
 One update of a rollout, in this order:
   1. `rewards`: bonuses of the true successors under the parameters as they were (spec 4.3), each stream
@@ -31,7 +31,7 @@ class NoveltyConfig:
     """Intrinsic reward. `kind` "none" switches all of it off."""
 
     kind: Literal["none", "rnd", "coarse", "fine", "coarse_fine"]
-    fine: Literal["hoyer", "l1", "l0", "kl", "active_set"]
+    fine: Literal["hoyer", "l1", "l0", "kl", "active_set", "frozen_set"]
     combine: Literal["sum", "product"]
     beta_coarse: NonNegativeFloat
     beta_fine: NonNegativeFloat
@@ -57,7 +57,7 @@ class NoveltyState(flax.struct.PyTreeNode):
     """Everything the bonus depends on."""
 
     params: PyTree
-    target: PyTree  # RND's fixed network; () otherwise
+    target: PyTree  # RND's fixed network, or the encoder of "frozen_set"; () otherwise
     optimizer: Any
     pixels: Running  # [d] statistics of observations
     streams: dict[str, Running]  # std of each stream's discounted return
@@ -217,11 +217,13 @@ class Autoencoder:
         )
         weights = {"coarse": config.beta_coarse, "fine": config.beta_fine}
         self.streams = {name: w for name, w in weights.items() if config.kind in (name, "coarse_fine")}
-        self.counts = "fine" in self.streams and config.fine == "active_set"
+        self.counts = "fine" in self.streams and config.fine in ("active_set", "frozen_set")
+        self.frozen = self.counts and config.fine == "frozen_set"
 
     def init(self, key: Key, key_target: Key) -> tuple[PyTree, PyTree]:
-        """(parameters, nothing)."""
-        return self.net.init(key, jnp.zeros((1, self.size))), ()
+        """(parameters, a copy for "frozen_set" that does not learn)."""
+        params = self.net.init(key, jnp.zeros((1, self.size)))
+        return params, params if self.frozen else ()
 
     def bonus(self, state: NoveltyState, x: Array) -> dict[str, Array]:
         """x [n, d] -> {"coarse": [n], "fine": [n]}, those of them that `kind` asks for."""
@@ -231,7 +233,7 @@ class Autoencoder:
             streams["coarse"] = intrinsic.reconstruction_error(x, reconstruction)
         if "fine" in self.streams:
             streams["fine"] = (
-                self._rarity(state, code) if self.counts else intrinsic.make_fine(self.config.fine)(code)
+                self._rarity(state, x) if self.counts else intrinsic.make_fine(self.config.fine)(code)
             )
         return streams
 
@@ -243,13 +245,15 @@ class Autoencoder:
 
     def count(self, state: NoveltyState, x: Array, mask: Array) -> Array:
         """Visits per active set, this batch added."""
-        buckets = self._buckets(state, self._apply(state.params, x)[0])
-        return state.counts.at[buckets].add(mask.astype(jnp.float32))
+        return state.counts.at[self._buckets(state, x)].add(mask.astype(jnp.float32))
 
-    def _rarity(self, state: NoveltyState, code: Array) -> Array:
-        return jax.lax.rsqrt(1.0 + state.counts[self._buckets(state, code)])
+    def _rarity(self, state: NoveltyState, x: Array) -> Array:
+        return jax.lax.rsqrt(1.0 + state.counts[self._buckets(state, x)])
 
-    def _buckets(self, state: NoveltyState, code: Array) -> Array:
+    def _buckets(self, state: NoveltyState, x: Array) -> Array:
+        # Why a frozen form: where the code goes on learning, known states get new active sets and look new
+        # again (Tang et al. 2017 slow their code down for this reason). Our choice, as all fine forms are.
+        code, _ = self._apply(state.target if self.frozen else state.params, x)
         return intrinsic.active_set_hash(code, state.multipliers, table_size=TABLE_SIZE)
 
     def _apply(self, params: PyTree, x: Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from memjax.types import Array
 
-FINE_FORMS = ("hoyer", "l1", "l0", "kl", "active_set")
+FINE_FORMS = ("hoyer", "l1", "l0", "kl", "active_set", "frozen_set")
 
 
 def reconstruction_error(x: Array, reconstruction: Array) -> Array:
@@ -75,7 +75,7 @@ def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
 
 
 def make_fine(form: str):
-    """The density of a code by its name; "active_set" needs counts and is made by the novelty module."""
+    """The density of a code by its name; the two "_set" forms need counts and are the novelty module's."""
     return {"hoyer": hoyer_density, "l1": l1_density, "l0": l0_density, "kl": kl_density}[form]
 
 
