@@ -4,14 +4,15 @@ Source: AdaMemento (arXiv 2410.04498) names the task; the map is that of Sutton 
 hyper-parameters are ours.
 
     memjax train --config=experiments/configs/cliff_walking.py --workdir=runs/cliff --config.num_seeds=5
-    memjax train --config=experiments/configs/cliff_walking.py:no_failures --workdir=runs/cliff_no --config.num_seeds=5
+    memjax train --config=experiments/configs/cliff_walking.py:no_failures --config.num_seeds=5 \\
+        --workdir=runs/cliff_no
 
 Further variants: ppo, rnd, sil, smoke, and all of base.VARIANTS.
 
 Expected: falls per 1,000 training episodes, seeds 100 to 104: with the failure memory 57, 77, 54, 36 and 61,
 without 178, 439, 50, 170 and 72. Both learn the way to the goal in all five. About a thousand falls come
 before the first success, and no memory can save those.
-Wall time: half a minute for five seeds on a 2-core CPU.
+Wall time: half a minute to a minute for five seeds on a 2-core CPU.
 """
 
 from ml_collections import ConfigDict

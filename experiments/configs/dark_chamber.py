@@ -4,7 +4,8 @@ Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be re
 all hyper-parameters are ours.
 
     memjax train --config=experiments/configs/dark_chamber.py --workdir=runs/dark_chamber --config.num_seeds=5
-    memjax train --config=experiments/configs/dark_chamber.py:coarse --workdir=runs/dark_chamber_coarse --config.num_seeds=5
+    memjax train --config=experiments/configs/dark_chamber.py:coarse --config.num_seeds=5 \\
+        --workdir=runs/dark_chamber_coarse
 
 Further variants: fine, rnd_memory, flicker (the room's floor flickers), smoke, and all of base.VARIANTS.
 

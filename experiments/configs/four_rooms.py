@@ -4,17 +4,18 @@ Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be re
 hyper-parameters are ours.
 
     memjax train --config=experiments/configs/four_rooms.py --workdir=runs/four_rooms --config.num_seeds=5
-    memjax train --config=experiments/configs/four_rooms.py:rnd --workdir=runs/four_rooms_rnd --config.num_seeds=5
+    memjax train --config=experiments/configs/four_rooms.py:rnd --config.num_seeds=5 \\
+        --workdir=runs/four_rooms_rnd
 
 Further variants: ppo, sil, smoke, and all of base.VARIANTS.
 
 Expected: steps to 90 % evaluation success, seeds 100 to 104: AdaMemento 57, 90, 49, 131 and 57 thousand, and
-its ensemble stays above 95 % from there on; PPO+RND 49, 253, 131, 57 and 57 thousand; PPO 40 and 98 thousand
+its ensemble stays at 95 % or more from there on; PPO+RND 49, 253, 131, 57 and 57 thousand; PPO 40 and 98 thousand
 in two seeds and never in three.
 
 The difficulty was set by the baselines: from the far corner with 50 steps, 2.5 times the shortest way, PPO
 fails in three seeds of five and PPO+RND in none; with 60 to 100 steps PPO solves four or five.
-Wall time: half a minute for five seeds on a 2-core CPU.
+Wall time: half a minute to a minute for five seeds on a 2-core CPU.
 """
 
 from ml_collections import ConfigDict
