@@ -1,4 +1,4 @@
-"""What a newcomer types, in one process: train, evaluate, report, inspect, and a mistake that costs nothing."""
+"""What a newcomer types: train, evaluate, report, inspect, and a mistake that costs nothing."""
 
 import json
 from pathlib import Path
