@@ -13,8 +13,8 @@ Memory: a stored step is one 84 x 84 plane in uint8, 7,056 bytes, and 296 of key
 bank of 204,800 steps takes 1.5 GB, both 3.0 GB; the running episodes take another 0.9 GB (128 environments,
 the last 1,000 steps of each). A checkpoint holds all of it. `cpu`: 2 x 60 MB and 56 MB.
 
-Cost: 50 million frames (12.5 million steps) per game, not measured by us. `cpu`, two cores of a CPU: see
-results/atari. `smoke`: under a minute and a half on two cores.
+Cost: 50 million frames (12.5 million steps) per game, not measured by us. On two cores of a CPU `cpu` took 15
+minutes and `smoke` takes about one.
 
   memjax train --config=experiments/configs/atari.py --workdir=runs/montezuma
   memjax train --config=experiments/configs/atari.py:Pong+ppo --workdir=runs/pong_ppo
