@@ -1,7 +1,8 @@
 """The demonstration behind `make demo`: an agent with a memory, and plain PPO, on a sparse-reward task.
 
-Four Rooms 13 x 13: one reward, in the opposite room. Trains both from the same seeds, prints a table,
-and writes pictures of the learning curves and of what the memory knows. Started again it shows what is there; interrupted, it goes on.
+Four Rooms 13 x 13: one reward, in the opposite room. Trains both from the same seeds, prints a table, and
+writes pictures of the learning curves and of what the memory knows. Started again it shows what is there;
+interrupted, it goes on.
 """
 
 import sys

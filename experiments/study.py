@@ -273,7 +273,8 @@ def draw(study: Study, runs: Mapping[str, Run], path: Path) -> None:
         steps, values = run.series(own(run, study.curve))
         if not len(steps):
             continue
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":")[i // len(COLOURS)]}
+        line = ("-", "--", ":")[i // len(COLOURS)]
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": line}
         axis.plot(steps, np.nanmean(values, 1), label=variant, linewidth=2.4 if i == 0 else 1.3, **style)
         if i < 3:
             axis.fill_between(

@@ -175,10 +175,11 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
     def update(state: AdaMementoState, rollout: Rollout, key: Key):
         key_write, key_nets = jax.random.split(jax.random.fold_in(key, 1))
         state, metrics = remember(state, rollout, key_write)
-        trained, more = nets.learn(
+        trained, success, failure, more = nets.learn(
             state.nets, state.success, state.failure, partial(shown, state.ppo), key_nets
         )
-        state = state.replace(nets=trained, kappa=_next_kappa(config.gate, state, rollout))
+        kappa = _next_kappa(config.gate, state, rollout)
+        state = state.replace(nets=trained, success=success, failure=failure, kappa=kappa)
         metrics |= more
         gate = rollout.extras["gate"]
         ppo, more, advantage = learner.update(state.ppo, rollout, gate, key)

@@ -28,7 +28,8 @@ class LabelConfig:
     def check(self) -> None:
         """Raises ConfigError unless failure <= keep <= success."""
         if not self.failure_quantile <= self.keep_quantile <= self.success_quantile:
-            expected = f"within [failure_quantile, success_quantile] = [{self.failure_quantile}, {self.success_quantile}]"
+            ends = f"[{self.failure_quantile}, {self.success_quantile}]"
+            expected = f"within [failure_quantile, success_quantile] = {ends}"
             raise ConfigError("keep_quantile", expected, self.keep_quantile)
         if self.min_count > self.window:
             raise ConfigError("min_count", f"at most window ({self.window})", self.min_count)
@@ -96,6 +97,6 @@ def stale(config: LabelConfig, spec: EnvSpec, window: Window, returns: Array) ->
 
 
 def score(config: LabelConfig, rollout: Rollout) -> Array:
-    """Worth of the episode so far [T, B]; equals the discounted return where reward comes at the end alone."""
+    """Worth of the episode so far [T, B]; the discounted return where reward comes at the end alone."""
     length = rollout.stats.episode_length.astype(jnp.float32)
     return rollout.stats.episode_return * config.length_discount**length

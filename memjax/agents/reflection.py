@@ -31,7 +31,7 @@ class ReflectionConfig:
 
     prediction: Literal["network", "nearest"]  # P is a network, or the actions of the nearest successes
     neighbours: PositiveInt  # K of "nearest"
-    weighting: Literal["uniform", "return"]  # of cloned steps; "return": outcome_discount ** steps to the goal
+    weighting: Literal["uniform", "return"]  # "return": by outcome_discount ** to_go
     label_smoothing: Fraction
     confidence: Literal["bce", "value"]  # C says success or failure, or regresses the discounted outcome
     fail_credit: Fraction  # a failed episode's step weighs fail_credit ** steps to its end; 1: all alike
@@ -59,6 +59,7 @@ class NetState(flax.struct.PyTreeNode):
 class Steps(flax.struct.PyTreeNode):
     """n steps drawn from a bank."""
 
+    slots: Array  # [n] i32, where they came from
     observation: Array  # [n, ...] as the networks see it
     action: Array  # [n, ...]
     to_go: Array  # [n] i32, steps to the episode's end
@@ -77,7 +78,8 @@ class Nets(NamedTuple):
     init: Callable[[Key], NetState]
     predict: Callable[..., Distribution]  # (state, obs [n, ...], success bank, queries [n, D])
     confidence: Callable[[NetState, Array, Array], Array]  # (state, obs [n, ...], actions) -> [n] in (0, 1)
-    learn: Callable[..., tuple[NetState, dict[str, Array]]]  # (state, success, failure, observe, key)
+    # (state, success, failure, observe, key) -> state, both banks with what was read stamped, metrics
+    learn: Callable[..., tuple[NetState, MemoryState, MemoryState, dict[str, Array]]]
 
 
 def write_episodes(
@@ -90,7 +92,7 @@ def write_episodes(
     *,
     holdout: int,
 ) -> MemoryState:
-    """Writes E episodes of L steps, keys [E * L, D]; ids count from `first_id`, worth [E] is their utility."""
+    """Writes E episodes of L steps, keys [E * L, D]; ids from `first_id` on, worth [E] is their utility."""
     count, length = episodes.mask.shape
     ids = first_id + jnp.cumsum(episodes.chosen) - 1
     held = (ids % holdout == 0) if holdout else jnp.zeros_like(episodes.chosen)
@@ -184,6 +186,8 @@ def make_nets(
     def learn(state: NetState, success: MemoryState, failure: MemoryState, observe: Observe, key: Key):
         key_draw, key_check = jax.random.split(key)
         drawn = draw(success, failure, observe, config.minibatches * config.minibatch, key_draw)
+        success = memory.touch(success, drawn[0].slots)
+        failure = memory.touch(failure, drawn[1].slots) if failures else failure
         batches = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), drawn)
 
         def step(carry, batch):
@@ -192,7 +196,8 @@ def make_nets(
             updates, opt_state = optimizer.update(gradient, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), metrics
 
-        (params, opt_state), metrics = jax.lax.scan(step, (state.params, state.optimizer), batches)
+        start: tuple[Any, Any] = (state.params, state.optimizer)
+        (params, opt_state), metrics = jax.lax.scan(step, start, batches)
         usable = jnp.any(success.valid) & (jnp.any(failure.valid) | (not failures))
         state = NetState(
             params=params,
@@ -204,12 +209,13 @@ def make_nets(
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         if not (config.calibrate_every and config.holdout):
-            return state, metrics
+            return state, success, failure, metrics
         check = partial(
             _calibrate, config, logits, *draw(success, failure, observe, config.minibatch, key_check)
         )
         state = jax.lax.cond(state.rollouts % config.calibrate_every == 0, check, lambda s: s, state)
-        return state, metrics | {"gate/temperature": state.temperature, "gate/ece": state.ece}
+        metrics |= {"gate/temperature": state.temperature, "gate/ece": state.ece}
+        return state, success, failure, metrics
 
     return Nets(init, predict, confidence, learn)
 
@@ -240,7 +246,7 @@ def calibration_error(confidence: Array, outcome: Array, mask: Array, bins: int 
 
 
 def _calibrate(config: ReflectionConfig, logits, good: Steps, bad: Steps, state: NetState) -> NetState:
-    """Temperature scaling (Guo et al. 2017) on held-out episodes, by search; unchanged where none are held."""
+    """Temperature scaling (Guo et al. 2017) on held-out episodes, by search; unchanged where none are."""
     half = jax.tree.map(lambda x: x[: bad.train.shape[0]], good)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), half, bad)
     outcome = jnp.concatenate([_outcome(config, half), jnp.zeros_like(bad.train)])
@@ -254,9 +260,10 @@ def _calibrate(config: ReflectionConfig, logits, good: Steps, bad: Steps, state:
 
 
 def _sample(memory: Memory, bank: MemoryState, observe: Observe, n: int, key: Key) -> Steps:
-    values, _, mask = memory.sample(bank, key, n)
+    values, slots, mask = memory.sample(bank, key, n)
     held = values["holdout"] & mask
     return Steps(
+        slots=slots,
         observation=observe(values["observation"]),
         action=values["action"],
         to_go=values["to_go"],

@@ -27,7 +27,9 @@ from memjax.types import Action, Agent, Array, EnvSpec, Key, PyTree, Rollout, Ti
 class HostProgram:
     """A run over envpool; implements `train.Program`. Pools start at the first rollout, not before."""
 
-    not_reproducible = ("envpool's state cannot be saved: a resumed run begins fresh episodes",)
+    not_reproducible: tuple[str, ...] = (
+        "envpool's state cannot be saved: a resumed run begins fresh episodes",
+    )
 
     def __init__(self, config: ResolvedConfig):
         require_single_seed(config)

@@ -233,6 +233,8 @@ def test_banks_keep_to_their_kind_and_capacity(make):
         assert float(jnp.min(success.values["return"][success.valid])) == 1.0
     groups = np.asarray(failure.group)
     assert groups.max() == int(state.agent.written[0, 1]) - 1  # the newest failure is there
+    assert bool((success.read > 0)[success.valid].any()) or not bool(success.valid.any())
+    assert bool((failure.read > 0).any())  # learning stamps what it read
     newest = groups == groups.max()
     assert sorted(np.asarray(failure.values["to_go"])[newest]) == list(range(newest.sum()))
 
