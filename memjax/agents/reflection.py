@@ -48,7 +48,7 @@ class ReflectionConfig:
 class NetState(flax.struct.PyTreeNode):
     """P, C and what trains them."""
 
-    params: dict[str, PyTree]  # "prediction", "reflection"
+    params: Any  # {"prediction": ..., "reflection": ...}
     optimizer: Any
     temperature: Array  # [] f32, divides C's logit
     ece: Array  # [] f32, calibration error at the last calibration
@@ -190,7 +190,7 @@ def make_nets(
         failure = memory.touch(failure, drawn[1].slots) if failures else failure
         batches = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), drawn)
 
-        def step(carry, batch):
+        def step(carry: tuple[Any, Any], batch: tuple[Steps, Steps]):
             params, opt_state = carry
             (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, *batch)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
