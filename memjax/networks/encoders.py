@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from memjax.networks.convolution import conv, conv_transpose
 from memjax.types import Array
+
+LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # features, size and stride of the DQN encoder's convolutions
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": nn.tanh, "relu": nn.relu}
 
@@ -40,6 +43,29 @@ class MLP(nn.Module):
         return x
 
 
+class Convolution(nn.Module):
+    """One unpadded convolution with a bias, or its adjoint."""
+
+    features: int
+    size: int
+    stride: int
+    transposed: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[n, H, W, C] -> [n, H', W', features]."""
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        window = (self.size, self.size)
+        if self.transposed:
+            gain = nn.initializers.variance_scaling(
+                1.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2
+            )
+            kernel = self.param("kernel", gain, (*window, self.features, x.shape[-1]))
+            return conv_transpose(x, kernel, self.stride) + bias
+        kernel = self.param("kernel", scaled(), (*window, x.shape[-1], self.features))
+        return conv(x, kernel, self.stride) + bias
+
+
 class Conv(nn.Module):
     """The three convolutions of the DQN encoder (Mnih et al. 2015), then dense layers."""
 
@@ -50,15 +76,8 @@ class Conv(nn.Module):
         """[n, C, H, W] uint8 or scaled float -> [n, widths[-1]]."""
         x = x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x
         x = jnp.moveaxis(x, 1, -1)
-        for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            layer = nn.Conv(
-                features,
-                (kernel, kernel),
-                (stride, stride),
-                padding="VALID",
-                kernel_init=scaled(),
-            )
-            x = nn.relu(layer(x))
+        for layer in LAYERS:
+            x = nn.relu(Convolution(*layer)(x))
         return MLP(self.widths, "relu")(x)
 
 
@@ -91,12 +110,11 @@ class ConvAutoencoder(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """[n, 84 * 84] -> code [n, latent] >= 0, reconstruction [n, 84 * 84]."""
         image = x.reshape(-1, 84, 84, 1)
-        layers = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-        for features, kernel, stride in layers:
-            image = nn.relu(nn.Conv(features, (kernel, kernel), (stride, stride), padding="VALID")(image))
+        for layer in LAYERS:
+            image = nn.relu(Convolution(*layer)(image))
         z = nn.relu(dense(self.latent, name="code")(image.reshape(image.shape[0], -1)))
         image = nn.relu(nn.Dense(7 * 7 * 64)(z)).reshape(-1, 7, 7, 64)
-        for features, kernel, stride in ((64, 3, 1), (32, 4, 2), (1, 8, 4)):
-            image = nn.ConvTranspose(features, (kernel, kernel), (stride, stride), padding="VALID")(image)
+        for features, size, stride in ((64, 3, 1), (32, 4, 2), (1, 8, 4)):
+            image = Convolution(features, size, stride, transposed=True)(image)
             image = nn.relu(image) if features > 1 else image
         return z, image.reshape(x.shape)
