@@ -68,6 +68,7 @@ def novelty(kind: str) -> ConfigDict:
             "sample_share": 0.25,  # (spec) of the rollout
             "minibatch": 512,  # observations
             "standardize": True,  # (spec) per number, clipped to +-5
+            "standardize_rollouts": 0,  # that the statistics are taken from; 0: all (spec)
             "discount": 0.99,  # (spec) gamma_int, per step
         }
     )
@@ -133,7 +134,8 @@ def illustration() -> ConfigDict:
     agent = adamemento()
     agent.ppo.intrinsic_weight = 0.5
     agent.ppo.offpolicy = "bc"  # PPO's own policy learns what the memory knows; under "mask" it forgets it
-    agent.ppo.novelty.fine = "active_set"  # the other fine forms do not fade
+    agent.ppo.novelty.fine = "frozen_set"  # codes that go on learning make known states look new
+    agent.ppo.novelty.standardize_rollouts = 1  # and so do statistics that go on moving
     agent.reflection.weighting = "return"  # of a loop, the way out of it: the later visit counts for more
     agent.reflection.outcome_discount = 0.9
     agent.reflection.minibatches = 16
@@ -190,9 +192,11 @@ def with_agent(config: ConfigDict, name: str) -> None:
     section = config.agent.ppo if "ppo" in config.agent else config.agent
     if name == "sil":
         config.agent = merged(sil(), ppo=merged(section, novelty=merged(section.novelty, kind="none")))
+    elif name == "rnd":  # its observation statistics keep moving, as published
+        novel = merged(section.novelty, kind="rnd", standardize_rollouts=0)
+        config.agent = merged(section, name="ppo", novelty=novel)
     else:
-        kind = "rnd" if name == "rnd" else "none"
-        config.agent = merged(section, name="ppo", novelty=merged(section.novelty, kind=kind))
+        config.agent = merged(section, name="ppo", novelty=merged(section.novelty, kind="none"))
 
 
 def _novelty(kind: str) -> Callable[[ConfigDict], None]:

@@ -34,7 +34,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.agent.bank.key_dim = 64
     config.agent.bank.episode_steps = 200  # the time limit
     novelty = config.agent.ppo.novelty  # RND has the same widths and as much training
-    novelty.fine = "frozen_set"  # codes that go on learning make known states look new
     novelty.widths = (128,)
     novelty.latent = 64
     novelty.sample_share = 1.0

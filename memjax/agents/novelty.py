@@ -20,7 +20,7 @@ from memjax.networks.encoders import ConvAutoencoder, SparseAutoencoder
 from memjax.ops import intrinsic
 from memjax.ops.returns import discounted_sums
 from memjax.ops.statistics import Running, masked_mean
-from memjax.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Widths
+from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Widths
 from memjax.types import Array, ConfigError, EnvSpec, Key, PyTree
 
 TABLE_SIZE = 1 << 16  # buckets of the active-set counts
@@ -43,6 +43,7 @@ class NoveltyConfig:
     sample_share: Fraction  # share of the rollout that is trained on
     minibatch: PositiveInt
     standardize: bool  # per-pixel running mean and std, clipped to +-5
+    standardize_rollouts: NonNegativeInt  # rollouts that those statistics are taken from; 0: all
     discount: Fraction  # gamma_int
 
     def check(self) -> None:
@@ -127,11 +128,19 @@ def make_novelty(config: NoveltyConfig, spec: EnvSpec) -> Novelty | None:
         scaled = [weight * raw[name] / state.streams[name].std for name, weight in model.streams.items()]
         return jnp.prod(jnp.stack(scaled), 0) if config.combine == "product" else sum(scaled[1:], scaled[0])
 
+    def statistics(state: NoveltyState, x: Array, valid: Array) -> Running:
+        """Of the pixels [n, d]. A frozen code needs inputs that do not move either: see the config."""
+        updated = state.pixels.update(x, valid)
+        if not config.standardize_rollouts:
+            return updated
+        early = state.pixels.count < (config.standardize_rollouts - 0.5) * valid.size
+        return jax.tree.map(lambda new, old: jnp.where(early, new, old), updated, state.pixels)
+
     def rewards(state: NoveltyState, next_observation: Array, valid: Array):
         """next_observation [T, B, ...], valid [T, B] -> (state, combined reward [T, B], metrics)."""
         t, b = valid.shape
         flat = next_observation.reshape(t * b, *next_observation.shape[2:])
-        state = state.replace(pixels=state.pixels.update(last_frame(flat, spec), valid.reshape(-1)))
+        state = state.replace(pixels=statistics(state, last_frame(flat, spec), valid.reshape(-1)))
         raw = {name: r.reshape(t, b) * valid for name, r in bonus(state, flat).items()}
         streams, running = {}, {}
         for name, stream in raw.items():

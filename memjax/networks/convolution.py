@@ -27,7 +27,7 @@ def conv_transpose(y: Array, kernel: Array, stride: int) -> Array:
     return _conv_transpose(y, kernel, stride)
 
 
-def kernel_gradient(x: Array, y: Array, stride: int, size: tuple[int, int]) -> Array:
+def kernel_gradient(x: Array, y: Array, stride: int, size: tuple[int, ...]) -> Array:
     """The adjoint of `conv` in its kernel: x [n, H, W, C], y [n, H', W', F] -> [*size, C, F]."""
     found = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),

@@ -109,3 +109,19 @@ def test_formulas_agree_with_numpy():
     z = np.abs(x)
     hoyer = (np.sqrt(7) - z.sum(1) / np.sqrt((z**2).sum(1))) / (np.sqrt(7) - 1)
     np.testing.assert_allclose(hoyer_density(jnp.asarray(z)), 1 - hoyer, rtol=1e-4)
+
+
+def test_frozen_statistics_and_codes_do_not_move():
+    novelty = novelty_of("coarse_fine", fine="frozen_set", standardize_rollouts=1)
+    state = novelty.init(jax.random.key(0), 4)
+    valid = jnp.ones((8, 4), bool)
+    first, *_ = novelty.rewards(state, jax.random.normal(jax.random.key(1), (8, 4, 12)), valid)
+    later, *_ = novelty.rewards(first, 5.0 + jax.random.normal(jax.random.key(2), (8, 4, 12)), valid)
+    assert not np.array_equal(first.pixels.mean, state.pixels.mean)
+    np.testing.assert_array_equal(first.pixels.mean, later.pixels.mean)
+    # A state's count is its own: learning moves no state into another bucket.
+    seen = jnp.eye(12)
+    state = visit(novelty, first, seen[:4], 20)
+    counted = 1.0 / np.asarray(novelty.bonus(state, seen)["fine"]) ** 2 - 1.0
+    assert counted[:4].min() > 100
+    np.testing.assert_allclose(counted[4:].max(), 0.0, atol=1e-3)
