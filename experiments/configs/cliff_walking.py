@@ -9,9 +9,9 @@ hyper-parameters are ours.
 
 Further variants: ppo, rnd, sil, smoke, and all of base.VARIANTS.
 
-Expected: falls per 1,000 training episodes, seeds 100 to 104: with the failure memory 57, 77, 54, 36 and 61,
-without 178, 439, 50, 170 and 72. Both learn the way to the goal in all five. About a thousand falls come
-before the first success, and no memory can save those.
+Expected (experiments/results/cliff_walking, ten seeds): 65 falls per 1,000 training episodes with the failure
+memory and 175 without, medians. Both learn the way to the goal in all ten. About a thousand falls come before
+the first success, and no memory can save those.
 Wall time: half a minute to a minute for five seeds on a 2-core CPU.
 """
 
