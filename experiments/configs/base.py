@@ -2,8 +2,8 @@
 
 Steps are environment steps, per seed; "per rollout" is per update of num_envs * rollout_steps of them.
 
-Values marked (spec) are those proposed in the published descriptions or customary for PPO and RND; all
-others were chosen here.
+Values marked (spec) are those that docs/adamemento.md proposes or that are customary for PPO and RND; the
+paper's own are unknown. All others were chosen here.
 """
 
 from collections.abc import Callable, Mapping

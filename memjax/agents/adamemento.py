@@ -1,6 +1,6 @@
 """AdaMemento (Yan et al. 2024, arXiv 2410.04498): PPO with memories of success and of failure.
 
-One update of a rollout, in this order (the paper's, from a summary of it; section 2 of our reading):
+One update of a rollout, in this order (the paper's, from a summary of it; docs/adamemento.md, section 2):
   1. episodes that ended are labelled; some go into the success bank, some into the failure bank;
   2. the prediction network P(a | s) learns from successes;
   3. the reflection network C(s, a) learns from successes and failures, and is calibrated;
