@@ -92,8 +92,8 @@ class ResolvedConfig:
 
 def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     """The config of `FILE.py` or `FILE.py:VARIANT` with `(field, text)` overrides. Raises ConfigError."""
-    path, _, variant = source.partition(".py:") if ".py:" in source else (source, "", "")
-    file = Path(f"{path}.py" if variant else path.removesuffix(":"))
+    path, colon, variant = source.partition(".py:")
+    file = Path(f"{path}.py" if colon else path)
     config = _call_get_config(file, variant)
     for field, text in overrides:
         _override(config, field, text)

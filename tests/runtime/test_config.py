@@ -270,3 +270,7 @@ def test_config_is_not_changed_by_resolve(config_file, registries):
     resolve(config, **registries)
     assert config.to_dict() == before
     assert config.is_locked
+
+
+def test_an_empty_variant_is_none(config_file):
+    assert load_config(f"{config_file}:").to_dict() == load_config(str(config_file)).to_dict()
