@@ -55,6 +55,12 @@ class EnvSpec(NamedTuple):
         """Whether observations are images, channels first."""
         return len(self.observation_shape) == 3
 
+    def zero_actions(self, *leading: int) -> Array:
+        """[*leading] i32 or [*leading, size] f32, of the type that acting gives."""
+        if isinstance(self.action, Discrete):
+            return jnp.zeros(leading, jnp.int32)
+        return jnp.zeros((*leading, self.action.size), jnp.float32)
+
 
 class TimeStep(flax.struct.PyTreeNode):
     """What B environments answered to B actions.
@@ -149,7 +155,6 @@ class Agent(NamedTuple):
     rollout_steps: int  # T
     policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
     bonus: Callable[[PyTree, Array], Array] | None = None  # (state, observations [n, ...]) -> [n] novelty
-    memories: Callable[[PyTree], Mapping[str, Any]] = lambda state: {}  # state -> {name: MemoryState}
     acting: Callable[[PyTree], PyTree] = lambda state: state  # what `act` reads, all else replaced by ()
 
 

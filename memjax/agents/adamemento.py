@@ -24,12 +24,12 @@ from memjax.agents import labels, reflection
 from memjax.agents.episodes import Scratch, append, init_scratch, keep_last, take_episodes
 from memjax.agents.labels import LabelConfig
 from memjax.agents.novelty import frame_size, last_frame
-from memjax.agents.ppo import Learner, PPOConfig, PPOState, acting_part, make_learner, ppo_agent
+from memjax.agents.ppo import PPOConfig, PPOState, acting_part, make_learner, ppo_agent
 from memjax.agents.reflection import ReflectionConfig
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.ops.statistics import masked_mean
 from memjax.schema import Fraction, NonNegativeInt, PositiveInt
-from memjax.types import Action, Agent, Array, Box, ConfigError, EnvSpec, Key, PyTree, Rollout, TimeStep
+from memjax.types import Action, Agent, Array, ConfigError, EnvSpec, Key, PyTree, Rollout, TimeStep
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
     """The agent called "adamemento". Raises ConfigError where spec and config do not fit."""
     learner = make_learner(config.ppo, spec)
     if not config.bank.enabled:
-        return _without_memory(config, learner, num_envs)
+        return ppo_agent(config.ppo, learner, num_envs)  # with whatever intrinsic reward is configured
     stored_spec = _stored_spec(config.bank, spec)
     novelty = learner.novelty
     memory = {name: _make_bank(config, stored_spec, name) for name in ("success", "failure")}
@@ -131,9 +131,7 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
             nets=nets.init(key_nets),
             success=memory["success"].init(),
             failure=memory["failure"].init(),
-            scratch=init_scratch(
-                stored_spec, config.bank.episode_steps, num_envs, stored_spec.observation_shape
-            ),
+            scratch=init_scratch(stored_spec, config.bank.episode_steps, num_envs),
             label=labels.init_window(config.label),
             written=jnp.zeros(2, jnp.int32),
             kappa=jnp.float32(config.gate.kappa),
@@ -240,22 +238,15 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
         rollout_steps=config.rollout_steps,
         policies=("ensemble", "policy", "memory"),
         bonus=novelty and (lambda state, obs: novelty.scaled(state.ppo.novelty, obs)),
-        memories=lambda state: {"success": state.success, "failure": state.failure},
         acting=acting,
     )
 
 
-def _without_memory(config: AdaMementoConfig, learner: Learner, num_envs: int) -> Agent:
-    """All memory parts off: PPO, with whatever intrinsic reward is configured."""
-    return ppo_agent(config.ppo, learner, num_envs)
-
-
 def _make_bank(config: AdaMementoConfig, spec: EnvSpec, name: str) -> Memory:
     """Successes go by worth, failures by age (spec 3.1)."""
-    action = jnp.zeros(spec.action.size) if isinstance(spec.action, Box) else jnp.zeros((), jnp.int32)
     value_like = {
         "observation": jnp.zeros(spec.observation_shape, spec.observation_dtype),
-        "action": action,
+        "action": spec.zero_actions(),
         "to_go": jnp.zeros((), jnp.int32),  # steps until the episode ended, 0 at its last
         "return": jnp.zeros(()),
         "gate_share": jnp.zeros(()),

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from memjax.types import Array, Box, Discrete, EnvSpec, Rollout
+from memjax.types import Array, EnvSpec, Rollout
 
 
 class Scratch(flax.struct.PyTreeNode):
@@ -36,13 +36,11 @@ class Episodes(flax.struct.PyTreeNode):
     gate_share: Array  # [E] f32, share of steps whose action the memory chose
 
 
-def init_scratch(spec: EnvSpec, length: int, batch: int, observation_shape: tuple[int, ...]) -> Scratch:
+def init_scratch(spec: EnvSpec, length: int, batch: int) -> Scratch:
     """An empty scratch of L = `length` steps."""
-    action_shape = (spec.action.size,) if isinstance(spec.action, Box) else ()
-    action_dtype = jnp.int32 if isinstance(spec.action, Discrete) else jnp.float32
     return Scratch(
-        observation=jnp.zeros((length, batch, *observation_shape), spec.observation_dtype),
-        action=jnp.zeros((length, batch, *action_shape), action_dtype),
+        observation=jnp.zeros((length, batch, *spec.observation_shape), spec.observation_dtype),
+        action=spec.zero_actions(length, batch),
         reward=jnp.zeros((length, batch), jnp.float32),
         gate=jnp.zeros((length, batch), bool),
     )

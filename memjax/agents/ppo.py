@@ -185,7 +185,8 @@ def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:
 
     def update(state: PPOState, rollout: Rollout, gate: Array, key: Key):
         key_epochs, key_novelty = jax.random.split(key)
-        state, reward, metrics = measure(state, rollout)
+        state, reward = measure(state, rollout)
+        metrics: dict[str, Array] = {}
         bonus = jnp.zeros_like(reward)
         if novelty:
             novel, bonus, more = novelty.rewards(state.novelty, rollout.next_observation, rollout.valid)
@@ -214,11 +215,11 @@ def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:
             seen = _merge(rollout.observation[:-1])
             state = state.replace(observations=state.observations.update(seen, rollout.valid.reshape(-1)))
         if not config.scale_rewards:
-            return state, reward, {}
+            return state, reward
         spread, running = state.returns
         sums, running = discounted_sums(reward, rollout.done, running, discount=config.discount)
         spread = spread.update(sums.reshape(-1), rollout.valid.reshape(-1))
-        return state.replace(returns=(spread, running)), jnp.clip(reward / spread.std, -10.0, 10.0), {}
+        return state.replace(returns=(spread, running)), jnp.clip(reward / spread.std, -10.0, 10.0)
 
     def apply(params: PyTree, observation: Array) -> tuple[Distribution, Array]:
         return net.apply(params, observation)  # type: ignore[return-value]

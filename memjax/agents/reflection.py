@@ -5,7 +5,6 @@ Spec AdaMemento section 3. The paper says what each is trained on; the losses ar
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.struct
@@ -63,7 +62,6 @@ class Steps(flax.struct.PyTreeNode):
     observation: Array  # [n, ...] as the networks see it
     action: Array  # [n, ...]
     to_go: Array  # [n] i32, steps to the episode's end
-    episode_return: Array  # [n] f32
     gate_share: Array  # [n] f32
     train: Array  # [n] f32, 1 where there is a step to train on
     held: Array  # [n] f32, 1 where it is held out for calibration
@@ -135,7 +133,7 @@ def make_nets(
         observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
         params = {
             "prediction": predictor.init(keys[0], observation),
-            "reflection": reflector.init(keys[1], observation, _zero_action(spec)),
+            "reflection": reflector.init(keys[1], observation, spec.zero_actions(1)),
         }
         zero = jnp.zeros((), jnp.int32)
         return NetState(params, optimizer.init(params), jnp.ones(()), jnp.zeros(()), zero, zero)
@@ -168,21 +166,17 @@ def make_nets(
             distribution = predictor.apply(params["prediction"], good.observation)
             log_prob = _smoothed_log_prob(distribution, good.action, config.label_smoothing)  # type: ignore[arg-type]
             clone = losses.clone_loss(log_prob, good.train * _clone_weight(config, good))
-        half = jax.tree.map(lambda x: x[: bad.train.shape[0]], good)
-        both = jax.tree.map(lambda *x: jnp.concatenate(x), half, bad)
-        outcome = jnp.concatenate([_outcome(config, half), jnp.zeros_like(bad.train)])
-        weight = jnp.concatenate(
-            [half.train, bad.train * config.fail_credit ** bad.to_go.astype(jnp.float32)]
-        )
+        credit = config.fail_credit ** bad.to_go.astype(jnp.float32)
+        both, outcome = _paired(config, good, bad.replace(train=bad.train * credit))
         # C also learns while only failures are known, and so begins doubtful. Waiting for both banks was
         # worse on Four Rooms: 17 of 20 seeds solved instead of 19.
         logit = logits(params, both.observation, both.action)
         if config.confidence == "value":
-            reflect = jnp.sum((jax.nn.sigmoid(logit) - outcome) ** 2 * weight) / jnp.maximum(
-                jnp.sum(weight), 1e-6
+            reflect = jnp.sum((jax.nn.sigmoid(logit) - outcome) ** 2 * both.train) / jnp.maximum(
+                jnp.sum(both.train), 1e-6
             )
         else:
-            reflect = losses.binary_cross_entropy(logit, outcome, weight)
+            reflect = losses.binary_cross_entropy(logit, outcome, both.train)
         return clone + reflect, {"loss/prediction": clone, "loss/reflection": reflect}
 
     def learn(state: NetState, success: MemoryState, failure: MemoryState, observe: Observe, key: Key):
@@ -212,9 +206,12 @@ def make_nets(
         metrics = jax.tree.map(jnp.mean, metrics)
         if not (config.calibrate_every and config.holdout):
             return state, success, failure, metrics
-        check = partial(
-            _calibrate, config, logits, *draw(success, failure, observe, config.minibatch, key_check)
-        )
+
+        def check(state: NetState) -> NetState:
+            return _calibrate(
+                config, logits, state, *draw(success, failure, observe, config.minibatch, key_check)
+            )
+
         state = jax.lax.cond(state.rollouts % config.calibrate_every == 0, check, lambda s: s, state)
         metrics |= {"gate/temperature": state.temperature, "gate/ece": state.ece}
         return state, success, failure, metrics
@@ -247,16 +244,16 @@ def calibration_error(confidence: Array, outcome: Array, mask: Array, bins: int 
     return jnp.sum(gap) / jnp.maximum(jnp.sum(member), 1.0)
 
 
-def _calibrate(config: ReflectionConfig, logits, good: Steps, bad: Steps, state: NetState) -> NetState:
+def _calibrate(config: ReflectionConfig, logits, state: NetState, good: Steps, bad: Steps) -> NetState:
     """Temperature scaling (Guo et al. 2017) on held-out episodes, by search; unchanged where none are."""
-    half = jax.tree.map(lambda x: x[: bad.train.shape[0]], good)
-    both = jax.tree.map(lambda *x: jnp.concatenate(x), half, bad)
-    outcome = jnp.concatenate([_outcome(config, half), jnp.zeros_like(bad.train)])
+    both, outcome = _paired(config, good, bad)
     logit = logits(state.params, both.observation, both.action)
     candidates = jnp.logspace(-3.0, 3.0, TEMPERATURES, base=2.0)
     cost = jax.vmap(lambda t: losses.binary_cross_entropy(logit / t, outcome, both.held))(candidates)
     chosen = candidates[jnp.argmin(cost)]
-    temperature = jnp.where(jnp.any(half.held > 0) & jnp.any(bad.held > 0), chosen, state.temperature)
+    temperature = jnp.where(
+        jnp.any(both.held[: bad.held.shape[0]] > 0) & jnp.any(bad.held > 0), chosen, state.temperature
+    )
     ece = calibration_error(jax.nn.sigmoid(logit / temperature), outcome, both.held)
     return state.replace(temperature=temperature, ece=ece)
 
@@ -269,7 +266,6 @@ def _sample(memory: Memory, bank: MemoryState, observe: Observe, n: int, key: Ke
         observation=observe(values["observation"]),
         action=values["action"],
         to_go=values["to_go"],
-        episode_return=values["return"],
         gate_share=values["gate_share"],
         train=(mask & ~held).astype(jnp.float32),
         held=held.astype(jnp.float32),
@@ -300,15 +296,18 @@ def _smoothed_log_prob(distribution: Distribution, action: Array, smoothing: flo
     )
 
 
+def _paired(config: ReflectionConfig, good: Steps, bad: Steps) -> tuple[Steps, Array]:
+    """As many successes as there are negatives, then those, and what C should say of each."""
+    half = jax.tree.map(lambda x: x[: bad.train.shape[0]], good)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), half, bad)
+    return both, jnp.concatenate([_outcome(config, half), jnp.zeros_like(bad.train)])
+
+
 def _outcome(config: ReflectionConfig, good: Steps) -> Array:
     """[n] what C should say of successes: 1, or the discounted outcome for "value"."""
     if config.confidence == "bce":
         return jnp.ones_like(good.train)
     return config.outcome_discount ** good.to_go.astype(jnp.float32)
-
-
-def _zero_action(spec: EnvSpec) -> Array:
-    return jnp.zeros(1, jnp.int32) if isinstance(spec.action, Discrete) else jnp.zeros((1, spec.action.size))
 
 
 def _random_actions(spec: EnvSpec, n: int, key: Key) -> Array:

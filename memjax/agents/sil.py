@@ -22,7 +22,7 @@ from memjax.memory import MemoryState, make_memory
 from memjax.ops.returns import returns_to_go
 from memjax.ops.statistics import masked_mean
 from memjax.schema import NonNegativeFloat, PositiveInt
-from memjax.types import Agent, Array, Box, ConfigError, EnvSpec, Key, PyTree, Rollout
+from memjax.types import Agent, Array, ConfigError, EnvSpec, Key, PyTree, Rollout
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,13 @@ def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
     learner = make_learner(config.ppo, spec)
     imitation = config.imitation
     plain = ppo_agent(config.ppo, learner, num_envs)
-    action = jnp.zeros(spec.action.size) if isinstance(spec.action, Box) else jnp.zeros((), jnp.int32)
     observation = jnp.zeros(spec.observation_shape, spec.observation_dtype)
-    value_like = {"observation": observation, "action": action, "return": jnp.zeros(())}
+    value_like = {"observation": observation, "action": spec.zero_actions(), "return": jnp.zeros(())}
     # Nothing is looked up by nearness: the key is a constant of one number.
     memory = make_memory(imitation.capacity, 1, value_like, evict="fifo")
 
     def init(key: Key) -> SILState:
-        scratch = init_scratch(spec, imitation.episode_steps, num_envs, spec.observation_shape)
+        scratch = init_scratch(spec, imitation.episode_steps, num_envs)
         return SILState(learner.init(key, num_envs), memory.init(), scratch)
 
     def act(state: SILState, carry: PyTree, timestep, key: Key, *, policy: str = "policy"):
@@ -144,6 +143,5 @@ def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
         act=act,
         update=update,
         bonus=plain.bonus and (lambda state, obs: plain.bonus(state.ppo, obs)),  # type: ignore[misc]
-        memories=lambda state: {"episodes": state.bank},
         acting=lambda state: state.replace(ppo=plain.acting(state.ppo), bank=(), scratch=()),
     )

@@ -39,13 +39,18 @@ def make_env(id: str, *, options: Mapping[str, Any]) -> Env:
     return make_gymnax_env(id, options)
 
 
-def make_host_env(id: str, *, num_envs: int, seed: int, options: Mapping[str, Any]) -> "HostEnv":
-    """A pool of `num_envs` environments on host threads. Raises as `make_env` does."""
+def make_host_env(
+    id: str, *, num_envs: int, seed: int, options: Mapping[str, Any], first_env: int = 0
+) -> "HostEnv":
+    """Environments `first_env` .. `first_env + num_envs - 1` of a run, a pool on host threads.
+
+    Raises ConfigError as `make_env` does.
+    """
     if backend_of(id) != "host":
         raise unknown_id(id, ["envpool/..."])
     from memjax.envs.envpool_adapter import HostEnv
 
-    return HostEnv(id, num_envs=num_envs, seed=seed, options=options)
+    return HostEnv(id, num_envs=num_envs, seed=seed, options=options, first_env=first_env)
 
 
 def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.envs.envpool_adapter import HostEnv
+from memjax.envs import make_host_env
 from memjax.runtime.config import ResolvedConfig
 from memjax.runtime.rollout import HostBuffer
 from memjax.types import Agent, ConfigError, EnvSpec, EpisodeStats, Key, PyTree, Rollout, TimeStep
@@ -44,7 +44,7 @@ class Lane:
     def __init__(self, config: ResolvedConfig, agent: Agent, batch: int, seed: int, first_env: int = 0):
         self.id, self.columns = config.env.id, slice(first_env, first_env + batch)
         options = config.env.options
-        self.pool = HostEnv(self.id, num_envs=batch, seed=seed, options=options, first_env=first_env)
+        self.pool = make_host_env(self.id, num_envs=batch, seed=seed, options=options, first_env=first_env)
         self._initial_carry = partial(agent.initial_carry, batch)
 
     def reset(self) -> None:

@@ -50,7 +50,7 @@ def stream(rng, rounds):
 @settings(max_examples=25)
 @given(st.integers(0, 2**31))
 def test_episodes_come_out_whole_across_rollouts(seed):
-    scratch = init_scratch(SPEC, L, B, (1,))
+    scratch = init_scratch(SPEC, L, B)
     for rollout, ended in stream(np.random.default_rng(seed), rounds=4):
         timeline = append(scratch, rollout, rollout.observation[:-1], jnp.zeros((T, B), bool))
         score = -jnp.arange(T * B, dtype=jnp.float32).reshape(T, B)  # the earliest first
@@ -66,7 +66,7 @@ def test_episodes_come_out_whole_across_rollouts(seed):
 
 def test_the_best_are_taken_and_padding_is_not_chosen():
     (rollout, ended), *_ = stream(np.random.default_rng(5), rounds=1)
-    scratch = init_scratch(SPEC, L, B, (1,))
+    scratch = init_scratch(SPEC, L, B)
     timeline = append(scratch, rollout, rollout.observation[:-1], jnp.zeros((T, B), bool))
     assert len(ended) >= 3
     best = take_episodes(timeline, rollout, rollout.done, rollout.stats.episode_return, count=2)
@@ -80,7 +80,7 @@ def test_the_best_are_taken_and_padding_is_not_chosen():
 def test_shapes_do_not_depend_on_what_ended():
     def run(done):
         (rollout, _), *_ = stream(np.random.default_rng(0), rounds=1)
-        timeline = append(init_scratch(SPEC, L, B, (1,)), rollout, rollout.observation[:-1], done)
+        timeline = append(init_scratch(SPEC, L, B), rollout, rollout.observation[:-1], done)
         return take_episodes(timeline, rollout, done, rollout.stats.episode_return, count=4)
 
     some, none = jax.eval_shape(run, jnp.ones((T, B), bool)), jax.eval_shape(run, jnp.zeros((T, B), bool))
