@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from memjax.memory import retrieval
-from memjax.memory.eviction import POLICIES, Policy
+from memjax.memory.eviction import POLICIES, Policy, counters
 from memjax.memory.metrics import METRICS
 from memjax.memory.retrieval import EXACT_METHODS, Retrieved
 from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec
@@ -34,6 +34,7 @@ class Memory(NamedTuple):
     touch: Callable[..., MemoryState]  # (state, slots, mask=None), any shape: these were read
     update: Callable[..., MemoryState]  # (state, slots, rewards, mask=None), one shape: utility and visits
     remove: Callable[[MemoryState, Array], MemoryState]  # (state, mask [N]): frees these slots
+    rebuild: Callable[[MemoryState], MemoryState]  # (state) after fields were replaced by hand
     capacity: int  # N
     key_dim: int  # D
 
@@ -66,14 +67,16 @@ def make_memory(
     _check(capacity, key_dim, evict, k, metric, method, recall, rerank, step_size, key_dtype)
     value_like = jax.tree.map(leaf_spec, value_like)
     search = dict(k=k, metric=metric, method=method, recall=recall, rerank=rerank)
+    policy = POLICIES[evict]
     return Memory(
-        init=partial(init, capacity, key_dim, value_like, jnp.dtype(key_dtype), seed),
-        write=partial(write, policy=POLICIES[evict], initial_utility=initial_utility),
+        init=partial(init, capacity, key_dim, value_like, jnp.dtype(key_dtype), seed, policy=policy),
+        write=partial(write, policy=policy, initial_utility=initial_utility),
         retrieve=partial(retrieval.retrieve, **search, threshold=threshold, inclusive=inclusive),
         sample=sample,
-        touch=touch,
-        update=partial(update, step_size=step_size),
-        remove=remove,
+        touch=partial(touch, policy=policy),
+        update=partial(update, step_size=step_size, policy=policy),
+        remove=partial(remove, policy=policy),
+        rebuild=policy.rebuild,
         capacity=capacity,
         key_dim=key_dim,
     )
@@ -96,10 +99,12 @@ def init(
     key_dtype: Any,
     default_seed: int,
     seed: Array | int | None = None,
+    *,
+    policy: Policy,
 ) -> MemoryState:
     """An empty state. Give each of several memories its own `seed`; only "reservoir" draws from it."""
     seed = default_seed if seed is None else seed
-    return empty_state(capacity, key_dim, value_like, key_dtype=key_dtype, seed=seed)
+    return policy.rebuild(empty_state(capacity, key_dim, value_like, key_dtype=key_dtype, seed=seed))
 
 
 def write(
@@ -126,7 +131,8 @@ def write(
     group = jnp.full(batch, -1, jnp.int32) if group is None else jnp.asarray(group, jnp.int32)
     mask = jnp.ones(batch, bool) if mask is None else jnp.asarray(mask)
     accept = mask & jnp.all(jnp.isfinite(keys), axis=1) & jnp.isfinite(utility)
-    slots, cursor = policy(state, accept, utility)
+    turn = None if policy.order is None else policy.order(state, min(batch, n))
+    slots, cursor = policy.place(counters(state), n, accept, utility, turn)
     stamp = state.clock + jnp.cumsum(accept, dtype=jnp.int32)
     # Why: each item that is not written has an index of its own beyond the table, so all indices are unique.
     target = jnp.where(slots < n, slots, n + jnp.arange(batch, dtype=jnp.int32))
@@ -150,7 +156,8 @@ def write(
         cursor=cursor,
         refused=state.refused + jnp.sum(mask & ~accept, dtype=jnp.int32),
     )
-    return state, slots
+    # Why: the index reads the fields, so the new ones: reading the old beside a write would copy them.
+    return policy.refresh(state, slots), slots
 
 
 def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
@@ -165,15 +172,22 @@ def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
     return gather_values(state.values, slots, mask), jnp.where(mask, slots, state.capacity), mask
 
 
-def touch(state: MemoryState, slots: Array, mask: Array | None = None) -> MemoryState:
+def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy: Policy) -> MemoryState:
     """Stamps these slots, of any shape, as read now. Empty slots and slots out of range are passed over."""
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
     now = state.clock + jnp.any(present)
-    return replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
+    state = replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
+    return policy.refresh(state, target)
 
 
 def update(
-    state: MemoryState, slots: Array, rewards: Array, mask: Array | None = None, *, step_size: float | Array
+    state: MemoryState,
+    slots: Array,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    step_size: float | Array,
+    policy: Policy,
 ) -> MemoryState:
     """Utility and visits after the rewards of these slots, one by one in order (`memjax.memory.q_update`).
 
@@ -184,17 +198,18 @@ def update(
     finite = jnp.isfinite(rewards)
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
     target = jnp.where(finite, target, state.capacity)
-    return replace(
+    state = replace(
         state,
         utility=q_update(state.utility, target, jnp.where(finite, rewards, 0.0), step_size=step_size),
         visits=state.visits.at[target].add(1, mode="drop"),
         refused=state.refused + jnp.sum(present & ~finite, dtype=jnp.int32),
     )
+    return policy.refresh(state, target)
 
 
-def remove(state: MemoryState, mask: Array) -> MemoryState:
-    """Frees the slots where `mask` [N] is True. What refills them: `memjax.memory.eviction`."""
-    return replace(state, valid=state.valid & ~mask)
+def remove(state: MemoryState, mask: Array, *, policy: Policy) -> MemoryState:
+    """Frees the slots where `mask` [N] is True. What refills them: `memjax.memory.eviction`. O(N)."""
+    return policy.rebuild(replace(state, valid=state.valid & ~mask))
 
 
 def _write_nothing(

@@ -1,9 +1,9 @@
 """Eviction policies: which slot each item of a batch goes to.
 
-A policy answers as if the items had come one by one, in batch order. It takes the state, `accept` [B] (which
-items come in) and their `utility` [B], and returns `slots` [B] and the new cursor. `slots` is N for an item
-that is not in the memory when the batch is through: not accepted, not kept, or overwritten by a later item of
-the same batch. So no slot is named twice, and the scatter that follows has no order to get wrong.
+A policy answers as if the items had come one by one, in batch order, and in two steps. `order` looks at the
+slots and names the m that go first; `place` deals these out to the batch and looks at no slot again. So the
+turns of several parts of a table can be merged in between: concatenate them, offset the slots, sort by the
+columns and the slot, keep the first m.
 
 What each does with the holes that `remove` leaves:
 
@@ -16,6 +16,7 @@ What each does with the holes that `remove` leaves:
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,62 +25,116 @@ from jax import lax
 from memjax.memory.state import MemoryState
 from memjax.types import Array
 
-Policy = Callable[[MemoryState, Array, Array], tuple[Array, Array]]
 _LAST = jnp.iinfo(jnp.int32).max
 
 
-def fifo(state: MemoryState, accept: Array, utility: Array) -> tuple[Array, Array]:
+class Counters(NamedTuple):
+    """The scalars of a state that `Policy.place` may use; each is [], see `MemoryState`."""
+
+    clock: Array
+    count: Array
+    cursor: Array
+    seed: Array
+
+
+class Turn(NamedTuple):
+    """The m slots that go first, in order: sorted by the columns, ties to the lowest slot."""
+
+    columns: tuple[Array, ...]  # each [m]; "lru": last use; "lowest_utility": worth, clock of the write
+    slots: Array  # [m] i32
+
+
+class Policy(NamedTuple):
+    """What an eviction policy is made of. B items come in, N slots."""
+
+    # (state, m <= N) -> the m slots that go first; None: `place` needs no turn.
+    order: Callable[[MemoryState, int], Turn] | None
+    # (counters, N, accept [B], utility [B], turn of min(B, N) slots or None) -> slots [B], cursor []. `slots`
+    # is N for an item that is not in the memory when the batch is through: not accepted, not kept, or
+    # overwritten by a later item of the batch. So no slot is named twice.
+    place: Callable[[Counters, int, Array, Array, Turn | None], tuple[Array, Array]]
+    # (state, slots of any shape, out of range: none) -> state; after fields of these slots have changed.
+    refresh: Callable[[MemoryState, Array], MemoryState]
+    # (state) -> state; after any fields have changed.
+    rebuild: Callable[[MemoryState], MemoryState]
+
+
+def counters(state: MemoryState) -> Counters:
+    """The scalars of a state."""
+    return Counters(state.clock, state.count, state.cursor, state.seed)
+
+
+def fifo(scalars: Counters, n: int, accept: Array, utility: Array, turn: Turn | None) -> tuple[Array, Array]:
     """A ring: the slot at the cursor is next, whatever it holds."""
-    del utility
-    n = state.capacity
+    del utility, turn
     place, stays = _ring(accept, n)
-    slots = jnp.where(stays, (state.cursor + place) % n, n)
-    return slots, (state.cursor + jnp.sum(accept) % n) % n
+    slots = jnp.where(stays, (scalars.cursor + place) % n, n)
+    return slots, (scalars.cursor + jnp.sum(accept) % n) % n
 
 
-def lru(state: MemoryState, accept: Array, utility: Array) -> tuple[Array, Array]:
+def lru(scalars: Counters, n: int, accept: Array, utility: Array, turn: Turn | None) -> tuple[Array, Array]:
     """The slot that was neither written nor touched for the longest time; ties to the lowest slot."""
     del utility
-    n = state.capacity
-    used = jnp.where(state.valid, jnp.maximum(state.written, state.read), 0)
+    assert turn is not None
     # Why: what comes in is newer than all that is there, so a batch goes through the order as through a ring.
-    order = _first(used, min(n, accept.shape[0]))
     place, stays = _ring(accept, n)
-    return jnp.where(stays, order[place % order.shape[0]], n), state.cursor
+    return jnp.where(stays, turn.slots[place % turn.slots.shape[0]], n), scalars.cursor
 
 
-def reservoir(state: MemoryState, accept: Array, utility: Array) -> tuple[Array, Array]:
+def reservoir(
+    scalars: Counters, n: int, accept: Array, utility: Array, turn: Turn | None
+) -> tuple[Array, Array]:
     """Algorithm R (Vitter 1985): item t, from 0, takes slot t while t < N, later one with chance N / (t + 1).
 
     The draw depends on the seed and t alone, not on how the stream was cut into batches.
     """
-    del utility
-    n = state.capacity
-    t = state.count + _rank(accept)
-    drawn = jax.vmap(partial(_draw, jax.random.key(state.seed)))(t)
+    del utility, turn
+    t = scalars.count + _rank(accept)
+    drawn = jax.vmap(partial(_draw, jax.random.key(scalars.seed)))(t)
     slots = jnp.where(t < n, t, drawn)
-    return _last_writer(jnp.where(accept & (slots < n), slots, n), n), state.cursor
+    return _last_writer(jnp.where(accept & (slots < n), slots, n), n), scalars.cursor
 
 
-def lowest_utility(state: MemoryState, accept: Array, utility: Array) -> tuple[Array, Array]:
+def lowest_utility(
+    scalars: Counters, n: int, accept: Array, utility: Array, turn: Turn | None
+) -> tuple[Array, Array]:
     """The slot of lowest utility; ties to the oldest write. An item that comes in always enters.
 
     So a worthless item displaces the lowest of those present, and is itself the first to go. Only the
     min(B, N) lowest can be displaced: they are found in O(N), then a scan of B steps runs over them alone.
     """
-    n = state.capacity
-    worth, age, slots = _lowest(state, min(n, accept.shape[0]))
-    stamp = state.clock + 1 + _rank(accept)
+    assert turn is not None
+    stamp = scalars.clock + 1 + _rank(accept)
+    worth, age = turn.columns
     _, places = lax.scan(_displace, (worth, age), (accept, utility, stamp))
-    taken = jnp.where(accept, slots[places], n)
-    return _last_writer(taken, n), state.cursor
+    return _last_writer(jnp.where(accept, turn.slots[places], n), n), scalars.cursor
+
+
+def _by_last_use(state: MemoryState, m: int) -> Turn:
+    used = jnp.where(state.valid, jnp.maximum(state.written, state.read), 0)
+    slots = _first(used, m)
+    return Turn((used[slots],), slots)
+
+
+def _by_worth(state: MemoryState, m: int) -> Turn:
+    worth, age, slots = lax.sort(_lowest(state, m), num_keys=3)
+    return Turn((worth, age), slots)
+
+
+def _nothing_to_refresh(state: MemoryState, slots: Array) -> MemoryState:
+    del slots
+    return state
+
+
+def _nothing_to_rebuild(state: MemoryState) -> MemoryState:
+    return state
 
 
 POLICIES: dict[str, Policy] = {
-    "fifo": fifo,
-    "lru": lru,
-    "lowest_utility": lowest_utility,
-    "reservoir": reservoir,
+    "fifo": Policy(None, fifo, _nothing_to_refresh, _nothing_to_rebuild),
+    "lru": Policy(_by_last_use, lru, _nothing_to_refresh, _nothing_to_rebuild),
+    "lowest_utility": Policy(_by_worth, lowest_utility, _nothing_to_refresh, _nothing_to_rebuild),
+    "reservoir": Policy(None, reservoir, _nothing_to_refresh, _nothing_to_rebuild),
 }
 
 

@@ -30,6 +30,7 @@ class MemoryState:
     cursor: Array  # [] i32, the slot that "fifo" fills next
     seed: Array  # [] u32, of the draws of "reservoir"
     refused: Array  # [] i32, items and rewards turned away because a number in them was not finite
+    index: PyTree  # what the policy derives from the fields to find its victims; () where it needs nothing
 
     @property
     def capacity(self) -> int:
@@ -71,6 +72,7 @@ def empty_state(
         cursor=zeros(),
         seed=jnp.asarray(seed, jnp.uint32),
         refused=zeros(),
+        index=(),
     )
 
 
