@@ -27,6 +27,7 @@ from memjax.runtime.evaluate import evaluate
 from memjax.runtime.metrics import MetricsWriter
 from memjax.runtime.progress import Progress
 from memjax.runtime.rollout import Actor, start, unroll
+from memjax.runtime.room import check_room
 from memjax.runtime.signals import Diverged, StopOnSignal
 from memjax.runtime.workdir import CHECKPOINTS, open_workdir, write_manifest
 from memjax.types import Agent, Array, ConfigError, Env, Key, PyTree, Rollout
@@ -75,7 +76,16 @@ class Program(Protocol):
 
 
 def build(config: ResolvedConfig) -> Program:
-    """The program of a checked config. Raises ConfigError where its parts do not fit; compiles nothing."""
+    """The program of a checked config; compiles nothing.
+
+    Raises ConfigError where its parts do not fit, or its state has no room on the device.
+    """
+    program = _program(config)
+    check_room(program.abstract_state())
+    return program
+
+
+def _program(config: ResolvedConfig) -> Program:
     if backend_of(config.env.id) == "host":
         from memjax.runtime.host import HostProgram
 

@@ -1,0 +1,74 @@
+"""Whether a train state fits its device, asked before anything is allocated or compiled."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from memjax.memory import MemoryState
+from memjax.memory.budget import Device, device_bytes, readable
+from memjax.types import ConfigError, PyTree
+
+
+class _Bank(NamedTuple):
+    """One memory of a train state."""
+
+    path: str
+    capacity: int
+    bytes: int
+
+
+def check_room(state: PyTree) -> None:
+    """Raises ConfigError where the state, arrays or their shapes, needs more than its first device has free.
+
+    Names the largest memory and the capacity that would fit if all memories shrank alike. The bytes are the
+    state's alone: a rollout and an update need more.
+    """
+    device = _device(state)
+    free, needed = device_bytes(device), _bytes(state)
+    if free is None or needed <= free:
+        return
+    banks = _banks(state)
+    rest = needed - sum(bank.bytes for bank in banks)
+    place = f"{readable(free)} free on {device}"
+    if not banks or rest > free:
+        raise ConfigError("device", f"room for a train state of {readable(needed)}", place)
+    largest = max(banks, key=lambda bank: bank.bytes)
+    most = largest.capacity * (free - rest) // (needed - rest)
+    others = ", all memories scaled alike" if len(banks) > 1 else ""
+    raise ConfigError(
+        "capacity",
+        f"at most about {most:,} slots in {largest.path} ({place}{others})",
+        f"{largest.capacity:,} slots in a train state of {readable(needed)}",
+    )
+
+
+def _device(state: PyTree) -> Device:
+    """The device that holds the first leaf, or would."""
+    for leaf in jax.tree.leaves(state):
+        if leaf.sharding is not None:
+            return min(leaf.sharding.addressable_devices, key=lambda device: device.id)
+    return next(iter(jnp.zeros(()).devices()))
+
+
+def _bytes(tree: PyTree) -> int:
+    """Bytes on one device; on a CPU, whose devices share one memory, on all of them."""
+    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _leaf_bytes(leaf: jax.Array | jax.ShapeDtypeStruct) -> int:
+    if leaf.sharding is None:
+        return math.prod(leaf.shape) * leaf.dtype.itemsize
+    devices = leaf.sharding.addressable_devices
+    copies = len(devices) if next(iter(devices)).platform == "cpu" else 1
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize * copies
+
+
+def _banks(state: PyTree) -> list[_Bank]:
+    leaves = jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda x: isinstance(x, MemoryState))
+    return [
+        _Bank(jax.tree_util.keystr(path, simple=True, separator="."), leaf.capacity, _bytes(leaf))
+        for path, leaf in leaves
+        if isinstance(leaf, MemoryState)
+    ]
