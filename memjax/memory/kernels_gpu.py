@@ -1,0 +1,229 @@
+"""The kernel of `kernels` for NVIDIA GPUs, through Pallas' Triton route.
+
+One program holds a tile of queries and walks over `steps` tiles of keys (or, where D is too long to be held, over
+the blocks of D of one tile). Programs of all query tiles for the same keys stand next to each other in the grid,
+so that keys leave the device memory once and are read again from the second-level cache.
+"""
+
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from memjax.memory.kernels import (
+    Operands,
+    add_size,
+    lowest_unless_finite,
+    no_size,
+    positive_zero,
+    split_queries,
+    weigh,
+)
+from memjax.types import Array, ConfigError
+
+# Two programs on each of the 132 multiprocessors of an H100 or H200.
+_PROGRAMS = 264
+
+
+class Tiles(NamedTuple):
+    """How the work is cut; all of it powers of two, but `blocks` and `steps`."""
+
+    queries: int  # rows of the product; 1: no matrix unit
+    slots: int  # columns of the product, a multiple of the group width
+    depth: int  # columns of queries and keys that are multiplied at a time
+    blocks: int  # of `depth` in D
+    steps: int  # tiles of keys that one program walks over
+    warps: int
+    stages: int  # of keys on their way at a time
+
+
+def choose_tiles(q: int, n: int, d: int, width: int, itemsize: int) -> Tiles:
+    """Tiles for shapes [Q, D], [N, D]; `itemsize` bytes an entry of the keys.
+
+    They keep a program within 113 KB of shared memory and 128 registers a thread wherever two programs on one
+    multiprocessor are to hide each other's waiting, and within 227 KB otherwise.
+    """
+    if q == 1:
+        depth = min(_power(d), 256 // itemsize)
+        return Tiles(1, max(128, min(1024, 8192 // depth)), depth, pl.cdiv(d, depth), 1, warps=4, stages=2)
+    rows = min(128, max(16, _power(q)))
+    whole = 64 if itemsize == 4 else 128
+    depth = max(16 if itemsize > 1 else 32, _power(d))
+    if depth > whole:
+        depth = 64 if rows < 64 or itemsize < 4 else 32
+    blocks = pl.cdiv(d, depth)
+    if blocks == 1 and depth == 128:
+        rows = min(rows, 64)
+    tile = Tiles(rows, 128, depth, blocks, 1, warps=8 if rows == 128 else 4, stages=2)
+    if blocks == 1:
+        pieces = pl.cdiv(n, tile.slots) * pl.cdiv(q, rows)
+        tile = tile._replace(steps=min(pl.cdiv(pieces, _PROGRAMS), pl.cdiv(n, tile.slots)))
+    return tile
+
+
+def maxima(operands: Operands, width: int, metric: str, query_parts: int, interpret: bool) -> Array:
+    """`kernels.group_maxima` of checked operands."""
+    (q, d), (n, _), itemsize = operands.queries.shape, operands.keys.shape, operands.keys.dtype.itemsize
+    if itemsize == 1 and 2**31 <= n * d <= 2**32:
+        # Why: in this range Pallas counts entries in 32 bits and Triton reads them as signed.
+        raise ConfigError("keys", "int8 tables of less than 2 GiB, or of more than 4 GiB", f"{n * d} bytes")
+    tile = choose_tiles(q, n, d, width, itemsize)
+    parts = 3 if itemsize == 4 else query_parts
+    groups, span = pl.cdiv(n, width), tile.steps * tile.slots
+    grid = pl.cdiv(q, tile.queries), pl.cdiv(n, span)
+    length = tile.depth * tile.blocks
+    queries = _lay_out(operands.queries, tile, parts)
+    rows, slots = pl.BlockSpec((tile.queries,), lambda i, j: (i,)), pl.BlockSpec((span,), lambda i, j: (j,))
+    spec = Operands(
+        queries=pl.BlockSpec((tile.queries, queries.shape[1]), lambda i, j: (i, 0)),
+        keys=pl.BlockSpec((span, length), lambda i, j: (j, 0)),
+        scale=slots,
+        shift=pl.BlockSpec((length,), lambda i, j: (0,)),
+        offset=rows,
+        valid=slots,
+        group=slots,
+        exclude=rows,
+    )
+    operands = operands._replace(queries=queries)
+    if operands.shift is not None:
+        operands = operands._replace(shift=jnp.pad(operands.shift, (0, length - d)))
+    spec = Operands(*(s if x is not None else None for s, x in zip(spec, operands, strict=True)))
+    run = pl.pallas_call(
+        partial(_kernel, tile=tile, shape=(q, n, d), width=width, metric=metric, parts=parts),
+        grid=grid,
+        in_specs=[spec],
+        out_specs=pl.BlockSpec((tile.queries, span // width), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((q, groups), jnp.float32),
+        compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+        interpret=interpret,
+        name="group_maxima",
+    )
+    return run(operands)
+
+
+def _lay_out(queries: Array, tile: Tiles, parts: int) -> Array:
+    """[Q', parts * D'] the parts of the queries side by side, with zeros up to whole tiles."""
+    q, d = queries.shape
+    more = (0, -q % tile.queries), (0, tile.blocks * tile.depth - d)
+    split = [queries] if tile.queries == 1 else split_queries(queries, parts)
+    return jnp.concatenate([jnp.pad(x, more) for x in split], axis=1)
+
+
+def _kernel(refs: Operands, out, *, tile: Tiles, shape, width: int, metric: str, parts: int) -> None:
+    q, n, _ = shape
+    row, first = pl.program_id(0) * tile.queries, pl.program_id(1) * tile.steps * tile.slots
+    rows = row + lax.iota(jnp.int32, tile.queries)
+    queries = [_queries(refs, tile, parts, np.int32(0)) if tile.blocks == 1 else None]
+
+    def step(t, carry):
+        slots = first + t * tile.slots + lax.iota(jnp.int32, tile.slots)
+        rank = _ranks(refs, queries[0], tile, shape, metric, parts, t, slots)
+        rank = _exclude(refs, rank, rows < q, slots < n, pl.ds(t * tile.slots, tile.slots))
+        rank = lowest_unless_finite(rank)
+        best = positive_zero(jnp.max(rank.reshape(tile.queries, tile.slots // width, width), axis=2))
+        count = tile.slots // width
+        groups = (first + t * tile.slots) // width + lax.iota(jnp.int32, count)
+        inside = (rows < q)[:, None] & (groups < pl.cdiv(n, width))[None, :]
+        plgpu.store(out.at[:, pl.ds(t * count, count)], best, mask=inside)
+        return carry
+
+    _repeat(tile.steps, step, None)
+
+
+def _ranks(refs: Operands, queries, tile: Tiles, shape, metric: str, parts: int, t, slots) -> Array:
+    """[queries, slots] the ranks of tile t, NaN for slots that are not valid."""
+    q, n, d = shape
+    here, some = pl.ds(t * tile.slots, tile.slots), slots < n
+    allowed = some if refs.valid is None else plgpu.load(refs.valid.at[here], mask=some, other=False)
+    scale = None if refs.scale is None else plgpu.load(refs.scale.at[here], mask=some, other=0.0)
+
+    def block(b, carry):
+        total, size = carry
+        keys = _keys(refs, tile, n, d, t, slots, b)
+        plain = keys.astype(jnp.float32)
+        moved = plain if scale is None or metric != "l2" else plain * scale[:, None]
+        if refs.shift is not None:
+            moved = moved - refs.shift[pl.ds(b * tile.depth, tile.depth)]
+        size = add_size(size, moved, metric)
+        # Why: float32 keys are shifted before the product, others have it taken off the product.
+        factor = moved if keys.dtype == jnp.float32 else keys
+        now = queries if queries is not None else _queries(refs, tile, parts, b)
+        return _multiply(now, factor, total), size
+
+    start = jnp.zeros((tile.queries, tile.slots), jnp.float32), no_size(metric, (tile.slots,))
+    total, size = _repeat(tile.blocks, block, start)
+    weight, bias = weigh(size, scale, allowed, metric)
+    rank = total * weight + bias
+    if refs.offset is not None:
+        rows = pl.program_id(0) * tile.queries + lax.iota(jnp.int32, tile.queries)
+        rank = rank - plgpu.load(refs.offset.at[:], mask=rows < q, other=0.0)[:, None]
+    return rank
+
+
+def _multiply(queries: list[Array], keys: Array, total: Array) -> Array:
+    """`total` [queries, slots] and the product; as exact as float32 where all parts of the queries are given."""
+    if queries[0].shape[0] == 1:
+        return total + jnp.sum(queries[0] * keys.astype(jnp.float32), axis=1)[None, :]
+    split = _split(keys) if keys.dtype == jnp.float32 else [keys.astype(jnp.bfloat16)]
+    pairs = [(i, j) for i, j in product(range(len(queries)), range(len(split))) if i + j < 3]
+    # Why: small terms first, or they would be rounded away one by one.
+    for i, j in sorted(pairs, key=sum, reverse=True):
+        total = total + lax.dot_general(
+            queries[i], split[j], (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )
+    return total
+
+
+def _split(x: Array) -> list[Array]:
+    """Three bfloat16 arrays whose sum is x [...] f32, cut from its significand eight bits at a time."""
+    split = []
+    for _ in range(3):
+        # Why: cut, not rounded, so that finite stays finite; NaN and infinities become NaN in the second part.
+        bits = lax.bitcast_convert_type(x, jnp.int32) & np.int32(-(2**16))
+        part = lax.bitcast_convert_type(bits, jnp.float32)
+        split.append(part.astype(jnp.bfloat16))
+        x = x - part
+    return split
+
+
+def _queries(refs: Operands, tile: Tiles, parts: int, b) -> list[Array]:
+    """The parts [queries, depth] of block b."""
+    count = 1 if tile.queries == 1 else parts
+    starts = (p * tile.blocks * tile.depth + b * tile.depth for p in range(count))
+    return [refs.queries[:, pl.ds(start, tile.depth)] for start in starts]
+
+
+def _keys(refs: Operands, tile: Tiles, n: int, d: int, t, slots: Array, b) -> Array:
+    """[slots, depth] block b of the keys of tile t as they are stored, zero outside of the table."""
+    inside = (slots < n)[:, None]
+    if tile.blocks * tile.depth != d:
+        inside = inside & (b * tile.depth + lax.iota(jnp.int32, tile.depth) < d)[None, :]
+    inside = jnp.broadcast_to(inside, (tile.slots, tile.depth))
+    piece = refs.keys.at[pl.ds(t * tile.slots, tile.slots), pl.ds(b * tile.depth, tile.depth)]
+    return plgpu.load(piece, mask=inside, other=np.zeros((), refs.keys.dtype))
+
+
+def _exclude(refs: Operands, rank: Array, some_rows: Array, some_slots: Array, here) -> Array:
+    """NaN where a slot's group is the one that the query excludes."""
+    if refs.group is None or refs.exclude is None:
+        return rank
+    group = plgpu.load(refs.group.at[here], mask=some_slots, other=-1)
+    exclude = plgpu.load(refs.exclude.at[:], mask=some_rows, other=-1)
+    # Why: no negative group is ever excluded, so one comparison for each rank is enough.
+    group, exclude = jnp.where(group < 0, -2, group), jnp.where(exclude < 0, -1, exclude)
+    return jnp.where(group[None, :] == exclude[:, None], jnp.nan, rank)
+
+
+def _repeat(count: int, step, carry):
+    """`lax.fori_loop`, without a loop where there is one step."""
+    return step(np.int32(0), carry) if count == 1 else lax.fori_loop(np.int32(0), np.int32(count), step, carry)
+
+
+def _power(x: int) -> int:
+    return 1 << (x - 1).bit_length()
