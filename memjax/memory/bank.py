@@ -131,6 +131,8 @@ def write(
     group = jnp.full(batch, -1, jnp.int32) if group is None else jnp.asarray(group, jnp.int32)
     mask = jnp.ones(batch, bool) if mask is None else jnp.asarray(mask)
     accept = mask & jnp.all(jnp.isfinite(keys), axis=1) & jnp.isfinite(utility)
+    if batch == 0:
+        return state, jnp.zeros(0, jnp.int32)
     turn = None if policy.order is None else policy.order(state, min(batch, n))
     slots, cursor = policy.place(counters(state), n, accept, utility, turn)
     stamp = state.clock + jnp.cumsum(accept, dtype=jnp.int32)
@@ -177,7 +179,7 @@ def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
     now = state.clock + jnp.any(present)
     state = replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
-    return policy.refresh(state, target)
+    return policy.refresh(state, target, ("read",))
 
 
 def update(
@@ -204,7 +206,7 @@ def update(
         visits=state.visits.at[target].add(1, mode="drop"),
         refused=state.refused + jnp.sum(present & ~finite, dtype=jnp.int32),
     )
-    return policy.refresh(state, target)
+    return policy.refresh(state, target, ("utility",))
 
 
 def remove(state: MemoryState, mask: Array, *, policy: Policy) -> MemoryState:
