@@ -9,12 +9,21 @@ state = memory.update(state, found.slots, rewards[:, None], found.mask)
 
 from memjax.memory.bank import Memory, make_memory, null_memory
 from memjax.memory.eviction import POLICIES
-from memjax.memory.retrieval import EXACT_METHODS, Neighbors, Retrieved, nearest, nearest_sharded, retrieve
+from memjax.memory.retrieval import (
+    APPROXIMATE_METHODS,
+    EXACT_METHODS,
+    Neighbors,
+    Retrieved,
+    nearest,
+    nearest_sharded,
+    retrieve,
+)
 from memjax.memory.state import MemoryState
 from memjax.memory.telemetry import describe
 from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_batched, q_update_sequential, rerank
 
 __all__ = [
+    "APPROXIMATE_METHODS",
     "CODE",
     "EXACT_METHODS",
     "PAPER",

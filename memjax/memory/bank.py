@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from memjax.memory import retrieval
 from memjax.memory.eviction import POLICIES, Policy, counters
 from memjax.memory.metrics import METRICS
-from memjax.memory.retrieval import EXACT_METHODS, Retrieved
+from memjax.memory.quantize import store
+from memjax.memory.retrieval import ALL_METHODS, Retrieved
 from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec
 from memjax.memory.utility import check_rerank, q_update
 from memjax.types import Array, ConfigError, Key, PyTree
@@ -117,27 +118,30 @@ def write(
     mask: Array | None = None,
     policy: Policy,
     initial_utility: float = 0.0,
+    locate: Callable[[Array], Array] | None = None,
 ) -> tuple[MemoryState, Array]:
     """Writes B items as if one by one, in batch order; B may exceed the capacity.
 
     keys [B, D], values [B, ...], utility [B] f32, group [B] i32, mask [B] -> state, slots [B]. `slots` says
     where each item lies now, N where it does not: masked out, refused, not kept by the policy, or overwritten
     by a later item of this batch. A masked item leaves no trace. An item whose key or utility is not finite
-    is refused and counted in `refused`.
+    is refused and counted in `refused`. Where the state is a part of a memory, `locate` turns the slots that
+    the policy names in the whole into those of the part.
     """
     batch, n = keys.shape[0], state.capacity
-    keys = jnp.asarray(keys, state.keys.dtype)
+    keys, scale, finite = store(keys, state.keys.dtype)
     utility = jnp.broadcast_to(jnp.float32(initial_utility if utility is None else utility), (batch,))
     group = jnp.full(batch, -1, jnp.int32) if group is None else jnp.asarray(group, jnp.int32)
     mask = jnp.ones(batch, bool) if mask is None else jnp.asarray(mask)
-    accept = mask & jnp.all(jnp.isfinite(keys), axis=1) & jnp.isfinite(utility)
+    accept = mask & finite & jnp.isfinite(utility)
     if batch == 0:
         return state, jnp.zeros(0, jnp.int32)
     turn = None if policy.order is None else policy.order(state, min(batch, n))
     slots, cursor = policy.place(counters(state), n, accept, utility, turn)
     stamp = state.clock + jnp.cumsum(accept, dtype=jnp.int32)
     # Why: each item that is not written has an index of its own beyond the table, so all indices are unique.
-    target = jnp.where(slots < n, slots, n + jnp.arange(batch, dtype=jnp.int32))
+    target = slots if locate is None else locate(slots)
+    target = jnp.where(target < n, target, n + jnp.arange(batch, dtype=jnp.int32))
 
     def put(field: Array, rows: Array | int | bool) -> Array:
         return field.at[target].set(rows, mode="drop", unique_indices=True)
@@ -146,6 +150,7 @@ def write(
     state = replace(
         state,
         keys=put(state.keys, keys),
+        scale=None if state.scale is None else put(state.scale, scale),
         values=jax.tree.map(put, state.values, _like_stored(values, state.values, batch)),
         utility=put(state.utility, utility),
         visits=put(state.visits, 0),
@@ -159,7 +164,7 @@ def write(
         refused=state.refused + jnp.sum(mask & ~accept, dtype=jnp.int32),
     )
     # Why: the index reads the fields, so the new ones: reading the old beside a write would copy them.
-    return policy.refresh(state, slots), slots
+    return policy.refresh(state, target), slots
 
 
 def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
@@ -263,7 +268,7 @@ def _check(
     for field, choice, choices in (
         ("evict", evict, tuple(POLICIES)),
         ("metric", metric, METRICS),
-        ("method", method, ("auto", *EXACT_METHODS)),
+        ("method", method, ALL_METHODS),
     ):
         if choice not in choices:
             raise ConfigError(field, f"one of {choices}", choice)
@@ -275,5 +280,5 @@ def _check(
         check_rerank(rerank)
     if not 0.0 <= step_size <= 1.0:
         raise ConfigError("step_size", "a number from 0 to 1", step_size)
-    if not jnp.issubdtype(key_dtype, jnp.floating):
-        raise ConfigError("key_dtype", "a floating type", key_dtype)
+    if not (jnp.issubdtype(key_dtype, jnp.floating) or key_dtype == jnp.int8):
+        raise ConfigError("key_dtype", "a floating type or int8", key_dtype)

@@ -12,10 +12,20 @@ def score(query: Array, keys: Array, metric: str) -> Array:
     """[..., C] of queries [..., D] and keys [..., C, D], summed in one fixed order."""
     if metric == "l2":
         difference = query - keys
-        return -jnp.sum(difference * difference, axis=-1)
+        return -_sum(difference * difference)
     if metric == "cosine":
         query, keys = unit(query), unit(keys)
-    return jnp.sum(query * keys, axis=-1)
+    return _sum(query * keys)
+
+
+def _sum(x: Array) -> Array:
+    """[...] of x [..., D], in halves: on a CPU several times faster than one by one, and more accurate."""
+    for _ in range(4):
+        if x.shape[-1] % 2 or x.shape[-1] < 8:
+            break
+        half = x.shape[-1] // 2
+        x = x[..., :half] + x[..., half:]
+    return jnp.sum(x, axis=-1)
 
 
 def inverse_norm(x: Array) -> Array:

@@ -6,18 +6,30 @@ squared distance has no cancellation. The shortlist is exact up to the float32 r
 keys nearer to each other in score than that may change places at the k-th.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memjax.memory.checks import check_array, check_size
+from memjax.memory.dispatch import choose
 from memjax.memory.metrics import METRICS, score
-from memjax.memory.search import METHODS, choose, prepare
+from memjax.memory.search import METHODS, approx_max_k, prepare
+from memjax.memory.selection import top
 from memjax.memory.state import MemoryState, gather_values
 from memjax.memory.utility import rerank as rerank_pool
 from memjax.types import Array, ConfigError, Key, PyTree
 
 EXACT_METHODS = tuple(METHODS)
+APPROXIMATE_METHODS = ("approx_max_k",)
+ALL_METHODS = ("auto", *EXACT_METHODS, *APPROXIMATE_METHODS)
+_MISSING = {
+    "group": "the groups of the slots",
+    "exclude_group": "the group that each query must not find",
+}
 
 
 class Neighbors(NamedTuple):
@@ -44,33 +56,38 @@ def nearest(
     keys: Array,
     k: int,
     *,
+    scale: Array | None = None,
     valid: Array | None = None,
     group: Array | None = None,
     exclude_group: Array | None = None,
     metric: str = "dot",
     method: str = "auto",
     block: int | None = None,
+    recall_target: float = 0.95,
 ) -> Neighbors:
-    """The k nearest keys [N, D] of each query [Q, D], exactly.
+    """The k nearest keys [N, D] of each query [Q, D], exactly unless the method is approximate by name.
 
-    metric: "dot", "cosine" (0 where a norm is zero) or "l2" (negative squared distance). method: one of
-    EXACT_METHODS, or "auto"; `block` is how many keys "streamed" and "grouped" look at in one piece. Ties go
-    to the lowest slot. `valid` [N] says which slots take part; those whose `group` [N] equals the query's
-    `exclude_group` [Q] do not, unless that is negative. A key or a query with a number that is not finite, or
-    whose score overflows, finds nothing and is never found. Where fewer than k slots are left, the rest has
-    `mask` False, `slots` N and `scores` -inf. Gradients reach queries and keys through the chosen scores.
-    Raises ConfigError on an unknown metric or method, k < 1 or shapes that do not fit.
+    keys: of a floating type, or int8 with a `scale` [N] that multiplies each row. metric: "dot", "cosine"
+    (0 where a norm is zero) or "l2" (negative squared distance). method: "auto" (the quickest measured for
+    such a shape), one of EXACT_METHODS, or one of APPROXIMATE_METHODS with its expected `recall_target`;
+    `block` is how many keys are looked at in one piece. Ties go to the lowest slot. `valid` [N] says which
+    slots take part; those whose `group` [N] equals the query's `exclude_group` [Q] do not, unless that is
+    negative. A key or a query with a number that is not finite, or whose score overflows, finds nothing and
+    is never found. Where fewer than k slots are left, the rest has `mask` False, `slots` N and `scores` -inf.
+    Gradients reach queries and keys through the chosen scores. Raises ConfigError on an unknown metric or
+    method, k < 1, and shapes or types that do not fit.
     """
     queries, keys = jnp.asarray(queries), jnp.asarray(keys)
-    _check(queries, keys, k, group, exclude_group, metric, method, block)
-    n = keys.shape[0]
-    search = prepare(lax.stop_gradient(queries), lax.stop_gradient(keys), valid, group, exclude_group, metric)
+    _check_choices(k, metric, method, block, recall_target)
+    _check_arrays(queries, keys, scale, valid, group, exclude_group)
+    (q, d), n = queries.shape, keys.shape[0]
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, 2 * k + 16 if metric == "l2" else k)
+    search = prepare(*lax.stop_gradient((queries, keys)), scale, valid, group, exclude_group, metric)
     if method == "auto":
-        method = choose(queries.shape[0], n, keys.shape[1], shortlist)
-    slots = METHODS[method](search, shortlist, block)
-    return _finish(queries, keys, slots, k, metric)
+        method = choose(jax.default_backend(), q, n, d, shortlist)
+    find = METHODS.get(method) or partial(approx_max_k, recall_target=recall_target)
+    return _finish(queries, keys, scale, find(search, shortlist, block), k, metric)
 
 
 def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **options: Any) -> Neighbors:
@@ -101,6 +118,8 @@ def retrieve(
     recall: int | None = None,
     rerank: dict[str, Any] | None = None,
     key: Key | None = None,
+    find: Callable[..., Neighbors] = nearest,
+    take: Callable[[PyTree, Array, Array], PyTree] = gather_values,
 ) -> Retrieved:
     """Reads k entries for each query [Q, D]: by similarity alone, or, with `rerank`, in two phases.
 
@@ -108,14 +127,16 @@ def retrieve(
     `inclusive`); phase two takes the k best of these by `memjax.memory.rerank` with the given keyword
     arguments (PAPER, CODE), ties to the newest entry. `key` is for the exploration of `rerank` alone. The
     state is not changed: whoever uses what was read says so with `touch`. Empty rows are zeros with `mask`
-    False.
+    False. `find` and `take` (fields, slots, mask) say how to search and read a state that is one of several
+    shards.
     """
-    found = nearest(
+    found = find(
         queries,
         state.keys,
         k if rerank is None else recall or k,
+        scale=state.scale,
         valid=state.valid,
-        group=state.group,
+        group=None if exclude_group is None else state.group,
         exclude_group=exclude_group,
         metric=metric,
         method=method,
@@ -124,68 +145,87 @@ def retrieve(
     if threshold is not None:
         mask &= (found.scores >= threshold) if inclusive else (found.scores > threshold)
     if rerank is not None:
-        utility, written = (x.at[found.slots].get(mode="clip") for x in (state.utility, state.written))
+        utility, written = take((state.utility, state.written), found.slots, mask)
         chosen = rerank_pool(found.scores, utility, mask, k, order=written, key=key, **rerank)
         found = Neighbors(
             *(x.at[jnp.arange(x.shape[0])[:, None], chosen.positions].get(mode="clip") for x in found)
         )
-        mask = chosen.mask
-    return _read(state, found, mask)
-
-
-def _read(state: MemoryState, found: Neighbors, mask: Array) -> Retrieved:
-    mask = mask & found.mask
+        mask = chosen.mask & found.mask
     slots = jnp.where(mask, found.slots, state.capacity)
+    values, utility, group = take((state.values, state.utility, state.group), found.slots, mask)
     return Retrieved(
-        values=gather_values(state.values, slots, mask),
+        values=values,
         scores=jnp.where(mask, found.scores, -jnp.inf),
         slots=slots,
         mask=mask,
-        utility=jnp.where(mask, state.utility.at[slots].get(mode="clip"), 0.0),
-        group=jnp.where(mask, state.group.at[slots].get(mode="clip"), -1),
+        utility=utility,
+        group=jnp.where(mask, group, -1),
     )
 
 
-def _finish(queries: Array, keys: Array, slots: Array, k: int, metric: str) -> Neighbors:
+def _finish(queries: Array, keys: Array, scale: Array | None, slots: Array, k: int, metric: str) -> Neighbors:
     """Exact scores of a shortlist [Q, C] and the best k of it; the only part that gradients go through."""
     n = keys.shape[0]
     slots = jnp.sort(slots, axis=1)
     found = slots < n
-    rows = jnp.where(found[..., None], keys.at[slots].get(mode="clip"), 0).astype(jnp.float32)
+    rows = keys.at[slots].get(mode="clip").astype(jnp.float32)
+    rows = rows if scale is None else rows * scale.at[slots].get(mode="clip")[..., None]
+    rows = jnp.where(found[..., None], rows, 0.0)
     queries = queries.astype(jnp.float32)
     queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
     scores = score(queries[:, None], rows, metric)
     scores = jnp.where(found & jnp.isfinite(scores), scores, -jnp.inf)
-    scores = jnp.where(scores == 0.0, 0.0, scores)
-    scores, place = lax.top_k(scores, min(k, slots.shape[1]))
+    _, place = top(lax.stop_gradient(scores), min(k, slots.shape[1]))
+    scores = jnp.take_along_axis(scores, place, axis=1, mode="fill", fill_value=-jnp.inf)
     mask = scores > -jnp.inf
-    slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1), n)
+    slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1, mode="clip"), n)
     more = ((0, 0), (0, k - slots.shape[1]))
     return Neighbors(
-        jnp.pad(scores, more, constant_values=-jnp.inf),
+        jnp.pad(jnp.where(scores == 0.0, 0.0, scores), more, constant_values=-jnp.inf),
         jnp.pad(slots, more, constant_values=n),
         jnp.pad(mask, more),
     )
 
 
-def _check(
-    queries: Array,
-    keys: Array,
-    k: int,
-    group: Array | None,
-    exclude_group: Array | None,
-    metric: str,
-    method: str,
-    block: int | None,
-) -> None:
+def _check_choices(k: int, metric: str, method: str, block: int | None, recall_target: float) -> None:
+    check_size("k", k)
+    if block is not None:
+        check_size("block", block)
     if metric not in METRICS:
         raise ConfigError("metric", f"one of {METRICS}", metric)
-    if method not in ("auto", *EXACT_METHODS):
-        raise ConfigError("method", f"auto or one of {EXACT_METHODS}", method)
-    for field, size in (("k", k), ("block", block)):
-        if size is not None and size < 1:
-            raise ConfigError(field, "at least 1", size)
+    if method not in ALL_METHODS:
+        raise ConfigError("method", f"one of {ALL_METHODS}", method)
+    if not 0.0 < recall_target <= 1.0:
+        raise ConfigError("recall_target", "a number above 0, at most 1", recall_target)
+
+
+def _check_arrays(
+    queries: Array,
+    keys: Array,
+    scale: Array | None,
+    valid: Array | None,
+    group: Array | None,
+    exclude_group: Array | None,
+) -> None:
     if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ConfigError("queries", "[Q, D] beside keys [N, D]", f"{queries.shape} beside {keys.shape}")
-    if exclude_group is not None and group is None:
-        raise ConfigError("group", "the groups of the slots, because exclude_group is given", None)
+    if not jnp.issubdtype(queries.dtype, jnp.floating):
+        raise ConfigError("queries", "a floating type", queries.dtype)
+    if (keys.dtype == jnp.int8) != (scale is not None):
+        raise ConfigError(
+            "scale", "one number for each slot of int8 keys, and none with others", f"{keys.dtype} keys"
+        )
+    if keys.dtype != jnp.int8 and not jnp.issubdtype(keys.dtype, jnp.floating):
+        raise ConfigError("keys", "a floating type", keys.dtype)
+    if (group is None) != (exclude_group is None):
+        missing, given = ("group", "exclude_group") if group is None else ("exclude_group", "group")
+        raise ConfigError(missing, f"{_MISSING[missing]}, because {given} is given", None)
+    (q, _), n = queries.shape, keys.shape[0]
+    for field, x, kind, size in (
+        ("scale", scale, "of a floating type", n),
+        ("valid", valid, "bool", n),
+        ("group", group, "of whole numbers", n),
+        ("exclude_group", exclude_group, "of whole numbers", q),
+    ):
+        if x is not None:
+            check_array(field, jnp.asarray(x), kind, (size,))

@@ -1,8 +1,9 @@
 """How a shortlist of slots is found: the methods of `nearest`.
 
-Each takes a `Search`, the length k of the shortlist (at most N) and the keys to look at in one piece, and
-returns slots [Q, k], N where there are fewer. All of them rank by the same matrix product. "streamed" and
-"grouped" keep no second table, except that on a CPU XLA widens bfloat16 keys to float32 before the loop.
+Each takes a `Search`, the length k of the shortlist (at most N) and how many keys to look at in one piece,
+and returns slots [Q, k], N where there are fewer. All of them rank by the same matrix product. "plain" stores
+all scores [Q, N]; "streamed" and "grouped" store those of one piece (about 12 MB) of at most 1,536 queries,
+and "grouped" 64 MB of maxima at most.
 """
 
 import math
@@ -10,19 +11,29 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from memjax.memory.metrics import inverse_norm, score, unit
-from memjax.types import Array
+from memjax.memory.metrics import inverse_norm, unit
+from memjax.memory.selection import WIDTH, maxima, top
+from memjax.types import Array, PyTree
+
+_QUERIES = 1536  # at once: with more the product is no faster, and the scores of a piece leave the cache
+_MAXIMA = 2**24  # at once: 64 MB
+_KERNEL_WIDTH = 32  # neighbours in a group of a kernel
+_SAMPLE = 1024  # keys that the centre of distances is measured on
+_ROWS = 2**18  # numbers of the candidates' keys at once: 1 MB
 
 
 class Search(NamedTuple):
     """What is looked for and where; queries are of norm one or zero ("cosine"), or shifted ("l2")."""
 
-    queries: Array  # [Q, D]
-    keys: Array  # [N, D]
-    shift: Array | None  # [D], "l2" only
+    queries: Array  # [Q, D] f32
+    keys: Array  # [N, D] floating, or i8 with a scale
+    scale: Array | None  # [N] f32: a key is its row times this
+    shift: Array | None  # [D] f32, "l2" only
     valid: Array | None  # [N] bool
     group: Array | None  # [N] i32
     exclude_group: Array | None  # [Q] i32
@@ -32,90 +43,162 @@ class Search(NamedTuple):
 def prepare(
     queries: Array,
     keys: Array,
+    scale: Array | None,
     valid: Array | None,
     group: Array | None,
     exclude_group: Array | None,
     metric: str,
 ) -> Search:
     """Queries normalised ("cosine") or moved with the keys to where the keys lie ("l2")."""
-    queries, shift = queries.astype(jnp.float32), None
     valid, group, exclude_group = (x if x is None else jnp.asarray(x) for x in (valid, group, exclude_group))
+    queries, shift = queries.astype(jnp.float32), None
     if metric == "cosine":
         queries = unit(queries)
     if metric == "l2":
-        shift = _centre(keys, valid)
+        shift = _centre(keys, scale, valid)
         queries = queries - shift
     if group is None or exclude_group is None:
         group = exclude_group = None
-    return Search(queries, keys, shift, valid, group, exclude_group, metric)
+    return Search(queries, keys, scale, shift, valid, group, exclude_group, metric)
 
 
-def choose(q: int, n: int, d: int, k: int) -> str:
-    """Grouped where the table is large enough to repay a second look; otherwise everything at once."""
-    large = n >= 8 * k * _group_width(n, d, k) and q * n >= 2**18
-    return "grouped" if large else "plain"
-
-
-def _plain(search: Search, k: int, block: int | None) -> Array:
+def plain(search: Search, k: int, block: int | None) -> Array:
     """All scores at once: [Q, N] in memory."""
     del block
-    n = search.keys.shape[0]
-    ranks, slots = lax.top_k(_rank(search, 0, n), k)
-    return jnp.where(ranks > -jnp.inf, slots, n)
+    return _slots(top(_rank(search, 0, search.keys.shape[0]), k), search)
 
 
-def _streamed(search: Search, k: int, block: int | None) -> Array:
-    """Block after block with the best k so far: [Q, k + block] in memory."""
-    n, q = search.keys.shape[0], search.queries.shape[0]
-    size = min(n, block or max(1024, k))
-
-    def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        slots, ranks = _piece(search, i, size)
-        # Why: the best so far stand first, and their slots are lower, so ties stay with them.
-        ranks = jnp.concatenate([best[0], ranks], axis=1)
-        slots = jnp.concatenate([best[1], jnp.broadcast_to(slots, (q, size))], axis=1)
-        ranks, place = lax.top_k(ranks, k)
-        return (ranks, jnp.take_along_axis(slots, place, axis=1)), None
-
-    empty = jnp.full((q, k), -jnp.inf), jnp.full((q, k), n, jnp.int32)
-    (ranks, slots), _ = lax.scan(step, empty, jnp.arange(math.ceil(n / size)))
-    return jnp.where(ranks > -jnp.inf, slots, n)
+def streamed(search: Search, k: int, block: int | None) -> Array:
+    """Piece after piece with the best k so far: [Q, k + block] in memory."""
+    return _by_queries(partial(_streamed, k=k, block=block), search, _QUERIES)
 
 
-def _grouped(search: Search, k: int, block: int | None) -> Array:
+def grouped(search: Search, k: int, block: int | None) -> Array:
     """The k best lie within the k groups of neighbouring slots with the largest maxima.
 
-    So only maxima are kept, [Q, N / group] in memory, and the candidates of the k groups are scored again.
+    So only maxima are kept, and the candidates of the k groups are scored again.
     """
-    n, q = search.keys.shape[0], search.queries.shape[0]
-    width = _group_width(n, search.keys.shape[1], k)
-    size = block or _block_size(q)
-    size = max(width, min(size, n) // width * width)
-    if n < 2 * k * width:
-        return _plain(search, k, None)
+    if search.keys.shape[0] < 4 * k * WIDTH:
+        return streamed(search, k, block)
+    return _by_queries(partial(_grouped, k=k, block=block), search, _QUERIES)
 
-    def maxima(i: Array) -> Array:
-        _, ranks = _piece(search, i, size)
-        return jnp.max(ranks.reshape(q, size // width, width), axis=2)
 
-    pieces = math.ceil(n / size)
-    tops = jnp.swapaxes(lax.map(maxima, jnp.arange(pieces)), 0, 1).reshape(q, -1)
-    best, groups = lax.top_k(tops, k)
-    # Why: in slot order, a tie between candidates again goes to the lowest slot.
-    groups = jnp.sort(jnp.where(best > -jnp.inf, groups, tops.shape[1]), axis=1)
-    piece, place = groups // (size // width), groups % (size // width)
-    first = jnp.minimum(piece * size, n - size) + place * width
-    slots = first[:, :, None] + jnp.arange(width)
-    fresh = (slots >= (piece * size)[:, :, None]) & (groups < tops.shape[1])[:, :, None]
-    slots = jnp.where(fresh, slots, n).reshape(q, k * width)
-    return lax.map(partial(_best_of, search, k), (jnp.arange(q), slots), batch_size=16)
+def fused(search: Search, k: int, block: int | None) -> Array:
+    """As "grouped", with product and maxima in one kernel: on a GPU or TPU the scores stay on the chip.
+
+    On other platforms it is "grouped".
+    """
+    if search.keys.shape[0] < 4 * k * WIDTH:
+        return streamed(search, k, block)
+
+    def on(find: Callable[[Search], Array]) -> Callable[..., Array]:
+        return lambda *arrays: find(Search(*arrays, metric=search.metric))
+
+    return lax.platform_dependent(
+        *search[:-1],
+        cuda=on(partial(_fused, k=k, platform="cuda")),
+        tpu=on(partial(_fused, k=k, platform="tpu")),
+        default=on(partial(grouped, k=k, block=block)),
+    )
+
+
+def approx_max_k(search: Search, k: int, block: int | None, recall_target: float) -> Array:
+    """`lax.approx_max_k` of all scores: on a TPU faster than exact, elsewhere it is exact."""
+    del block
+    best = lax.approx_max_k(_rank(search, 0, search.keys.shape[0]), k, recall_target=recall_target)
+    return _slots(best, search)
 
 
 METHODS: dict[str, Callable[[Search, int, int | None], Array]] = {
-    "plain": _plain,
-    "streamed": _streamed,
-    "grouped": _grouped,
+    "plain": plain,
+    "streamed": streamed,
+    "grouped": grouped,
+    "fused": fused,
 }
+
+
+def _streamed(search: Search, *, k: int, block: int | None) -> Array:
+    n, q = search.keys.shape[0], search.queries.shape[0]
+    size = min(n, block or max(_piece_size(4 * q), 1024, 4 * k))
+
+    def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        start, ranks = _piece(search, i, size, True)
+        ranks, place = top(ranks, min(k, size))
+        # Why: the best so far stand first, and their slots are lower, so ties stay with them.
+        ranks = jnp.concatenate([best[0], ranks], axis=1)
+        slots = jnp.concatenate([best[1], start + place], axis=1)
+        return _cut(ranks, slots, k), None
+
+    empty = jnp.full((q, k), -jnp.inf), jnp.full((q, k), n, jnp.int32)
+    best, _ = lax.scan(step, empty, jnp.arange(math.ceil(n / size)))
+    return _slots(best, search)
+
+
+def _grouped(search: Search, *, k: int, block: int | None) -> Array:
+    n, q = search.keys.shape[0], search.queries.shape[0]
+    size = min(n, block or _piece_size(q))
+    size = max(WIDTH, size // WIDTH * WIDTH)
+    pieces, each = math.ceil(n / size), size // WIDTH
+    # Why: a large table is searched in sections, so that the maxima of one fit; each has k groups at least.
+    sections = math.ceil(pieces / max(_MAXIMA // (q * each), math.ceil(4 * k / each)))
+    pieces = math.ceil(pieces / sections)
+
+    def section(i: Array | int) -> tuple[Array, Array]:
+        def put(j: Array, tops: Array) -> Array:
+            _, ranks = _piece(search, i * pieces + j, size, sections * pieces * size == n)
+            return lax.dynamic_update_slice(tops, maxima(ranks), (0, j * each))
+
+        tops = lax.fori_loop(0, pieces, put, jnp.zeros((q, pieces * each), jnp.float32))
+        _, groups = top(tops, k)
+        # Why: in slot order, a tie between candidates again goes to the lowest slot.
+        groups = jnp.sort(groups, axis=1)
+        first = (i * pieces + groups // each) * size
+        slots = (jnp.minimum(first, n - size) + groups % each * WIDTH)[:, :, None] + jnp.arange(WIDTH)
+        there = (slots >= first[:, :, None]) & (groups < pieces * each)[:, :, None]
+        return best_of(search, jnp.where(there, slots, n).reshape(q, k * WIDTH), k)
+
+    if sections == 1:
+        return _slots(section(0), search)
+    ranks, slots = (jnp.swapaxes(x, 0, 1).reshape(q, -1) for x in lax.map(section, jnp.arange(sections)))
+    return _slots(_cut(ranks, slots, k), search)
+
+
+def _fused(search: Search, *, k: int, platform: str) -> Array:
+    # Why: Pallas takes a while to import, and only this method needs it.
+    from memjax.memory.kernels import group_maxima
+
+    n = search.keys.shape[0]
+
+    def find(part: Search) -> Array:
+        tops = group_maxima(
+            part.queries,
+            part.keys,
+            _KERNEL_WIDTH,
+            scale=part.scale,
+            shift=part.shift,
+            valid=part.valid,
+            group=part.group,
+            exclude_group=part.exclude_group,
+            metric=part.metric,
+            platform=platform,
+        )
+        _, groups = top(tops, k)
+        slots = jnp.sort(groups, axis=1)[:, :, None] * _KERNEL_WIDTH + jnp.arange(_KERNEL_WIDTH)
+        slots = jnp.minimum(slots, n).reshape(groups.shape[0], -1)
+        return _slots(best_of(part, slots, k), part)
+
+    return _by_queries(find, search, max(1, _MAXIMA * _KERNEL_WIDTH // n))
+
+
+def best_of(search: Search, slots: Array, k: int) -> tuple[Array, Array]:
+    """Ranks and slots [Q, k] of the best of candidates [Q, C] in slot order; a slot N is none."""
+    q, candidates = slots.shape
+    rows = _even(q, max(1, min(64, _ROWS // (candidates * search.keys.shape[1]))))
+
+    def some(first: Array | int) -> Array:
+        return _rank_rows(_queries(search, first, rows), lax.dynamic_slice_in_dim(slots, first, rows))
+
+    return _cut(_in_parts(some, q, rows), slots, k)
 
 
 def _rank(search: Search, start: Array | int, size: int) -> Array:
@@ -124,89 +207,130 @@ def _rank(search: Search, start: Array | int, size: int) -> Array:
     def piece(x: Array) -> Array:
         return x if size == x.shape[0] else lax.dynamic_slice_in_dim(x, start, size)
 
-    keys = piece(search.keys).astype(jnp.float32)
-    if search.shift is not None:
-        keys = keys - search.shift
+    scale = None if search.scale is None else piece(search.scale)
+    keys = _shifted(search, piece(search.keys), scale)
     # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
     rank = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
-    if search.metric == "cosine":
-        rank = rank * inverse_norm(keys)[:, 0]
-    if search.metric == "l2":
-        rank = 2.0 * rank - jnp.sum(keys * keys, axis=1)
-    allowed = jnp.isfinite(rank)
+    rank = _by_metric(search.metric, rank, keys)
+    # Why: one comparison turns away NaN as well; what overflowed downward is -inf already.
+    allowed = rank < jnp.inf
     if search.valid is not None:
         allowed &= piece(search.valid)
     if search.group is not None and search.exclude_group is not None:
         exclude = search.exclude_group[:, None]
         allowed &= (piece(search.group) != exclude) | (exclude < 0)
-    # Why: top_k puts -0.0 below 0.0, and a tie must go to the lowest slot.
-    return jnp.where(allowed, jnp.where(rank == 0.0, 0.0, rank), -jnp.inf)
+    return jnp.where(allowed, rank, -jnp.inf)
 
 
-def _piece(search: Search, i: Array, size: int) -> tuple[Array, Array]:
-    """Slots [size] and ranks [Q, size] of block i; the last begins early and what it repeats is -inf."""
-    start = jnp.minimum(i * size, search.keys.shape[0] - size)
-    slots = start + jnp.arange(size, dtype=jnp.int32)
-    return slots, jnp.where(slots >= i * size, _rank(search, start, size), -jnp.inf)
+def _rank_rows(search: Search, slots: Array) -> Array:
+    """[Q, C] what `_rank` gives, for chosen slots."""
 
+    def take(x: Array) -> Array:
+        return x.at[slots].get(mode="clip")
 
-def _best_of(search: Search, k: int, row: tuple[Array, Array]) -> Array:
-    """The k best [k] of one query's candidates [C], which stand in slot order."""
-    query, slots = row
-    n = search.keys.shape[0]
-    ranks = _rank_rows(search, query, slots)
-    ranks, place = lax.top_k(ranks, k)
-    return jnp.where(ranks > -jnp.inf, slots[place], n)
-
-
-def _rank_rows(search: Search, query: Array, slots: Array) -> Array:
-    """[C] what `_rank` gives, from differences where the metric is a distance, for chosen slots."""
-    keys = search.keys.at[slots].get(mode="clip").astype(jnp.float32)
-    if search.shift is not None:
-        keys = keys - search.shift
-    ranks = score(search.queries[query], keys, search.metric)
-    allowed = (slots < search.keys.shape[0]) & jnp.isfinite(ranks)
+    scale = None if search.scale is None else take(search.scale)
+    keys = _shifted(search, take(search.keys), scale)
+    rank = jnp.einsum("qd,qcd->qc", search.queries, keys, precision=lax.Precision.HIGHEST)
+    rank = _by_metric(search.metric, rank, keys)
+    allowed = (slots < search.keys.shape[0]) & (rank < jnp.inf)
     if search.valid is not None:
-        allowed &= search.valid.at[slots].get(mode="clip")
+        allowed &= take(search.valid)
     if search.group is not None and search.exclude_group is not None:
-        exclude = search.exclude_group[query]
-        allowed &= (search.group.at[slots].get(mode="clip") != exclude) | (exclude < 0)
-    return jnp.where(allowed, jnp.where(ranks == 0.0, 0.0, ranks), -jnp.inf)
+        exclude = search.exclude_group[:, None]
+        allowed &= (take(search.group) != exclude) | (exclude < 0)
+    return jnp.where(allowed, rank, -jnp.inf)
 
 
-def _centre(keys: Array, valid: Array | None) -> Array:
-    """[D] about the mean of the finite valid keys: distances stay, their rounding shrinks."""
-    n, size = keys.shape[0], min(keys.shape[0], 4096)
-    usable = jnp.isfinite(jnp.max(jnp.abs(keys), axis=1))
-    usable = usable if valid is None else usable & valid
+def _shifted(search: Search, keys: Array, scale: Array | None) -> Array:
+    """Keys [..., D] in float32, where the queries are."""
+    keys = keys.astype(jnp.float32)
+    keys = keys if scale is None else keys * scale[..., None]
+    return keys if search.shift is None else keys - search.shift
+
+
+def _by_metric(metric: str, product: Array, keys: Array) -> Array:
+    """Ranks [..., C] from the products and the keys [..., C, D]."""
+    if metric == "cosine":
+        return product * inverse_norm(keys)[..., 0]
+    return 2.0 * product - jnp.sum(keys * keys, axis=-1) if metric == "l2" else product
+
+
+def _piece(search: Search, i: Array | int, size: int, every: bool) -> tuple[Array, Array]:
+    """First slot and ranks [Q, size] of piece i; the last begins early and what it repeats is -inf."""
+    n = search.keys.shape[0]
+    start = jnp.minimum(i * size, n - size)
+    if n % size == 0 and every:
+        return start, _rank(search, start, size)
+    fresh = start + jnp.arange(size, dtype=jnp.int32) >= i * size
+    return start, jnp.where(fresh, _rank(search, start, size), -jnp.inf)
+
+
+def _cut(ranks: Array, slots: Array, k: int) -> tuple[Array, Array]:
+    """The k best [Q, k] of ranks and their slots, both [Q, C]."""
+    ranks, place = top(ranks, k)
+    return ranks, jnp.take_along_axis(slots, place, axis=1, mode="clip")
+
+
+def _slots(best: tuple[Array, Array], search: Search) -> Array:
+    ranks, slots = best
+    return jnp.where(ranks > -jnp.inf, slots, search.keys.shape[0])
+
+
+def _queries(search: Search, start: Array | int, size: int) -> Search:
+    """The same search for `size` of the queries."""
+
+    def part(x: Array | None) -> Array | None:
+        return x if x is None or size == x.shape[0] else lax.dynamic_slice_in_dim(x, start, size)
+
+    return search._replace(queries=part(search.queries), exclude_group=part(search.exclude_group))
+
+
+def _by_queries(find: Callable[[Search], Array], search: Search, most: int) -> Array:
+    """[Q, k] found for at most `most` queries at a time."""
+    q = search.queries.shape[0]
+    size = _even(q, most)
+    return _in_parts(lambda first: find(_queries(search, first, size)), q, size)
+
+
+def _in_parts(find: Callable[[Array | int], PyTree], q: int, size: int) -> PyTree:
+    """What `find` gives for `size` rows from its argument on, leaves [size, ...], for all q rows."""
+    if q == size:
+        return find(0)
+    parts = math.ceil(q / size)
+    found = lax.map(find, jnp.minimum(jnp.arange(parts) * size, q - size))
+    found = jax.tree.map(lambda x: x.reshape(parts * size, *x.shape[2:]), found)
+    # Why: where q is no multiple of the size, the last part begins early.
+    rows = np.arange(q)
+    rows = np.where(rows < (parts - 1) * size, rows, rows + parts * size - q)
+    return found if q == parts * size else jax.tree.map(lambda x: x[rows], found)
+
+
+def _even(q: int, most: int) -> int:
+    """Rows in one part, where q rows are cut into as few parts of at most `most` as can be."""
+    return math.ceil(q / math.ceil(q / most))
+
+
+def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
+    """[D] about the mean of some of the finite valid keys: distances stay, their rounding shrinks."""
+    n = keys.shape[0]
+    # Why: a sample costs no pass over the table, and any centre is right; the first valid key is in it.
+    slots = jnp.asarray(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int32))
+    slots = slots if valid is None else jnp.append(jnp.argmax(valid).astype(jnp.int32), slots)
+    rows = jnp.asarray(keys)[slots].astype(jnp.float32)
+    rows = rows if scale is None else rows * scale[slots, None]
+    usable = jnp.isfinite(jnp.max(jnp.abs(rows), axis=1))
+    usable = usable if valid is None else usable & valid[slots]
     # Why: measured from one of them, so that a common offset does not eat the digits of the sum.
-    first = keys[jnp.argmax(usable)].astype(jnp.float32)
+    first = rows[jnp.argmax(usable)]
     first = jnp.where(jnp.isfinite(first), first, 0.0)
-
-    def add(totals: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        start = jnp.minimum(i * size, n - size)
-        rows = lax.dynamic_slice_in_dim(keys, start, size).astype(jnp.float32)
-        counts = lax.dynamic_slice_in_dim(usable, start, size) & (start + jnp.arange(size) >= i * size)
-        offset = jnp.where(counts[:, None], rows - first, 0.0)
-        return (
-            totals[0] + jnp.sum(offset, axis=0),
-            jnp.maximum(totals[1], jnp.max(jnp.abs(offset), axis=0)),
-        ), None
-
-    nothing = jnp.zeros_like(first), jnp.zeros_like(first)
-    (total, spread), _ = lax.scan(add, nothing, jnp.arange(math.ceil(n / size)))
-    centre = first + total / jnp.maximum(jnp.sum(usable), 1)
+    offset = jnp.where(usable[:, None], rows - first, 0.0)
+    spread = jnp.max(jnp.abs(offset), axis=0)
+    centre = first + jnp.sum(offset, axis=0) / jnp.maximum(jnp.sum(usable), 1)
     # Why: on a grid as coarse as the spread the subtraction rounds less, and whole numbers stay whole.
     grid = jnp.where(spread > 0.0, jnp.ldexp(jnp.ones_like(spread), jnp.frexp(spread)[1] - 1), 1.0)
     return jnp.where(spread > 0.0, jnp.round(centre / grid) * grid, first)
 
 
-def _block_size(q: int) -> int:
-    """Keys in one piece, so that the scores of all queries stay in a cache of a few MB."""
-    return max(256, min(16384, 2**20 // max(q, 1) // 128 * 128))
-
-
-def _group_width(n: int, d: int, k: int) -> int:
-    """Slots in one group: balances the top-k over N / width maxima with k * width rescored rows."""
-    ideal = math.sqrt(4.0 * n / (k * max(d, 16)))
-    return int(2 ** min(7, max(3, round(math.log2(max(ideal, 1.0))))))
+def _piece_size(q: int) -> int:
+    """Keys in one piece: its scores stay in a cache of about 10 MB, and the product is large enough."""
+    return max(2048, min(8192, 2**21 // q // 1024 * 1024))

@@ -17,7 +17,8 @@ class MemoryState:
     `count` are 32-bit, so a memory is good for 2^31 - 1 events.
     """
 
-    keys: Array  # [N, D] float, always finite
+    keys: Array  # [N, D] of a floating type, always finite; or int8 with a scale
+    scale: Array | None  # [N] f32, int8 keys only: a key is its row times this
     values: PyTree  # [N, ...] each leaf, what the agent stored
     utility: Array  # [N] f32, learned or given worth, always finite
     visits: Array  # [N] i32, utility updates since the slot was written
@@ -60,6 +61,7 @@ def empty_state(
 
     return MemoryState(
         keys=jnp.zeros((capacity, key_dim), key_dtype),
+        scale=jnp.zeros(capacity, jnp.float32) if key_dtype == jnp.int8 else None,
         values=jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), value_like),
         utility=jnp.zeros(capacity, jnp.float32),
         visits=zeros(capacity),

@@ -305,7 +305,7 @@ def test_bfloat16_keys():
         ("method", "faiss"),
         ("recall", 2),
         ("step_size", 1.5),
-        ("key_dtype", jnp.int8),
+        ("key_dtype", jnp.int16),
         ("value_like", jnp.zeros((0, 3))),
         ("value_like", "text"),
     ],

@@ -197,10 +197,27 @@ def test_gradients_are_finite_where_nothing_is_found(metric):
 def test_a_search_in_blocks_needs_little_memory(metric, method):
     """Neither all scores [Q, N] nor anything as large as the keys [N, D]."""
     q, n, d = 256, 200_000, 64
+    temporary = temporary_bytes(q, n, d, metric, method)
+    assert temporary < (n * d * 4) * (0.15 if method == "streamed" else 0.6)
+
+
+@pytest.mark.parametrize(("method", "share"), [("streamed", 0.0), ("grouped", 4 / 16)])
+def test_what_a_search_needs_does_not_grow_with_the_scores(method, share):
+    """With the table, "streamed" needs no more, and "grouped" one number for 16 scores, until 64 MB are full."""
+    q, d, sizes = 256, 16, (200_000, 400_000)
+    small, large = (temporary_bytes(q, n, d, "dot", method) for n in sizes)
+    assert large - small <= 1.1 * share * q * (sizes[1] - sizes[0]) + 4096
+    assert temporary_bytes(q, 64 * sizes[1], d, "dot", method) < 2**27
+
+
+def test_what_a_search_needs_does_not_grow_with_the_queries():
+    assert temporary_bytes(16_384, 200_000, 16, "dot", "grouped") < 2**27 + 16_384 * 8 * 16 * 8
+
+
+def temporary_bytes(q, n, d, metric, method):
     shapes = jax.ShapeDtypeStruct((q, d), jnp.float32), jax.ShapeDtypeStruct((n, d), jnp.float32)
     run = jax.jit(lambda queries, keys: nearest(queries, keys, 8, metric=metric, method=method))
-    temporary = run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
-    assert temporary < (n * d * 4) * (0.15 if method == "streamed" else 0.6)
+    return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
 @every_metric

@@ -1,0 +1,27 @@
+"""Keys as they are stored: as they are, narrowed, or as int8 with a scale for each slot."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from memjax.types import Array
+
+_LEVELS = 127
+
+
+def store(keys: Array, dtype: Any) -> tuple[Array, Array | None, Array]:
+    """Keys [B, D] in a stored type, their scale [B] f32 (None unless int8), and which are finite [B].
+
+    int8: the largest entry of a key becomes 127, so no entry moves by more than 1 / 254 of it.
+    """
+    if dtype != jnp.int8:
+        keys = jnp.asarray(keys, dtype)
+        return keys, None, jnp.all(jnp.isfinite(keys), axis=1)
+    keys = jnp.asarray(keys, jnp.float32)
+    finite = jnp.all(jnp.isfinite(keys), axis=1)
+    scale = jnp.where(finite, jnp.max(jnp.abs(keys), axis=1) / _LEVELS, 0.0)
+    # Why: a key too small to be divided by its scale is the zero key.
+    unit = jnp.where(scale > 0.0, 1.0 / scale, 0.0)
+    unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
+    levels = jnp.clip(jnp.round(keys * unit[:, None]), -_LEVELS, _LEVELS)
+    return jnp.where(finite[:, None], levels, 0.0).astype(jnp.int8), scale, finite
