@@ -1,0 +1,92 @@
+"""What the shards of a memory tell each other; to be called inside `shard_map`.
+
+A memory of N slots is split over a mesh axis of S shards by contiguous ranges of n = N / S slots: shard i has
+slots i n to (i + 1) n - 1. Slots that travel are numbered through the whole memory.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memjax.types import Array, PyTree
+
+
+def local_slots(slots: Array, n: int, axis_name: str) -> Array:
+    """Slots of the whole memory, of any shape, as this shard's own; n for those of other shards."""
+    local = slots - lax.axis_index(axis_name) * n
+    return jnp.where((local >= 0) & (local < n), local, n)
+
+
+def global_slots(slots: Array, n: int, axis_name: str) -> Array:
+    """This shard's slots in the whole memory; N where there is none (n)."""
+    first = lax.axis_index(axis_name) * n
+    return jnp.where(slots < n, slots + first, n * lax.axis_size(axis_name))
+
+
+def take(fields: PyTree, slots: Array, mask: Array, *, axis_name: str) -> PyTree:
+    """Rows of sharded fields [n, ...] at `slots` of the whole memory: leaves [*slots.shape, ...], replicated.
+
+    Zero where `mask` is False or no shard has the slot. One all-reduce of the rows' bytes.
+    """
+    n = jax.tree.leaves(fields)[0].shape[0]
+    local = local_slots(slots, n, axis_name)
+    rows = jax.tree.map(lambda field: field.at[local].get(mode="clip"), fields)
+    return share(rows, mask & (local < n), axis_name=axis_name)
+
+
+def share(rows: PyTree, here: Array, *, axis_name: str) -> PyTree:
+    """Rows that one shard has, on every shard, bit for bit; leaves [*here.shape, ...].
+
+    `here` says which this shard has, at most one shard for each; zero where none has it. One all-reduce.
+    """
+    leaves, tree = jax.tree.flatten(rows)
+    kept = [jnp.where(here.reshape(here.shape + (1,) * (x.ndim - here.ndim)), x, 0) for x in leaves]
+    kept = [x.astype(like.dtype) for x, like in zip(kept, leaves, strict=True)]
+    return jax.tree.unflatten(tree, _total(axis_name, kept))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _total(axis_name: str, leaves: list[Array]) -> list[Array]:
+    # Why: as whole numbers; a sum of floats would make 0.0 of -0.0, and nothing of the smallest.
+    words = [_words(x) for x in leaves]
+    total = lax.psum(jnp.concatenate(words), axis_name)
+    ends = [sum(x.size for x in words[: i + 1]) for i in range(len(words))]
+    return [_unwords(part, x) for part, x in zip(jnp.split(total, ends[:-1]), leaves, strict=True)]
+
+
+@_total.defjvp
+def _total_jvp(axis_name: str, primals: tuple, tangents: tuple) -> tuple[list[Array], list[Array]]:
+    def total(tangent: Array) -> Array:
+        return tangent if tangent.dtype == jax.dtypes.float0 else lax.psum(tangent, axis_name)
+
+    return _total(axis_name, *primals), [total(x) for x in tangents[0]]
+
+
+def _words(x: Array) -> Array:
+    """The bits of an array as one vector of u32."""
+    if jnp.iscomplexobj(x):
+        x = jnp.stack([x.real, x.imag])
+    x = x.astype(_whole_bytes(x.dtype)).ravel()
+    size = x.dtype.itemsize
+    if size < 4:
+        x = jnp.pad(x, (0, -x.size % (4 // size))).reshape(-1, 4 // size)
+    return lax.bitcast_convert_type(x, jnp.uint32).ravel()
+
+
+def _unwords(words: Array, like: Array) -> Array:
+    """The array of the shape and type of `like` whose bits these are."""
+    parts = 2 if jnp.iscomplexobj(like) else 1
+    stored = jnp.dtype(_whole_bytes(like.real.dtype))
+    size = parts * like.size
+    if stored.itemsize > 4:
+        words = words.reshape(-1, stored.itemsize // 4)
+    x = lax.bitcast_convert_type(words, stored).ravel()[:size].reshape(parts, *like.shape)
+    return lax.complex(x[0], x[1]) if parts == 2 else x[0].astype(like.dtype)
+
+
+def _whole_bytes(dtype: jnp.dtype) -> jnp.dtype:
+    """The type itself, or int8 for booleans and whole numbers of less than a byte."""
+    part = dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 8)
+    return jnp.dtype(jnp.int8) if part else dtype
