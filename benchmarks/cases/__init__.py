@@ -2,14 +2,15 @@
 
 from importlib import import_module
 
-MODULES = ("memory", "training")
+MODULES = ("memory", "retrieval", "training")
 
 
-def load() -> None:
-    """Imports every module of cases that exists."""
+def load() -> dict[str, str]:
+    """Imports every module of cases; returns those that need something not installed, with its name."""
+    failed = {}
     for name in MODULES:
         try:
             import_module(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
-                raise
+            failed[name] = error.name or str(error)
+    return failed

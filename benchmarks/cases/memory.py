@@ -1,105 +1,139 @@
-"""The memory core: writing, the Q update, nearest neighbours."""
+"""The memory core: writing, sampling and the Q update."""
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from benchmarks.harness import Figure, case, dispatch_seconds, median_ratio, stream_bandwidth, time_in_turns
-from memjax.memory import (
-    EXACT_METHODS,
-    make_memory,
-    nearest,
-    q_update,
-    q_update_batched,
-    q_update_sequential,
+from benchmarks import replay
+from benchmarks.ceilings import dispatch_seconds, stream_bandwidth
+from benchmarks.harness import (
+    Figure,
+    Options,
+    Result,
+    Section,
+    Thunk,
+    case,
+    compared,
+    installed,
+    time_named,
+    times_faster,
 )
-from memjax.memory.state import num_bytes
+from benchmarks.tables import seconds
+from memjax.memory import POLICIES, q_update, q_update_batched, q_update_sequential
 
-D = 64
+SIZES, QUICK_SIZES = (10_000, 1_000_000), (1_024, 16_384)
+FLOOR = "one compiled call + bytes moved / stream bandwidth, both measured in this run"
+Named = tuple[str, int]  # of a store: policy or peer, and slots
 
 
 @case("memory_write")
-def memory_write() -> list[Figure]:
-    """128 items into 10,000 and into 1,000,000 slots, the state donated: the size must not matter."""
-    batch, sizes = 128, (10_000, 1_000_000)
-    writers = [_writer(slots, batch) for slots in sizes]
-    times = time_in_turns([thunk for thunk, _ in writers], rounds=31)
-    floor = dispatch_seconds() + writers[0][1] / stream_bandwidth()
-    ratio = median_ratio(times[1], times[0])
-    small, large = (
-        Figure(
-            name="write, fifo",
-            setting=f"{batch} items of {D} + 16 floats into {slots:,} slots",
-            seconds=statistics.median(each),
-            floor_seconds=floor,
-            floor="one compiled call + bytes written / stream bandwidth, both measured in this run",
-        )
-        for slots, each in zip(sizes, times, strict=True)
+def memory_write(options: Options) -> Result:
+    """128 items into a small and a large memory, the state donated: the size must not matter."""
+    sizes = QUICK_SIZES if options.quick else SIZES
+    stores = _stores(POLICIES, sizes, options)
+    writers = {name: replay.writer(store) for name, store in stores.items()}
+    times = time_named(writers, rounds=_rounds(options))
+    floor = dispatch_seconds() + replay.WRITTEN * replay.item_bytes() / stream_bandwidth()
+    setting = f"{replay.WRITTEN} items of {replay.KEY} + {replay.VALUE} floats into"
+    figures = {
+        (name, n): Figure(f"write, {name}", f"{setting} {n:,} slots", median(each), floor, FLOOR)
+        for (name, n), each in times.items()
+    }
+    for policy in POLICIES:
+        few, many = ((policy, n) for n in sizes)
+        faster = times_faster(times[many], times[few])
+        figures[many] = compared(figures[many], f"{sizes[0]:,} slots", faster, 1 / 1.3)
+    about = "What each finds, and how it grows with N: `memjax.memory.eviction`."
+    ours = Section("Policies", "figures", about, _rows(figures[p, n] for p in POLICIES for n in sizes))
+    about = "The ring against `add`, donated too; the peer's items have no utility, counters, group or mask."
+    return Result([ours, _against(figures, times, sizes, about)], {}, _peers(options))
+
+
+@case("memory_sample")
+def memory_sample(options: Options) -> Result:
+    """256 items drawn from a full memory."""
+    sizes = QUICK_SIZES if options.quick else SIZES
+    stores = _stores(("fifo",), sizes, options)
+    samplers = {name: replay.sampler(store) for name, store in stores.items()}
+    times = time_named(samplers, rounds=_rounds(options))
+    floor = dispatch_seconds() + 2 * replay.SAMPLED * 4 * replay.VALUE / stream_bandwidth()
+    figures = {
+        (name, n): Figure(f"sample, {name}", f"{replay.SAMPLED} of {n:,}", median(each), floor, FLOOR)
+        for (name, n), each in times.items()
+    }
+    about = (
+        "Ours draws among the valid slots, wherever they lie, and returns values; flashbax draws from a ring"
+        " without holes and returns keys and values."
     )
-    compared = dict(versus=f"{sizes[0]:,} slots", target="<= 1.3", met=ratio <= 1.3)
-    return [small, large._replace(ratio=ratio, **compared)]
+    return Result([_against(figures, times, sizes, about)], {}, _peers(options))
 
 
-def _writer(slots: int, batch: int) -> tuple[Callable[[], Any], int]:
-    """One donated write, and the bytes that it must store."""
-    memory = make_memory(slots, D, jax.ShapeDtypeStruct((16,), jnp.float32), evict="fifo")
-    write = jax.jit(memory.write, donate_argnums=0)
-    keys = jax.random.normal(jax.random.key(0), (batch, D))
-    values = jnp.zeros((batch, 16))
-    # Why: pages of a fresh zero array are mapped at their first write; fill it, as a full memory would be.
-    state = [jax.tree.map(lambda x: x.at[...].set(jnp.ones((), x.dtype)), memory.init())]
+def _stores(policies: Iterable[str], sizes: tuple[int, ...], options: Options) -> dict[Named, replay.Store]:
+    stores = {(policy, n): replay.memory(n, policy) for policy in policies for n in sizes}
+    if options.peers and installed("flashbax"):
+        stores |= {(name, n): replay.flashbax(name, n) for name in replay.FLASHBAX for n in sizes}
+    return stores
 
-    def step() -> Any:
-        state[0], where = write(state[0], keys, values)
-        return where
 
-    return step, num_bytes(state[0]) // slots * batch
+def _rounds(options: Options) -> int:
+    return 5 if options.quick else 31
+
+
+def _against(
+    figures: dict[Named, Figure], times: dict[Named, list[float]], sizes: tuple[int, ...], about: str
+) -> Section:
+    """The ring compared with each peer at each size; alone where there is none."""
+    rows = []
+    for n in sizes:
+        ring = figures["fifo", n]._replace(versus="", times_faster=None, target="", met=None)
+        found = [name for name, slots in figures if slots == n and name in replay.FLASHBAX]
+        for name in found:
+            faster = times_faster(times["fifo", n], times[name, n])
+            rows.append(compared(ring, f"{name}, {seconds(figures[name, n].seconds)}", faster))
+        rows += [] if found else [ring]
+    return Section("Ring and peers", "figures", about, _rows(rows))
+
+
+def _peers(options: Options) -> dict[str, str]:
+    version = installed("flashbax")
+    said = f"flashbax {version}" if version else "not installed: pip install flashbax"
+    return {"flashbax": said} if options.peers else {}
+
+
+def _rows(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+    return [figure._asdict() for figure in figures]
 
 
 @case("q_update")
-def q_update_case() -> list[Figure]:
+def q_update_case(options: Options) -> list[Figure]:
     """10,000 rewards for 10,000 memories, a few times over some of them."""
-    n = batch = 10_000
+    n = batch = 1_000 if options.quick else 10_000
     slots = jax.random.randint(jax.random.key(0), (batch,), 0, n)
     rewards = jax.random.normal(jax.random.key(1), (batch,))
     forms = {"q_update": q_update, "q_update_batched": q_update_batched, "lax.scan": q_update_sequential}
     thunks = {name: _updater(form, n, slots, rewards) for name, form in forms.items()}
     thunks["Python dict loop"] = _dict_loop(n, np.asarray(slots).tolist(), np.asarray(rewards).tolist())
-    times = dict(zip(thunks, time_in_turns(list(thunks.values()), rounds=21), strict=True))
+    times = time_named(thunks, rounds=21)
     moved = (slots.nbytes + rewards.nbytes + 2 * 4 * batch) / stream_bandwidth()
     floor = dispatch_seconds() + moved
-    figure = partial(
-        Figure,
-        setting=f"{batch:,} rewards, {n:,} memories",
-        floor_seconds=floor,
-        floor="one compiled call + bytes moved / stream bandwidth, both measured in this run",
-    )
-    rows = {name: figure(name, seconds=statistics.median(each)) for name, each in times.items()}
-    ratios = {name: median_ratio(times["q_update"], each) for name, each in times.items()}
+    figure = partial(Figure, setting=f"{batch:,} rewards, {n:,} memories", floor_seconds=floor, floor=FLOOR)
+    rows = {name: figure(name, seconds=median(each)) for name, each in times.items()}
     python, scan = "Python dict loop", "lax.scan"
+    faster = {name: times_faster(times["q_update"], each) for name, each in times.items()}
     reach = rows[python].seconds / floor
-    beyond_python = rows["q_update"]._replace(
-        versus=python,
-        ratio=ratios[python],
-        target=f"<= 0.001 (not to be had: the floor is {reach:.0f} times faster than the loop)",
-        met=ratios[python] <= 0.001,
-    )
-    beyond_scan = rows["q_update"]._replace(
-        versus=scan,
-        ratio=ratios[scan],
-        target="<= 0.1 (on a CPU q_update is that scan, which XLA makes a loop of nanoseconds)",
-        met=ratios[scan] <= 0.1,
-    )
+    note = f" (not to be had: the floor is {reach:.0f} times faster than the loop)"
+    beyond_python = compared(rows["q_update"], python, faster[python], 1000, note)
+    note = " (on a CPU q_update is that scan, which XLA makes a loop of nanoseconds)"
+    beyond_scan = compared(rows["q_update"], scan, faster[scan], 10, note)
     return [beyond_python, beyond_scan, rows["q_update_batched"], rows[scan], rows[python]]
 
 
-def _updater(form: Callable, n: int, slots: jax.Array, rewards: jax.Array) -> Callable[[], Any]:
+def _updater(form: Callable, n: int, slots: jax.Array, rewards: jax.Array) -> Thunk:
     update = jax.jit(lambda q, s, r: form(q, s, r, step_size=0.3), donate_argnums=0)
     state = [jnp.zeros(n)]
 
@@ -110,7 +144,7 @@ def _updater(form: Callable, n: int, slots: jax.Array, rewards: jax.Array) -> Ca
     return step
 
 
-def _dict_loop(n: int, slots: list[int], rewards: list[float]) -> Callable[[], Any]:
+def _dict_loop(n: int, slots: list[int], rewards: list[float]) -> Thunk:
     table = dict.fromkeys(range(n), 0.0)
 
     def step() -> None:
@@ -118,51 +152,3 @@ def _dict_loop(n: int, slots: list[int], rewards: list[float]) -> Callable[[], A
             table[slot] += 0.3 * (reward - table[slot])
 
     return step
-
-
-@case("nearest")
-def nearest_case() -> list[Figure]:
-    """Every exact method against top_k of the whole product, at float32 keys of width 64."""
-    figures = []
-    flops = _matmul_flops()
-    for n, q, k in ((10_000, 64, 8), (100_000, 64, 8), (100_000, 256, 32), (100_000, 1, 8)):
-        queries, keys = (jax.random.normal(jax.random.key(i), (size, D)) for i, size in enumerate((q, n)))
-        thunks = {"lax.top_k(q @ k.T)": partial(jax.jit(partial(_top_k, k)), queries, keys)}
-        for method in ("auto", *EXACT_METHODS):
-            search = jax.jit(partial(_search, k, method))
-            thunks[f"nearest, {method}"] = partial(search, queries, keys)
-        times = dict(zip(thunks, time_in_turns(list(thunks.values()), rounds=7), strict=True))
-        product = max(2 * q * n * D / flops, keys.nbytes / stream_bandwidth())
-        for name, each in times.items():
-            ratio = median_ratio(each, times["lax.top_k(q @ k.T)"])
-            figures.append(
-                Figure(
-                    name=name,
-                    setting=f"N = {n:,}, Q = {q}, k = {k}, D = {D}",
-                    seconds=statistics.median(each),
-                    floor_seconds=product,
-                    floor="the product alone: flops / matmul rate or keys / stream bandwidth, measured here",
-                    versus="lax.top_k(q @ k.T)",
-                    ratio=ratio,
-                )
-            )
-    return figures
-
-
-def _top_k(k: int, queries: jax.Array, keys: jax.Array) -> Any:
-    return lax.top_k(queries @ keys.T, k)
-
-
-def _search(k: int, method: str, queries: jax.Array, keys: jax.Array) -> Any:
-    return nearest(queries, keys, k, method=method)
-
-
-def _matmul_flops() -> float:
-    """The best rate over a few shapes of inner width 64."""
-    rates = []
-    for q, n in ((64, 4096), (256, 4096), (1024, 1024)):
-        a, b = jnp.ones((q, D)), jnp.ones((n, D))
-        product = jax.jit(partial(jnp.matmul, precision=lax.Precision.HIGHEST))
-        seconds = min(time_in_turns([partial(product, a, b.T)], rounds=5)[0])
-        rates.append(2 * q * n * D / seconds)
-    return max(rates)

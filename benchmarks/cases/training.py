@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import reference_ppo
-from benchmarks.harness import Figure, case, median_ratio, time_in_turns
+from benchmarks.harness import Figure, Options, case, cold_compilation, compared, time_in_turns, times_faster
 from experiments.configs import base
 from memjax.runtime.config import load_config, resolve
 from memjax.runtime.train import build
@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 
 
 @case("training_ppo")
-def training_ppo() -> list[Figure]:
+def training_ppo(_: Options) -> list[Figure]:
     """PPO, whole run compiled, 64 environments x 128 steps, 2 x 64: ours against PureJaxRL's structure."""
     figures = []
     for env_id, peer_id in (("gymnax/CartPole-v1", "CartPole-v1"), ("memjax/FourRooms-v0", "FourRooms-v0")):
@@ -34,26 +34,22 @@ def training_ppo() -> list[Figure]:
         flops = UPDATES * _ppo_flops(config)
         setting = f"{peer_id}, {per_call:,} steps"
         rate = [per_call / statistics.median(each) for each in times]
-        ratio = median_ratio(times[1], times[0])
+        memjax_ppo = Figure(
+            name=f"memjax PPO ({rate[1]:,.0f} steps/s)",
+            setting=setting,
+            seconds=statistics.median(times[1]),
+            floor_seconds=flops / _matmul_rate(2048),
+            floor="products of acting, values and 4 epochs at the rate of a 2,048 x 64 x 64 product",
+        )
         figures += [
             Figure(f"PureJaxRL's structure ({rate[0]:,.0f} steps/s)", setting, statistics.median(times[0])),
-            Figure(
-                name=f"memjax PPO ({rate[1]:,.0f} steps/s)",
-                setting=setting,
-                seconds=statistics.median(times[1]),
-                floor_seconds=flops / _matmul_rate(2048),
-                floor="products of acting, values and 4 epochs at the rate of a 2,048 x 64 x 64 product",
-                versus="PureJaxRL's structure",
-                ratio=ratio,
-                target="<= 1.0",
-                met=ratio <= 1.0,
-            ),
+            compared(memjax_ppo, "PureJaxRL's structure", times_faster(times[1], times[0]), 1.0),
         ]
     return figures
 
 
 @case("training_adamemento")
-def training_adamemento() -> list[Figure]:
+def training_adamemento(_: Options) -> list[Figure]:
     """One AdaMemento iteration on Four Rooms, all modules on, against PPO's."""
     sections = {"AdaMemento, defaults": base.adamemento(), "AdaMemento, as in the study": base.illustration()}
     configs = [_config("memjax/FourRooms-v0", "ppo")]
@@ -64,14 +60,13 @@ def training_adamemento() -> list[Figure]:
     note = "PPO's matrix products at the rate of a 2,048 x 64 x 64 product"
     figures = [Figure("PPO", setting, statistics.median(times[0]), floor, note)]
     for name, each in zip(sections, times[1:], strict=True):
-        ratio = median_ratio(each, times[0])
-        compared: Any = dict(versus="PPO", ratio=ratio, target="<= 2.0", met=ratio <= 2.0)
-        figures.append(Figure(name, setting, statistics.median(each), floor, note, **compared))
+        figure = Figure(name, setting, statistics.median(each), floor, note)
+        figures.append(compared(figure, "PPO", times_faster(each, times[0]), 0.5))
     return figures
 
 
 @case("training_envpool")
-def training_envpool() -> list[Figure]:
+def training_envpool(_: Options) -> list[Figure]:
     """envpool acting with a 2 x 64 policy, against envpool stepping random actions, at the same batch."""
     figures = []
     for name, batch, steps, pools in (
@@ -82,29 +77,24 @@ def training_envpool() -> list[Figure]:
         acting, random = _collector(f"envpool/{name}", batch, steps, pools), _random_pool(name, batch, steps)
         times = time_in_turns([random, acting], rounds=9, seconds=0.3)
         setting = f"{name}, {batch} environments, {pools} pools, {steps} steps"
-        share = 1.0 / median_ratio(times[1], times[0])
+        share = times_faster(times[1], times[0])
         speed = [batch * steps / statistics.median(each) for each in times]
         figures.append(
             Figure(f"random actions ({speed[0]:,.0f} steps/s)", setting, statistics.median(times[0]))
         )
-        figures.append(
-            Figure(
-                name=f"policy ({speed[1]:,.0f} steps/s, {share:.0%} of random)",
-                setting=setting,
-                seconds=statistics.median(times[1]),
-                floor_seconds=statistics.median(times[0]),
-                floor="envpool stepping random actions (for envpool rows)",
-                versus="random actions",
-                ratio=1.0 / share,
-                target="<= 1.25",
-                met=share >= 0.8,
-            )
+        policy = Figure(
+            name=f"policy ({speed[1]:,.0f} steps/s, {share:.0%} of random)",
+            setting=setting,
+            seconds=statistics.median(times[1]),
+            floor_seconds=statistics.median(times[0]),
+            floor="envpool stepping random actions (for envpool rows)",
         )
+        figures.append(compared(policy, "random actions", share, 0.8))
     return figures
 
 
 @case("training_compile")
-def training_compile() -> list[Figure]:
+def training_compile(_: Options) -> list[Figure]:
     """Cold tracing and compilation of the training step of every shipped config, evaluation apart."""
     figures = []
     for path in sorted(CONFIGS.glob("*.py")):
@@ -112,14 +102,14 @@ def training_compile() -> list[Figure]:
             continue
         config = resolve(load_config(str(path)))
         program: Any = build(config)
-        jax.clear_caches()
-        start = time.perf_counter()
-        if config.env.id.startswith("envpool/"):
-            rollout = _abstract_rollout(program, config.env.num_envs)
-            program._update.lower(program.abstract_state(), rollout).compile()
-        else:
-            program.compiled_chunk().lower(program.abstract_state()).compile()
-        seconds = time.perf_counter() - start
+        with cold_compilation():
+            start = time.perf_counter()
+            if config.env.id.startswith("envpool/"):
+                rollout = _abstract_rollout(program, config.env.num_envs)
+                program._update.lower(program.abstract_state(), rollout).compile()
+            else:
+                program.compiled_chunk().lower(program.abstract_state()).compile()
+            seconds = time.perf_counter() - start
         program.close()
         setting = f"{config.env.id}, {config.agent_name}"
         figures.append(Figure(path.stem, setting, seconds, target="<= 60 s", met=seconds <= 60.0))
@@ -151,13 +141,18 @@ def _abstract_rollout(program: Any, batch: int) -> Rollout:
 
 def _config(env_id: str, variant: str, agent: Any = None) -> Any:
     """The benchmark's sizes: 64 environments, 128 steps, 2 x 64, 4 epochs of 4 minibatches."""
-    config = base.experiment("benchmark", env_id)
-    config.agent = base.adamemento() if agent is None else agent
+    config = _experiment(env_id, base.adamemento() if agent is None else agent)
     config.agent.ppo.rollout_steps = 128
     for section in ("eval_every", "checkpoint_every"):
         config.run[section] = 0
     config.run.log_every = UPDATES
     return resolve(base.apply_variants(config, variant, {}))
+
+
+def _experiment(env_id: str, agent: Any) -> Any:
+    config: Any = base.experiment("benchmark", env_id)
+    config.agent = agent
+    return config
 
 
 def _chunks(config: Any) -> Callable[[], Any]:
@@ -197,8 +192,7 @@ def _matmul_rate(rows: int) -> float:
 def _collector(env_id: str, batch: int, steps: int, pools: int) -> Callable[[], Any]:
     from memjax.runtime.host import Collector, HostProgram
 
-    config = base.experiment("benchmark", env_id)
-    config.agent = base.merged(base.ppo(), name="ppo", rollout_steps=steps)
+    config = _experiment(env_id, base.merged(base.ppo(), name="ppo", rollout_steps=steps))
     config.env.num_envs, config.run.pools = batch, pools
     resolved = resolve(config)
     program = HostProgram(resolved)

@@ -1,0 +1,68 @@
+"""One question, and engines that answer it: the k nearest keys of each query."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.harness import Thunk
+from memjax.memory import make_memory, nearest
+
+WRITTEN = 2**16  # rows that fill a memory in one call
+
+
+class Question(NamedTuple):
+    """What is looked for: the k nearest of keys [N, D] for each of queries [Q, D], both float32."""
+
+    queries: np.ndarray
+    keys: np.ndarray
+    k: int
+    metric: str = "dot"
+
+
+class Prepared(NamedTuple):
+    """An engine that holds the keys."""
+
+    name: str
+    search: Thunk  # the queries are bound; returns when done, or a JAX array
+    slots: Callable[[Any], Any]  # what `search` returned -> slots [Q, k]
+    build_seconds: float | None = None  # only where there is an index that a write makes stale
+    note: str = ""
+
+
+def ours(question: Question, method: str = "auto", dtype: str = "float32") -> Prepared:
+    """memjax.memory.nearest, compiled."""
+    options = dict(k=question.k, metric=question.metric, method=method)
+    search = jax.jit(partial(nearest, **options))
+    queries, keys = jnp.asarray(question.queries), jnp.asarray(question.keys, dtype)
+    return Prepared("memjax", partial(search, queries, keys), lambda found: found.slots)
+
+
+def stored(question: Question, dtype: str) -> Prepared:
+    """A memory whose keys are kept in this type, written and read through its public functions.
+
+    Raises memjax.types.ConfigError where this version does not offer the type.
+    """
+    capacity, width = question.keys.shape
+    worth = jax.ShapeDtypeStruct((), jnp.float32)
+    search = dict[str, Any](k=question.k, metric=question.metric, key_dtype=jnp.dtype(dtype))
+    memory = make_memory(capacity, width, worth, evict="fifo", **search)
+    write, state = jax.jit(memory.write, donate_argnums=0), memory.init()
+    for start in range(0, capacity, WRITTEN):
+        rows = jnp.asarray(question.keys[start : start + WRITTEN])
+        state, _ = write(state, rows, jnp.zeros(len(rows)))
+    retrieve = partial(jax.jit(memory.retrieve), state, jnp.asarray(question.queries))
+    return Prepared(f"memory, {dtype}", retrieve, lambda found: found.slots)
+
+
+def agreement(slots: Any, exact: Any) -> float:
+    """The mean share of the k exact slots [Q, k] that are among those found [Q, k]: recall@k."""
+    slots, exact = np.asarray(slots), np.asarray(exact)
+    return float(np.mean([np.isin(e, s).mean() for e, s in zip(exact, slots, strict=True)]))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)

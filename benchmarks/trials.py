@@ -1,0 +1,144 @@
+"""One shape put to several engines in turns, and the row of figures that comes of it."""
+
+import contextlib
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.ceilings import Ceilings
+from benchmarks.engines import Prepared, Question, agreement, ours, stored
+from benchmarks.harness import time_in_turns, time_named, times_faster
+from memjax.memory import EXACT_METHODS, nearest
+from memjax.types import ConfigError
+
+Row = dict[str, Any]
+# Why: where there is no kernel, "fused" is another method under a second name.
+REPEATED = {"cpu": ("fused",)}
+
+
+class Shape(NamedTuple):
+    """Q queries, N keys of width D, k neighbours; the last two are left out where they are the usual ones."""
+
+    q: int
+    n: int
+    d: int
+    k: int
+    metric: str = "dot"
+    dtype: str = "float32"
+
+
+def label(shape: Shape) -> str:
+    """For example "64 x 131,072 x 64, 32", and the metric and the type where they are not the usual ones."""
+    unusual = [x for x, usual in ((shape.metric, "dot"), (shape.dtype, "float32")) if x != usual]
+    return ", ".join([f"{shape.q:,} x {shape.n:,} x {shape.d:,}", str(shape.k), *unusual])
+
+
+def gaussian(shape: Shape, seed: int) -> Question:
+    """Independent normal numbers: no structure that an index could use."""
+    rng = np.random.default_rng(seed)
+    queries, keys = (rng.standard_normal((size, shape.d), np.float32) for size in (shape.q, shape.n))
+    return Question(queries, keys, shape.k, shape.metric)
+
+
+def trial(
+    shape: Shape,
+    question: Question,
+    others: Sequence[Prepared],
+    ceilings: Ceilings,
+    budget: float,
+    main: Prepared | None = None,
+) -> Row:
+    """Times `main` (`nearest` unless given) and the others in turns, for about `budget` seconds."""
+    engines = [main or ours(question, dtype=shape.dtype), *others]
+    times = time_in_turns([engine.search for engine in engines], rounds=21, budget=budget)
+    seconds = statistics.median(times[0])
+    slots = np.asarray(engines[0].slots(engines[0].search()))
+    rows = [
+        {
+            "engine": engine.name,
+            "seconds": statistics.median(each),
+            "times_faster": times_faster(times[0], each),
+            "agreement": agreement(engine.slots(engine.search()), slots),
+            "build_seconds": engine.build_seconds,
+            "note": engine.note,
+        }
+        for engine, each in zip(engines[1:], times[1:], strict=True)
+    ]
+    row = {**shape._asdict(), "seconds": seconds, "queries_per_second": shape.q / seconds}
+    return row | _shares(shape, seconds, ceilings) | {"rounds": len(times[0]), "others": rows}
+
+
+def exact_methods() -> list[str]:
+    """The exact methods of `nearest` that differ on this platform."""
+    return [name for name in EXACT_METHODS if name not in REPEATED.get(jax.default_backend(), ())]
+
+
+def by_method(question: Question, dtype: str = "float32") -> list[Prepared]:
+    """Those of them that can answer here."""
+    found = []
+    for name in exact_methods():
+        engine = ours(question, method=name, dtype=dtype)
+        with contextlib.suppress(ConfigError, NotImplementedError):
+            engine.search()
+            found.append(engine._replace(name=name))
+    return found
+
+
+def storage(shape: Shape, question: Question, dtypes: Sequence[str], exact: Any, budget: float) -> list[Row]:
+    """A memory's read by the type of its stored keys; recall against the float32 slots `exact` [Q, k]."""
+    memories, rows = {}, []
+    for dtype in dtypes:
+        try:
+            memories[dtype] = stored(question, dtype)
+        except ConfigError as error:
+            rows.append({**shape._asdict(), "dtype": dtype, "note": f"not offered: {error}"})
+    searches = {dtype: memory.search for dtype, memory in memories.items()}
+    times = time_named(searches, rounds=21, budget=budget)
+    for dtype, memory in memories.items():
+        row = {**shape._asdict(), "dtype": dtype, "seconds": statistics.median(times[dtype])}
+        row["times_faster"] = times_faster(times[dtype], times["float32"])
+        row["recall"] = agreement(memory.slots(memory.search()), exact)
+        rows.append(row)
+    return rows
+
+
+def masked(shape: Shape, question: Question, seed: int, budget: float) -> dict[str, list[float]]:
+    """Times of the same search without a mask, with one, and with a group left out for each query."""
+    rng = np.random.default_rng(seed)
+    valid = jnp.asarray(rng.random(shape.n) < 0.5)
+    group = jnp.asarray(rng.integers(0, 100, shape.n), jnp.int32)
+    exclude = jnp.asarray(rng.integers(0, 100, shape.q), jnp.int32)
+    options: dict[str, Row] = {
+        "all keys": {},
+        "half of the keys masked": {"valid": valid},
+        "masked, one of 100 groups excluded": {"valid": valid, "group": group, "exclude_group": exclude},
+    }
+    search = jax.jit(partial(nearest, k=shape.k, metric=shape.metric))
+    queries, keys = jnp.asarray(question.queries), jnp.asarray(question.keys)
+    thunks = {name: partial(search, queries, keys, **chosen) for name, chosen in options.items()}
+    return time_named(thunks, rounds=21, budget=budget)
+
+
+def work(shape: Shape) -> tuple[float, float]:
+    """FLOPs and bytes of a search whose scores never leave the chip: keys and queries in, k results out."""
+    size = jnp.dtype(shape.dtype).itemsize
+    flops = 2.0 * shape.q * shape.n * shape.d
+    return flops, size * shape.n * shape.d + 4.0 * shape.q * shape.d + 8.0 * shape.q * shape.k
+
+
+def _shares(shape: Shape, seconds: float, ceilings: Ceilings) -> Row:
+    flops, moved = work(shape)
+    peak = ceilings.flops(shape.dtype, shape.d)
+    floor = max(flops / peak, moved / ceilings.read)
+    return {
+        "floor_seconds": floor,
+        "share_of_roofline": floor / seconds,
+        "share_of_product": flops / seconds / peak,
+        "share_of_square_product": flops / seconds / ceilings.square[shape.dtype],
+        "share_of_stream": moved / seconds / ceilings.read,
+    }
