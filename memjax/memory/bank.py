@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from memjax.memory import retrieval
 from memjax.memory.eviction import POLICIES, Policy, counters
+from memjax.memory.index import settled
 from memjax.memory.metrics import METRICS
 from memjax.memory.quantize import store
 from memjax.memory.retrieval import ALL_METHODS, Retrieved
@@ -230,7 +231,7 @@ def _present(state: MemoryState, slots: Array, mask: Array | None) -> tuple[Arra
     """Slots with N for all that must be passed over, and which were not."""
     n = state.capacity
     present = (slots >= 0) & (slots < n) & state.valid.at[slots].get(mode="clip")
-    present = present if mask is None else present & mask
+    present = (present if mask is None else present & mask) & settled(state.index)
     return jnp.where(present, slots, n), present
 
 

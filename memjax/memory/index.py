@@ -56,6 +56,15 @@ def update(index: Index, read: Read, n: int, slots: Array) -> Index:
     return tuple(levels)
 
 
+def settled(index: Index) -> Array:
+    """[] True, but known only when all that `update` reads has been read.
+
+    Why: in a loop XLA copies a field that is read here and written by a later operation, unless what that
+    writes depends on what was read.
+    """
+    return index[-1][-1][0] >= 0 if index else jnp.bool_(True)
+
+
 def first(index: Index, read: Read, n: int, m: int) -> tuple[Columns, Array]:
     """Columns [m] and slots [m] of the m <= N slots that go first, in order.
 
