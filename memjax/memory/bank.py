@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from memjax.memory import retrieval
+from memjax.memory.budget import MAX_SLOTS, check_slots
+from memjax.memory.checks import check_array, check_size
 from memjax.memory.eviction import POLICIES, Policy, counters
 from memjax.memory.index import settled
 from memjax.memory.metrics import METRICS
@@ -104,9 +106,17 @@ def init(
     *,
     policy: Policy,
 ) -> MemoryState:
-    """An empty state. Give each of several memories its own `seed`; only "reservoir" draws from it."""
+    """An empty state. Give each of several memories its own `seed`; only "reservoir" draws from it.
+
+    Raises ConfigError where the device has no room for it, unless called inside `jit`.
+    """
     seed = default_seed if seed is None else seed
-    return policy.rebuild(empty_state(capacity, key_dim, value_like, key_dtype=key_dtype, seed=seed))
+
+    def build(slots: int) -> MemoryState:
+        return policy.rebuild(empty_state(slots, key_dim, value_like, key_dtype=key_dtype, seed=seed))
+
+    check_slots(build, capacity)
+    return build(capacity)
 
 
 def write(
@@ -127,8 +137,10 @@ def write(
     where each item lies now, N where it does not: masked out, refused, not kept by the policy, or overwritten
     by a later item of this batch. A masked item leaves no trace. An item whose key or utility is not finite
     is refused and counted in `refused`. Where the state is a part of a memory, `locate` turns the slots that
-    the policy names in the whole into those of the part.
+    the policy names in the whole into those of the part. Raises ConfigError, or ValueError for values, where
+    shapes or types do not fit.
     """
+    keys = _checked(state, keys, utility=utility, group=group, mask=mask)
     batch, n = keys.shape[0], state.capacity
     keys, scale, finite = store(keys, state.keys.dtype)
     utility = jnp.broadcast_to(jnp.float32(initial_utility if utility is None else utility), (batch,))
@@ -151,7 +163,7 @@ def write(
     state = replace(
         state,
         keys=put(state.keys, keys),
-        scale=None if state.scale is None else put(state.scale, scale),
+        scale=None if state.scale is None or scale is None else put(state.scale, scale),
         values=jax.tree.map(put, state.values, _like_stored(values, state.values, batch)),
         utility=put(state.utility, utility),
         visits=put(state.visits, 0),
@@ -217,14 +229,32 @@ def update(
 
 def remove(state: MemoryState, mask: Array, *, policy: Policy) -> MemoryState:
     """Frees the slots where `mask` [N] is True. What refills them: `memjax.memory.eviction`. O(N)."""
+    check_array("mask", jnp.asarray(mask), "bool", state.valid.shape)
     return policy.rebuild(replace(state, valid=state.valid & ~mask))
 
 
 def _write_nothing(
     state: MemoryState, keys: Array, values: PyTree, **fields: Any
 ) -> tuple[MemoryState, Array]:
-    del values, fields
+    del values
+    keys = _checked(state, keys, **fields)
     return state, jnp.full(keys.shape[0], state.capacity, jnp.int32)
+
+
+def _checked(state: MemoryState, keys: Array, **fields: Array | float | None) -> Array:
+    """The keys of a write as an array. Raises ConfigError where they or the fields do not fit."""
+    keys = jnp.asarray(keys)
+    check_array("keys", keys, "of a floating type", ("B", state.keys.shape[-1]))
+    rows = keys.shape[:1]
+    kinds = {
+        "utility": ("of real numbers", rows, ()),
+        "group": ("of whole numbers", rows),
+        "mask": ("bool", rows),
+    }
+    for name, x in fields.items():
+        if x is not None:
+            check_array(name, jnp.asarray(x), *kinds[name])
+    return keys
 
 
 def _present(state: MemoryState, slots: Array, mask: Array | None) -> tuple[Array, Array]:
@@ -264,8 +294,9 @@ def _check(
     key_dtype: Any,
 ) -> None:
     for field, size in (("capacity", capacity), ("key_dim", key_dim), ("k", k)):
-        if size < 1:
-            raise ConfigError(field, "at least 1", size)
+        check_size(field, size)
+    if capacity > MAX_SLOTS:
+        raise ConfigError("capacity", f"at most {MAX_SLOTS:,} slots (they are numbered in 32 bits)", capacity)
     for field, choice, choices in (
         ("evict", evict, tuple(POLICIES)),
         ("metric", metric, METRICS),
@@ -281,5 +312,5 @@ def _check(
         check_rerank(rerank)
     if not 0.0 <= step_size <= 1.0:
         raise ConfigError("step_size", "a number from 0 to 1", step_size)
-    if not (jnp.issubdtype(key_dtype, jnp.floating) or key_dtype == jnp.int8):
+    if not (jnp.issubdtype(key_dtype, jnp.floating) or jnp.dtype(key_dtype) == jnp.int8):
         raise ConfigError("key_dtype", "a floating type or int8", key_dtype)

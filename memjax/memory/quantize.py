@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from memjax.types import Array
 
@@ -25,3 +27,19 @@ def store(keys: Array, dtype: Any) -> tuple[Array, Array | None, Array]:
     unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
     levels = jnp.clip(jnp.round(keys * unit[:, None]), -_LEVELS, _LEVELS)
     return jnp.where(finite[:, None], levels, 0.0).astype(jnp.int8), scale, finite
+
+
+def load(rows: Array, scale: Array | None = None) -> Array:
+    """Rows [..., D] of a stored table in float32, times their scale [...]."""
+    rows = rows.astype(jnp.float32)
+    return rows if scale is None else rows * scale[..., None]
+
+
+def pin(table: Array, place: Any) -> tuple[Array, Any]:
+    """The same table and place, from which rows are about to be taken and loaded.
+
+    Of a narrow type XLA would otherwise convert the whole table first, ahead of the loop that takes the rows.
+    """
+    if table.dtype == jnp.float32 or not isinstance(place, jax.Array):
+        return table, place
+    return lax.optimization_barrier((table, place))

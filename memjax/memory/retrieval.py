@@ -17,6 +17,7 @@ from jax import lax
 from memjax.memory.checks import check_array, check_size
 from memjax.memory.dispatch import choose
 from memjax.memory.metrics import METRICS, score
+from memjax.memory.quantize import load, pin
 from memjax.memory.search import METHODS, approx_max_k, prepare
 from memjax.memory.selection import top
 from memjax.memory.state import MemoryState, gather_values
@@ -83,7 +84,8 @@ def nearest(
     (q, d), n = queries.shape, keys.shape[0]
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, 2 * k + 16 if metric == "l2" else k)
-    search = prepare(*lax.stop_gradient((queries, keys)), scale, valid, group, exclude_group, metric)
+    fixed_queries, fixed_keys = (jnp.asarray(lax.stop_gradient(x)) for x in (queries, keys))
+    search = prepare(fixed_queries, fixed_keys, scale, valid, group, exclude_group, metric)
     if method == "auto":
         method = choose(jax.default_backend(), q, n, d, shortlist)
     find = METHODS.get(method) or partial(approx_max_k, recall_target=recall_target)
@@ -168,8 +170,9 @@ def _finish(queries: Array, keys: Array, scale: Array | None, slots: Array, k: i
     n = keys.shape[0]
     slots = jnp.sort(slots, axis=1)
     found = slots < n
-    rows = keys.at[slots].get(mode="clip").astype(jnp.float32)
-    rows = rows if scale is None else rows * scale.at[slots].get(mode="clip")[..., None]
+    keys, slots = pin(keys, slots)
+    scale = None if scale is None else scale.at[slots].get(mode="clip")
+    rows = load(keys.at[slots].get(mode="clip"), scale)
     rows = jnp.where(found[..., None], rows, 0.0)
     queries = queries.astype(jnp.float32)
     queries = jnp.where(jnp.isfinite(queries), queries, 0.0)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from memjax.memory.metrics import inverse_norm, unit
+from memjax.memory.quantize import load, pin
 from memjax.memory.selection import WIDTH, maxima, top
 from memjax.types import Array, PyTree
 
@@ -207,8 +208,9 @@ def _rank(search: Search, start: Array | int, size: int) -> Array:
     def piece(x: Array) -> Array:
         return x if size == x.shape[0] else lax.dynamic_slice_in_dim(x, start, size)
 
+    table, start = pin(search.keys, start)
     scale = None if search.scale is None else piece(search.scale)
-    keys = _shifted(search, piece(search.keys), scale)
+    keys = _shifted(search, piece(table), scale)
     # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
     rank = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
     rank = _by_metric(search.metric, rank, keys)
@@ -228,8 +230,9 @@ def _rank_rows(search: Search, slots: Array) -> Array:
     def take(x: Array) -> Array:
         return x.at[slots].get(mode="clip")
 
+    table, slots = pin(search.keys, slots)
     scale = None if search.scale is None else take(search.scale)
-    keys = _shifted(search, take(search.keys), scale)
+    keys = _shifted(search, take(table), scale)
     rank = jnp.einsum("qd,qcd->qc", search.queries, keys, precision=lax.Precision.HIGHEST)
     rank = _by_metric(search.metric, rank, keys)
     allowed = (slots < search.keys.shape[0]) & (rank < jnp.inf)
@@ -243,8 +246,7 @@ def _rank_rows(search: Search, slots: Array) -> Array:
 
 def _shifted(search: Search, keys: Array, scale: Array | None) -> Array:
     """Keys [..., D] in float32, where the queries are."""
-    keys = keys.astype(jnp.float32)
-    keys = keys if scale is None else keys * scale[..., None]
+    keys = load(keys, scale)
     return keys if search.shift is None else keys - search.shift
 
 
@@ -316,8 +318,7 @@ def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
     # Why: a sample costs no pass over the table, and any centre is right; the first valid key is in it.
     slots = jnp.asarray(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int32))
     slots = slots if valid is None else jnp.append(jnp.argmax(valid).astype(jnp.int32), slots)
-    rows = jnp.asarray(keys)[slots].astype(jnp.float32)
-    rows = rows if scale is None else rows * scale[slots, None]
+    rows = load(keys[slots], None if scale is None else scale[slots])
     usable = jnp.isfinite(jnp.max(jnp.abs(rows), axis=1))
     usable = usable if valid is None else usable & valid[slots]
     # Why: measured from one of them, so that a common offset does not eat the digits of the sum.

@@ -14,18 +14,21 @@ from memjax.memory import CODE, EXACT_METHODS, PAPER, make_memory, nearest, near
 from memjax.types import ConfigError
 
 METRICS = ("dot", "cosine", "l2")
+DTYPES = ("float32", "bfloat16", "int8")
 SHAPES = ((3, 1, 1, 1), (3, 7, 2, 9), (4, 700, 3, 5))  # Q, N, D, k: one slot; k > N; no multiple of any block
+MORE_SHAPES = (*SHAPES, (1, 2000, 1, 2), (70, 517, 4, 3))
 every_method = pytest.mark.parametrize("method", EXACT_METHODS)
 every_metric = pytest.mark.parametrize("metric", METRICS)
 
 
 @functools.cache
 def search(metric, method, k):
-    def run(queries, keys, valid, group, exclude):
+    def run(queries, keys, valid, group, exclude, scale=None):
         return nearest(
             queries,
             keys,
             k,
+            scale=scale,
             valid=valid,
             group=group,
             exclude_group=exclude,
@@ -61,26 +64,78 @@ def assert_nearest(found, queries, keys, k, valid, group, exclude, metric):
         assert len(set(row[mask])) == mask.sum()
 
 
-@every_method
-@every_metric
-@pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=12, deadline=None)
-@given(
+def stored(rng, keys, dtype):
+    """The keys in a stored type, what they are worth in float32, and their scale."""
+    if dtype != "int8":
+        return jnp.asarray(keys, dtype), keys, None
+    levels, scale = (
+        np.nan_to_num(keys, posinf=0, neginf=0).astype(np.int8),
+        rng.choice([0.5, 1, 2], len(keys)),
+    )
+    return jnp.asarray(levels), (levels * scale[:, None]).astype(np.float32), jnp.asarray(scale, jnp.float32)
+
+
+def check_any_table(shape, metric, method, dtype, seed, share, spoiled):
+    q, n, d, k = shape
+    rng = np.random.default_rng(seed)
+    queries = spoil(rng, whole_numbers(rng, q, d), spoiled)
+    table, keys, scale = stored(rng, spoil(rng, whole_numbers(rng, n, d), spoiled), dtype)
+    valid, group = rng.random(n) < share, rng.integers(-1, 3, n).astype(np.int32)
+    exclude = rng.integers(-1, 3, q).astype(np.int32)
+    found = search(metric, method, k)(queries, table, valid, group, exclude, scale)
+    assert_nearest(found, queries, keys, k, valid, group, exclude, metric)
+
+
+any_table = given(
     seed=st.integers(0, 2**16),
     share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
     spoiled=st.sampled_from([0, 0.3]),
 )
-def test_any_table(shape, metric, method, seed, share, spoiled):
-    q, n, d, k = shape
-    rng = np.random.default_rng(seed)
-    queries, keys = (
-        spoil(rng, whole_numbers(rng, q, d), spoiled),
-        spoil(rng, whole_numbers(rng, n, d), spoiled),
-    )
-    valid, group = rng.random(n) < share, rng.integers(-1, 3, n).astype(np.int32)
-    exclude = rng.integers(-1, 3, q).astype(np.int32)
-    found = search(metric, method, k)(queries, keys, valid, group, exclude)
-    assert_nearest(found, queries, keys, k, valid, group, exclude, metric)
+
+
+@every_method
+@every_metric
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(shape, "float32") for shape in SHAPES] + [(SHAPES[2], dtype) for dtype in DTYPES[1:]],
+)
+@settings(max_examples=12, deadline=None)
+@any_table
+def test_any_table(shape, metric, method, dtype, seed, share, spoiled):
+    check_any_table(shape, metric, method, dtype, seed, share, spoiled)
+
+
+@pytest.mark.slow
+@every_method
+@every_metric
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", MORE_SHAPES)
+@settings(max_examples=60, deadline=None)
+@any_table
+def test_many_tables(shape, metric, method, dtype, seed, share, spoiled):
+    check_any_table(shape, metric, method, dtype, seed, share, spoiled)
+
+
+@every_metric
+@pytest.mark.parametrize(
+    ("method", "limits"),
+    [
+        ("grouped", dict(_MAXIMA=1)),  # sections
+        ("grouped", dict(_QUERIES=3, _ROWS=1)),  # parts of the queries, of unequal use
+        ("streamed", dict(_QUERIES=3)),
+    ],
+)
+def test_parts_of_a_search_make_the_whole(metric, method, limits, monkeypatch):
+    for limit, value in limits.items():
+        monkeypatch.setattr(f"memjax.memory.search.{limit}", value)
+    rng = np.random.default_rng(5)
+    for q, n in ((7, 1000), (4, 1024), (1, 513)):
+        queries, keys = whole_numbers(rng, q, 3), whole_numbers(rng, n, 3)
+        valid, group = rng.random(n) < 0.7, rng.integers(-1, 3, n).astype(np.int32)
+        exclude = rng.integers(-1, 3, q).astype(np.int32)
+        run = functools.partial(nearest, k=4, metric=metric, method=method, block=128)
+        found = jax.jit(run)(queries, keys, valid=valid, group=group, exclude_group=exclude)
+        assert_nearest(found, queries, keys, 4, valid, group, exclude, metric)
 
 
 @every_method
@@ -201,9 +256,16 @@ def test_a_search_in_blocks_needs_little_memory(metric, method):
     assert temporary < (n * d * 4) * (0.15 if method == "streamed" else 0.6)
 
 
+@pytest.mark.parametrize("method", ["streamed", "grouped"])
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_narrow_keys_are_not_widened_as_a_whole(dtype, method):
+    wide, narrow = (temporary_bytes(16, 400_000, 64, "dot", method, d) for d in ("float32", dtype))
+    assert narrow <= wide + 16 * 8 * 16 * 64 * 4
+
+
 @pytest.mark.parametrize(("method", "share"), [("streamed", 0.0), ("grouped", 4 / 16)])
 def test_what_a_search_needs_does_not_grow_with_the_scores(method, share):
-    """With the table, "streamed" needs no more, and "grouped" one number for 16 scores, until 64 MB are full."""
+    """A larger table needs no more ("streamed"), or one number for 16 scores up to 64 MB ("grouped")."""
     q, d, sizes = 256, 16, (200_000, 400_000)
     small, large = (temporary_bytes(q, n, d, "dot", method) for n in sizes)
     assert large - small <= 1.1 * share * q * (sizes[1] - sizes[0]) + 4096
@@ -214,10 +276,16 @@ def test_what_a_search_needs_does_not_grow_with_the_queries():
     assert temporary_bytes(16_384, 200_000, 16, "dot", "grouped") < 2**27 + 16_384 * 8 * 16 * 8
 
 
-def temporary_bytes(q, n, d, metric, method):
-    shapes = jax.ShapeDtypeStruct((q, d), jnp.float32), jax.ShapeDtypeStruct((n, d), jnp.float32)
-    run = jax.jit(lambda queries, keys: nearest(queries, keys, 8, metric=metric, method=method))
-    return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+def temporary_bytes(q, n, d, metric, method, dtype="float32"):
+    shape = jax.ShapeDtypeStruct
+    scale = shape((n,), jnp.float32) if dtype == "int8" else None
+
+    @jax.jit
+    def run(queries, keys, scale):
+        return nearest(queries, keys, 8, scale=scale, metric=metric, method=method)
+
+    compiled = run.lower(shape((q, d), jnp.float32), shape((n, d), dtype), scale).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 @every_metric
