@@ -15,9 +15,9 @@ from memjax.memory.retrieval import (
     Neighbors,
     Retrieved,
     nearest,
-    nearest_sharded,
     retrieve,
 )
+from memjax.memory.sharded import make_sharded_memory, nearest_sharded, shardings
 from memjax.memory.state import MemoryState
 from memjax.memory.telemetry import describe
 from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_batched, q_update_sequential, rerank
@@ -35,6 +35,7 @@ __all__ = [
     "Retrieved",
     "describe",
     "make_memory",
+    "make_sharded_memory",
     "nearest",
     "nearest_sharded",
     "null_memory",
@@ -43,4 +44,5 @@ __all__ = [
     "q_update_sequential",
     "rerank",
     "retrieve",
+    "shardings",
 ]

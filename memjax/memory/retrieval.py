@@ -92,21 +92,6 @@ def nearest(
     return _finish(queries, keys, scale, find(search, shortlist, block), k, metric)
 
 
-def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **options: Any) -> Neighbors:
-    """`nearest` over a table whose slots are sharded over a mesh axis; to be called inside `shard_map`.
-
-    queries [Q, D] the same on every shard, keys [N / shards, D] and the per-slot options the shard's own.
-    Slots are numbered through the whole table. Every shard gets the answer that one table would have given.
-    """
-    local = nearest(queries, keys, k, **options)
-    n, shards = keys.shape[0], lax.axis_size(axis_name)
-    slots = jnp.where(local.mask, local.slots + lax.axis_index(axis_name) * n, shards * n)
-    # Why: shards stand in slot order, so top_k again gives ties to the lowest slot.
-    scores, slots = (lax.all_gather(x, axis_name, axis=1, tiled=True) for x in (local.scores, slots))
-    scores, place = lax.top_k(scores, k)
-    return Neighbors(scores, jnp.take_along_axis(slots, place, axis=1), scores > -jnp.inf)
-
-
 def retrieve(
     state: MemoryState,
     queries: Array,

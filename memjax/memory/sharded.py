@@ -1,0 +1,237 @@
+"""A memory whose slots are split over a mesh axis, with the answers of one device.
+
+    mesh = jax.make_mesh((8,), ("slots",))
+    memory = make_sharded_memory(mesh, "slots", 1_000_000, 64, value_like, evict="lru", k=8)
+    state = memory.init()  # each device allocates its own 125,000 slots
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(train):
+        found = memory.retrieve(train.memory, queries(train))
+        ...
+        state, _ = memory.write(train.memory, keys, values, utility=returns)
+        return replace(train, memory=state)
+
+The state is a `MemoryState` of global arrays: each device holds a contiguous range of slots of every field,
+and all of the counters. The functions are `shard_map`s, to be called on global arrays; what is written, asked
+or rewarded may be placed anywhere and is gathered to all devices first. Other axes of the mesh hold copies.
+
+A checkpoint restores on any number of devices, onto the shardings of `shardings`. The index of "lru" and
+"lowest_utility" alone depends on the number of shards: where that has changed, restore into the shapes of the
+memory that was saved, and mend the state.
+
+    before = make_sharded_memory(jax.sharding.AbstractMesh((8,), ("slots",)), "slots", ...)
+    saved = jax.eval_shape(before.init)  # or the init of make_memory
+    place = shardings(mesh, "slots", saved)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), saved, place)
+    state = memory.rebuild(Checkpoints(directory).restore_latest(like).state)
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from memjax.memory.bank import Memory, make_memory
+from memjax.memory.eviction import POLICIES, Counters, Policy, Turn
+from memjax.memory.exchange import global_slots, local_slots, share, take
+from memjax.memory.retrieval import Neighbors, Retrieved, nearest
+from memjax.memory.state import MemoryState, gather_values
+from memjax.types import Array, ConfigError, Key, PyTree
+
+_Call = Callable[..., Any]
+
+
+def make_sharded_memory(
+    mesh: Mesh | AbstractMesh,
+    axis_name: str,
+    capacity: int,
+    key_dim: int,
+    value_like: PyTree,
+    *,
+    evict: str,
+    **options: Any,
+) -> Memory:
+    """The memory of `make_memory(capacity, key_dim, value_like, evict=evict, **options)`, split over an axis.
+
+    Every operation gives exactly what that memory gives on one device, ties and draws included. Raises
+    ConfigError as `make_memory` does, and where the capacity does not divide by the size of the axis.
+    """
+    shards = _axis_size(mesh, axis_name, capacity)
+    local = make_memory(capacity // shards, key_dim, value_like, evict=evict, **options)
+    policy = _merged(POLICIES[evict], axis_name, capacity)
+    state = _specs(axis_name, jax.eval_shape(local.init))
+    on = partial(_on_shards, mesh)
+    init = on(local.init, P(), P(), state)
+    rebuild = on(local.rebuild, replace(state, index=()), P(), state)
+    sampler = cache(lambda n: on(partial(_sample, n, axis_name), state, P(), P()))
+    return Memory(
+        init=lambda seed=None: init(None if seed is None else jnp.asarray(seed, jnp.uint32)),
+        write=on(partial(_write, partial(local.write, policy=policy), axis_name), state, P(), (state, P())),
+        retrieve=on(partial(_retrieve, local.retrieve, axis_name), state, P(), P()),
+        sample=lambda state, key, n: sampler(n)(state, key),
+        touch=on(partial(_touch, local.touch, axis_name), state, P(), state),
+        update=on(partial(_update, local.update, axis_name), state, P(), state),
+        remove=on(local.remove, state, P(axis_name), state),
+        # Why: the index that comes may have been made for another number of shards.
+        rebuild=lambda state: rebuild(replace(state, index=())),
+        capacity=capacity,
+        key_dim=key_dim,
+    )
+
+
+def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **options: Any) -> Neighbors:
+    """`nearest` over a table whose slots are split over a mesh axis; to be called inside `shard_map`.
+
+    queries [Q, D] the same on every shard, keys [n, D] and the per-slot options the shard's own. Slots are
+    numbered through the whole table. Every shard gets the answer that one table would have given, for
+    8 min(k, n) bytes from each shard for each query.
+    """
+    local, n = nearest(queries, keys, k, **options), keys.shape[0]
+    slots = global_slots(local.slots, n, axis_name)
+    # Why: shards stand in slot order, so top_k again gives ties to the lowest slot.
+    scores, slots = (lax.all_gather(x[:, :n], axis_name, axis=1, tiled=True) for x in (local.scores, slots))
+    more = ((0, 0), (0, max(0, k - slots.shape[1])))
+    slots = jnp.pad(slots, more, constant_values=n * lax.axis_size(axis_name))
+    scores, place = lax.top_k(jnp.pad(scores, more, constant_values=-jnp.inf), k)
+    return Neighbors(scores, jnp.take_along_axis(slots, place, axis=1), scores > -jnp.inf)
+
+
+def shardings(mesh: Mesh | AbstractMesh, axis_name: str, state_like: MemoryState) -> MemoryState:
+    """A NamedSharding for every leaf of a state, for `jit`, `device_put` and restore.
+
+    state_like: arrays or their shapes; leading axes that `vmap` put before the slots are not split. An index
+    that does not divide, as that of another number of shards may not, is whole on every device.
+    """
+    size = _axis_size(mesh, axis_name, state_like.capacity)
+    specs = _specs(axis_name, state_like)
+
+    def place(x: Array, spec: P) -> NamedSharding:
+        split = x.shape[len(spec) - 1] % size == 0 if len(spec) else True
+        return NamedSharding(mesh, spec if split else P())
+
+    return jax.tree.map(place, state_like, specs)
+
+
+def _specs(axis_name: str, state_like: MemoryState) -> Any:
+    """Fields with slots are split along them, counters are whole on every shard."""
+    lead = state_like.valid.ndim - 1
+    split = P(*(None,) * lead, axis_name)
+    return jax.tree.map(lambda x: split if x.ndim > lead else P(), state_like)
+
+
+def _axis_size(mesh: Mesh | AbstractMesh, axis_name: str, capacity: int) -> int:
+    if axis_name not in mesh.axis_names:
+        raise ConfigError("axis_name", f"one of {mesh.axis_names}", axis_name)
+    size = mesh.shape[axis_name]
+    if capacity % size:
+        fits = max(size, (2 * capacity + size) // (2 * size) * size)
+        raise ConfigError("capacity", f"a multiple of the {size} shards, such as {fits}", capacity)
+    return size
+
+
+def _on_shards(mesh: Mesh | AbstractMesh, body: _Call, first: Any, rest: Any, out: Any) -> _Call:
+    """`body` on every shard: its first argument split by the specs `first`, all others by `rest`."""
+    # Why: what is gathered and merged is the same on every shard, which the check cannot see.
+    mapped = partial(jax.shard_map, mesh=mesh, in_specs=(first, rest), out_specs=out, check_vma=False)
+
+    def run(state: Any = None, *arguments: Any, **options: Any) -> Any:
+        given = _placed(mesh, (first, rest), (state, (arguments, options)))
+        return mapped(lambda state, others: body(state, *others[0], **others[1]))(*given)
+
+    return jax.jit(run)
+
+
+def _placed(mesh: Mesh | AbstractMesh, specs: Any, arguments: Any) -> Any:
+    """Arguments as `shard_map` wants them on a mesh with explicit axes, where nothing moves by itself."""
+    if AxisType.Explicit not in mesh.axis_types:
+        return arguments
+    specs = jax.tree.broadcast(specs, arguments)
+    return jax.tree.map(lambda x, spec: jax.reshard(x, NamedSharding(mesh, spec)), arguments, specs)
+
+
+def _merged(policy: Policy, axis_name: str, capacity: int) -> Policy:
+    """The policy of the whole memory, as every shard works it out from the turns of all."""
+    order = policy.order and partial(_order, policy.order, axis_name)
+    return policy._replace(order=order, place=partial(_place, policy.place, capacity))
+
+
+def _order(order: _Call, axis_name: str, state: MemoryState, m: int) -> Turn:
+    """Every shard's first m, in order: S m of them."""
+    columns, slots = order(state, m)
+    rows = (*columns, global_slots(slots, state.capacity, axis_name))
+    rows = [lax.all_gather(row, axis_name, tiled=True) for row in rows]
+    *columns, slots = lax.sort(rows, num_keys=len(rows))
+    return Turn(tuple(columns), slots)
+
+
+def _place(
+    place: _Call,
+    capacity: int,
+    scalars: Counters,
+    n: int,
+    accept: Array,
+    utility: Array,
+    turn: Turn | None,
+) -> tuple[Array, Array]:
+    del n
+    first = min(capacity, accept.shape[0])
+    return place(scalars, capacity, accept, utility, jax.tree.map(lambda x: x[:first], turn))
+
+
+def _write(write: _Call, axis_name: str, state: MemoryState, *items: Any, **fields: Any) -> Any:
+    """Exchanges the turns alone: 8 ("lru") or 12 ("lowest_utility") bytes for each item and shard."""
+    locate = partial(local_slots, n=state.capacity, axis_name=axis_name)
+    return write(state, *items, **fields, locate=locate)
+
+
+def _retrieve(
+    retrieve: _Call, axis_name: str, state: MemoryState, queries: Array, **options: Any
+) -> Retrieved:
+    """For each query 8 bytes of each candidate of each shard, then the winners' values, utilities and groups.
+
+    With `rerank`, between the two, 8 bytes of each of the best `recall`: the pool is the same on every shard,
+    and so is what phase two does with it.
+    """
+    find, rows = partial(nearest_sharded, axis_name=axis_name), partial(take, axis_name=axis_name)
+    found = retrieve(state, queries, **options, find=find, take=rows)
+    capacity = state.capacity * lax.axis_size(axis_name)
+    return found._replace(slots=jnp.where(found.mask, found.slots, capacity))
+
+
+def _sample(n: int, axis_name: str, state: MemoryState, key: Key) -> tuple[PyTree, Array, Array]:
+    stored = jnp.cumsum(state.valid, dtype=jnp.int32)
+    counts = lax.all_gather(stored[-1], axis_name)
+    before = jnp.where(jnp.arange(counts.shape[0]) < lax.axis_index(axis_name), counts, 0)
+    turn = jax.random.randint(key, (n,), 0, jnp.maximum(jnp.sum(counts), 1)) - jnp.sum(before)
+    here = (turn >= 0) & (turn < stored[-1])
+    slots = jnp.searchsorted(stored, turn + 1).astype(jnp.int32)
+    rows = gather_values(state.values, slots, here), global_slots(slots, state.capacity, axis_name)
+    values, slots = share(rows, here, axis_name=axis_name)
+    mask = jnp.broadcast_to(jnp.sum(counts) > 0, (n,))
+    return values, jnp.where(mask, slots, state.capacity * counts.shape[0]), mask
+
+
+def _touch(
+    touch: _Call, axis_name: str, state: MemoryState, slots: Array, mask: Array | None = None
+) -> MemoryState:
+    after = touch(state, local_slots(slots, state.capacity, axis_name), mask)
+    return replace(after, clock=lax.pmax(after.clock, axis_name))
+
+
+def _update(
+    update: _Call,
+    axis_name: str,
+    state: MemoryState,
+    slots: Array,
+    rewards: Array,
+    mask: Array | None = None,
+) -> MemoryState:
+    after = update(state, local_slots(slots, state.capacity, axis_name), rewards, mask)
+    refused = lax.psum(after.refused - state.refused, axis_name)
+    return replace(after, refused=state.refused + refused)
