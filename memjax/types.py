@@ -133,6 +133,21 @@ class Rollout(flax.struct.PyTreeNode):
         return self.observation[1:] if self.final_observation is None else self.final_observation
 
 
+class Windows(NamedTuple):
+    """The last K steps up to one step, of B places in recorded episodes: what an offline agent learns from.
+
+    Padding stands on the left, as zeros where `mask` is False, so the newest step is always at K - 1.
+    Observations are as the agent's networks see them (standardised), returns to go are scaled.
+    """
+
+    observations: Array  # [B, K, O] f32
+    actions: Array  # [B, K, A] f32 or [B, K] i32
+    returns_to_go: Array  # [B, K] f32, this step's reward included
+    timesteps: Array  # [B, K] i32, steps since the episode began
+    mask: Array  # [B, K] bool, a step of the episode
+    episode: Array  # [B] i32, which episode of the data
+
+
 class Action(NamedTuple):
     """What `act` decides for a batch."""
 
