@@ -106,22 +106,20 @@ def no_size(metric: str, shape: tuple[int, ...]) -> tuple[Array, ...]:
     return tuple(jnp.zeros(shape, jnp.float32) for _ in range({"dot": 0, "l2": 1, "cosine": 2}[metric]))
 
 
-def add_size(size: tuple[Array, ...], keys: Array, metric: str) -> tuple[Array, ...]:
-    """`size` [K] or [K, 1] with some more columns of the same keys [K, C], shifted and scaled ("l2")."""
-
-    def along(reduce, x: Array) -> Array:
-        return reduce(x, axis=1, keepdims=size[0].ndim == 2)
-
+def add_size(size: tuple[Array, ...] | None, keys: Array, metric: str, **along) -> tuple[Array, ...]:
+    """`size` with more columns of the same keys, reduced `along` their axis; None: these are the first."""
     if metric == "dot":
         return ()
     if metric == "l2":
-        return (size[0] + along(jnp.sum, keys * keys),)
-    total, largest = size
-    new = jnp.maximum(largest, along(jnp.max, jnp.abs(keys)))
-    shrink = 1.0 / jnp.where(new < _TINY, 1.0, new)
-    old = largest * shrink
-    keys = keys * (shrink if shrink.ndim == 2 else shrink[:, None])
-    return total * old * old + along(jnp.sum, keys * keys), new
+        squares = jnp.sum(keys * keys, **along)
+        return (squares if size is None else size[0] + squares,)
+    # Why: scaled by the largest entry, so that squares neither overflow nor vanish.
+    largest = jnp.max(jnp.abs(keys), **along)
+    largest = largest if size is None else jnp.maximum(size[1], largest)
+    shrink = 1.0 / jnp.where(largest < _TINY, 1.0, largest)
+    keys = keys * (shrink if "keepdims" in along else shrink[:, None])
+    total = jnp.sum(keys * keys, **along)
+    return total if size is None else total + size[0] * (size[1] * shrink) ** 2, largest
 
 
 def weigh(

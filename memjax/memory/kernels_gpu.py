@@ -50,21 +50,19 @@ def choose_tiles(q: int, n: int, d: int, width: int, itemsize: int) -> Tiles:
     multiprocessor are to hide each other's waiting, and within 227 KB otherwise.
     """
     if q == 1:
-        depth = min(_power(d), 256 // itemsize)
+        depth = _power(d) if d <= 256 // itemsize else 64
         return Tiles(1, max(128, min(1024, 8192 // depth)), depth, pl.cdiv(d, depth), 1, warps=4, stages=2)
     rows = min(128, max(16, _power(q)))
-    whole = 64 if itemsize == 4 else 128
-    depth = max(16 if itemsize > 1 else 32, _power(d))
-    if depth > whole:
-        depth = 64 if rows < 64 or itemsize < 4 else 32
-    blocks = pl.cdiv(d, depth)
-    if blocks == 1 and depth == 128:
+    held = d <= (64 if itemsize == 4 else 128)
+    depth = max(16, _power(d)) if held else 32 if itemsize == 4 and rows > 32 else 64
+    slots = max(width, 64 if held and (rows > 32 or depth > 32) else 128)
+    if held and itemsize == 4 and depth * slots == 64 * 128:
         rows = min(rows, 64)
-    tile = Tiles(rows, 128, depth, blocks, 1, warps=8 if rows == 128 else 4, stages=2)
-    if blocks == 1:
-        pieces = pl.cdiv(n, tile.slots) * pl.cdiv(q, rows)
-        tile = tile._replace(steps=min(pl.cdiv(pieces, _PROGRAMS), pl.cdiv(n, tile.slots)))
-    return tile
+    blocks, warps = pl.cdiv(d, depth), 8 if rows == 128 else 4
+    pieces = pl.cdiv(n, slots)
+    steps = min(pieces, pl.cdiv(pieces * pl.cdiv(q, rows), _PROGRAMS)) if held else 1
+    few = rows == 64 or depth == 32 and not held
+    return Tiles(rows, slots, depth, blocks, steps, warps, stages=2 if few else 3)
 
 
 def maxima(operands: Operands, width: int, metric: str, query_parts: int, interpret: bool) -> Array:
@@ -150,14 +148,14 @@ def _ranks(refs: Operands, queries, tile: Tiles, shape, metric: str, parts: int,
         moved = plain if scale is None or metric != "l2" else plain * scale[:, None]
         if refs.shift is not None:
             moved = moved - refs.shift[pl.ds(b * tile.depth, tile.depth)]
-        size = add_size(size, moved, metric)
+        size = add_size(size, moved, metric, axis=1)
         # Why: float32 keys are shifted before the product, others have it taken off the product.
         factor = moved if keys.dtype == jnp.float32 else keys
         now = queries if queries is not None else _queries(refs, tile, parts, b)
         return _multiply(now, factor, total), size
 
-    start = jnp.zeros((tile.queries, tile.slots), jnp.float32), no_size(metric, (tile.slots,))
-    total, size = _repeat(tile.blocks, block, start)
+    size = None if tile.blocks == 1 else no_size(metric, (tile.slots,))
+    total, size = _repeat(tile.blocks, block, (jnp.zeros((tile.queries, tile.slots), jnp.float32), size))
     weight, bias = weigh(size, scale, allowed, metric)
     rank = total * weight + bias
     if refs.offset is not None:
@@ -222,7 +220,9 @@ def _exclude(refs: Operands, rank: Array, some_rows: Array, some_slots: Array, h
 
 def _repeat(count: int, step, carry):
     """`lax.fori_loop`, without a loop where there is one step."""
-    return step(np.int32(0), carry) if count == 1 else lax.fori_loop(np.int32(0), np.int32(count), step, carry)
+    return (
+        step(np.int32(0), carry) if count == 1 else lax.fori_loop(np.int32(0), np.int32(count), step, carry)
+    )
 
 
 def _power(x: int) -> int:
