@@ -1,22 +1,22 @@
 """The largest rank of every group of neighbouring slots, in one pass over the keys: Pallas kernels.
 
-Stage one of the grouped search. The scores [Q, N] live in registers only; what leaves the chip is [Q, N / width].
+Stage one of the grouped search. The scores [Q, N] never leave the chip; what does is [Q, N / width].
 `kernels_gpu` (Triton) and `kernels_tpu` (Mosaic) hold the kernels, this module what they share.
 
-The floor of a call, with keys of b bytes (4, 2, 1) in a memory of B bytes/s and a matrix unit of F bfloat16 FLOP/s:
+The floor of a call, with keys of b bytes (4, 2 or 1) behind a memory of B bytes/s and before a matrix unit of
+F bfloat16 FLOP/s, where s is 4 for a scale, 4 for a group and 1 for `valid`:
 
-    time >= max(N (b D + s) / B + 4 Q N / width / B,  2 Q N D p / F)
+    seconds >= max(N (b D + s) / B + 4 Q N / (width B),  2 p Q N D / F)
 
-where s is 4 for a scale, 4 for a group and 1 for `valid`, and p the number of bfloat16 products that make one
-full product. No rank is rounded to bfloat16 or TF32: a float32 number is the sum of three bfloat16 numbers, so
-float32 keys take p = 6 (the three smallest of nine products, below 2**-22 of the largest, are left out) and
-bfloat16 and int8 keys, which are bfloat16 numbers already, p = 3, one for each part of the query. On an H200
-(B = 4.8e12, F = 9.9e14) that leaves 165 and 330 TFLOP/s, against 67 for float32 arithmetic outside the matrix unit;
-Q = 256, N = 100,000, D = 64 in float32: 5.4 us of bytes, 20 us of products. Below about 30 queries (float32; 60 in
-bfloat16, 30 in int8) the bytes are the floor.
+p is the number of bfloat16 products that make one full product, for no rank is rounded to bfloat16 or TF32. A
+float32 number is the sum of three bfloat16 numbers, so float32 keys take p = 6: of nine products the three
+smallest, below 2**-21 of the largest together, are left out. bfloat16 and int8 keys are bfloat16 numbers
+already and take p = 3, one for each part of the query. On an H200 (B = 4.8e12, F = 9.9e14) that makes 165 and
+330 TFLOP/s of full products, against 67 for float32 arithmetic outside of the matrix unit. Q = 256, D = 64,
+N = 100,000, width = 32 in float32: 6 us of bytes, 20 us of products. Below 70 queries bytes are the floor.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,21 +28,25 @@ from memjax.types import Array, ConfigError
 PLATFORMS = ("cuda", "tpu")
 KEY_TYPES = ("float32", "bfloat16", "int8")
 WIDTHS = (8, 16, 32, 64, 128)
-# Why: below it an entry has no reciprocal, and several devices read it as zero.
+# Why: a smaller number has no finite reciprocal, and most devices read it as zero.
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Operands(NamedTuple):
-    """What one kernel reads; what is not given is None and costs nothing."""
+    """What one kernel reads, or the references to it; what is not given is None and costs nothing."""
 
-    queries: Array  # [Q, D] f32, or what a kernel makes of it
-    keys: Array  # [N, D]
-    scale: Array | None  # [N] f32
-    shift: Array | None  # [D] f32
-    offset: Array | None  # [Q] f32, 2 q.shift where the product is of unshifted keys
-    valid: Array | None  # [N] bool
-    group: Array | None  # [N] i32
-    exclude: Array | None  # [Q] i32
+    queries: Any  # [Q, D] f32, or what a kernel makes of it
+    keys: Any  # [N, D]
+    scale: Any  # [N] f32
+    shift: Any  # [D] f32
+    offset: Any  # [Q] f32, 2 q.shift where the product is with unshifted keys
+    valid: Any  # [N] bool
+    group: Any  # [N] i32
+    exclude: Any  # [Q] i32
+
+    def where_given(self, values: "Operands") -> "Operands":
+        """`values` without those that have no operand here."""
+        return Operands(*(v if x is not None else None for x, v in zip(self, values, strict=True)))
 
 
 def group_maxima(
@@ -60,29 +64,29 @@ def group_maxima(
     query_parts: int = 3,
     interpret: bool = False,
 ) -> Array:
-    """[Q, ceil(N / width)] f32: the largest rank within each `width` (8 .. 128, a power of two) slots in a row.
+    """[Q, ceil(N / width)] f32: the largest rank among `width` slots in a row (8 to 128, a power of two).
 
-    queries [Q, D] f32, of norm one or zero for "cosine" and already shifted for "l2"; keys [N, D] float32,
-    bfloat16, or int8 with scale [N]. A rank is q.k ("dot"), q.k / |k| or 0 where |k| is 0 ("cosine"), or
-    2 q.(k - shift) - |k - shift|^2 ("l2", shift [D] or none). It is -inf where not `valid` [N], where `group` [N]
-    equals a non-negative `exclude_group` [Q], and where it is not finite; entries beyond 3.38e38 count as
-    infinite. `query_parts` 1 or 2 rounds queries to 8 or 16 significant bits, for a third or two thirds of the
-    products, with bfloat16 or int8 keys; float32 keys ignore it. `interpret` runs the kernel on any device, slowly.
-    Inside `shard_map` it needs check_vma=False.
-    Raises ConfigError on options or shapes that do not fit.
+    queries [Q, D] f32, of norm one or zero for "cosine", already shifted for "l2"; keys [N, D] float32,
+    bfloat16, or int8 with `scale` [N]. A rank is q.k ("dot"), q.k / |k| and 0 where |k| is 0 ("cosine"), or
+    2 q.(k - shift) - |k - shift|^2 ("l2", `shift` [D] or none). It is -inf where not `valid` [N], where
+    `group` [N] equals a non-negative `exclude_group` [Q], and where it is not finite; a query beyond 3.38e38
+    counts as infinite. `query_parts` 1 or 2 rounds the queries to 8 or 16 significant bits, for a third or two
+    thirds of the products; with float32 keys it has no effect. `interpret` runs the kernel anywhere, slowly.
+    No gradients; inside `shard_map` with check_vma=False only. Raises ConfigError on options or shapes that
+    do not fit.
     """
-    _check(queries, keys, width, scale, shift, group, exclude_group, metric, platform, query_parts)
+    _check_options(metric, platform, width, query_parts, keys.dtype.name)
+    _check_arrays(queries, keys, scale, shift, group, exclude_group, metric)
     (q, _), n = queries.shape, keys.shape[0]
     if q == 0 or n == 0:
-        return jnp.full((q, -(-n // width)), -jnp.inf)
-    queries = queries.astype(jnp.float32)
-    offset = None
+        return jnp.full((q, -(-n // width)), -jnp.inf, jnp.float32)
+    queries, offset = queries.astype(jnp.float32), None
     if shift is not None and keys.dtype != jnp.float32:
         offset = 2.0 * jnp.matmul(queries, shift, precision=lax.Precision.HIGHEST)
-    if exclude_group is None or group is None:
-        group = exclude_group = None
+    if exclude_group is None:
+        group = None
     operands = Operands(queries, keys, scale, shift, offset, valid, group, exclude_group)
-    # Why: importing Pallas takes long, and most programs never call a kernel.
+    # Why here: importing Pallas takes long, and most programs never call a kernel.
     if platform == "cuda":
         from memjax.memory.kernels_gpu import maxima
     else:
@@ -91,7 +95,7 @@ def group_maxima(
 
 
 def split_queries(queries: Array, parts: int) -> list[Array]:
-    """`parts` bfloat16 arrays, each the rounding of what those before it left; three hold a float32 whole."""
+    """`parts` bfloat16 arrays, each what those before it left, rounded; three hold a float32 whole."""
     split = []
     for _ in range(parts):
         # Why: XLA may drop a conversion to bfloat16 and back; it keeps reduce_precision.
@@ -102,11 +106,11 @@ def split_queries(queries: Array, parts: int) -> list[Array]:
 
 
 def no_size(metric: str, shape: tuple[int, ...]) -> tuple[Array, ...]:
-    """What `add_size` begins with: (), the sum of squares, or that over the largest squared, and the largest."""
+    """What `add_size` begins with. "l2": sum of squares; "cosine": that over largest squared, and largest."""
     return tuple(jnp.zeros(shape, jnp.float32) for _ in range({"dot": 0, "l2": 1, "cosine": 2}[metric]))
 
 
-def add_size(size: tuple[Array, ...] | None, keys: Array, metric: str, **along) -> tuple[Array, ...]:
+def add_size(size: tuple[Array, ...] | None, keys: Array, metric: str, **along: Any) -> tuple[Array, ...]:
     """`size` with more columns of the same keys, reduced `along` their axis; None: these are the first."""
     if metric == "dot":
         return ()
@@ -148,32 +152,32 @@ def positive_zero(x: Array) -> Array:
     return jnp.where(x == 0.0, 0.0, x)
 
 
-def _check(
-    queries: Array,
-    keys: Array,
-    width: int,
-    scale: Array | None,
-    shift: Array | None,
-    group: Array | None,
-    exclude_group: Array | None,
-    metric: str,
-    platform: str,
-    query_parts: int,
-) -> None:
+def _check_options(metric: str, platform: str, width: int, query_parts: int, keys: str) -> None:
     choices = (
         ("metric", metric, METRICS),
         ("platform", platform, PLATFORMS),
         ("width", width, WIDTHS),
         ("query_parts", query_parts, (1, 2, 3)),
-        ("keys", keys.dtype.name, KEY_TYPES),
+        ("keys", keys, KEY_TYPES),
     )
     for field, got, expected in choices:
         if got not in expected:
             raise ConfigError(field, f"one of {expected}", got)
+
+
+def _check_arrays(
+    queries: Array,
+    keys: Array,
+    scale: Array | None,
+    shift: Array | None,
+    group: Array | None,
+    exclude_group: Array | None,
+    metric: str,
+) -> None:
     if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ConfigError("queries", "[Q, D] beside keys [N, D]", f"{queries.shape} beside {keys.shape}")
     if (scale is None) != (keys.dtype != jnp.int8):
-        raise ConfigError("scale", "given with int8 keys and with no others", keys.dtype.name)
+        raise ConfigError("scale", "given with int8 keys, and with no others", keys.dtype.name)
     if shift is not None and metric != "l2":
         raise ConfigError("shift", "given with metric l2 alone", metric)
     if exclude_group is not None and group is None:
