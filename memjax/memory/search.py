@@ -2,7 +2,7 @@
 
 Each takes a `Search`, the length k of the shortlist (at most N) and how many keys to look at in one piece,
 and returns slots [Q, k], N where there are fewer. All of them rank by the same matrix product. "plain" stores
-all scores [Q, N]; "streamed" and "grouped" store those of one piece (about 12 MB) of at most 1,536 queries,
+all scores [Q, N]; "streamed" and "grouped" store those of one piece (about 5 MB) of at most 768 queries,
 and "grouped" 64 MB of maxima at most.
 """
 
@@ -21,11 +21,11 @@ from memjax.memory.quantize import load, pin
 from memjax.memory.selection import WIDTH, maxima, top
 from memjax.types import Array, PyTree
 
-_QUERIES = 1536  # at once: with more the product is no faster, and the scores of a piece leave the cache
+_QUERIES = 768  # at once: with more the product is no faster, and the scores of a piece leave the cache
 _MAXIMA = 2**24  # at once: 64 MB
 _KERNEL_WIDTH = 32  # neighbours in a group of a kernel
 _SAMPLE = 1024  # keys that the centre of distances is measured on
-_ROWS = 2**18  # numbers of the candidates' keys at once: 1 MB
+_ROWS = 2**17  # numbers of the candidates' keys at once: 512 KB
 
 
 class Search(NamedTuple):
@@ -120,7 +120,7 @@ METHODS: dict[str, Callable[[Search, int, int | None], Array]] = {
 
 def _streamed(search: Search, *, k: int, block: int | None) -> Array:
     n, q = search.keys.shape[0], search.queries.shape[0]
-    size = min(n, block or max(_piece_size(4 * q), 1024, 4 * k))
+    size = min(n, block or max(_piece_size(2 * q), 4 * k))
 
     def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         start, ranks = _piece(search, i, size, True)
@@ -333,5 +333,5 @@ def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
 
 
 def _piece_size(q: int) -> int:
-    """Keys in one piece: its scores stay in a cache of about 10 MB, and the product is large enough."""
-    return max(2048, min(8192, 2**21 // q // 1024 * 1024))
+    """Keys in one piece: about 2^20 scores, which a cache of 5 MB holds, and enough for a quick product."""
+    return 2 ** max(10, min(13, round(math.log2(2**20 / q))))
