@@ -1,5 +1,7 @@
 """The memory written out in Python: one item at a time, one rule a line. What the tests compare with."""
 
+import heapq
+
 import jax
 import numpy as np
 
@@ -77,6 +79,37 @@ class BankOracle:
 
     def remove(self, mask):
         self.slots = [NOTHING if gone else slot for slot, gone in zip(self.slots, mask, strict=True)]
+
+
+def columns(evict, state):
+    """What the order of the slots depends on, [N] each, the first first; holes come before all."""
+    valid, utility, written, read = (
+        np.asarray(getattr(state, field)) for field in ("valid", "utility", "written", "read")
+    )
+    if evict == "lru":
+        return (np.where(valid, np.maximum(written, read), 0),)
+    return np.where(valid, utility, -np.inf), np.where(valid, written, 0)
+
+
+def turn(rows, m):
+    """The m slots that go first, by a full sort."""
+    return np.lexsort((np.arange(len(rows[0])), *reversed(rows)))[:m]
+
+
+def destinations(evict, state, accept, utility):
+    """Slots [B] of a batch under "lru" or "lowest_utility": a heap of all slots, one item after the other."""
+    rows, n, clock = columns(evict, state), state.capacity, int(state.clock)
+    heap = list(zip(*(row.tolist() for row in rows), range(n), strict=True))
+    heapq.heapify(heap)
+    slots = [n] * len(accept)
+    holder = {}
+    for item in np.flatnonzero(accept):
+        clock += 1
+        *_, slot = heapq.heappop(heap)
+        heapq.heappush(heap, (clock, slot) if evict == "lru" else (float(utility[item]), clock, slot))
+        slots[holder.get(slot, item)] = n
+        slots[item], holder[slot] = slot, item
+    return slots
 
 
 def similarity(queries, keys, metric):
