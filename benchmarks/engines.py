@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.harness import Thunk
 from memjax.memory import make_memory, nearest
 
+STORED = ("float32", "bfloat16", "int8")  # the types that a memory keeps keys in
 WRITTEN = 2**16  # rows that fill a memory in one call
 
 

@@ -52,7 +52,7 @@ def _targets(rows: Sequence[Row]) -> list[str]:
     cells = [
         (
             shape(row),
-            AGAINST.get(row["against"], row["against"]),
+            str(AGAINST.get(row["against"], row["against"])),
             f">= {amount(row, row['at_least'])}",
             amount(row, row["value"]),
             yes(row["met"]),
@@ -122,15 +122,16 @@ def _storage(rows: Sequence[Row]) -> list[str]:
 def _bytes(rows: Sequence[Row]) -> list[str]:
     names = list(rows[0]["bytes"])
     cells = [
-        (shape(row), *(megabytes(row["bytes"][name]) for name in names), megabytes(row["all_scores"]))
+        (
+            shape(row),
+            *(megabytes(row["bytes"][name]) for name in names),
+            megabytes(row["all_scores"]),
+            f"<= {megabytes(row['at_most'])}",
+            yes(row["met"]),
+        )
         for row in rows
     ]
-    lines = grid(("Q x N x D, k", *names, "all scores"), cells)
-    for row in rows:
-        if "growth" in row:
-            what = f"first row to last: {row['growth']:.3g} times, target <= {row['at_most']:g}"
-            lines.append(f"\nmemjax, {what}: {'met' if row['met'] else 'not met'}.")
-    return lines
+    return grid(("Q x N x D, k", *names, "all scores in float32", "target", "met"), cells)
 
 
 TABLES: dict[str, Callable[[Sequence[Row]], list[str]]] = {

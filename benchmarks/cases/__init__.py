@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-MODULES = ("memory", "retrieval", "training")
+MODULES = ("memory", "retrieval", "retrieval_real", "training")
 
 
 def load() -> dict[str, str]:

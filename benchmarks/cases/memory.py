@@ -111,7 +111,7 @@ def _rows(figures: Iterable[Figure]) -> list[dict[str, Any]]:
 
 @case("q_update")
 def q_update_case(options: Options) -> list[Figure]:
-    """10,000 rewards for 10,000 memories, a few times over some of them."""
+    """As many rewards as there are memories, a few times over some of them."""
     n = batch = 1_000 if options.quick else 10_000
     slots = jax.random.randint(jax.random.key(0), (batch,), 0, n)
     rewards = jax.random.normal(jax.random.key(1), (batch,))

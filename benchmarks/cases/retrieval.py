@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from benchmarks import ceilings as rates
 from benchmarks import compiled, trials
 from benchmarks.ceilings import Ceilings
+from benchmarks.engines import STORED
 from benchmarks.harness import (
     Figure,
     Options,
@@ -24,8 +25,6 @@ from benchmarks.peers import APPROXIMATE_PEERS, EXACT_PEERS, PEERS, describe, pr
 from benchmarks.plans import Goal, Plan, plan_for
 from benchmarks.trials import Row, Shape, gaussian
 from memjax.memory import nearest
-
-STORED = ("float32", "bfloat16", "int8")
 
 
 @case("retrieval")

@@ -1,0 +1,106 @@
+"""python -m benchmarks.tune [--out FILE] [--seconds S] [--quick]: the quickest exact method by shape.
+
+Times every exact method over a grid of shapes and prints the table, or puts it into FILE, a list with one
+table for each platform, in place of the one for this platform. `memjax/memory/methods.json` is such a file.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.harness import environment, prepare_process, progress, time_in_turns
+from benchmarks.trials import Shape, by_method, gaussian, label
+
+QUERIES = (1, 16, 128, 1024)
+KEYS = (2**10, 2**13, 2**16, 2**18, 2**20)
+WIDTHS = (64, 384)
+NEIGHBOURS = (4, 32, 128)
+LIMITS = {"cpu": (2e10, 2**29)}  # FLOPs of a call; bytes of keys, or of all scores, which a method stores
+OTHER_LIMITS = (2e13, 2**33)
+TURN, ROUNDS = 0.1, 9  # seconds of timing for a method of one shape, at most; rounds in them, at most
+
+
+def grid(platform: str, *, quick: bool = False) -> list[Shape]:
+    """Every combination that is neither too slow nor too large, in an order that covers the grid early."""
+    if quick:
+        return [Shape(1, 512, 16, 4), Shape(8, 1024, 16, 4)]
+    sizes = itertools.product(QUERIES, KEYS, WIDTHS, NEIGHBOURS)
+    limits = LIMITS.get(platform, OTHER_LIMITS)
+    shapes = [Shape(*each) for each in sizes if _fits(Shape(*each), *limits)]
+    random.Random(0).shuffle(shapes)
+    return shapes
+
+
+def tune(shapes: list[Shape], seconds: float) -> list[dict[str, Any]]:
+    """Rows {q, n, d, k, times_ms: {method: ms}}, sorted; stops before the shape that `seconds` end at."""
+    rows, end = [], time.perf_counter() + seconds
+    for done, shape in enumerate(shapes):
+        if time.perf_counter() > end:
+            progress(f"stopped after {seconds:g} s: {done} of {len(shapes)} shapes")
+            break
+        rows.append({size: getattr(shape, size) for size in "qndk"} | {"times_ms": _times(shape)})
+        progress(f"{label(shape)}: {rows[-1]['times_ms']}")
+    return sorted(rows, key=lambda row: tuple(row[size] for size in "qndk"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the table goes in here; printed otherwise")
+    parser.add_argument("--seconds", type=float, default=240.0, help="start no further shape after these")
+    parser.add_argument("--quick", action="store_true", help="two small shapes: a look whether it runs")
+    options = parser.parse_args(arguments)
+    prepare_process()
+    where = environment()
+    kept = {name: where[name] for name in ("platform", "device", "versions", "date", "revision")}
+    rows = tune(grid(jax.default_backend(), quick=options.quick), options.seconds)
+    table = kept | {"rows": rows}
+    if options.out is None:
+        print(written([table]))
+    else:
+        options.out.write_text(written(merged(options.out, table)) + "\n")
+    return 0
+
+
+def merged(file: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tables of a file, with this one for its platform."""
+    tables = json.loads(file.read_text()) if file.exists() else []
+    others = [other for other in tables if other["platform"] != table["platform"]]
+    return sorted([*others, table], key=lambda each: each["platform"])
+
+
+def written(tables: list[dict[str, Any]]) -> str:
+    """JSON with one measured shape a line."""
+    parts = []
+    for table in tables:
+        head = json.dumps({**table, "rows": []}, indent=1)[: -len("[]\n}")]
+        rows = ",\n  ".join(json.dumps(row) for row in table["rows"])
+        parts.append(f"{head}[\n  {rows}\n ]\n}}")
+    return "[" + ",\n".join(parts) + "]"
+
+
+def _times(shape: Shape) -> dict[str, float]:
+    """Milliseconds of each method, compiled."""
+    engines = by_method(gaussian(shape, seed=0))
+    searches = [engine.search for engine in engines]
+    times = time_in_turns(searches, rounds=ROUNDS, seconds=0.005, budget=TURN * len(engines))
+    return {
+        engine.name: round(1e3 * statistics.median(each), 4)
+        for engine, each in zip(engines, times, strict=True)
+    }
+
+
+def _fits(shape: Shape, flops: float, size: int) -> bool:
+    needed = 4 * shape.n * max(shape.d, shape.q)
+    return shape.k <= shape.n // 8 and needed <= size and 2.0 * shape.q * shape.n * shape.d <= flops
+
+
+if __name__ == "__main__":
+    sys.exit(main())
