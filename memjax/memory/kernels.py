@@ -70,10 +70,10 @@ def group_maxima(
     bfloat16, or int8 with `scale` [N]. A rank is q.k ("dot"), q.k / |k| and 0 where |k| is 0 ("cosine"), or
     2 q.(k - shift) - |k - shift|^2 ("l2", `shift` [D] or none). It is -inf where not `valid` [N], where
     `group` [N] equals a non-negative `exclude_group` [Q], and where it is not finite; a query beyond 3.38e38
-    counts as infinite. `query_parts` 1 or 2 rounds the queries to 8 or 16 significant bits, for a third or two
-    thirds of the products; with float32 keys it has no effect. `interpret` runs the kernel anywhere, slowly.
-    No gradients; inside `shard_map` with check_vma=False only. Raises ConfigError on options or shapes that
-    do not fit.
+    counts as infinite. `query_parts` 1 or 2 rounds the queries to 8 or 16 significant bits, for a third or
+    two thirds of the products; with float32 keys it has no effect. `interpret` runs the kernel anywhere,
+    slowly. No gradients; inside `shard_map` with check_vma=False only. Raises ConfigError on options or
+    shapes that do not fit.
     """
     _check_options(metric, platform, width, query_parts, keys.dtype.name)
     _check_arrays(queries, keys, scale, shift, group, exclude_group, metric)
@@ -174,8 +174,9 @@ def _check_arrays(
     exclude_group: Array | None,
     metric: str,
 ) -> None:
-    if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
-        raise ConfigError("queries", "[Q, D] beside keys [N, D]", f"{queries.shape} beside {keys.shape}")
+    if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1] or not keys.shape[1]:
+        expected = "[Q, D] beside keys [N, D], D at least 1"
+        raise ConfigError("queries", expected, f"{queries.shape} beside {keys.shape}")
     if (scale is None) != (keys.dtype != jnp.int8):
         raise ConfigError("scale", "given with int8 keys, and with no others", keys.dtype.name)
     if shift is not None and metric != "l2":

@@ -5,8 +5,8 @@ maximum of registers but for its last three steps. The queries are the inner loo
 of keys is fetched once where D is one block.
 
 XLA lays a table out so that it has the least padding: [N, 64] with the slots along lanes. A kernel that asked
-for the other layout would make XLA copy the table before every call, so there the kernel reads `keys.T`, which
-is free.
+for the other layout would make XLA copy the table before every call, so there the kernel reads `keys.T`,
+which is free.
 """
 
 from functools import partial
