@@ -116,7 +116,8 @@ def _rows(result: dict[str, Any]) -> Iterator[Row]:
             q, n, d, k = (int(setting[name].replace(",", "")) for name in ("q", "n", "d", "k"))
             yield _row(result["device"], figure["name"], q, n, d, k, "float32", figure)
     for section in result.get("sections", []):
-        for row in section["rows"] if section["kind"] == "search" else []:
+        searched = section["rows"] if section["kind"] == "search" else []
+        for row in (row for row in searched if row["metric"] == "dot"):
             what = f"nearest, {section['title'].lower()}"
             yield _row(result["device"], what, row["q"], row["n"], row["d"], row["k"], row["dtype"], row)
 

@@ -65,6 +65,8 @@ def check_slots(build: Build, capacity: int, *, shards: int = 1, device: Device 
         return
     device = next(iter(probe.devices())) if device is None else device
     free, needed = device_bytes(device), state_bytes(build, math.ceil(capacity / shards))
+    if free is not None and device.platform == "cpu":
+        free //= min(shards, jax.local_device_count())  # simulated devices share the machine's memory
     if capacity <= MAX_SLOTS and (free is None or needed <= free):
         return
     most = MAX_SLOTS if free is None else min(MAX_SLOTS, shards * most_slots(build, free))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from memjax.memory import POLICIES, budget, make_memory
 from memjax.memory.budget import MAX_SLOTS, device_bytes, most_slots, readable
 from memjax.memory.plan import check_fits, largest_capacity, plan_bytes
+from memjax.memory.sharded import make_sharded_memory
 from memjax.types import ConfigError
 
 VALUES = {
@@ -190,6 +191,27 @@ def test_init_asks_before_it_allocates(monkeypatch):
     jax.jit(memory.init).lower()
     monkeypatch.setattr(budget, "device_bytes", lambda device: plan_bytes(1000, **SPEC))
     memory.init()
+
+
+def test_a_sharded_memory_asks_for_each_of_its_devices(monkeypatch):
+    mesh = jax.make_mesh((1,), ("slots",))
+    memory = make_sharded_memory(mesh, "slots", 1000, **SPEC, k=3)
+    monkeypatch.setattr(budget, "device_bytes", lambda device: plan_bytes(1000, **SPEC) - 1)
+    with pytest.raises(
+        ConfigError, match=r"^capacity: expected at most 999 slots .* free on cpu:0\), got 1,000 slots"
+    ):
+        memory.init()
+    jax.eval_shape(memory.init)
+    over_shapes = jax.sharding.AbstractMesh((8,), ("slots",))
+    jax.eval_shape(make_sharded_memory(over_shapes, "slots", 10**9, **SPEC).init)
+
+
+def test_devices_that_a_machine_simulates_share_its_memory(monkeypatch):
+    monkeypatch.setattr(budget.jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(budget, "device_bytes", lambda device: 4 * plan_bytes(100, **SPEC))
+    check_fits(400, **SPEC, shards=4)
+    with pytest.raises(ConfigError, match=r"at most 400 slots .*, each of 4 shards"):
+        check_fits(404, **SPEC, shards=4)
 
 
 def test_init_of_several_by_vmap():
