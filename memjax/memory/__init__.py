@@ -9,6 +9,7 @@ state = memory.update(state, found.slots, rewards[:, None], found.mask)
 
 from memjax.memory.bank import Memory, make_memory, null_memory
 from memjax.memory.eviction import POLICIES
+from memjax.memory.exchange import nearest_sharded
 from memjax.memory.retrieval import (
     APPROXIMATE_METHODS,
     EXACT_METHODS,
@@ -17,7 +18,7 @@ from memjax.memory.retrieval import (
     nearest,
     retrieve,
 )
-from memjax.memory.sharded import make_sharded_memory, nearest_sharded, shardings
+from memjax.memory.sharded import make_sharded_memory, shardings
 from memjax.memory.state import MemoryState
 from memjax.memory.telemetry import describe
 from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_batched, q_update_sequential, rerank

@@ -5,11 +5,13 @@ slots i n to (i + 1) n - 1. Slots that travel are numbered through the whole mem
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memjax.memory.retrieval import Neighbors, nearest
 from memjax.types import Array, PyTree
 
 
@@ -23,6 +25,23 @@ def global_slots(slots: Array, n: int, axis_name: str) -> Array:
     """This shard's slots in the whole memory; N where there is none (n)."""
     first = lax.axis_index(axis_name) * n
     return jnp.where(slots < n, slots + first, n * lax.axis_size(axis_name))
+
+
+def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **options: Any) -> Neighbors:
+    """`nearest` over a table whose slots are split over a mesh axis; to be called inside `shard_map`.
+
+    queries [Q, D] the same on every shard, keys [n, D] and the per-slot options the shard's own. Slots are
+    numbered through the whole table. Every shard gets the answer that one table would have given, for
+    8 min(k, n) bytes from each shard for each query.
+    """
+    local, n = nearest(queries, keys, k, **options), keys.shape[0]
+    slots = global_slots(local.slots, n, axis_name)
+    # Why: shards stand in slot order, so top_k again gives ties to the lowest slot.
+    scores, slots = (lax.all_gather(x[:, :n], axis_name, axis=1, tiled=True) for x in (local.scores, slots))
+    more = ((0, 0), (0, max(0, k - slots.shape[1])))
+    slots = jnp.pad(slots, more, constant_values=n * lax.axis_size(axis_name))
+    scores, place = lax.top_k(jnp.pad(scores, more, constant_values=-jnp.inf), k)
+    return Neighbors(scores, jnp.take_along_axis(slots, place, axis=1), scores > -jnp.inf)
 
 
 def take(fields: PyTree, slots: Array, mask: Array, *, axis_name: str) -> PyTree:
@@ -41,10 +60,12 @@ def share(rows: PyTree, here: Array, *, axis_name: str) -> PyTree:
 
     `here` says which this shard has, at most one shard for each; zero where none has it. One all-reduce.
     """
+
+    def own(x: Array) -> Array:
+        return jnp.where(here.reshape(here.shape + (1,) * (x.ndim - here.ndim)), x, jnp.zeros((), x.dtype))
+
     leaves, tree = jax.tree.flatten(rows)
-    kept = [jnp.where(here.reshape(here.shape + (1,) * (x.ndim - here.ndim)), x, 0) for x in leaves]
-    kept = [x.astype(like.dtype) for x, like in zip(kept, leaves, strict=True)]
-    return jax.tree.unflatten(tree, _total(axis_name, kept))
+    return jax.tree.unflatten(tree, _total(axis_name, [own(x) for x in leaves]))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

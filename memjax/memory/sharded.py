@@ -5,19 +5,19 @@
     state = memory.init()  # each device allocates its own 125,000 slots
 
     @partial(jax.jit, donate_argnums=0)
-    def train_step(train):
-        found = memory.retrieve(train.memory, queries(train))
-        ...
-        state, _ = memory.write(train.memory, keys, values, utility=returns)
-        return replace(train, memory=state)
+    def train_step(train, batch):
+        state, _ = memory.write(train.memory, batch.keys, batch.values, utility=batch.returns)
+        found = memory.retrieve(state, batch.queries)  # alike on every device
+        return replace(train, memory=state, params=learn(train.params, batch, found))
 
 The state is a `MemoryState` of global arrays: each device holds a contiguous range of slots of every field,
 and all of the counters. The functions are `shard_map`s, to be called on global arrays; what is written, asked
 or rewarded may be placed anywhere and is gathered to all devices first. Other axes of the mesh hold copies.
+No operation moves the table; what each exchanges stands at its function.
 
-A checkpoint restores on any number of devices, onto the shardings of `shardings`. The index of "lru" and
-"lowest_utility" alone depends on the number of shards: where that has changed, restore into the shapes of the
-memory that was saved, and mend the state.
+A checkpoint restores on any number of devices that divides the capacity, onto what `shardings` gives. Only
+the index of "lru" and "lowest_utility" depends on the number of shards: where that has changed, restore into
+the shapes of the memory that was saved, and have the index made anew.
 
     before = make_sharded_memory(jax.sharding.AbstractMesh((8,), ("slots",)), "slots", ...)
     saved = jax.eval_shape(before.init)  # or the init of make_memory
@@ -38,9 +38,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from memjax.memory.bank import Memory, make_memory
+from memjax.memory.budget import Device, check_slots
 from memjax.memory.eviction import POLICIES, Counters, Policy, Turn
-from memjax.memory.exchange import global_slots, local_slots, share, take
-from memjax.memory.retrieval import Neighbors, Retrieved, nearest
+from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
+from memjax.memory.retrieval import Retrieved
 from memjax.memory.state import MemoryState, gather_values
 from memjax.types import Array, ConfigError, Key, PyTree
 
@@ -59,47 +60,38 @@ def make_sharded_memory(
 ) -> Memory:
     """The memory of `make_memory(capacity, key_dim, value_like, evict=evict, **options)`, split over an axis.
 
-    Every operation gives exactly what that memory gives on one device, ties and draws included. Raises
-    ConfigError as `make_memory` does, and where the capacity does not divide by the size of the axis.
+    Every operation gives exactly what that memory gives on one device, ties and draws included; but keys
+    nearer to each other in score than float32 rounds may change places at the last neighbour, as they may
+    between methods. Raises ConfigError as `make_memory` does, and where the capacity does not divide by the
+    size of the axis; `init` raises it where the shards do not fit their devices.
     """
     shards = _axis_size(mesh, axis_name, capacity)
-    local = make_memory(capacity // shards, key_dim, value_like, evict=evict, **options)
+    local_of = partial(make_memory, key_dim=key_dim, value_like=value_like, evict=evict, **options)
+    local = local_of(capacity // shards)
     policy = _merged(POLICIES[evict], axis_name, capacity)
     state = _specs(axis_name, jax.eval_shape(local.init))
     on = partial(_on_shards, mesh)
     init = on(local.init, P(), P(), state)
+
+    def start(seed: Array | int | None = None) -> MemoryState:
+        check_slots(lambda slots: local_of(slots).init(), capacity, shards=shards, device=_first_device(mesh))
+        return init(None if seed is None else jnp.asarray(seed, jnp.uint32))
+
+    # Why: the index that comes may have been made for another number of shards.
     rebuild = on(local.rebuild, replace(state, index=()), P(), state)
     sampler = cache(lambda n: on(partial(_sample, n, axis_name), state, P(), P()))
     return Memory(
-        init=lambda seed=None: init(None if seed is None else jnp.asarray(seed, jnp.uint32)),
+        init=start,
         write=on(partial(_write, partial(local.write, policy=policy), axis_name), state, P(), (state, P())),
         retrieve=on(partial(_retrieve, local.retrieve, axis_name), state, P(), P()),
         sample=lambda state, key, n: sampler(n)(state, key),
         touch=on(partial(_touch, local.touch, axis_name), state, P(), state),
         update=on(partial(_update, local.update, axis_name), state, P(), state),
         remove=on(local.remove, state, P(axis_name), state),
-        # Why: the index that comes may have been made for another number of shards.
         rebuild=lambda state: rebuild(replace(state, index=())),
         capacity=capacity,
         key_dim=key_dim,
     )
-
-
-def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **options: Any) -> Neighbors:
-    """`nearest` over a table whose slots are split over a mesh axis; to be called inside `shard_map`.
-
-    queries [Q, D] the same on every shard, keys [n, D] and the per-slot options the shard's own. Slots are
-    numbered through the whole table. Every shard gets the answer that one table would have given, for
-    8 min(k, n) bytes from each shard for each query.
-    """
-    local, n = nearest(queries, keys, k, **options), keys.shape[0]
-    slots = global_slots(local.slots, n, axis_name)
-    # Why: shards stand in slot order, so top_k again gives ties to the lowest slot.
-    scores, slots = (lax.all_gather(x[:, :n], axis_name, axis=1, tiled=True) for x in (local.scores, slots))
-    more = ((0, 0), (0, max(0, k - slots.shape[1])))
-    slots = jnp.pad(slots, more, constant_values=n * lax.axis_size(axis_name))
-    scores, place = lax.top_k(jnp.pad(scores, more, constant_values=-jnp.inf), k)
-    return Neighbors(scores, jnp.take_along_axis(slots, place, axis=1), scores > -jnp.inf)
 
 
 def shardings(mesh: Mesh | AbstractMesh, axis_name: str, state_like: MemoryState) -> MemoryState:
@@ -123,6 +115,11 @@ def _specs(axis_name: str, state_like: MemoryState) -> Any:
     lead = state_like.valid.ndim - 1
     split = P(*(None,) * lead, axis_name)
     return jax.tree.map(lambda x: split if x.ndim > lead else P(), state_like)
+
+
+def _first_device(mesh: Mesh | AbstractMesh) -> Device:
+    """One that this process allocates on; None for a mesh of shapes alone."""
+    return mesh.local_devices[0] if isinstance(mesh, Mesh) else None
 
 
 def _axis_size(mesh: Mesh | AbstractMesh, axis_name: str, capacity: int) -> int:
@@ -205,6 +202,7 @@ def _retrieve(
 
 
 def _sample(n: int, axis_name: str, state: MemoryState, key: Key) -> tuple[PyTree, Array, Array]:
+    """Exchanges 4 bytes for each shard, then the chosen values and slots."""
     stored = jnp.cumsum(state.valid, dtype=jnp.int32)
     counts = lax.all_gather(stored[-1], axis_name)
     before = jnp.where(jnp.arange(counts.shape[0]) < lax.axis_index(axis_name), counts, 0)
@@ -220,6 +218,7 @@ def _sample(n: int, axis_name: str, state: MemoryState, key: Key) -> tuple[PyTre
 def _touch(
     touch: _Call, axis_name: str, state: MemoryState, slots: Array, mask: Array | None = None
 ) -> MemoryState:
+    """Exchanges the clock."""
     after = touch(state, local_slots(slots, state.capacity, axis_name), mask)
     return replace(after, clock=lax.pmax(after.clock, axis_name))
 
@@ -232,6 +231,7 @@ def _update(
     rewards: Array,
     mask: Array | None = None,
 ) -> MemoryState:
+    """Exchanges how many rewards were refused."""
     after = update(state, local_slots(slots, state.capacity, axis_name), rewards, mask)
     refused = lax.psum(after.refused - state.refused, axis_name)
     return replace(after, refused=state.refused + refused)

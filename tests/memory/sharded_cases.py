@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from memjax.memory import PAPER, POLICIES, make_memory
+from memjax.memory import PAPER, POLICIES, index, make_memory, make_sharded_memory, shardings
 from memjax.memory.exchange import share
-from memjax.memory.sharded import make_sharded_memory, shardings
 from memjax.runtime.checkpoint import Checkpoints
 from memjax.types import ConfigError
 
-N, D, B, Q, K = 32, 4, 11, 5, 3
+index.TOP = index.FANOUT  # so that a shard of 20 slots has an index
+N, D, B, Q, K = 160, 4, 70, 5, 3
 VALUE = {
     "image": jax.ShapeDtypeStruct((3,), jnp.uint8),
     "done": jnp.zeros((), bool),
@@ -136,7 +136,7 @@ stories = st.lists(st.sampled_from([*ACTIONS, "write", "write"]), max_size=12)
 @settings(max_examples=6)
 @given(story=stories, seed=st.integers(0, 2**20))
 def test_any_story_is_that_of_one_device(evict, story, seed):
-    compare(evict, "8", ["write", *story], seed)
+    compare(evict, "8", ["write", "write", "write", *story], seed)
 
 
 @pytest.mark.slow
@@ -145,12 +145,12 @@ def test_any_story_is_that_of_one_device(evict, story, seed):
 @settings(max_examples=150)
 @given(story=stories, seed=st.integers(0, 2**20))
 def test_many_stories_on_every_mesh(evict, mesh, story, seed):
-    compare(evict, mesh, story, seed)
+    compare(evict, mesh, ["write", "write", *story], seed)
 
 
 @pytest.mark.parametrize(("evict", "mesh"), list(zip(POLICIES, ("1", "2", "4x2", "2x4"), strict=True)))
 def test_every_mesh(evict, mesh):
-    compare(evict, mesh, ("write", "retrieve", *ACTIONS, "write", "retrieve"), 3)
+    compare(evict, mesh, ("write", "write", "write", *ACTIONS, "write", "retrieve"), 3)
 
 
 def read_both(metric, dtype, k, rows, asked):
@@ -175,16 +175,16 @@ def test_every_metric_and_type_of_key(metric, dtype):
     far = 1000 if metric == "l2" else 3
     rows = FEW[rng.integers(0, len(FEW), B)], rng.normal(size=(B, D)), far + rng.normal(size=(B, D))
     asked = np.concatenate([np.full((1, D), np.nan), rng.normal(size=(2, D)), 1000 * rng.normal(size=(2, D))])
-    assert_same(*read_both(metric, dtype, 13, rows, asked))
+    assert_same(*read_both(metric, dtype, 33, rows, asked))
 
 
-@pytest.mark.parametrize(("metric", "k"), [("dot", 40), ("l2", N)])
+@pytest.mark.parametrize(("metric", "k"), [("dot", N + 9), ("l2", N)])
 def test_whole_numbers_and_more_neighbors_than_slots(metric, k):
     """Ties of unlike keys, everywhere; all that is stored is found."""
     rng = np.random.default_rng(1)
     one, many = read_both(metric, jnp.float32, k, rng.integers(-1, 2, (2, B, D)), rng.integers(-1, 2, (Q, D)))
     assert_same(one, many)
-    assert np.all(np.sum(many.mask, axis=1) > 13)
+    assert np.all(np.sum(many.mask, axis=1) > 33)
 
 
 def test_more_items_than_slots():
@@ -192,7 +192,8 @@ def test_more_items_than_slots():
         one, many = (made(evict, mesh, **WRITES) for mesh in (None, "8"))
         keys, values, fields = batch(np.random.default_rng(1), 2 * N + 5)
         (a, x), (b, y) = (m.write(m.init(), keys, values, **fields) for m in (one, many))
-        assert_same((a, x), (b, y))
+        assert_same(x, y)
+        assert_same_state(a, b)
 
 
 def test_what_is_not_given_is_as_on_one_device():
@@ -240,7 +241,8 @@ def test_vmap_over_memories():
 
     arguments = jnp.arange(2), keys, values, fields
     a, b = (jax.jit(jax.vmap(functools.partial(run, memory)))(*arguments) for memory in (one, many))
-    assert_same(a, b)
+    assert_same(a[1:], b[1:])
+    assert_same_state(a[0], b[0])
     placed = shardings(mesh_of("2"), "slots", b[0])
     assert placed.keys.spec == jax.P(None, "slots")
     assert placed.clock.spec == jax.P()
@@ -319,18 +321,17 @@ def bytes_exchanged(compiled):
     return found
 
 
-def lowered(memory, mesh, function, *arguments):
+def compiled_on(mesh, memory, function, *arguments):
+    """The program, and the bytes of the slots and counters on one device."""
     state = jax.eval_shape(memory.init)
     placed = shardings(mesh_of(mesh), "slots", state)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
-    local = sum(
-        math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
-        for x, s in zip(*map(jax.tree.leaves, (state, placed)), strict=True)
-    )
+    kept = jax.tree.leaves(replace(shapes, index=()))  # levels so small are built anew
+    local = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in kept)
     return jax.jit(function, donate_argnums=0).lower(shapes, *arguments).compile(), local
 
 
-LARGE = 48_000  # slots, enough for an index on every shard
+LARGE = 48_000  # slots
 ROWS = jax.ShapeDtypeStruct((B, D), jnp.float32)
 ITEMS = jax.tree.map(lambda x: jax.ShapeDtypeStruct((B, *jnp.shape(x)), x.dtype), PLAIN)
 
@@ -341,9 +342,9 @@ ITEMS = jax.tree.map(lambda x: jax.ShapeDtypeStruct((B, *jnp.shape(x)), x.dtype)
 def test_a_write_moves_no_table(evict, width):
     """In place on each device, and what is exchanged does not grow with the slots."""
     memory = made(evict, "8", LARGE, **WRITES)
-    compiled, local = lowered(memory, "8", memory.write, ROWS, ITEMS)
+    compiled, local = compiled_on("8", memory, memory.write, ROWS, ITEMS)
     analysis = compiled.memory_analysis()
-    assert analysis.alias_size_in_bytes == local
+    assert analysis.alias_size_in_bytes >= local
     assert analysis.temp_size_in_bytes < LARGE // 8 * 4
     assert sum(bytes_exchanged(compiled)) == width * B * 8
 
@@ -364,7 +365,7 @@ def test_reads_and_updates_move_no_table():
         (memory.update, (slots, rewards), 4),
         (memory.remove, (jax.ShapeDtypeStruct((LARGE,), bool),), 0),
     ):
-        compiled, _ = lowered(memory, "8", function, *arguments)
+        compiled, _ = compiled_on("8", memory, function, *arguments)
         assert sum(bytes_exchanged(compiled)) <= size
 
 
@@ -375,16 +376,19 @@ def test_a_loop_writes_in_place():
     def loop(state, steps):
         return jax.lax.scan(lambda s, x: memory.write(s, *x), state, steps)
 
-    compiled, local = lowered(memory, "8", loop, steps)
+    compiled, local = compiled_on("8", memory, loop, steps)
     analysis = compiled.memory_analysis()
-    assert analysis.alias_size_in_bytes == local
+    assert analysis.alias_size_in_bytes >= local
     assert analysis.temp_size_in_bytes < LARGE // 8 * 4
+
+
+MIDDLE = 480  # slots, whose index has other levels on one device, 2 and 8
 
 
 @pytest.mark.parametrize(("saved", "restored"), [("8", "4x2"), ("8", None), (None, "8"), ("2", "8")])
 def test_a_checkpoint_restores_on_other_devices(saved, restored, tmp_path):
     """And both go on to the same answers; with an index, whose levels depend on the number of shards."""
-    before, after = (made("lru", mesh, LARGE, **WRITES) for mesh in (saved, restored))
+    before, after = (made("lru", mesh, MIDDLE, **WRITES) for mesh in (saved, restored))
     a = fill(before)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, a)
@@ -407,13 +411,13 @@ def abstract(mesh):
     """The memory that saved, on devices that this process need not have."""
     options = dict(evict="lru", **WRITES)
     if mesh is None:
-        return make_memory(LARGE, D, PLAIN, **options)
+        return make_memory(MIDDLE, D, PLAIN, **options)
     sizes, names, _ = MESHES[mesh]
-    return make_sharded_memory(AbstractMesh(sizes, names), "slots", LARGE, D, PLAIN, **options)
+    return make_sharded_memory(AbstractMesh(sizes, names), "slots", MIDDLE, D, PLAIN, **options)
 
 
 def fill(memory):
     """A full table with holes, so that a write has to find its victims."""
-    keys, values, _ = batch(np.random.default_rng(5), LARGE, PLAIN)
-    state, _ = memory.write(memory.init(), np.nan_to_num(keys), values, mask=np.ones(LARGE, bool))
-    return memory.touch(memory.remove(state, np.arange(LARGE) % 9999 == 7), np.arange(LARGE - 50))
+    keys, values, _ = batch(np.random.default_rng(5), MIDDLE, PLAIN)
+    state, _ = memory.write(memory.init(), np.nan_to_num(keys), values, mask=np.ones(MIDDLE, bool))
+    return memory.touch(memory.remove(state, np.arange(MIDDLE) % 99 == 7), np.arange(MIDDLE - 50))
