@@ -86,7 +86,7 @@ def group_maxima(
     if exclude_group is None:
         group = None
     operands = Operands(queries, keys, scale, shift, offset, valid, group, exclude_group)
-    # Why here: importing Pallas takes long, and most programs never call a kernel.
+    # Why here: both import this module, and Pallas, which most programs can do without.
     if platform == "cuda":
         from memjax.memory.kernels_gpu import maxima
     else:
