@@ -70,7 +70,7 @@ def group_maxima(
     bfloat16, or int8 with `scale` [N]. A rank is q.k ("dot"), q.k / |k| and 0 where |k| is 0 ("cosine"), or
     2 q.(k - shift) - |k - shift|^2 ("l2", `shift` [D] or none). It is -inf where not `valid` [N], where
     `group` [N] equals a non-negative `exclude_group` [Q], and where it is not finite; a query beyond 3.38e38
-    counts as infinite. `query_parts` 1 or 2 rounds the queries to 8 or 16 significant bits, for a third or
+    counts as infinite. `query_parts` 1 or 2 lets it round queries to 8 or 16 significant bits, for a third or
     two thirds of the products; with float32 keys it has no effect. `interpret` runs the kernel anywhere,
     slowly. No gradients; inside `shard_map` with check_vma=False only. Raises ConfigError on options or
     shapes that do not fit.
