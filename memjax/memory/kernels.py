@@ -94,6 +94,13 @@ def group_maxima(
     return maxima(operands, width, metric, query_parts, interpret)
 
 
+def readable(keys: Array) -> bool:
+    """Whether the kernels of every platform read such a table."""
+    # Why: between 2 and 4 GiB of bytes Pallas counts in 32 bits, which Triton reads as a signed number.
+    beyond = keys.dtype == jnp.int8 and 2**31 <= keys.size <= 2**32
+    return keys.dtype.name in KEY_TYPES and not beyond
+
+
 def split_queries(queries: Array, parts: int) -> list[Array]:
     """`parts` bfloat16 arrays, each what those before it left, rounded; three hold a float32 whole."""
     split = []

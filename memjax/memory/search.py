@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from memjax.memory.kernels import group_maxima, readable
 from memjax.memory.metrics import inverse_norm, unit
 from memjax.memory.quantize import load, pin
 from memjax.memory.selection import WIDTH, maxima, top
@@ -87,10 +88,10 @@ def grouped(search: Search, k: int, block: int | None) -> Array:
 def fused(search: Search, k: int, block: int | None) -> Array:
     """As "grouped", with product and maxima in one kernel: on a GPU or TPU the scores stay on the chip.
 
-    On other platforms it is "grouped".
+    On other platforms, and for keys that the kernels do not read, it is "grouped".
     """
-    if search.keys.shape[0] < 4 * k * WIDTH:
-        return streamed(search, k, block)
+    if search.keys.shape[0] < 4 * k * WIDTH or not readable(search.keys):
+        return grouped(search, k, block)
 
     def on(find: Callable[[Search], Array]) -> Callable[..., Array]:
         return lambda *arrays: find(Search(*arrays, metric=search.metric))
@@ -165,9 +166,6 @@ def _grouped(search: Search, *, k: int, block: int | None) -> Array:
 
 
 def _fused(search: Search, *, k: int, platform: str) -> Array:
-    # Why: Pallas takes a while to import, and only this method needs it.
-    from memjax.memory.kernels import group_maxima
-
     n = search.keys.shape[0]
 
     def find(part: Search) -> Array:
