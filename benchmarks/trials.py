@@ -46,15 +46,10 @@ def gaussian(shape: Shape, seed: int) -> Question:
 
 
 def trial(
-    shape: Shape,
-    question: Question,
-    others: Sequence[Prepared],
-    ceilings: Ceilings,
-    budget: float,
-    main: Prepared | None = None,
+    shape: Shape, question: Question, others: Sequence[Prepared], ceilings: Ceilings, budget: float
 ) -> Row:
-    """Times `main` (`nearest` unless given) and the others in turns, for about `budget` seconds."""
-    engines = [main or ours(question, dtype=shape.dtype), *others]
+    """Times `nearest` and the others in turns, for about `budget` seconds."""
+    engines = [ours(question, dtype=shape.dtype), *others]
     times = time_in_turns([engine.search for engine in engines], rounds=21, budget=budget)
     seconds = statistics.median(times[0])
     slots = np.asarray(engines[0].slots(engines[0].search()))
@@ -78,10 +73,10 @@ def exact_methods() -> list[str]:
     return [name for name in EXACT_METHODS if name not in REPEATED.get(jax.default_backend(), ())]
 
 
-def by_method(question: Question, dtype: str = "float32") -> list[Prepared]:
-    """Those of them that can answer here."""
+def by_method(question: Question, names: Sequence[str], dtype: str = "float32") -> list[Prepared]:
+    """`nearest` by each of these methods that can answer here."""
     found = []
-    for name in exact_methods():
+    for name in names:
         engine = ours(question, method=name, dtype=dtype)
         with contextlib.suppress(ConfigError, NotImplementedError):
             engine.search()
@@ -90,7 +85,7 @@ def by_method(question: Question, dtype: str = "float32") -> list[Prepared]:
 
 
 def storage(shape: Shape, question: Question, dtypes: Sequence[str], exact: Any, budget: float) -> list[Row]:
-    """A memory's read by the type of its stored keys; recall against the float32 slots `exact` [Q, k]."""
+    """A memory's read by the type of its stored keys; recall against the slots `exact` [Q, k]."""
     memories, rows = {}, []
     for dtype in dtypes:
         try:

@@ -1,6 +1,6 @@
 """Nearest neighbours against other libraries and against the machine. The shapes: `benchmarks.plans`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import median
 
@@ -24,7 +24,7 @@ from benchmarks.harness import (
 from benchmarks.peers import APPROXIMATE_PEERS, EXACT_PEERS, PEERS, describe, prepare
 from benchmarks.plans import Goal, Plan, plan_for
 from benchmarks.trials import Row, Shape, gaussian
-from memjax.memory import nearest
+from memjax.memory import EXACT_METHODS, nearest
 
 
 @case("retrieval")
@@ -37,13 +37,8 @@ def retrieval(options: Options) -> Result:
     run = partial(_searches, ceilings=ceilings, seed=options.seed)
     sections = [
         *_headline(plan, run, exact),
-        *(
-            Section(
-                name, "search", "One size varies, the others stay.", run(shapes, exact, budget=plan.budget)
-            )
-            for name, shapes in plan.sweeps.items()
-        ),
-        _methods(plan, ceilings, options.seed),
+        *(_sweep(name, run(shapes, exact, budget=plan.budget)) for name, shapes in plan.sweeps.items()),
+        _methods(plan, run),
         _stored(plan, options.seed),
         _masked(plan, options.seed),
         compiled.peak_memory(plan.memory),
@@ -56,24 +51,35 @@ def retrieval(options: Options) -> Result:
 
 
 def _searches(
-    shapes: Iterable[Shape], names: Iterable[str], *, ceilings: Ceilings, seed: int, budget: float
+    shapes: Iterable[Shape],
+    names: Sequence[str],
+    methods: Sequence[str] = (),
+    *,
+    ceilings: Ceilings,
+    seed: int,
+    budget: float,
 ) -> list[Row]:
+    """A row for each shape: the method chosen by shape beside peers and beside named methods of ours."""
     rows = []
     for shape in shapes:
         progress(trials.label(shape))
         question = gaussian(shape, seed)
-        rows.append(trials.trial(shape, question, prepare(tuple(names), question), ceilings, budget))
+        others = [*trials.by_method(question, methods, shape.dtype), *prepare(names, question)]
+        rows.append(trials.trial(shape, question, others, ceilings, budget))
     return rows
 
 
 def _headline(plan: Plan, run: Callable[..., list[Row]], exact: tuple[str, ...]) -> list[Section]:
-    """The targets first, then all engines at their shapes."""
-    goals = (*plan.headline, *(goal for goal in plan.squared if "rlax.knn_query" in exact))
-    names = [("lax.top_k", "rlax.knn_query") if goal.shape.metric == "l2" else exact for goal in goals]
-    rows = [
-        run([goal.shape], each, budget=3 * plan.budget)[0] for goal, each in zip(goals, names, strict=True)
-    ]
-    targets = [target for goal, row in zip(goals, rows, strict=True) for target in _targets(goal, row)]
+    """The targets first, then all engines at their shapes; by squared distance only those with a target."""
+    found = []
+    for goal in plan.headline:
+        methods = [name for name in goal.at_least if name in EXACT_METHODS]
+        found.append((goal, run([goal.shape], exact, methods, budget=3 * plan.budget)[0]))
+    for goal in plan.squared:
+        if set(goal.at_least) <= set(exact):
+            found.append((goal, run([goal.shape], tuple(goal.at_least), budget=plan.budget)[0]))
+    rows = [row for _, row in found]
+    targets = [target for goal, row in found for target in _targets(goal, row)]
     return [
         Section("Targets", "targets", "Shapes are Q x N x D, k; l2: by squared distance.", targets),
         Section("Headline", "search", "All engines at the shapes of the targets.", rows),
@@ -99,13 +105,8 @@ def _sweep(name: str, rows: list[Row]) -> Section:
     return Section(name, "search", "One size varies, the others stay.", rows)
 
 
-def _methods(plan: Plan, ceilings: Ceilings, seed: int) -> Section:
-    rows = []
-    for shape in plan.methods:
-        progress(f"methods, {trials.label(shape)}")
-        question = gaussian(shape, seed)
-        others = trials.by_method(question, shape.dtype)
-        rows.append(trials.trial(shape, question, others, ceilings, plan.budget))
+def _methods(plan: Plan, run: Callable[..., list[Row]]) -> Section:
+    rows = run(plan.methods, (), trials.exact_methods(), budget=plan.budget)
     about = "The method chosen by shape, and each exact method beside it; close to 1 at best is the aim."
     return Section("Methods", "search", about, rows)
 
