@@ -60,10 +60,10 @@ def make_sharded_memory(
 ) -> Memory:
     """The memory of `make_memory(capacity, key_dim, value_like, evict=evict, **options)`, split over an axis.
 
-    Every operation gives exactly what that memory gives on one device, ties and draws included; but keys
-    nearer to each other in score than float32 rounds may change places at the last neighbour, as they may
-    between methods. Raises ConfigError as `make_memory` does, and where the capacity does not divide by the
-    size of the axis; `init` raises it where the shards do not fit their devices.
+    Every operation gives exactly what that memory, compiled, gives on one device, ties and draws included;
+    but keys nearer to each other in score than float32 rounds may change places at the last neighbour, as
+    they may between methods. Raises ConfigError as `make_memory` does, and where the capacity does not divide
+    by the size of the axis; `init` raises it where the shards do not fit their devices.
     """
     shards = _axis_size(mesh, axis_name, capacity)
     local_of = partial(make_memory, key_dim=key_dim, value_like=value_like, evict=evict, **options)

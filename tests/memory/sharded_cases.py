@@ -187,6 +187,28 @@ def test_whole_numbers_and_more_neighbors_than_slots(metric, k):
     assert np.all(np.sum(many.mask, axis=1) > 33)
 
 
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_scores_of_wide_keys_are_the_same_numbers(metric):
+    rng = np.random.default_rng(0)
+    keys, asked = (rng.normal(size=(rows, 96)).astype(np.float32) for rows in (512, 7))
+    found = []
+    for make in (make_memory, functools.partial(make_sharded_memory, mesh_of("8"), "slots")):
+        memory = make(512, 96, jnp.zeros(()), evict="fifo", k=20, metric=metric)
+        state, _ = memory.write(memory.init(), keys, np.arange(512.0, dtype=np.float32))
+        found.append(jax.jit(memory.retrieve)(state, asked))
+    assert_same(*found)
+
+
+def test_one_slot_a_shard_and_nothing_written():
+    for evict in ("lru", "lowest_utility"):
+        one, many = (made(evict, mesh, 8, **WRITES) for mesh in (None, "8"))
+        a, b = one.init(), many.init()
+        for seed, size in ((0, 0), (1, 13), (2, 3)):
+            keys, values, fields = batch(np.random.default_rng(seed), size, PLAIN)
+            (a, x), (b, y) = (m.write(s, keys, values, **fields) for m, s in ((one, a), (many, b)))
+            assert_same((a, x), (b, y))
+
+
 def test_more_items_than_slots():
     for evict in POLICIES:
         one, many = (made(evict, mesh, **WRITES) for mesh in (None, "8"))
