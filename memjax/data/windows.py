@@ -1,0 +1,100 @@
+"""Windows of consecutive steps for training, from data on the device or from a file that is larger.
+
+A window begins at a step drawn uniformly from all steps, so episodes are drawn by their length, and goes on
+for `context` steps or to the end of the episode: Decision Transformer's sampling. A short one is padded with
+zeros on the left, masked. It never reaches into another episode.
+
+Draws depend on the key alone. A run that uses `fold_in(key, n)` for update n resumes where it was from n.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.data.trajectories import Trajectories, lengths, returns_to_go
+from memjax.types import Array, ConfigError, Key
+
+MOST_STEPS = 2**31 - 1  # numbers of steps are 32-bit integers
+
+
+class Windows(NamedTuple):
+    """B windows of K steps. Padding is zero everywhere."""
+
+    observations: Array  # [B, K, O] f32, normalised
+    actions: Array  # [B, K, A] f32, or [B, K] i32
+    returns_to_go: Array  # [B, K] f32, scaled
+    timesteps: Array  # [B, K] i32, steps since the episode began
+    mask: Array  # [B, K] bool, True: a real step
+    episode: Array  # [B] i32, the number of the episode
+
+
+class DeviceData(NamedTuple):
+    """A dataset ready to be sampled; arrays of NumPy (`to_host`) or on the device (`to_device`)."""
+
+    observations: Any  # [S, O] f32, normalised
+    actions: Any  # [S, A] f32, or [S] i32
+    returns_to_go: Any  # [S] f32, scaled
+    episode: Any  # [S] i32
+    starts: Any  # [E + 1] i32
+
+
+def to_device(
+    trajectories: Trajectories, mean: np.ndarray, std: np.ndarray, return_scale: float
+) -> DeviceData:
+    """All steps on the device, observations as (o - mean) / std, returns-to-go over `return_scale`.
+
+    Raises ConfigError for more than 2,147,483,647 steps.
+    """
+    index = _index(trajectories, return_scale)
+    observations = normalise(trajectories.observations, mean, std)
+    return jax.device_put(DeviceData(observations, np.asarray(trajectories.actions), *index))
+
+
+def normalise(observations: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """(o - mean) / std in float32; on the host, so that every way to a window gives the same bits."""
+    shifted = np.subtract(observations, np.asarray(mean, np.float32), dtype=np.float32)
+    return np.divide(shifted, np.asarray(std, np.float32), out=shifted)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def draw(key: Key, batch: int, steps: int) -> Array:
+    """The first steps of `batch` windows, [B] i32, uniform over all `steps`."""
+    return jax.random.randint(key, (batch,), 0, steps)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def sample(data: DeviceData, key: Key, batch: int, context: int) -> Windows:
+    """`batch` windows of `context` steps; pure, and usable under jit and scan."""
+    first = draw(key, batch, data.episode.shape[0])
+    episode = data.episode[first]
+    steps, mask = place(first, data.starts[episode + 1], context, jnp)
+
+    def rows(x: Array) -> Array:
+        kept = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+        return jnp.where(kept, x.at[steps].get(mode="clip"), 0)
+
+    timesteps = jnp.where(mask, steps - data.starts[episode][:, None], 0)
+    return Windows(
+        rows(data.observations), rows(data.actions), rows(data.returns_to_go), timesteps, mask, episode
+    )
+
+
+def place(first: Any, end: Any, context: int, xp: Any) -> tuple[Any, Any]:
+    """Which step stands where in each window: (steps [B, K], mask [B, K]); `xp` is numpy or jax.numpy."""
+    missing = xp.maximum(0, context - (end - first))[:, None]
+    offset = xp.arange(context, dtype=xp.int32)[None, :] - missing
+    return xp.maximum(first[:, None] + offset, 0), offset >= 0
+
+
+def _index(trajectories: Trajectories, return_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(returns_to_go, episode, starts) as DeviceData holds them."""
+    steps = len(trajectories.rewards)
+    if steps > MOST_STEPS:
+        raise ConfigError(trajectories.source, f"at most {MOST_STEPS:,} steps", f"{steps:,}")
+    episode = np.repeat(np.arange(len(trajectories.terminated), dtype=np.int32), lengths(trajectories))
+    togo = returns_to_go(trajectories)
+    togo /= np.float32(return_scale)
+    return togo, episode, trajectories.starts.astype(np.int32)
