@@ -42,7 +42,8 @@ def _point(row: Row, seconds: float) -> tuple[float, float]:
 def _limits(axes: Any, rows: list[Row], ceilings: Row) -> None:
     points = [_point(row, other["seconds"]) for row in rows for other in (row, *row["others"])]
     xs, ys = zip(*points, strict=True)
-    axes.set(xscale="log", yscale="log", xlim=(min(xs) / 2, max(xs) * 2))
+    # Why: to the right of the last point there is room for its label.
+    axes.set(xscale="log", yscale="log", xlim=(min(xs) / 2, max(xs) * 5))
     rates = [*ceilings["product"]["float32"].values(), ceilings["square"]["float32"]]
     axes.set_ylim(min(ys) / 2, 2 * max(*(rate / 1e9 for rate in rates), *ys))
 
