@@ -15,7 +15,8 @@ columns and the slot, keep the first m.
 | "lru"            | O(B log N)       | O(B log N) | O(B)       | O(N)   | 0.27                |
 | "lowest_utility" | O(B log BN)      | O(B)       | O(B log N) | O(N)   | 0.53                |
 
-No cost exceeds O(N + B log B). Up to 4,096 slots there is no index. `remove` takes a mask over all slots.
+No cost exceeds O((N + B) log B). Up to 4,096 slots there is no index. `remove` takes a mask over all slots.
+Left out is a factor of log B in the writes by index: on each level `top_k` sorts the B nodes that it selects.
 
 What each does with the holes that `remove` leaves:
 

@@ -15,9 +15,8 @@ from jax import lax
 
 from memjax.types import Array
 
-Columns = tuple[
-    Array, ...
-]  # of one shape: i32 from 0 up; the first may be f32, without NaN, -0.0, subnormals
+# Of one shape, each i32 from 0 up; the first may be f32, without NaN, -0.0 and subnormals.
+Columns = tuple[Array, ...]
 Index = tuple[Columns, ...]  # the levels, finest first; () where N is small
 Read = Callable[[Array | None], Columns]  # slots in 0 .. N-1, of any shape, or None for all -> their columns
 
@@ -68,7 +67,7 @@ def settled(index: Index) -> Array:
 def first(index: Index, read: Read, n: int, m: int) -> tuple[Columns, Array]:
     """Columns [m] and slots [m] of the m <= N slots that go first, in order.
 
-    O(m log N); O(N) where there is no index, or where that is less.
+    O(m log N) numbers are looked at; O(N) where there is no index, or where that is less.
     """
     readers = [read, *map(_reader, index)]
     sizes = [n, *(level[0].shape[0] for level in index)]
