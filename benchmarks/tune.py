@@ -19,10 +19,10 @@ import jax
 from benchmarks.harness import environment, prepare_process, progress, time_in_turns
 from benchmarks.trials import Shape, by_method, exact_methods, gaussian, label
 
-QUERIES = (1, 16, 128, 1024)
-KEYS = (2**10, 2**13, 2**16, 2**18, 2**20)
+QUERIES = (1, 8, 64, 256, 1280)
+KEYS = (2**10, 2**12, 2**14, 2**16, 2**18, 2**20)
 WIDTHS = (64, 384)
-NEIGHBOURS = (4, 32, 128)
+NEIGHBOURS = (4, 16, 64)
 LIMITS = {"cpu": (2e10, 2**29)}  # FLOPs of a call; bytes of keys, or of all scores, which a method stores
 OTHER_LIMITS = (2e13, 2**33)
 TURN, ROUNDS = 0.1, 9  # seconds of timing for a method of one shape, at most; rounds in them, at most

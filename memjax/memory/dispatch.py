@@ -9,19 +9,20 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_SCORES = 2**22  # "plain" stores all of them: 16 MB at most
+_STORED = 2**22  # numbers that "plain" may store: all scores, and all keys where the metric moves them
 
 
-def choose(platform: str, q: int, n: int, d: int, k: int) -> str:
+def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -> str:
     """The method for Q queries, N keys of width D and k neighbours on "cpu", "gpu" or "tpu"."""
     rows = _measured().get(platform)
     if not rows:
         # Why: not measured there. A kernel keeps the scores on the chip, which pays once they are many.
-        return "fused" if q * n > _SCORES // 4 else "plain"
+        return "fused" if q * n > _STORED // 4 else "plain"
     shape = _logarithms(q, n, d, k)
     nearest = min(rows, key=lambda row: math.dist(shape, _logarithms(*(row[size] for size in "qndk"))))
     times = nearest["times_ms"]
-    usable = {name: time for name, time in times.items() if q * n <= _SCORES or name != "plain"}
+    stored = q * n if metric == "dot" else max(q, d) * n
+    usable = {name: time for name, time in times.items() if stored <= _STORED or name != "plain"}
     return min(usable, key=lambda name: usable[name])
 
 

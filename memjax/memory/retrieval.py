@@ -87,7 +87,7 @@ def nearest(
     fixed_queries, fixed_keys = (jnp.asarray(lax.stop_gradient(x)) for x in (queries, keys))
     search = prepare(fixed_queries, fixed_keys, scale, valid, group, exclude_group, metric)
     if method == "auto":
-        method = choose(jax.default_backend(), q, n, d, shortlist)
+        method = choose(jax.default_backend(), q, n, d, shortlist, metric)
     find = METHODS.get(method) or partial(approx_max_k, recall_target=recall_target)
     return _finish(queries, keys, scale, find(search, shortlist, block), k, metric)
 

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from memjax.memory.kernels import group_maxima, readable
 from memjax.memory.metrics import inverse_norm, unit
+from memjax.memory.parts import even, in_parts
 from memjax.memory.quantize import load, pin
 from memjax.memory.selection import WIDTH, maxima, top
-from memjax.types import Array, PyTree
+from memjax.types import Array
 
 _QUERIES = 768  # at once: with more the product is no faster, and the scores of a piece leave the cache
 _MAXIMA = 2**24  # at once: 64 MB
@@ -121,7 +121,7 @@ METHODS: dict[str, Callable[[Search, int, int | None], Array]] = {
 
 def _streamed(search: Search, *, k: int, block: int | None) -> Array:
     n, q = search.keys.shape[0], search.queries.shape[0]
-    size = min(n, block or max(_piece_size(2 * q), 4 * k))
+    size = min(n, block or max(_piece_size(2 * q, search.queries.shape[1]), 4 * k))
 
     def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         start, ranks = _piece(search, i, size, True)
@@ -138,7 +138,7 @@ def _streamed(search: Search, *, k: int, block: int | None) -> Array:
 
 def _grouped(search: Search, *, k: int, block: int | None) -> Array:
     n, q = search.keys.shape[0], search.queries.shape[0]
-    size = min(n, block or _piece_size(q))
+    size = min(n, block or _piece_size(q, search.queries.shape[1]))
     size = max(WIDTH, size // WIDTH * WIDTH)
     pieces, each = math.ceil(n / size), size // WIDTH
     # Why: a large table is searched in sections, so that the maxima of one fit; each has k groups at least.
@@ -192,12 +192,12 @@ def _fused(search: Search, *, k: int, platform: str) -> Array:
 def best_of(search: Search, slots: Array, k: int) -> tuple[Array, Array]:
     """Ranks and slots [Q, k] of the best of candidates [Q, C] in slot order; a slot N is none."""
     q, candidates = slots.shape
-    rows = _even(q, max(1, min(64, _ROWS // (candidates * search.keys.shape[1]))))
+    rows = even(q, max(1, min(64, _ROWS // (candidates * search.keys.shape[1]))))
 
     def some(first: Array | int) -> Array:
         return _rank_rows(_queries(search, first, rows), lax.dynamic_slice_in_dim(slots, first, rows))
 
-    return _cut(_in_parts(some, q, rows), slots, k)
+    return _cut(in_parts(some, q, rows), slots, k)
 
 
 def _rank(search: Search, start: Array | int, size: int) -> Array:
@@ -212,13 +212,13 @@ def _rank(search: Search, start: Array | int, size: int) -> Array:
     # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
     rank = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
     rank = _by_metric(search.metric, rank, keys)
+    if search.valid is not None:
+        # Why: an addition is cheaper than a choice for each score.
+        rank = rank + jnp.where(piece(search.valid), 0.0, -jnp.inf)
     # Why: one comparison turns away NaN as well; what overflowed downward is -inf already.
     allowed = rank < jnp.inf
-    if search.valid is not None:
-        allowed &= piece(search.valid)
     if search.group is not None and search.exclude_group is not None:
-        exclude = search.exclude_group[:, None]
-        allowed &= (piece(search.group) != exclude) | (exclude < 0)
+        allowed &= _kept_groups(piece(search.group)) != _excluded(search.exclude_group)[:, None]
     return jnp.where(allowed, rank, -jnp.inf)
 
 
@@ -237,8 +237,7 @@ def _rank_rows(search: Search, slots: Array) -> Array:
     if search.valid is not None:
         allowed &= take(search.valid)
     if search.group is not None and search.exclude_group is not None:
-        exclude = search.exclude_group[:, None]
-        allowed &= (take(search.group) != exclude) | (exclude < 0)
+        allowed &= _kept_groups(take(search.group)) != _excluded(search.exclude_group)[:, None]
     return jnp.where(allowed, rank, -jnp.inf)
 
 
@@ -248,11 +247,28 @@ def _shifted(search: Search, keys: Array, scale: Array | None) -> Array:
     return keys if search.shift is None else keys - search.shift
 
 
+def _kept_groups(group: Array) -> Array:
+    # Why: a negative group is none and must differ from every excluded one, in a single comparison.
+    return jnp.where(group < 0, -2, group)
+
+
+def _excluded(exclude_group: Array) -> Array:
+    return jnp.where(exclude_group < 0, -1, exclude_group)
+
+
 def _by_metric(metric: str, product: Array, keys: Array) -> Array:
     """Ranks [..., C] from the products and the keys [..., C, D]."""
     if metric == "cosine":
-        return product * inverse_norm(keys)[..., 0]
+        return product * _inverse_norms(keys)
     return 2.0 * product - jnp.sum(keys * keys, axis=-1) if metric == "l2" else product
+
+
+def _inverse_norms(keys: Array) -> Array:
+    """[..., C] of keys [..., C, D]."""
+    total = jnp.sum(keys * keys, axis=-1)
+    usual = jnp.all((total > 1e-30) & (total < 1e30))
+    # Why: where squares vanish or overflow there is a slower way, and it is rarely needed.
+    return lax.cond(usual, lambda: lax.rsqrt(total), lambda: inverse_norm(keys)[..., 0])
 
 
 def _piece(search: Search, i: Array | int, size: int, every: bool) -> tuple[Array, Array]:
@@ -288,26 +304,8 @@ def _queries(search: Search, start: Array | int, size: int) -> Search:
 def _by_queries(find: Callable[[Search], Array], search: Search, most: int) -> Array:
     """[Q, k] found for at most `most` queries at a time."""
     q = search.queries.shape[0]
-    size = _even(q, most)
-    return _in_parts(lambda first: find(_queries(search, first, size)), q, size)
-
-
-def _in_parts(find: Callable[[Array | int], PyTree], q: int, size: int) -> PyTree:
-    """What `find` gives for `size` rows from its argument on, leaves [size, ...], for all q rows."""
-    if q == size:
-        return find(0)
-    parts = math.ceil(q / size)
-    found = lax.map(find, jnp.minimum(jnp.arange(parts) * size, q - size))
-    found = jax.tree.map(lambda x: x.reshape(parts * size, *x.shape[2:]), found)
-    # Why: where q is no multiple of the size, the last part begins early.
-    rows = np.arange(q)
-    rows = np.where(rows < (parts - 1) * size, rows, rows + parts * size - q)
-    return found if q == parts * size else jax.tree.map(lambda x: x[rows], found)
-
-
-def _even(q: int, most: int) -> int:
-    """Rows in one part, where q rows are cut into as few parts of at most `most` as can be."""
-    return math.ceil(q / math.ceil(q / most))
+    size = even(q, most)
+    return in_parts(lambda first: find(_queries(search, first, size)), q, size)
 
 
 def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
@@ -330,6 +328,6 @@ def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
     return jnp.where(spread > 0.0, jnp.round(centre / grid) * grid, first)
 
 
-def _piece_size(q: int) -> int:
-    """Keys in one piece: about 2^20 scores, which a cache of 5 MB holds, and enough for a quick product."""
-    return 2 ** max(10, min(13, round(math.log2(2**20 / q))))
+def _piece_size(q: int, d: int) -> int:
+    """Keys in one piece: about 2^20 scores and 8 MB of keys at most, which a cache holds."""
+    return 2 ** max(10, min(15, round(math.log2(2**20 / q)), round(math.log2(2**21 / d))))
