@@ -11,9 +11,11 @@ The steps after the last end are an episode that nobody finished. They are dropp
 `sequence_dataset` and Decision Transformer's code: their returns-to-go would lack what was never collected.
 """
 
+import contextlib
+import math
 import os
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ from memjax.types import ConfigError
 if TYPE_CHECKING:
     import h5py
 
-Allocate = Callable[[str, tuple[int, ...], type], np.ndarray]  # (field, shape, type) -> an array to be filled
+Allocate = Callable[[str, tuple[int, ...], type], np.ndarray]  # (name, shape, type) -> an array to be filled
 
 _FIELDS = {"observations": ("biuf", (2,)), "actions": ("fiu", (1, 2)), "rewards": ("biuf", (1,))}
 
@@ -39,8 +41,28 @@ class Ends(NamedTuple):
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Room for one array of a dataset."""
+    """Room for one array of a dataset. Raises MemoryError where this machine has less."""
+    needed, free = math.prod(shape) * np.dtype(dtype).itemsize, free_memory()
+    if free is not None and needed > free:
+        raise MemoryError(f"{needed:,} bytes, and {free:,} are free")
     return np.empty(shape, dtype)
+
+
+def free_memory() -> int | None:
+    """Bytes that this machine can give away, None where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def new_array(allocate: Allocate, field: str, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """`allocate` of one array; where there is no room, the ConfigError says what else can be done."""
+    try:
+        return allocate(name, shape, dtype)
+    except MemoryError as error:
+        raise ConfigError(field, "an array that fits in memory (or give a cache folder)", error) from error
 
 
 def read_d4rl(
@@ -97,7 +119,7 @@ def is_discrete(source: "h5py.Dataset") -> bool:
 
 def _read(name: str, source: "h5py.Dataset", allocate: Allocate) -> np.ndarray:
     discrete = name == "actions" and is_discrete(source)
-    array = allocate(name, source.shape, np.int32 if discrete else np.float32)
+    array = new_array(allocate, where(source), name, source.shape, np.int32 if discrete else np.float32)
     read_into(source, array)
     return array
 
@@ -123,8 +145,9 @@ def _check_shapes(sources: dict[str, "h5py.Dataset"]) -> None:
 
 def _env_id(file: "h5py.File") -> str:
     """The environment that the file names; else the task of D4RL with which its own name begins, if any."""
-    said = file.attrs.get("env_id", "")
-    if isinstance(said, str) and said:
-        return said
-    word = family(PurePath(str(file.filename)).name)
+    with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):  # an attribute of an odd type
+        said = file.attrs.get("env_id")
+        if isinstance(said, str) and said:
+            return said
+    word = family(Path(str(file.filename)).name)
     return word if word in TIME_LIMITS else ""

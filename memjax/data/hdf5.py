@@ -6,6 +6,7 @@ Every problem is one `ConfigError` line with file, field, what was expected and 
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ LARGEST_CHUNK = 1 << 30  # HDF5 holds a whole chunk in memory to read a part of 
 LARGEST_RATIO = 1100  # deflate stores at best 1,032 bytes in one
 SMALL = 64 << 20  # a dataset of at most so many bytes may have any ratio
 LARGEST_ACTION = 2**31 - 1
+DAMAGED = (OSError, RuntimeError, KeyError)  # what h5py raises for a file that is damaged inside
 
 _KINDS = {"f": "floats", "iu": "integers", "fiu": "floats or integers", "biuf": "numbers"}
 _LOOKS = (  # first bytes, and what a file that begins so is
@@ -47,14 +49,14 @@ def import_h5py() -> Any:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as it can be printed on one line, whatever bytes it is made of."""
+    """A path or name as it can be printed on one line, whatever bytes it is made of."""
     return repr(os.fspath(path))[1:-1]
 
 
 def where(node: "h5py.Dataset | h5py.Group", name: str = "") -> str:
     """File and field of something in a file, for messages."""
     inside = "/".join(part for part in (str(node.name).strip("/"), name) if part)
-    return f"{shown(node.file.filename)}: {inside}"
+    return f"{shown(node.file.filename)}: {shown(inside)}"
 
 
 @contextlib.contextmanager
@@ -65,7 +67,9 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator["h5py.File"]:
     try:
         with h5py.File(os.fspath(path), "r") as file:
             yield file
-    except (OSError, RuntimeError) as error:  # h5py raises either for a file that is damaged inside
+    except DAMAGED as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:  # what is read may be written elsewhere
+            raise
         raise ConfigError(shown(path), "an intact HDF5 file", _looks(path, error)) from error
 
 
@@ -98,8 +102,9 @@ def dataset(
         raise ConfigError(field, "a dataset", "a group")
     if found.external or found.is_virtual:
         raise ConfigError(field, "data stored in the file itself", "external or virtual storage")
-    if found.dtype.kind not in kinds or found.dtype.itemsize > 8:
-        raise ConfigError(field, f"{_KINDS[kinds]} of at most 8 bytes", f"type {found.dtype}")
+    dtype = _dtype(field, found)
+    if dtype.kind not in kinds or dtype.itemsize > 8:
+        raise ConfigError(field, f"{_KINDS[kinds]} of at most 8 bytes", f"type {dtype}")
     if found.shape is None or len(found.shape) not in ndim:
         axes = " or ".join(str(n) for n in ndim)
         raise ConfigError(field, f"{axes} {'axis' if axes == '1' else 'axes'}", f"shape {found.shape}")
@@ -135,8 +140,8 @@ def read_into(source: "h5py.Dataset", out: np.ndarray) -> None:
         target = out[first : first + rows]
         _read_block(source, first, target)
         if target.dtype.kind == "f" and not is_finite(target):
-            bad = int(np.argmin(np.isfinite(target).reshape(len(target), -1).all(axis=1)))
-            raise ConfigError(where(source), "finite floats", f"{target[bad]} in row {first + bad:,}")
+            bad = tuple(np.argwhere(~np.isfinite(target))[0])
+            raise ConfigError(where(source), "finite floats", f"{target[bad]} in row {first + bad[0]:,}")
 
 
 def read_flags(source: "h5py.Dataset") -> np.ndarray:
@@ -161,6 +166,13 @@ def is_finite(array: np.ndarray) -> bool:
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
+def _dtype(field: str, found: "h5py.Dataset") -> np.dtype:
+    try:
+        return found.dtype
+    except (TypeError, ValueError) as error:
+        raise ConfigError(field, "a type that NumPy has", _first_line(error)) from error
+
+
 def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray) -> None:
     rows = np.s_[first : first + len(target)]
     try:
@@ -168,7 +180,7 @@ def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray) -> None:
             source.read_direct(target, rows)
             return
         block = source[rows]
-    except (OSError, RuntimeError) as error:
+    except DAMAGED as error:
         raise ConfigError(where(source), "intact data", f"{_first_line(error)} (row {first:,})") from error
     low, high = (block.min(), block.max()) if target.dtype.kind == "i" else (0, 0)
     if low < 0 or high > LARGEST_ACTION:

@@ -1,0 +1,60 @@
+"""Whether a dataset fits what it is to be used for: an environment, another dataset, a number of episodes."""
+
+import numpy as np
+
+from memjax.data.scores import family
+from memjax.data.trajectories import Trajectories, take
+from memjax.types import ConfigError, Discrete, EnvSpec
+
+
+def check_spec(trajectories: Trajectories, spec: EnvSpec) -> None:
+    """Raises ConfigError unless a policy of the environment could have made these steps."""
+    source = trajectories.source
+    _check_env_id(trajectories, spec.id)
+    width, wanted = trajectories.observations.shape[1], spec.observation_shape
+    if (width,) != wanted:
+        expected = f"{wanted[0]} numbers" if len(wanted) == 1 else f"shape {wanted}"
+        raise ConfigError(f"{source}: observations", f"{expected} a step, as in {spec.id}", width)
+    discrete = trajectories.actions.ndim == 1
+    if isinstance(spec.action, Discrete):
+        if not discrete:
+            raise ConfigError(f"{source}: actions", f"numbers of actions, as in {spec.id}", "real actions")
+        largest = int(trajectories.actions.max())
+        if largest >= spec.action.n:
+            raise ConfigError(f"{source}: actions", f"0 to {spec.action.n - 1}, as in {spec.id}", largest)
+        return
+    size = "numbers of actions" if discrete else trajectories.actions.shape[1]
+    if size != spec.action.size:
+        raise ConfigError(f"{source}: actions", f"{spec.action.size} numbers a step, as in {spec.id}", size)
+
+
+def check_same_task(trajectories: Trajectories, other: Trajectories) -> None:
+    """Raises ConfigError unless both could come from one environment."""
+    _check_env_id(trajectories, other.env_id)
+    for name in ("observations", "actions"):
+        shape, wanted = (getattr(each, name).shape[1:] for each in (trajectories, other))
+        if shape != wanted:
+            field, sizes = f"{trajectories.source}: {name}", [_width(x) for x in (wanted, shape)]
+            raise ConfigError(field, f"{sizes[0]} a step, as in {other.source}", sizes[1])
+
+
+def select(trajectories: Trajectories, count: int, *, seed: int) -> Trajectories:
+    """`count` different episodes, drawn by `seed`, in the order of the dataset.
+
+    Raises ConfigError where there are fewer.
+    """
+    episodes = len(trajectories.terminated)
+    if not 1 <= count <= episodes:
+        raise ConfigError(trajectories.source, f"{count:,} episodes to take", f"{episodes:,} in it")
+    return take(trajectories, np.sort(np.random.default_rng(seed).permutation(episodes)[:count]))
+
+
+def _check_env_id(trajectories: Trajectories, wanted: str) -> None:
+    """Names of versions and of packages may differ; a task of another name is another task."""
+    known = trajectories.env_id
+    if known and wanted and family(known) != family(wanted):
+        raise ConfigError(f"{trajectories.source}: environment", f"that of {wanted}", known)
+
+
+def _width(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} numbers" if shape else "one integer"

@@ -1,0 +1,144 @@
+"""Any dataset on a user's disk: by what lies at a path, in memory or mapped from a cache.
+
+A dataset larger than memory is converted once: into a folder of plain arrays named by the sha256 of the file
+and by the options, which then are mapped and not read. The folder appears whole, by a rename.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memjax.data.d4rl import Allocate, in_memory, read_d4rl
+from memjax.data.hdf5 import has, open_hdf5, shown
+from memjax.data.minari_reader import local_root, main_file, read_minari
+from memjax.data.trajectories import Trajectories
+from memjax.types import ConfigError
+
+ARRAYS = ("observations", "actions", "rewards", "starts", "terminated")
+ABOUT = "about.json"
+
+Read = Callable[[Allocate], Trajectories]
+
+
+def load(
+    dataset: str | os.PathLike[str],
+    *,
+    max_episode_steps: int | None = None,
+    keep_unfinished: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+) -> Trajectories:
+    """A D4RL file, a Minari folder or file, or the id of a Minari dataset that is on this machine.
+
+    With a `cache` folder the arrays are mapped from there, and read only. Raises ConfigError with file and
+    field for whatever cannot be read. See `d4rl.read_d4rl` for the options.
+    """
+    path = _find(dataset)
+    options = {"keep_unfinished": keep_unfinished}
+    if _is_minari(path):
+        file, read = main_file(path), partial(read_minari, path, **options)
+    else:
+        options["max_episode_steps"] = max_episode_steps  # type: ignore[assignment]
+        file, read = path, partial(read_d4rl, path, **options)
+    if cache is None:
+        return read(allocate=in_memory)
+    return _mapped(file, Path(cache), options, lambda allocate: read(allocate=allocate), shown(dataset))
+
+
+def _find(dataset: str | os.PathLike[str]) -> Path:
+    """The path of a dataset; ids of Minari are looked up where nothing lies at the path itself."""
+    path = Path(dataset)
+    try:
+        os.lstat(path)
+        return path
+    except (FileNotFoundError, NotADirectoryError):
+        stored = local_root() / path
+    except (OSError, ValueError):  # whoever opens it will say why
+        return path
+    if os.path.isdir(stored):
+        return stored
+    raise ConfigError(
+        shown(dataset), "an HDF5 file, or the folder or id of a Minari dataset", "nothing there"
+    )
+
+
+def _is_minari(path: Path) -> bool:
+    if os.path.isdir(path):
+        return True
+    with open_hdf5(path) as file:
+        return has(file, "episode_0") and not has(file, "observations")
+
+
+def _mapped(file: Path, cache: Path, options: dict[str, Any], read: Read, source: str) -> Trajectories:
+    """The arrays of the cache entry for a file and its options, which is made where it is missing."""
+    entry = cache / _key(file, options)
+    if not entry.is_dir():
+        _make_entry(entry, read)
+    try:
+        about = json.loads((entry / ABOUT).read_text())
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        steps = int(arrays["starts"][-1])
+        for name in ("observations", "actions", "rewards"):
+            arrays[name] = arrays[name][:steps]
+        return Trajectories(**arrays, source=source, env_id=str(about["env_id"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = "an intact entry of the cache (delete the folder to make it anew)"
+        raise ConfigError(shown(entry), expected, f"{type(error).__name__}: {error}") from error
+
+
+def _make_entry(entry: Path, read: Read) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    part = entry.with_name(f".{entry.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        data = read(partial(_on_disk, part))
+        for name in ("starts", "terminated"):
+            np.save(part / f"{name}.npy", getattr(data, name), allow_pickle=False)
+        (part / ABOUT).write_text(json.dumps({"env_id": data.env_id, "source": data.source}))
+        _sync(part)
+        _rename(part, entry)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _on_disk(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # Why: on a full disk, writing to a mapped file with holes ends the process.
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _sync(folder: Path) -> None:
+    """Brings every file to the disk, so that a rename never precedes what it renames."""
+    for path in [*folder.iterdir(), folder]:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _rename(part: Path, entry: Path) -> None:
+    try:
+        part.rename(entry)
+    except OSError:
+        if not entry.is_dir():  # else another process has made the same entry meanwhile
+            raise
+
+
+def _key(file: Path, options: dict[str, Any]) -> str:
+    """sha256 over the bytes of a file and the options of reading it."""
+    with open(file, "rb") as stream:
+        total = hashlib.file_digest(stream, "sha256")
+    total.update(json.dumps(options, sort_keys=True).encode())
+    return total.hexdigest()[:32]

@@ -1,0 +1,107 @@
+import json
+
+import numpy as np
+import pytest
+from offline_files import assert_same, episodes_of
+
+from memjax.data.loading import load
+from memjax.data.minari_reader import read_minari
+from memjax.data.trajectories import take
+
+h5py = pytest.importorskip("h5py")
+
+
+def write_minari(folder, data, *, observe=lambda rows: rows, metadata=None):
+    """A dataset as Minari lays it out; `observe` makes the observations of one episode."""
+    (folder / "data").mkdir(parents=True)
+    if metadata is not None:
+        (folder / "data" / "metadata.json").write_text(json.dumps(metadata))
+    with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
+        for e, (first, end) in enumerate(zip(data.starts[:-1], data.starts[1:], strict=True)):
+            group = file.create_group(f"episode_{e}")
+            rows = np.concatenate([data.observations[first:end], np.full((1, 3), 99.0, np.float32)])
+            put(group, "observations", observe(rows.astype(np.float64)))
+            group["actions"] = data.actions[first:end]
+            group["rewards"] = data.rewards[first:end].astype(np.float64)
+            last = np.arange(end - first) == end - first - 1
+            group["terminations"], group["truncations"] = (
+                last & data.terminated[e],
+                last & ~data.terminated[e],
+            )
+            group["infos/extra"] = np.zeros(3)
+    return folder
+
+
+def put(group, name, value):
+    if isinstance(value, dict):
+        for key, child in value.items():
+            put(group.require_group(name), key, child)
+    else:
+        group[name] = value
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])
+def test_episodes_come_in_the_order_of_their_numbers(tmp_path, discrete):
+    data = episodes_of(list(range(1, 13)), discrete=discrete)
+    folder = write_minari(tmp_path / "set", data)
+    for path in (folder, folder / "data", folder / "data" / "main_data.hdf5"):
+        found = load(path)
+        assert_same(found, data)
+        assert (found.source, found.env_id) == (str(path), "")
+
+
+def test_dictionaries_become_vectors_in_alphabetical_order(tmp_path):
+    data = episodes_of([4, 2])
+    folder = write_minari(
+        tmp_path / "set", data, observe=lambda x: {"b": {"z": x[:, 2:]}, "a": x[:, :1], "B": x[:, 1:2]}
+    )
+    np.testing.assert_array_equal(read_minari(folder).observations, data.observations[:, [1, 0, 2]])
+
+
+def test_matrices_become_vectors(tmp_path):
+    folder = write_minari(tmp_path / "set", episodes_of([4]), observe=lambda x: np.stack([x, x], axis=1))
+    assert read_minari(folder).observations.shape == (4, 6)
+
+
+def test_the_environment_is_what_the_metadata_says(tmp_path):
+    metadata = {"env_spec": json.dumps({"id": "Hopper-v5", "entry_point": "os:abort"}), "data_format": "hdf5"}
+    folder = write_minari(tmp_path / "set", episodes_of([4]), metadata=metadata)
+    assert read_minari(folder).env_id == "Hopper-v5"
+
+
+def test_an_episode_without_an_end_is_dropped_or_kept(tmp_path):
+    data = episodes_of([3, 5, 2])
+    folder = write_minari(tmp_path / "set", data)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_1/truncations"][...] = False
+    assert_same(load(folder), take(data, [0, 2]))
+    assert_same(load(folder, keep_unfinished=True), data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])
+def test_what_the_package_itself_writes_is_found_by_its_id(tmp_path, monkeypatch, discrete):
+    minari = pytest.importorskip("minari")
+    gymnasium = pytest.importorskip("gymnasium")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    spaces, data = gymnasium.spaces, episodes_of([6, 3, 8], discrete=discrete)
+    bounds = list(zip(data.starts[:-1], data.starts[1:], strict=True))
+    buffers = []
+    for e, (first, end) in enumerate(bounds):
+        last = np.arange(end - first) == end - first - 1
+        buffers.append(
+            minari.data_collector.EpisodeBuffer(
+                observations=np.concatenate([data.observations[first:end], np.zeros((1, 3), np.float32)]),
+                actions=data.actions[first:end].astype(np.int64 if discrete else np.float32),
+                rewards=list(data.rewards[first:end].astype(np.float64)),
+                terminations=list(last & data.terminated[e]),
+                truncations=list(last & ~data.terminated[e]),
+            )
+        )
+    minari.create_dataset_from_buffers(
+        "made/up-v0",
+        buffers,
+        observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
+        action_space=spaces.Discrete(5) if discrete else spaces.Box(-1, 1, (2,), np.float32),
+    )
+    assert_same(load("made/up-v0"), data)
