@@ -75,18 +75,21 @@ def time_in_turns(
 ) -> list[list[float]]:
     """Seconds of one call [thunk][round]. All thunks take turns in each round, so they meet the same machine.
 
-    Each is called twice before, to compile, and then as often in a turn as fills about `seconds`. With a
-    `budget` of seconds there are as many rounds as fit into it, at least 3 and at most `rounds`.
+    Each is called twice before, to compile, and in a turn once untimed, then as often as fills about
+    `seconds`. With a `budget` of seconds there are as many rounds as fit into it, at least 3 and at most
+    `rounds`.
     """
     costs = [_warm_up(thunk) for thunk in thunks]
     repeats = [max(1, min(1000, round(seconds / cost))) for cost in costs]
     if budget is not None:
-        turn = sum(cost * repeat for cost, repeat in zip(costs, repeats, strict=True))
+        turn = sum(cost * (1 + repeat) for cost, repeat in zip(costs, repeats, strict=True))
         rounds = max(3, min(rounds, int(budget / turn)))
     times: list[list[float]] = [[] for _ in thunks]
     for turn in range(rounds):
         order = range(len(thunks)) if turn % 2 == 0 else reversed(range(len(thunks)))
         for i in order:
+            # Why: after another's turn the memory and the threads of a call are cold, as in no loop of a program.
+            _seconds(thunks[i], 1)
             times[i].append(_seconds(thunks[i], repeats[i]))
     return times
 

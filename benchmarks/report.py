@@ -17,8 +17,9 @@ times the other libraries that are installed (`pip install -e '.[bench]'`, any b
 only looks whether a case runs. `python -m benchmarks.tune --out memjax/memory/methods.json` measures which
 method `nearest` chooses.
 
-All sides of a comparison run in one process and take turns; a time is the median over the turns, after
-warm-up, with results waited for. "2.5x" or "times faster" always is the other's time over that of the row,
+All sides of a comparison run in one process and take turns; each turn begins with a call that is not timed,
+since a call's memory and threads are cold after another's turn. A time is the median over the turns, with
+results waited for. "2.5x" or "times faster" always is the other's time over that of the row,
 the median of the turns' ratios: above 1 the row is faster than the other. Peers use all cores; their idle
 threads wait asleep (`OMP_WAIT_POLICY=passive`), since by default they spin on after a call and slow down
 whoever comes next, themselves included.

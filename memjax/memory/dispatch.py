@@ -9,7 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_STORED = 2**22  # numbers that "plain" may store: all scores, and all keys where the metric moves them
+_SCORES = 2**22  # "plain" stores all of them
+_MOVED = 2**23  # numbers in keys that it moves or measures as a whole, as cosine and l2 need
 
 
 def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -> str:
@@ -17,12 +18,12 @@ def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -
     rows = _measured().get(platform)
     if not rows:
         # Why: not measured there. A kernel keeps the scores on the chip, which pays once they are many.
-        return "fused" if q * n > _STORED // 4 else "plain"
+        return "fused" if q * n > _SCORES // 4 else "plain"
     shape = _logarithms(q, n, d, k)
     nearest = min(rows, key=lambda row: math.dist(shape, _logarithms(*(row[size] for size in "qndk"))))
     times = nearest["times_ms"]
-    stored = q * n if metric == "dot" else max(q, d) * n
-    usable = {name: time for name, time in times.items() if stored <= _STORED or name != "plain"}
+    small = q * n <= _SCORES and (metric == "dot" or n * d <= _MOVED)
+    usable = {name: time for name, time in times.items() if small or name != "plain"}
     return min(usable, key=lambda name: usable[name])
 
 

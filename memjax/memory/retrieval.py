@@ -83,7 +83,7 @@ def nearest(
     _check_arrays(queries, keys, scale, valid, group, exclude_group)
     (q, d), n = queries.shape, keys.shape[0]
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
-    shortlist = min(n, 2 * k + 16 if metric == "l2" else k)
+    shortlist = min(n, k + 16 if metric == "l2" else k)
     fixed_queries, fixed_keys = (jnp.asarray(lax.stop_gradient(x)) for x in (queries, keys))
     search = prepare(fixed_queries, fixed_keys, scale, valid, group, exclude_group, metric)
     if method == "auto":

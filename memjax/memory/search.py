@@ -209,9 +209,13 @@ def _rank(search: Search, start: Array | int, size: int) -> Array:
     table, start = pin(search.keys, start)
     scale = None if search.scale is None else piece(search.scale)
     keys = _shifted(search, piece(table), scale)
-    # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
-    rank = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
-    rank = _by_metric(search.metric, rank, keys)
+    if search.metric == "l2" and search.queries.shape[0] <= 2:
+        # Why: for so few the differences themselves cost less than products and norms.
+        rank = -jnp.sum((keys - search.queries[:, None]) ** 2, axis=-1)
+    else:
+        # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
+        rank = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
+        rank = _by_metric(search.metric, rank, keys)
     if search.valid is not None:
         # Why: an addition is cheaper than a choice for each score.
         rank = rank + jnp.where(piece(search.valid), 0.0, -jnp.inf)
