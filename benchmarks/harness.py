@@ -88,7 +88,7 @@ def time_in_turns(
     for turn in range(rounds):
         order = range(len(thunks)) if turn % 2 == 0 else reversed(range(len(thunks)))
         for i in order:
-            # Why: after another's turn the memory and the threads of a call are cold, as in no loop of a program.
+            # Why: after another's turn the memory and threads of a call are cold, as in no program's loop.
             _seconds(thunks[i], 1)
             times[i].append(_seconds(thunks[i], repeats[i]))
     return times
