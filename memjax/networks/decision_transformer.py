@@ -1,0 +1,138 @@
+"""The Decision Transformer (Chen et al. 2021, arXiv 2106.01345): returns, observations and actions as tokens.
+
+Of its output only the hidden state at each observation's token is used, so the last layer computes nothing
+else. Tokens of one kind stand side by side, [R_1..R_K, o_1..o_K, a_1..a_K]: attention does not care for the
+order of tokens, the causal mask tells who comes before whom, and nothing has to be interleaved.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.networks.transformer import Block, TransformerSizes, dropout
+from memjax.types import Array, Box, Discrete, Key, Windows
+
+_KINDS = 3  # tokens of one step: return to go, observation, action
+_OBSERVATION = 1  # the kind whose hidden state predicts the action
+
+
+class DecisionTransformer(nn.Module):
+    """GPT-2's pre-norm blocks with ReLU over 3 K tokens, and a head for actions."""
+
+    action: Discrete | Box
+    sizes: TransformerSizes
+    extra_head: int = 0  # width of a residual MLP before the head: a control with more parameters
+    head_inputs: int = 0  # width of what a caller appends to the hidden state before the head
+
+    def setup(self):
+        """Embeddings as PyTorch draws them, inside the blocks GPT-2's normal(0.02)."""
+        width = self.sizes.width
+        self.return_embedding = _outer(width)
+        self.observation_embedding = _outer(width)
+        if isinstance(self.action, Discrete):
+            self.action_embedding = nn.Embed(self.action.n, width, embedding_init=_unit_normal)
+            self.predict = _outer(self.action.n)
+        else:
+            self.action_embedding, self.predict = _outer(width), _outer(self.action.size)
+        self.time_embedding = nn.Embed(self.sizes.max_steps, width, embedding_init=_unit_normal)
+        self.norm_in = nn.LayerNorm(epsilon=1e-5)
+        self.blocks = [Block(self.sizes) for _ in range(self.sizes.layers)]
+        self.norm_out = nn.LayerNorm(epsilon=1e-5)
+        if self.extra_head:
+            self.extra_in, self.extra_out = _outer(self.extra_head), _outer(width)
+
+    def hidden(
+        self,
+        windows: Windows,
+        *,
+        key: Key | None = None,
+        newest: bool = False,
+        early: Array | None = None,
+        prefix: Array | None = None,
+    ) -> Array:
+        """u [B, K, d] f32, the hidden state at every observation's token; with `newest` [B, 1, d].
+
+        `key` draws the dropout, None: there is none. `early` [B, K, d] is added to the observations' tokens,
+        `prefix` [B, M, d] are tokens before the window that every other may see. What stands where the mask
+        is False has no effect on any valid step.
+        """
+        keys = (
+            [None] * (self.sizes.layers + 1) if key is None else jax.random.split(key, self.sizes.layers + 1)
+        )
+        tokens = self._tokens(windows, early)
+        prefixed = 0 if prefix is None else prefix.shape[1]
+        if prefix is not None:
+            tokens = jnp.concatenate([prefix, tokens], axis=1)
+        x = self.norm_in(tokens).astype(self.sizes.compute)
+        x = dropout(x, keys[-1], self.sizes.dropout)
+        context = windows.mask.shape[1]
+        allowed = _allowed(windows.mask, prefixed)
+        begin = prefixed + _OBSERVATION * context
+        wanted = slice(begin + (context - 1 if newest else 0), begin + context)
+        for i, block in enumerate(self.blocks):
+            x = block(x, allowed, keys[i], wanted if i == len(self.blocks) - 1 else slice(0, x.shape[1]))
+        return self.norm_out(x.astype(jnp.float32))
+
+    def head(self, hidden: Array) -> Array:
+        """[..., d (+ head_inputs)] -> actions within [-1, 1] [..., A], or logits [..., n]."""
+        if self.extra_head:
+            hidden = hidden + self.extra_out(nn.relu(self.extra_in(hidden)))
+        found = self.predict(hidden)
+        return found if isinstance(self.action, Discrete) else jnp.tanh(found)
+
+    def __call__(self, windows: Windows) -> Array:
+        """Hidden states to actions or logits [B, K, A]; used to initialise."""
+        hidden = self.hidden(windows)
+        more = jnp.zeros((*hidden.shape[:-1], self.head_inputs))
+        return self.head(jnp.concatenate([hidden, more], axis=-1))
+
+    def _tokens(self, windows: Windows, early: Array | None) -> Array:
+        time = self.time_embedding(jnp.clip(windows.timesteps, 0, self.sizes.max_steps - 1))
+        observations = self.observation_embedding(windows.observations)
+        kinds = (
+            self.return_embedding(windows.returns_to_go[..., None]),
+            observations if early is None else observations + early,
+            self.action_embedding(windows.actions),
+        )
+        return jnp.concatenate([kind + time for kind in kinds], axis=1)
+
+
+def to_unit(action: Discrete | Box, actions: Array) -> Array:
+    """Actions as the network has them: real ones from [low, high] to [-1, 1], discrete ones as they are."""
+    if isinstance(action, Discrete):
+        return actions
+    middle, half = _bounds(action)
+    return (actions - middle) / half
+
+
+def from_unit(action: Box, actions: Array) -> Array:
+    """Actions within [-1, 1] as the environment has them."""
+    middle, half = _bounds(action)
+    return middle + half * actions
+
+
+def _bounds(action: Box) -> tuple[Any, Any]:
+    low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+    return (high + low) / 2, (high - low) / 2
+
+
+def _allowed(mask: Array, prefixed: int) -> Array:
+    """[B, T, T] who may look at whom: a token at real ones that do not come after it."""
+    batch, context = mask.shape
+    # Why: the place of each token in the order R_1, o_1, a_1, R_2, ...; what stands before the window is -1.
+    place = np.arange(context) * _KINDS + np.arange(_KINDS)[:, None]
+    place = np.concatenate([np.full(prefixed, -1), place.reshape(-1)])
+    causal = jnp.asarray(place[:, None] >= place[None, :])
+    real = jnp.concatenate([jnp.ones((batch, prefixed), bool), jnp.tile(mask, (1, _KINDS))], axis=1)
+    return causal & real[:, None, :]
+
+
+_unit_normal = nn.initializers.normal(1.0)
+
+
+def _outer(width: int) -> nn.Dense:
+    """A dense layer with PyTorch's default weights, uniform within 1 / sqrt(fan in)."""
+    return nn.Dense(width, kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
