@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cases
-from benchmarks.harness import CASES, Options, Result, environment, prepare_process
+from benchmarks.harness import CASES, Options, Result, environment, in_huge_pages, prepare_process
 
 HERE = Path(__file__).parent
 
@@ -90,4 +90,5 @@ def _summary(name: str) -> str:
 
 
 if __name__ == "__main__":
+    in_huge_pages("benchmarks.run")
     sys.exit(main())

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 _SCORES = 2**22  # "plain" stores all of them
-_MOVED = 2**23  # numbers in keys that it moves or measures as a whole, as cosine and l2 need
+_MOVED = 2**24  # numbers in keys that it moves or measures as a whole, as cosine and l2 need
 
 
 def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -> str:
