@@ -71,15 +71,21 @@ def case(name: str) -> Callable[[Any], Any]:
 
 
 def time_in_turns(
-    thunks: Sequence[Thunk], *, rounds: int = 15, seconds: float = 0.02, budget: float | None = None
+    thunks: Sequence[Thunk],
+    *,
+    rounds: int = 15,
+    seconds: float = 0.02,
+    budget: float | None = None,
+    settle: float = 0.0,
 ) -> list[list[float]]:
     """Seconds of one call [thunk][round]. All thunks take turns in each round, so they meet the same machine.
 
     Each is called twice before, to compile, and in a turn once untimed, then as often as fills about
     `seconds`. With a `budget` of seconds there are as many rounds as fit into it, at least 3 and at most
-    `rounds`.
+    `rounds`. Before all turns each is called for `settle` seconds: a virtual machine may take as long until
+    the memory that a call goes through lies in large pages.
     """
-    costs = [_warm_up(thunk) for thunk in thunks]
+    costs = [_warm_up(thunk, settle) for thunk in thunks]
     repeats = [max(1, min(1000, round(seconds / cost))) for cost in costs]
     if budget is not None:
         turn = sum(cost * (1 + repeat) for cost, repeat in zip(costs, repeats, strict=True))
@@ -145,7 +151,7 @@ def prepare_process() -> None:
 def in_huge_pages(module: str) -> None:
     """Begins `python -m module` anew with its memory in huge pages, where the kernel gives them on request.
 
-    Whether a call's memory happens to lie in them otherwise depends on what ran before, and decides up to 40 %
+    Whether memory happens to lie in them otherwise depends on what ran before, and decides up to 40 %
     of the time of whatever goes through tens of megabytes.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
@@ -198,7 +204,10 @@ def _seconds(thunk: Thunk, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _warm_up(thunk: Thunk) -> float:
+def _warm_up(thunk: Thunk, settle: float) -> float:
     """Calls it until it is compiled and its memory is mapped; the seconds of the last call."""
+    end = time.perf_counter() + settle
     _seconds(thunk, 1)
+    while time.perf_counter() < end:
+        _seconds(thunk, 1)
     return max(_seconds(thunk, 1), 1e-7)

@@ -24,7 +24,8 @@ the median of the turns' ratios: above 1 the row is faster than the other. Peers
 threads wait asleep (`OMP_WAIT_POLICY=passive`), since by default they spin on after a call and slow down
 whoever comes next, themselves included. On Linux the process takes its memory in huge pages
 (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), all sides alike; a program of yours that searches large tables on a
-CPU may want the same, for without it the same search was seen to take 27 ms instead of 17.
+CPU may want the same. What a virtual machine maps in small pages stays slow even so: the same search was seen
+to take 27 ms and, some seconds later, 17; so engines run for a while before their turns are timed.
 
 The floor is the least time that the same machine could need, from rates measured in the same run; the share
 of the floor is floor / time. For a search it is the fused roofline max(2 Q N D / F, bytes / B): bytes are

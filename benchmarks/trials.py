@@ -50,7 +50,7 @@ def trial(
 ) -> Row:
     """Times `nearest` and the others in turns, for about `budget` seconds."""
     engines = [ours(question, dtype=shape.dtype), *others]
-    times = time_in_turns([engine.search for engine in engines], rounds=21, budget=budget)
+    times = time_in_turns([engine.search for engine in engines], rounds=21, budget=budget, settle=budget / 4)
     seconds = statistics.median(times[0])
     slots = np.asarray(engines[0].slots(engines[0].search()))
     rows = [

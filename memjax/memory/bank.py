@@ -21,7 +21,7 @@ from memjax.memory.index import settled
 from memjax.memory.metrics import METRICS
 from memjax.memory.quantize import store
 from memjax.memory.retrieval import ALL_METHODS, Retrieved
-from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec
+from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec, nth_stored
 from memjax.memory.utility import check_rerank, q_update
 from memjax.types import Array, ConfigError, Key, PyTree
 
@@ -185,10 +185,10 @@ def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
 
     From an empty memory: zeros, slots N, mask False. O(N).
     """
-    before = jnp.cumsum(state.valid, dtype=jnp.int32)
-    turn = jax.random.randint(key, (n,), 0, jnp.maximum(before[-1], 1))
-    slots = jnp.searchsorted(before, turn + 1).astype(jnp.int32)
-    mask = jnp.broadcast_to(before[-1] > 0, (n,))
+    slots, stored = nth_stored(
+        state.valid, lambda count: jax.random.randint(key, (n,), 0, jnp.maximum(count, 1))
+    )
+    mask = jnp.broadcast_to(stored > 0, (n,))
     return gather_values(state.values, slots, mask), jnp.where(mask, slots, state.capacity), mask
 
 

@@ -333,5 +333,5 @@ def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
 
 
 def _piece_size(q: int, d: int) -> int:
-    """Keys in one piece: about 2^20 scores and 8 MB of keys at most, which a cache holds."""
-    return 2 ** max(10, min(15, round(math.log2(2**20 / q)), round(math.log2(2**21 / d))))
+    """Keys in one piece: one or two million scores and 8 MB of keys at most, which a cache holds."""
+    return 2 ** max(10, min(15, round(math.log2(1.5 * 2**20 / q)), round(math.log2(2**21 / d))))

@@ -1,12 +1,15 @@
 """What a memory holds: fixed-capacity slots as a struct of arrays."""
 
 import math
+from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from memjax.types import Array, ConfigError, PyTree
+
+_ROW = 128  # slots that are counted together; at most 255
 
 
 @flax.struct.dataclass
@@ -91,3 +94,23 @@ def gather_values(values: PyTree, slots: Array, mask: Array) -> PyTree:
         return jnp.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - 1)), rows, jnp.zeros((), leaf.dtype))
 
     return jax.tree.map(take, values)
+
+
+def nth_stored(valid: Array, turns: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Slots [n] of the stored entries with the given turns [n], from 0 in slot order, and how many there are.
+
+    `turns` gets that number. A turn that nobody has gives any slot. O(N) bytes are counted, once.
+    """
+    n = valid.shape[0]
+    whole = n // _ROW * _ROW
+    # Why: as bytes, of which a vector register holds the most; padding would cost more than all the rest.
+    counts = jnp.sum(valid[:whole].reshape(-1, _ROW).astype(jnp.uint8), axis=1, dtype=jnp.uint8)
+    counts = jnp.append(counts.astype(jnp.int32), jnp.sum(valid[whole:], dtype=jnp.int32))
+    until = jnp.cumsum(counts)
+    turn = turns(until[-1])
+    row = jnp.minimum(jnp.searchsorted(until, turn, side="right"), n // _ROW)
+    slots = row[:, None] * _ROW + jnp.arange(_ROW)
+    here = valid.at[slots].get(mode="fill", fill_value=False)
+    place = turn - (until[row] - counts[row])
+    column = jnp.argmax(here & (jnp.cumsum(here, axis=1) == place[:, None] + 1), axis=1)
+    return (row * _ROW + column).astype(jnp.int32), until[-1]
