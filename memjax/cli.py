@@ -1,10 +1,11 @@
-"""The `memjax` command: train, evaluate, report, inspect.
+"""The `memjax` command: train, evaluate, report, inspect, collect.
 
 A user's mistake ends with exit code 2 and one line. Other codes: 1 a failure outside (a full disk), 3 a value
 that is not finite, 130 and 143 a signal after which the run was saved.
 """
 
 import argparse
+import ast
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,19 @@ examples:
   memjax train --config=experiments/configs/NAME.py --workdir=runs/first
   memjax train --config=experiments/configs/NAME.py:smoke --workdir=runs/smoke
   memjax train --config=experiments/configs/NAME.py --workdir=runs/lr --config.agent.lr=1e-3 --config.seed=7
+"""
+
+_COLLECT_HELP = """\
+Makes an offline dataset in D4RL's HDF5 layout: policies act in envpool, and every episode is kept whole. The
+file appears when it is complete; with --steps it holds a little more than asked for, as no episode is cut.
+
+A policy is `random`, an .npz file of a Gaussian network, or the directory of a run. Several make a mixture.
+
+examples:
+  memjax collect --env envpool/Hopper-v4 --policy random --steps 1000000 --out hopper_random.hdf5
+  memjax collect --env envpool/Hopper-v4 --policy expert.npz --episodes 60 --mean --out hopper_expert.hdf5
+  memjax collect --env envpool/Hopper-v4 --policy it00*.npz --steps 400000 --out hopper_medium_replay.hdf5
+  memjax collect --env envpool/Hopper-v4 --policy runs/first random --shares 3 1 --steps 1e5 --out mixed.hdf5
 """
 
 
@@ -118,6 +132,33 @@ def _inspect(arguments: argparse.Namespace, _) -> int:
     return 0
 
 
+def _collect(arguments: argparse.Namespace, _) -> int:
+    from memjax.runtime.collecting import Request, collect_dataset
+
+    request = Request(
+        env=arguments.env,
+        policies=tuple(arguments.policy),
+        out=arguments.out,
+        steps=arguments.steps,
+        episodes=arguments.episodes,
+        shares=tuple(arguments.shares or ()),
+        mean=arguments.mean,
+        seed=arguments.seed,
+        num_envs=arguments.num_envs,
+        options=dict(arguments.option),
+        next_observations=arguments.next_observations,
+        compress=arguments.compress,
+        overwrite=arguments.overwrite,
+    )
+    made = collect_dataset(request)
+    for entry in made["policies"]:
+        counts = f"{entry['episodes']:,} episodes, {entry['steps']:,} steps"
+        print(f"{entry['policy']}: {counts}, return {entry['return']:.4g} +- {entry['return_std']:.3g}")
+    rate = made["stepped"] / made["seconds"]
+    print(f"wrote {made['steps']:,} steps to {arguments.out} ({rate:,.0f} environment steps/s)")
+    return 0
+
+
 def _table(results: Mapping[str, Any]) -> str:
     """One line per policy and one column per metric; the mean over seeds where there are several."""
     from memjax.runtime.metrics import mean
@@ -197,6 +238,33 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--digest", action="store_true", help="print a sha256 over the whole train state instead"
     )
+
+    collect = _command(commands, "collect", _collect, "make an offline dataset from policies", _COLLECT_HELP)
+    collect.add_argument("--env", required=True, metavar="envpool/NAME", help="the environment")
+    collect.add_argument(
+        "--policy", required=True, nargs="+", action="extend", metavar="POLICY", help="what acts in it"
+    )
+    collect.add_argument(
+        "--shares", nargs="+", type=float, metavar="W", help="of each policy (default: equal)"
+    )
+    collect.add_argument("--out", required=True, type=Path, metavar="FILE.hdf5", help="the dataset")
+    amount = collect.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--steps", type=_amount, metavar="N", help="at least so many, in whole episodes")
+    amount.add_argument("--episodes", type=_amount, metavar="E", help="exactly so many")
+    noise = collect.add_mutually_exclusive_group()
+    noise.add_argument("--sampled", dest="mean", action="store_false", help="sample actions (the default)")
+    noise.add_argument("--mean", action="store_true", help="act without noise")
+    collect.set_defaults(mean=False)
+    collect.add_argument("--seed", type=_natural, default=0, metavar="S", help="default: 0")
+    collect.add_argument(
+        "--num-envs", type=_positive, default=64, metavar="B", help="stepped together (default: 64)"
+    )
+    collect.add_argument(
+        "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of the environment"
+    )
+    collect.add_argument("--next-observations", action="store_true", help="store next_observations as well")
+    collect.add_argument("--compress", action="store_true", help="a smaller file that takes longer to read")
+    collect.add_argument("--overwrite", action="store_true", help="replace FILE.hdf5 if it exists")
     return parser
 
 
@@ -218,6 +286,34 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected int >= 1, got '{text}'")
     return int(text)
+
+
+def _amount(text: str) -> int:
+    """Also 1e6 and 1_000_000."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < 2**53 or not number.is_integer():
+        raise argparse.ArgumentTypeError(f"expected int >= 1, got '{text}'")
+    return int(number)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected int >= 0, got '{text}'")
+    return int(text)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, a Python literal where it is one, text otherwise."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got '{text}'")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _fail(message: str, code: int) -> int:

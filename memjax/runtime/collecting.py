@@ -1,0 +1,237 @@
+"""`memjax collect`: a dataset in D4RL's layout from named policies, through envpool."""
+
+import math
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from memjax import __version__
+from memjax.data.collect import UNKNOWN_LENGTH, Quotas, collect
+from memjax.data.hdf5 import shown
+from memjax.data.policies import Act, Policy, network_policy, random_policy
+from memjax.data.writer import Writer
+from memjax.envs import backend_of, make_host_env, spec_of
+from memjax.runtime.checkpoint import Checkpoints
+from memjax.runtime.digest import digest
+from memjax.runtime.host import acting_view
+from memjax.runtime.progress import Progress
+from memjax.runtime.train import build
+from memjax.runtime.workdir import CHECKPOINTS, load_workdir_config
+from memjax.types import Agent, ConfigError, EnvSpec, PyTree, TimeStep
+
+LANES = 2  # pools stepped in turn
+REPORT_SECONDS = 0.25
+MEAN_POLICY = "greedy"  # what agents call acting without noise
+_PACKAGES = ("envpool", "numpy", "h5py", "jax")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    env: str  # "envpool/NAME"
+    policies: tuple[str, ...]  # "random", an npz file or the directory of a run
+    out: Path
+    steps: int | None  # at least so many, or
+    episodes: int | None  # exactly so many
+    shares: tuple[float, ...]  # of each policy; (): equal ones
+    mean: bool  # act without noise
+    seed: int
+    num_envs: int
+    options: Mapping[str, Any]  # of the environment
+    next_observations: bool
+    compress: bool
+    overwrite: bool
+
+
+def collect_dataset(request: Request) -> dict[str, Any]:
+    """Makes the file. Returns what it holds, by policy. Raises ConfigError before anything is started."""
+    if request.out.exists() and not request.overwrite:
+        raise ConfigError(
+            "--out", "a new file (or give --overwrite)", f"'{shown(request.out)}', which exists"
+        )
+    spec = spec_of(request.env, request.options)
+    _check(request, spec)
+    policies = [load_policy(name, spec, mean=request.mean) for name in request.policies]
+    total = request.steps or request.episodes or 0
+    longest = spec.max_episode_steps or UNKNOWN_LENGTH
+    quotas = Quotas(_amounts(request, total), in_steps=request.steps is not None, longest=longest)
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        stack.enter_context(_left_when_terminated())
+        options = {"next_observations": request.next_observations, "compress": request.compress}
+        writer = stack.enter_context(Writer(request.out, policies=len(policies) > 1, **options))
+        pools = [_pool(request, i, stack) for i in range(_lanes(request))]
+        report = _Report(stack.enter_context(Progress(total)), quotas)
+        stepped = collect(pools, policies, quotas, writer.append, seed=request.seed, report=report)
+        report.end()
+        seconds = time.perf_counter() - began
+        summary = [_summary(policy, tally) for policy, tally in zip(policies, quotas.tallies, strict=True)]
+        writer.describe(_attributes(request, summary))
+    return {"policies": summary, "steps": writer.steps, "seconds": seconds, "stepped": stepped}
+
+
+def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
+    """A policy by what the user calls it. Raises ConfigError where it is none, or not one for `spec`."""
+    if name == "random":
+        return random_policy(spec)
+    if os.path.isdir(name):
+        return _agent_policy(Path(name), spec, mean=mean)
+    return network_policy(name, spec, mean=mean)
+
+
+def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
+    """The agent of a run's newest checkpoint, of its first seed."""
+    field, config = shown(workdir), load_workdir_config(workdir)
+    trained = spec_of(config.env.id, config.env.options)
+    if (trained.observation_shape, trained.action) != (spec.observation_shape, spec.action):
+        raise ConfigError(f"{field}: env.id", f"observations and actions as in {spec.id}", trained.id)
+    program = build(config)
+    try:
+        with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+            restored = checkpoints.restore_latest(program.abstract_state())
+    finally:
+        program.close()
+    if restored is None:
+        raise ConfigError(field, "a run with a checkpoint", "none")
+    agent = program.agent
+    chosen = MEAN_POLICY if mean else agent.policies[0]
+    if chosen not in agent.policies:
+        raise ConfigError(f"{field}: --mean", f"a policy named {MEAN_POLICY}", ", ".join(agent.policies))
+    view = acting_view(agent, restored.state)
+    return Policy(field, digest(view), partial(_start_agent, agent, view, chosen), every_step=True)
+
+
+def _start_agent(agent: Agent, view: PyTree, policy: str, batch: int) -> Act:
+    choose = jax.jit(partial(agent.act, policy=policy))
+    carry = agent.initial_carry(batch)
+
+    def act(timestep: TimeStep, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        nonlocal carry
+        key = jax.random.key(int(rng.integers(2**32)))
+        chosen = choose(view, carry, timestep, key)
+        carry = chosen.carry
+        return np.asarray(chosen.action)[rows]
+
+    return act
+
+
+def _check(request: Request, spec: EnvSpec) -> None:
+    if backend_of(request.env) != "host":
+        raise ConfigError("--env", "an environment of envpool (envpool/NAME)", repr(request.env))
+    if len(spec.observation_shape) != 1:
+        raise ConfigError("--env", "an environment with vectors as observations", f"{spec.id} with images")
+    if len(set(request.policies)) < len(request.policies):
+        raise ConfigError("--policy", "different ones (--shares weighs them)", "one of them twice")
+    if request.shares and len(request.shares) != len(request.policies):
+        expected = f"one share for each of {len(request.policies)} policies"
+        raise ConfigError("--shares", expected, len(request.shares))
+    if not all(0 < share < math.inf for share in request.shares):
+        raise ConfigError("--shares", "numbers > 0", ", ".join(map(str, request.shares)))
+    if (request.steps is None) == (request.episodes is None):
+        raise ConfigError("--steps", "either --steps or --episodes", "both" if request.steps else "neither")
+
+
+def _amounts(request: Request, total: int) -> list[int]:
+    """The total divided by the shares, in whole numbers that add up."""
+    shares = np.array(request.shares or [1.0] * len(request.policies))
+    bounds = np.round(np.append(0, np.cumsum(shares / shares.sum())) * total).astype(int)
+    amounts = np.diff(bounds).tolist()
+    if min(amounts) < 1:
+        raise ConfigError("--policy", "a share of at least 1 for each", f"{len(amounts)} of {total:,} in all")
+    return amounts
+
+
+def _lanes(request: Request) -> int:
+    return min(LANES, request.num_envs)
+
+
+def _pool(request: Request, lane: int, stack: ExitStack) -> Any:
+    bounds = [request.num_envs * i // _lanes(request) for i in (lane, lane + 1)]
+    env = {"num_envs": bounds[1] - bounds[0], "first_env": bounds[0], "seed": request.seed}
+    pool = make_host_env(request.env, options=request.options, **env)
+    stack.callback(pool.close)
+    return pool
+
+
+def _summary(policy: Policy, tally: Any) -> dict[str, Any]:
+    return {
+        "policy": policy.name,
+        "sha256": policy.digest,
+        "steps": tally.steps,
+        "episodes": len(tally.returns),
+        "return": float(np.mean(tally.returns)),
+        "return_std": float(np.std(tally.returns)),
+    }
+
+
+def _attributes(request: Request, summary: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "env_id": request.env,
+        "env_options": dict(request.options),
+        "seed": request.seed,
+        "num_envs": request.num_envs,
+        "actions": "mean" if request.mean else "sampled",
+        "policies": list(summary),
+        "memjax": __version__,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class _Report:
+    """Tells a progress line how far the quotas are, a few times a second."""
+
+    def __init__(self, progress: Progress, quotas: Quotas):
+        self.progress, self.quotas, self.next = progress, quotas, 0.0
+
+    def __call__(self, steps: int) -> None:
+        """Shows the steps of the episodes so far, and of as many as are wanted if these are like them."""
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + REPORT_SECONDS
+        if not self.quotas.in_steps:
+            episodes = sum(len(tally.returns) for tally in self.quotas.tallies)
+            self.progress.total = round(steps / max(episodes, 1) * sum(self.quotas.amounts))
+        self.progress.update(min(steps, self.progress.total - 1))
+
+    def end(self) -> None:
+        """All episodes have ended."""
+        self.progress.total = sum(tally.steps for tally in self.quotas.tallies)
+        self.progress.update(self.progress.total)
+
+
+@contextmanager
+def _left_when_terminated() -> Iterator[None]:
+    """Makes SIGTERM leave the block by an exception, so that nothing half made stays behind."""
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
