@@ -32,13 +32,13 @@ class Windows(NamedTuple):
 
 
 class DeviceData(NamedTuple):
-    """A dataset ready to be sampled; arrays of NumPy (`to_host`) or on the device (`to_device`)."""
+    """A dataset on the device, ready to be sampled."""
 
-    observations: Any  # [S, O] f32, normalised
-    actions: Any  # [S, A] f32, or [S] i32
-    returns_to_go: Any  # [S] f32, scaled
-    episode: Any  # [S] i32
-    starts: Any  # [E + 1] i32
+    observations: Array  # [S, O] f32, normalised
+    actions: Array  # [S, A] f32, or [S] i32
+    returns_to_go: Array  # [S] f32, scaled
+    episode: Array  # [S] i32
+    starts: Array  # [E + 1] i32
 
 
 def to_device(
@@ -48,9 +48,10 @@ def to_device(
 
     Raises ConfigError for more than 2,147,483,647 steps.
     """
-    index = _index(trajectories, return_scale)
+    index = index_of(trajectories, return_scale)
     observations = normalise(trajectories.observations, mean, std)
-    return jax.device_put(DeviceData(observations, np.asarray(trajectories.actions), *index))
+    # Why copies: on a CPU the device would otherwise go on to read the host's arrays.
+    return DeviceData(*map(jnp.array, (observations, trajectories.actions, *index)))
 
 
 def normalise(observations: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ def place(first: Any, end: Any, context: int, xp: Any) -> tuple[Any, Any]:
     return xp.maximum(first[:, None] + offset, 0), offset >= 0
 
 
-def _index(trajectories: Trajectories, return_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def index_of(trajectories: Trajectories, return_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(returns_to_go, episode, starts) as DeviceData holds them."""
     steps = len(trajectories.rewards)
     if steps > MOST_STEPS:

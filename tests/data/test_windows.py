@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from offline_files import episodes_of
 
 from memjax.data import windows as wd
+from memjax.data.streaming import Stream
 from memjax.data.trajectories import normalisation, returns_to_go
 
 STEPS = 24  # always as many, in 5 episodes, so that few programs are compiled
@@ -103,3 +106,42 @@ def test_too_many_steps_for_their_numbers_are_refused(monkeypatch):
     monkeypatch.setattr(wd, "MOST_STEPS", 4)
     with pytest.raises(wd.ConfigError, match="made up: expected at most 4 steps, got 5"):
         wd.to_device(episodes_of([5]), *PLAIN, 1.0)
+
+
+@settings(max_examples=15)
+@given(LENGTHS, CONTEXTS, st.integers(0, 99), st.booleans(), st.integers(0, 100))
+def test_a_stream_gives_the_windows_of_the_device(lengths, context, seed, discrete, first):
+    data = episodes_of(lengths, seed=seed, discrete=discrete)
+    mean, std = normalisation(data)
+    key = jax.random.key(seed)
+    on_device = wd.to_device(data, mean, std, SCALE)
+    with Stream(data, mean, std, SCALE, key, 16, context, first=first) as stream:
+        for n in range(first, first + 3):
+            found, expected = next(stream), wd.sample(on_device, jax.random.fold_in(key, n), 16, context)
+            assert_equal(found, expected)
+            assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, expected)
+
+
+def test_a_stream_goes_on_past_the_draws_of_one_call_and_reads_a_mapped_file(tmp_path):
+    data, key = episodes_of([9, 15]), jax.random.key(1)
+    np.save(tmp_path / "o.npy", data.observations)
+    mapped = data._replace(observations=np.load(tmp_path / "o.npy", mmap_mode="r"))
+    on_device = wd.to_device(data, *PLAIN, 1.0)
+    with Stream(mapped, *PLAIN, 1.0, key, 16, 4) as stream:
+        for n, found in zip(range(130), stream, strict=False):
+            assert_equal(found, wd.sample(on_device, jax.random.fold_in(key, n), 16, 4))
+
+
+def test_a_stream_ends_its_thread_and_passes_on_what_went_wrong():
+    data, key = episodes_of([9, 15]), jax.random.key(1)
+    before = threading.active_count()
+    stream = Stream(data, *PLAIN, 1.0, key, 16, 4)
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+    with pytest.raises(StopIteration):
+        next(stream)
+    broken = Stream(data._replace(actions=data.actions[:3]), *PLAIN, 1.0, key, 16, 4)
+    with pytest.raises(IndexError):
+        next(broken)
+    assert threading.active_count() == before
