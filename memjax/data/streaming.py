@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.data.trajectories import Trajectories
-from memjax.data.windows import Windows, draw, index_of, normalise, place
-from memjax.types import Key
+from memjax.data.windows import draw, index_of, normalise, place
+from memjax.types import Key, Windows
 
 DRAWN = 64  # updates whose draws are made in one call
 WAIT = 0.1  # seconds until a waiting thread looks whether it is to end

@@ -15,20 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.data.trajectories import Trajectories, lengths, returns_to_go
-from memjax.types import Array, ConfigError, Key
+from memjax.types import Array, ConfigError, Key, Windows
 
 MOST_STEPS = 2**31 - 1  # numbers of steps are 32-bit integers
-
-
-class Windows(NamedTuple):
-    """B windows of K steps. Padding is zero everywhere."""
-
-    observations: Array  # [B, K, O] f32, normalised
-    actions: Array  # [B, K, A] f32, or [B, K] i32
-    returns_to_go: Array  # [B, K] f32, scaled
-    timesteps: Array  # [B, K] i32, steps since the episode began
-    mask: Array  # [B, K] bool, True: a real step
-    episode: Array  # [B] i32, the number of the episode
 
 
 class DeviceData(NamedTuple):

@@ -10,6 +10,7 @@ from offline_files import episodes_of
 from memjax.data import windows as wd
 from memjax.data.streaming import Stream
 from memjax.data.trajectories import normalisation, returns_to_go
+from memjax.types import Windows
 
 STEPS = 24  # always as many, in 5 episodes, so that few programs are compiled
 LENGTHS = st.lists(st.integers(1, STEPS - 1), min_size=4, max_size=4, unique=True).map(
@@ -23,7 +24,7 @@ PLAIN = np.zeros(3, np.float32), np.ones(3, np.float32)
 def expected_windows(data, mean, std, first, context):
     """One window after the other, step by step."""
     togo, normal = returns_to_go(data), (data.observations - mean) / std
-    rows = {name: [] for name in wd.Windows._fields}
+    rows = {name: [] for name in Windows._fields}
     for start in first:
         episode = int(np.searchsorted(data.starts, start, side="right")) - 1
         steps = list(range(start, min(start + context, data.starts[episode + 1])))
@@ -38,11 +39,11 @@ def expected_windows(data, mean, std, first, context):
         rows["timesteps"].append([0] * pad + [step - data.starts[episode] for step in steps])
         rows["mask"].append([False] * pad + [True] * len(steps))
         rows["episode"].append(episode)
-    return wd.Windows(**{name: np.array(value) for name, value in rows.items()})
+    return Windows(**{name: np.array(value) for name, value in rows.items()})
 
 
 def assert_equal(found, expected):
-    for name in wd.Windows._fields:
+    for name in Windows._fields:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
