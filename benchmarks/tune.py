@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.harness import environment, in_huge_pages, prepare_process, progress, time_in_turns
+from benchmarks.harness import environment, prepare_process, progress, time_in_turns
 from benchmarks.trials import Shape, by_method, exact_methods, gaussian, label
 
 QUERIES = (1, 8, 64, 256, 1280)
@@ -103,5 +103,4 @@ def _fits(shape: Shape, flops: float, size: int) -> bool:
 
 
 if __name__ == "__main__":
-    in_huge_pages("benchmarks.tune")
     sys.exit(main())

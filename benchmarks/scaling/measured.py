@@ -44,7 +44,7 @@ def host(results: Path = RESULTS) -> Slice | None:
 
 
 def _by_ceilings(result: dict[str, Any]) -> Chip | None:
-    if "ceilings" not in result:
+    if not result.get("ceilings"):
         return None
     rates = {dtype: max(widths.values()) for dtype, widths in result["ceilings"]["product"].items()}
     return Chip(result["device"], 0.0, result["ceilings"]["read"], rates)
@@ -82,7 +82,7 @@ def written(results: Path = RESULTS) -> str:
     """Writes: what the model counts, and what was measured."""
     rows = []
     for result in _load(results):
-        for figure in result.get("figures", []):
+        for figure in _figures(result):
             if figure["name"].startswith("write") and figure["floor_seconds"]:
                 seconds, least = figure["seconds"], figure["floor_seconds"]
                 cells = [time(least), time(seconds), f"{least / seconds:.2f}"]
@@ -103,6 +103,11 @@ def on_the_host(results: Path = RESULTS) -> str:
     rates = f"{machine.chip.rates['float32'] / 1e9:,.0f} GFLOP/s, {amount(machine.chip.bandwidth)}/s"
     titles = ["N", "D", "state", *(f"Q = {q:,}" for q in BATCHES)]
     return f"{machine.name}, float32, by its measured ceilings ({rates}):\n\n" + table(titles, rows)
+
+
+def _figures(result: dict[str, Any]) -> list[dict[str, Any]]:
+    sections = result.get("sections", [{"kind": "figures", "rows": result.get("figures", [])}])
+    return [row for section in sections if section["kind"] == "figures" for row in section["rows"]]
 
 
 def _load(results: Path) -> list[dict[str, Any]]:

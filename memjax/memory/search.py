@@ -19,10 +19,10 @@ from memjax.memory.kernels import group_maxima, readable
 from memjax.memory.metrics import inverse_norm, unit
 from memjax.memory.parts import even, in_parts
 from memjax.memory.quantize import load, pin
-from memjax.memory.selection import WIDTH, maxima, top
+from memjax.memory.selection import WIDTH, maxima, members, top
 from memjax.types import Array
 
-_QUERIES = 768  # at once: with more the product is no faster, and the scores of a piece leave the cache
+QUERIES = 768  # at once: with more the product is no faster, and the scores of a piece leave the cache
 _MAXIMA = 2**24  # at once: 64 MB
 _KERNEL_WIDTH = 32  # neighbours in a group of a kernel
 _SAMPLE = 1024  # keys that the centre of distances is measured on
@@ -72,7 +72,7 @@ def plain(search: Search, k: int, block: int | None) -> Array:
 
 def streamed(search: Search, k: int, block: int | None) -> Array:
     """Piece after piece with the best k so far: [Q, k + block] in memory."""
-    return _by_queries(partial(_streamed, k=k, block=block), search, _QUERIES)
+    return by_queries(partial(_streamed, k=k, block=block), search, QUERIES)
 
 
 def grouped(search: Search, k: int, block: int | None) -> Array:
@@ -82,7 +82,7 @@ def grouped(search: Search, k: int, block: int | None) -> Array:
     """
     if search.keys.shape[0] < 4 * k * WIDTH:
         return streamed(search, k, block)
-    return _by_queries(partial(_grouped, k=k, block=block), search, _QUERIES)
+    return by_queries(partial(_grouped, k=k, block=block), search, QUERIES)
 
 
 def fused(search: Search, k: int, block: int | None) -> Array:
@@ -121,10 +121,10 @@ METHODS: dict[str, Callable[[Search, int, int | None], Array]] = {
 
 def _streamed(search: Search, *, k: int, block: int | None) -> Array:
     n, q = search.keys.shape[0], search.queries.shape[0]
-    size = min(n, block or max(_piece_size(2 * q, search.queries.shape[1]), 4 * k))
+    size = min(n, block or max(piece_size(4 * q, search.queries.shape[1]), 4 * k))
 
     def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        start, ranks = _piece(search, i, size, True)
+        start, ranks = piece_of(search, i, size, True)
         ranks, place = top(ranks, min(k, size))
         # Why: the best so far stand first, and their slots are lower, so ties stay with them.
         ranks = jnp.concatenate([best[0], ranks], axis=1)
@@ -138,7 +138,7 @@ def _streamed(search: Search, *, k: int, block: int | None) -> Array:
 
 def _grouped(search: Search, *, k: int, block: int | None) -> Array:
     n, q = search.keys.shape[0], search.queries.shape[0]
-    size = min(n, block or _piece_size(q, search.queries.shape[1]))
+    size = min(n, block or piece_size(q, search.queries.shape[1]))
     size = max(WIDTH, size // WIDTH * WIDTH)
     pieces, each = math.ceil(n / size), size // WIDTH
     # Why: a large table is searched in sections, so that the maxima of one fit; each has k groups at least.
@@ -147,7 +147,7 @@ def _grouped(search: Search, *, k: int, block: int | None) -> Array:
 
     def section(i: Array | int) -> tuple[Array, Array]:
         def put(j: Array, tops: Array) -> Array:
-            _, ranks = _piece(search, i * pieces + j, size, sections * pieces * size == n)
+            _, ranks = piece_of(search, i * pieces + j, size, sections * pieces * size == n)
             return lax.dynamic_update_slice(tops, maxima(ranks), (0, j * each))
 
         tops = lax.fori_loop(0, pieces, put, jnp.zeros((q, pieces * each), jnp.float32))
@@ -182,11 +182,10 @@ def _fused(search: Search, *, k: int, platform: str) -> Array:
             platform=platform,
         )
         _, groups = top(tops, k)
-        slots = jnp.sort(groups, axis=1)[:, :, None] * _KERNEL_WIDTH + jnp.arange(_KERNEL_WIDTH)
-        slots = jnp.minimum(slots, n).reshape(groups.shape[0], -1)
+        slots = jnp.minimum(members(groups, _KERNEL_WIDTH), n)
         return _slots(best_of(part, slots, k), part)
 
-    return _by_queries(find, search, max(1, _MAXIMA * _KERNEL_WIDTH // n))
+    return by_queries(find, search, max(1, _MAXIMA * _KERNEL_WIDTH // n))
 
 
 def best_of(search: Search, slots: Array, k: int) -> tuple[Array, Array]:
@@ -275,7 +274,7 @@ def _inverse_norms(keys: Array) -> Array:
     return lax.cond(usual, lambda: lax.rsqrt(total), lambda: inverse_norm(keys)[..., 0])
 
 
-def _piece(search: Search, i: Array | int, size: int, every: bool) -> tuple[Array, Array]:
+def piece_of(search: Search, i: Array | int, size: int, every: bool) -> tuple[Array, Array]:
     """First slot and ranks [Q, size] of piece i; the last begins early and what it repeats is -inf."""
     n = search.keys.shape[0]
     start = jnp.minimum(i * size, n - size)
@@ -305,7 +304,7 @@ def _queries(search: Search, start: Array | int, size: int) -> Search:
     return search._replace(queries=part(search.queries), exclude_group=part(search.exclude_group))
 
 
-def _by_queries(find: Callable[[Search], Array], search: Search, most: int) -> Array:
+def by_queries(find: Callable[[Search], Array], search: Search, most: int) -> Array:
     """[Q, k] found for at most `most` queries at a time."""
     q = search.queries.shape[0]
     size = even(q, most)
@@ -332,6 +331,6 @@ def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
     return jnp.where(spread > 0.0, jnp.round(centre / grid) * grid, first)
 
 
-def _piece_size(q: int, d: int) -> int:
+def piece_size(q: int, d: int) -> int:
     """Keys in one piece: one or two million scores and 8 MB of keys at most, which a cache holds."""
     return 2 ** max(10, min(15, round(math.log2(1.5 * 2**20 / q)), round(math.log2(2**21 / d))))

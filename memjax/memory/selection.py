@@ -38,16 +38,22 @@ def maxima(x: Array, width: int = WIDTH) -> Array:
     return jnp.concatenate([groups, jnp.max(x[:, whole:], axis=1, keepdims=True)], axis=1)
 
 
+def members(groups: Array, width: int = WIDTH) -> Array:
+    """[Q, k * width] positions of the members of groups [Q, k], ascending."""
+    # Why: in slot order, a tie between candidates again goes to the lowest position.
+    groups = jnp.sort(groups, axis=1)
+    positions = groups[:, :, None] * width + jnp.arange(width, dtype=jnp.int32)
+    return positions.reshape(groups.shape[0], -1)
+
+
 def _by_groups(
     x: Array, k: int, width: int, top_of_maxima: _Top, top_of_members: _Top
 ) -> tuple[Array, Array]:
     _, groups = top_of_maxima(maxima(x, width), k)
-    # Why: in slot order, a tie between candidates again goes to the lowest position.
-    groups = jnp.sort(groups, axis=1)
-    positions = (groups[:, :, None] * width + jnp.arange(width, dtype=jnp.int32)).reshape(x.shape[0], -1)
+    positions = members(groups, width)
     # Why: the last group may reach beyond the row, and a group of -inf lies beyond it.
-    members = jnp.take_along_axis(x, positions, axis=1, mode="fill", fill_value=-jnp.inf)
-    values, place = top_of_members(members, k)
+    entries = jnp.take_along_axis(x, positions, axis=1, mode="fill", fill_value=-jnp.inf)
+    values, place = top_of_members(entries, k)
     return values, jnp.take_along_axis(positions, place, axis=1, mode="fill", fill_value=x.shape[1])
 
 

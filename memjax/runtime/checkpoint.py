@@ -31,7 +31,7 @@ from memjax.runtime.digest import (
 )
 from memjax.types import ConfigError, PyTree
 
-SCHEMA_VERSION = 1  # of a checkpoint; raised whenever an older one can no longer be read
+SCHEMA_VERSION = 2  # of a checkpoint; raised whenever an older one can no longer be read
 
 
 class CheckpointError(RuntimeError):

@@ -121,8 +121,8 @@ def test_many_tables(shape, metric, method, dtype, seed, share, spoiled):
     ("method", "limits"),
     [
         ("grouped", dict(_MAXIMA=1)),  # sections
-        ("grouped", dict(_QUERIES=3, _ROWS=1)),  # parts of the queries, of unequal use
-        ("streamed", dict(_QUERIES=3)),
+        ("grouped", dict(QUERIES=3, _ROWS=1)),  # parts of the queries, of unequal use
+        ("streamed", dict(QUERIES=3)),
     ],
 )
 def test_parts_of_a_search_make_the_whole(metric, method, limits, monkeypatch):

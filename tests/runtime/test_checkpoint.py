@@ -195,7 +195,7 @@ def test_another_schema_version_is_refused_by_name_of_both(tmp_path, monkeypatch
     monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 99)
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match=r"schema 1 .*got schema 99"):
+    with pytest.raises(ConfigError, match=r"schema 2 .*got schema 99"):
         latest(tmp_path)
 
 

@@ -1,0 +1,73 @@
+"""Where the time of a grouped search goes: each stage alone, on what the stages before it made."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from benchmarks.engines import Question
+from benchmarks.harness import Figure, Options, case, progress, time_in_turns
+from benchmarks.plans import plan_for
+from benchmarks.trials import Shape, gaussian, label
+from memjax.memory import nearest
+from memjax.memory.search import QUERIES, Search, best_of, by_queries, piece_of, piece_size, prepare
+from memjax.memory.selection import WIDTH, maxima, members, top
+from memjax.types import Array
+
+
+@case("retrieval_stages")
+def retrieval_stages(options: Options) -> list[Figure]:
+    """Where the time of a grouped search goes: each stage alone, on what the stages before it made."""
+    plan = plan_for(jax.default_backend(), quick=options.quick)
+    shapes = [goal.shape for goal in plan.headline if goal.shape.q > 1 or options.quick]
+    return [figure for shape in shapes for figure in _figures(shape, options.seed)]
+
+
+def _figures(shape: Shape, seed: int) -> list[Figure]:
+    progress(label(shape))
+    stages = _stages(gaussian(shape, seed))
+    times = time_in_turns(list(stages.values()), rounds=15, settle=1.0)
+    return [Figure(name, label(shape), median(each)) for name, each in zip(stages, times, strict=True)]
+
+
+def _stages(question: Question) -> dict[str, Callable[[], Any]]:
+    """Compiled, with their operands."""
+    queries, keys, k = jnp.asarray(question.queries), jnp.asarray(question.keys), question.k
+    tops = jax.jit(_maxima)(queries, keys)
+    groups = jax.jit(lambda tops: top(tops, k)[1])(tops)
+    candidates = members(groups)
+    rescore = jax.jit(lambda queries, keys, slots: best_of(_search(queries, keys), slots, k))
+    return {
+        "whole search": partial(jax.jit(partial(nearest, k=k, method="grouped")), queries, keys),
+        "product, piece by piece": partial(jax.jit(partial(_maxima, reduce=_first)), queries, keys),
+        "product and maxima of groups": partial(jax.jit(_maxima), queries, keys),
+        "choice of the groups": partial(jax.jit(lambda tops: top(tops, k)), tops),
+        "products and choice among their members": partial(rescore, queries, keys, candidates),
+    }
+
+
+def _search(queries: Array, keys: Array) -> Search:
+    return prepare(queries, keys, None, None, None, None, "dot")
+
+
+def _first(ranks: Array) -> Array:
+    """Of each group one rank: next to no work, so that the product is all."""
+    return ranks[:, ::WIDTH]
+
+
+def _maxima(queries: Array, keys: Array, reduce: Callable[[Array], Array] = maxima) -> Array:
+    def find(search: Search) -> Array:
+        n, q = keys.shape[0], search.queries.shape[0]
+        size = min(piece_size(q, keys.shape[1]), n)
+
+        def piece(i: Array) -> Array:
+            return reduce(piece_of(search, i, size, n % size == 0)[1])
+
+        found = lax.map(piece, jnp.arange(-(-n // size)))
+        return jnp.swapaxes(found, 0, 1).reshape(q, -1)
+
+    return by_queries(find, _search(queries, keys), QUERIES)
