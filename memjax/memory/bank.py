@@ -66,7 +66,8 @@ def make_memory(
     value_like: a pytree of arrays or ShapeDtypeStructs, one value without a batch axis. evict: "fifo", "lru",
     "lowest_utility" or "reservoir", see `memjax.memory.eviction`. `k` to `rerank` configure `retrieve`, see
     `memjax.memory.retrieval`; `step_size` is that of `update`; `initial_utility` is the worth of items
-    written without one; `key_dtype` is a floating type or int8, see `memjax.memory.quantize`. Raises ConfigError.
+    written without one; `key_dtype` is a floating type or int8, see `memjax.memory.quantize`. Raises
+    ConfigError.
     """
     _check(capacity, key_dim, evict, k, metric, method, recall, rerank, step_size, key_dtype)
     value_like = jax.tree.map(leaf_spec, value_like)
