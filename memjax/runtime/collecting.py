@@ -73,7 +73,7 @@ def collect_dataset(request: Request) -> dict[str, Any]:
         stack.enter_context(_left_when_terminated())
         options = {"next_observations": request.next_observations, "compress": request.compress}
         writer = stack.enter_context(Writer(request.out, policies=len(policies) > 1, **options))
-        pools = [_pool(request, i, stack) for i in range(_lanes(request))]
+        pools = _pools(request, stack)
         report = _Report(stack.enter_context(Progress(total)), quotas)
         stepped = collect(pools, policies, quotas, writer.append, seed=request.seed, report=report)
         report.end()
@@ -154,16 +154,16 @@ def _amounts(request: Request, total: int) -> list[int]:
     return amounts
 
 
-def _lanes(request: Request) -> int:
-    return min(LANES, request.num_envs)
-
-
-def _pool(request: Request, lane: int, stack: ExitStack) -> Any:
-    bounds = [request.num_envs * i // _lanes(request) for i in (lane, lane + 1)]
-    env = {"num_envs": bounds[1] - bounds[0], "first_env": bounds[0], "seed": request.seed}
-    pool = make_host_env(request.env, options=request.options, **env)
-    stack.callback(pool.close)
-    return pool
+def _pools(request: Request, stack: ExitStack) -> list[Any]:
+    """Pools that share the environments evenly; no more environments than episodes."""
+    num_envs = min(request.num_envs, request.episodes or request.num_envs)
+    lanes, pools = min(LANES, num_envs), []
+    for lane in range(lanes):
+        first, end = (num_envs * i // lanes for i in (lane, lane + 1))
+        which = {"num_envs": end - first, "first_env": first, "seed": request.seed}
+        pools.append(make_host_env(request.env, options=request.options, **which))
+        stack.callback(pools[-1].close)
+    return pools
 
 
 def _summary(policy: Policy, tally: Any) -> dict[str, Any]:
