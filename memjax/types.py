@@ -166,7 +166,8 @@ class Agent(NamedTuple):
     init: Callable[[Key], PyTree]  # (key) -> agent state: parameters, optimiser, memories, normalisers
     initial_carry: Callable[[int], PyTree]  # (B) -> carry
     act: Callable[..., Action]  # (state, carry, timestep, key, *, policy: str)
-    update: Callable[[PyTree, Rollout, Key], tuple[PyTree, dict[str, Array]]]  # -> state, scalar metrics
+    # (state, Rollout, or Windows where the agent learns offline, key) -> state, scalar metrics
+    update: Callable[[PyTree, Any, Key], tuple[PyTree, dict[str, Array]]]
     rollout_steps: int  # T
     policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
     bonus: Callable[[PyTree, Array], Array] | None = None  # (state, observations [n, ...]) -> [n] novelty

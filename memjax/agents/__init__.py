@@ -4,7 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from memjax.agents.adamemento import AdaMementoConfig, make_adamemento
+from memjax.agents.offline import Prior
+from memjax.agents.offline_baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
 from memjax.agents.ppo import PPOConfig, make_ppo
+from memjax.agents.reframe import make_reframe
+from memjax.agents.reframe_config import ReframeConfig
 from memjax.agents.sil import SILConfig, make_sil
 from memjax.types import Agent, EnvSpec
 
@@ -20,4 +24,18 @@ AGENTS: dict[str, AgentEntry] = {
     "adamemento": AgentEntry(AdaMementoConfig, make_adamemento),
     "ppo": AgentEntry(PPOConfig, make_ppo),
     "sil": AgentEntry(SILConfig, make_sil),
+}
+
+
+class OfflineEntry(NamedTuple):
+    """An agent that learns from recorded windows; its `update` takes `Windows` in place of a rollout."""
+
+    config: type  # the dataclass of its section
+    make: Callable[[Any, EnvSpec, Prior], Agent]  # (section, spec, what is known of the data)
+
+
+OFFLINE_AGENTS: dict[str, OfflineEntry] = {
+    "bc": OfflineEntry(CloningConfig, make_cloning),
+    "nearest": OfflineEntry(NearestConfig, make_nearest),
+    "reframe": OfflineEntry(ReframeConfig, make_reframe),
 }
