@@ -139,7 +139,7 @@ def read_into(source: "h5py.Dataset", out: np.ndarray) -> None:
     for first in range(0, len(source), rows):
         target = out[first : first + rows]
         _read_block(source, first, target)
-        if target.dtype.kind == "f" and not is_finite(target):
+        if target.dtype.kind == "f" and not np.isfinite(target).all():
             bad = tuple(np.argwhere(~np.isfinite(target))[0])
             raise ConfigError(where(source), "finite floats", f"{target[bad]} in row {first + bad[0]:,}")
 
@@ -158,14 +158,6 @@ def read_flags(source: "h5py.Dataset") -> np.ndarray:
     return numbers.astype(bool)
 
 
-def is_finite(array: np.ndarray) -> bool:
-    """Whether no element is nan or infinite."""
-    flat = array.reshape(-1)
-    # Why a product first: it reads once and writes nothing, and is finite wherever no square overflows.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
-
-
 def _dtype(field: str, found: "h5py.Dataset") -> np.dtype:
     try:
         return found.dtype
@@ -174,14 +166,17 @@ def _dtype(field: str, found: "h5py.Dataset") -> np.dtype:
 
 
 def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray) -> None:
-    rows = np.s_[first : first + len(target)]
+    direct = source.dtype == target.dtype and target.dtype.kind != "i"
+    block = target if direct else np.empty(target.shape, source.dtype)
+    space, h5s = source.id.get_space(), import_h5py().h5s
     try:
-        if source.dtype == target.dtype and target.dtype.kind != "i":
-            source.read_direct(target, rows)
-            return
-        block = source[rows]
+        # Why by hand: reading rows through h5py's indexing costs 0.1 ms each time.
+        space.select_hyperslab((first, *(0 for _ in target.shape[1:])), target.shape)
+        source.id.read(h5s.create_simple(target.shape), space, block)
     except DAMAGED as error:
         raise ConfigError(where(source), "intact data", f"{_first_line(error)} (row {first:,})") from error
+    if direct:
+        return
     low, high = (block.min(), block.max()) if target.dtype.kind == "i" else (0, 0)
     if low < 0 or high > LARGEST_ACTION:
         raise ConfigError(where(source), f"actions in [0, {LARGEST_ACTION:,}]", f"{low} .. {high}")

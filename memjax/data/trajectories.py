@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK_BYTES = 8 << 20  # what is read, converted or hashed at a time
+BLOCK_BYTES = 4 << 20  # what is read, converted or hashed at a time
 STD_FLOOR = 1e-6  # added to every deviation, as Decision Transformer's code does
 
 
