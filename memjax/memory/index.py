@@ -84,7 +84,8 @@ def first(index: Index, read: Read, n: int, m: int) -> tuple[Columns, Array]:
 
 
 def _children(nodes: Array) -> Array:
-    return nodes[..., None] * FANOUT + jnp.arange(FANOUT, dtype=jnp.int32)
+    place = jnp.arange(FANOUT, dtype=jnp.int32)
+    return nodes[..., None] * FANOUT + jnp.expand_dims(place, range(nodes.ndim))
 
 
 def _reader(level: Columns) -> Read:

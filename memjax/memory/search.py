@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -58,7 +59,7 @@ def prepare(
         queries = unit(queries)
     if metric == "l2":
         shift = _centre(keys, scale, valid)
-        queries = queries - shift
+        queries = queries - shift[None]
     if group is None or exclude_group is None:
         group = exclude_group = None
     return Search(queries, keys, scale, shift, valid, group, exclude_group, metric)
@@ -96,12 +97,14 @@ def fused(search: Search, k: int, block: int | None) -> Array:
     def on(find: Callable[[Search], Array]) -> Callable[..., Array]:
         return lambda *arrays: find(Search(*arrays, metric=search.metric))
 
-    return lax.platform_dependent(
-        *search[:-1],
-        cuda=on(partial(_fused, k=k, platform="cuda")),
-        tpu=on(partial(_fused, k=k, platform="tpu")),
-        default=on(partial(grouped, k=k, block=block)),
-    )
+    # Why: the kernels are written with it, whatever their caller forbids.
+    with jax.numpy_rank_promotion("allow"):
+        return lax.platform_dependent(
+            *search[:-1],
+            cuda=on(partial(_fused, k=k, platform="cuda")),
+            tpu=on(partial(_fused, k=k, platform="tpu")),
+            default=on(partial(grouped, k=k, block=block)),
+        )
 
 
 def approx_max_k(search: Search, k: int, block: int | None, recall_target: float) -> Array:
@@ -155,7 +158,9 @@ def _grouped(search: Search, *, k: int, block: int | None) -> Array:
         # Why: in slot order, a tie between candidates again goes to the lowest slot.
         groups = jnp.sort(groups, axis=1)
         first = (i * pieces + groups // each) * size
-        slots = (jnp.minimum(first, n - size) + groups % each * WIDTH)[:, :, None] + jnp.arange(WIDTH)
+        slots = (jnp.minimum(first, n - size) + groups % each * WIDTH)[:, :, None] + jnp.arange(WIDTH)[
+            None, None
+        ]
         there = (slots >= first[:, :, None]) & (groups < pieces * each)[:, :, None]
         return best_of(search, jnp.where(there, slots, n).reshape(q, k * WIDTH), k)
 
@@ -210,18 +215,18 @@ def _rank(search: Search, start: Array | int, size: int) -> Array:
     keys = _shifted(search, piece(table), scale)
     if search.metric == "l2" and search.queries.shape[0] <= 2:
         # Why: for so few the differences themselves cost less than products and norms.
-        rank = -jnp.sum((keys - search.queries[:, None]) ** 2, axis=-1)
+        rank = -jnp.sum((keys[None] - search.queries[:, None]) ** 2, axis=-1)
     else:
         # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
         rank = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
-        rank = _by_metric(search.metric, rank, keys)
+        rank = _by_metric(search.metric, rank, keys[None])
     if search.valid is not None:
         # Why: an addition is cheaper than a choice for each score.
-        rank = rank + jnp.where(piece(search.valid), 0.0, -jnp.inf)
+        rank = rank + jnp.where(piece(search.valid), 0.0, -jnp.inf)[None]
     # Why: one comparison turns away NaN as well; what overflowed downward is -inf already.
     allowed = rank < jnp.inf
     if search.group is not None and search.exclude_group is not None:
-        allowed &= _kept_groups(piece(search.group)) != _excluded(search.exclude_group)[:, None]
+        allowed &= _kept_groups(piece(search.group))[None] != _excluded(search.exclude_group)[:, None]
     return jnp.where(allowed, rank, -jnp.inf)
 
 
@@ -247,7 +252,7 @@ def _rank_rows(search: Search, slots: Array) -> Array:
 def _shifted(search: Search, keys: Array, scale: Array | None) -> Array:
     """Keys [..., D] in float32, where the queries are."""
     keys = load(keys, scale)
-    return keys if search.shift is None else keys - search.shift
+    return keys if search.shift is None else keys - jnp.expand_dims(search.shift, range(keys.ndim - 1))
 
 
 def _kept_groups(group: Array) -> Array:
@@ -281,7 +286,7 @@ def piece_of(search: Search, i: Array | int, size: int, every: bool) -> tuple[Ar
     if n % size == 0 and every:
         return start, _rank(search, start, size)
     fresh = start + jnp.arange(size, dtype=jnp.int32) >= i * size
-    return start, jnp.where(fresh, _rank(search, start, size), -jnp.inf)
+    return start, jnp.where(fresh[None], _rank(search, start, size), -jnp.inf)
 
 
 def _cut(ranks: Array, slots: Array, k: int) -> tuple[Array, Array]:
@@ -323,7 +328,7 @@ def _centre(keys: Array, scale: Array | None, valid: Array | None) -> Array:
     # Why: measured from one of them, so that a common offset does not eat the digits of the sum.
     first = rows[jnp.argmax(usable)]
     first = jnp.where(jnp.isfinite(first), first, 0.0)
-    offset = jnp.where(usable[:, None], rows - first, 0.0)
+    offset = jnp.where(usable[:, None], rows - first[None], 0.0)
     spread = jnp.max(jnp.abs(offset), axis=0)
     centre = first + jnp.sum(offset, axis=0) / jnp.maximum(jnp.sum(usable), 1)
     # Why: on a grid as coarse as the spread the subtraction rounds less, and whole numbers stay whole.

@@ -42,7 +42,7 @@ def members(groups: Array, width: int = WIDTH) -> Array:
     """[Q, k * width] positions of the members of groups [Q, k], ascending."""
     # Why: in slot order, a tie between candidates again goes to the lowest position.
     groups = jnp.sort(groups, axis=1)
-    positions = groups[:, :, None] * width + jnp.arange(width, dtype=jnp.int32)
+    positions = groups[:, :, None] * width + jnp.arange(width, dtype=jnp.int32)[None, None]
     return positions.reshape(groups.shape[0], -1)
 
 
@@ -99,8 +99,8 @@ def _one_by_one(x: Array, k: int) -> tuple[Array, Array]:
 
     def take(x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
         largest = jnp.max(x, axis=0)
-        position = jnp.min(jnp.where(x == largest, place, n), axis=0)
-        return jnp.where(place == position, -jnp.inf, x), (largest, position)
+        position = jnp.min(jnp.where(x == largest[None], place, n), axis=0)
+        return jnp.where(place == position[None], -jnp.inf, x), (largest, position)
 
     _, (values, positions) = lax.scan(take, x.T, None, length=k)
     return values.T, jnp.where(values > -jnp.inf, positions, n).T

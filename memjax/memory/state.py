@@ -109,7 +109,7 @@ def nth_stored(valid: Array, turns: Callable[[Array], Array]) -> tuple[Array, Ar
     until = jnp.cumsum(counts)
     turn = turns(until[-1])
     row = jnp.minimum(jnp.searchsorted(until, turn, side="right"), n // _ROW)
-    slots = row[:, None] * _ROW + jnp.arange(_ROW)
+    slots = row[:, None] * _ROW + jnp.arange(_ROW)[None, :]
     here = valid.at[slots].get(mode="fill", fill_value=False)
     place = turn - (until[row] - counts[row])
     column = jnp.argmax(here & (jnp.cumsum(here, axis=1) == place[:, None] + 1), axis=1)
