@@ -117,6 +117,12 @@ def is_discrete(source: "h5py.Dataset") -> bool:
     raise ConfigError(where(source), expected, f"{source.dtype} of shape {source.shape}")
 
 
+def task_of(path: Path) -> str:
+    """The MuJoCo task of D4RL with which a file's name begins, "" where it begins otherwise."""
+    word = family(path.name)
+    return word if word in TIME_LIMITS else ""
+
+
 def _read(name: str, source: "h5py.Dataset", allocate: Allocate) -> np.ndarray:
     discrete = name == "actions" and is_discrete(source)
     array = new_array(allocate, where(source), name, source.shape, np.int32 if discrete else np.float32)
@@ -144,10 +150,9 @@ def _check_shapes(sources: dict[str, "h5py.Dataset"]) -> None:
 
 
 def _env_id(file: "h5py.File") -> str:
-    """The environment that the file names; else the task of D4RL with which its own name begins, if any."""
+    """The environment that the file names, else what its own name tells."""
     with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):  # an attribute of an odd type
         said = file.attrs.get("env_id")
         if isinstance(said, str) and said:
             return said
-    word = family(Path(str(file.filename)).name)
-    return word if word in TIME_LIMITS else ""
+    return task_of(Path(str(file.filename)))

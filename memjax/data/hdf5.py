@@ -25,7 +25,9 @@ LARGEST_CHUNK = 1 << 30  # HDF5 holds a whole chunk in memory to read a part of 
 LARGEST_RATIO = 1100  # deflate stores at best 1,032 bytes in one
 SMALL = 64 << 20  # a dataset of at most so many bytes may have any ratio
 LARGEST_ACTION = 2**31 - 1
+LARGEST_BLOCK = 1 << 30  # bytes read at a time, whatever the chunks
 DAMAGED = (OSError, RuntimeError, KeyError)  # what h5py raises for a file that is damaged inside
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of what is written while a file is read
 
 _KINDS = {"f": "floats", "iu": "integers", "fiu": "floats or integers", "biuf": "numbers"}
 _LOOKS = (  # first bytes, and what a file that begins so is
@@ -68,7 +70,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator["h5py.File"]:
         with h5py.File(os.fspath(path), "r") as file:
             yield file
     except DAMAGED as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:  # what is read may be written elsewhere
+        if getattr(error, "errno", None) in NO_ROOM:
             raise
         raise ConfigError(shown(path), "an intact HDF5 file", _looks(path, error)) from error
 
@@ -188,7 +190,9 @@ def _rows_per_block(source: "h5py.Dataset") -> int:
     """Rows of a few megabytes; whole chunks, so that none is unpacked twice."""
     row = max(1, source.dtype.itemsize * int(np.prod(source.shape[1:], dtype=np.int64)))
     rows = max(1, BLOCK_BYTES // row)
-    return rows if source.chunks is None else -(-rows // source.chunks[0]) * source.chunks[0]
+    if source.chunks is not None:
+        rows = -(-rows // source.chunks[0]) * source.chunks[0]
+    return min(rows, max(1, LARGEST_BLOCK // row))
 
 
 def _check_size(field: str, found: "h5py.Dataset") -> None:

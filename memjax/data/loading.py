@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from memjax.data.d4rl import Allocate, in_memory, read_d4rl
+from memjax.data.d4rl import Allocate, in_memory, read_d4rl, task_of
 from memjax.data.hdf5 import has, open_hdf5, shown
 from memjax.data.minari_reader import local_root, main_file, read_minari
 from memjax.data.trajectories import Trajectories
+from memjax.data.writer import sync
 from memjax.types import ConfigError
 
 ARRAYS = ("observations", "actions", "rewards", "starts", "terminated")
@@ -40,12 +41,13 @@ def load(
     field for whatever cannot be read. See `d4rl.read_d4rl` for the options.
     """
     path = _find(dataset)
-    options = {"keep_unfinished": keep_unfinished}
+    options: dict[str, Any] = {"keep_unfinished": keep_unfinished}
     if _is_minari(path):
         file, read = main_file(path), partial(read_minari, path, **options)
     else:
-        options["max_episode_steps"] = max_episode_steps  # type: ignore[assignment]
+        options["max_episode_steps"] = max_episode_steps
         file, read = path, partial(read_d4rl, path, **options)
+        options["task"] = task_of(path)  # a file's name may tell where its episodes end
     if cache is None:
         return read(allocate=in_memory)
     return _mapped(file, Path(cache), options, lambda allocate: read(allocate=allocate), shown(dataset))
@@ -102,7 +104,8 @@ def _make_entry(entry: Path, read: Read) -> None:
         for name in ("starts", "terminated"):
             np.save(part / f"{name}.npy", getattr(data, name), allow_pickle=False)
         (part / ABOUT).write_text(json.dumps({"env_id": data.env_id, "source": data.source}))
-        _sync(part)
+        for path in [*part.iterdir(), part]:
+            sync(path)
         _rename(part, entry)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -116,16 +119,6 @@ def _on_disk(folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> np
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
-
-
-def _sync(folder: Path) -> None:
-    """Brings every file to the disk, so that a rename never precedes what it renames."""
-    for path in [*folder.iterdir(), folder]:
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _rename(part: Path, entry: Path) -> None:

@@ -161,7 +161,7 @@ def _width(source: "h5py.Dataset") -> int:
 
 def _check_metadata(path: Path) -> str:
     """The id of the environment, "" where unknown. Raises ConfigError for a form that cannot be read."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return ""
     metadata = _json(path)
     stored = metadata.get("data_format", "hdf5")

@@ -2,7 +2,7 @@
 
 A thread gathers the windows of the next updates while the present one computes. The windows of update n are
 those that `sample(to_device(...), fold_in(key, n), ...)` gives, bit for bit, whatever was drawn before: a run
-that continues at n begins with `first=n`.
+that continues at n begins with `first=n`. Returns-to-go and episode numbers stay in memory, 8 bytes a step.
 """
 
 import contextlib

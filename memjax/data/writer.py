@@ -59,9 +59,9 @@ class Writer:
                 self._flush()
                 size = self._close()
                 os.truncate(self._part, size)
-                _sync(self._part)
+                sync(self._part)
                 self._part.replace(self.path)
-                _sync(self.path.parent)
+                sync(self.path.parent)
         finally:
             self._file.close()
             self._part.unlink(missing_ok=True)
@@ -127,7 +127,8 @@ class Writer:
         stored[-len(rows) :] = rows
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Brings a file or a folder to the disk, so that a rename never precedes what it renames."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,7 +1,6 @@
 """`memjax collect`: a dataset in D4RL's layout from named policies, through envpool."""
 
 import math
-import os
 import platform
 import signal
 import threading
@@ -9,31 +8,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from memjax import __version__
 from memjax.data.collect import UNKNOWN_LENGTH, Quotas, collect
 from memjax.data.hdf5 import shown
-from memjax.data.policies import Act, Policy, network_policy, random_policy
+from memjax.data.policies import Policy
 from memjax.data.writer import Writer
 from memjax.envs import backend_of, make_host_env, spec_of
-from memjax.runtime.checkpoint import Checkpoints
-from memjax.runtime.digest import digest
-from memjax.runtime.host import acting_view
+from memjax.runtime.behaviour import load_policy
 from memjax.runtime.progress import Progress
-from memjax.runtime.train import build
-from memjax.runtime.workdir import CHECKPOINTS, load_workdir_config
-from memjax.types import Agent, ConfigError, EnvSpec, PyTree, TimeStep
+from memjax.types import ConfigError, EnvSpec
 
 LANES = 2  # pools stepped in turn
 REPORT_SECONDS = 0.25
-MEAN_POLICY = "greedy"  # what agents call acting without noise
 _PACKAGES = ("envpool", "numpy", "h5py", "jax")
 
 
@@ -81,51 +73,6 @@ def collect_dataset(request: Request) -> dict[str, Any]:
         summary = [_summary(policy, tally) for policy, tally in zip(policies, quotas.tallies, strict=True)]
         writer.describe(_attributes(request, summary))
     return {"policies": summary, "steps": writer.steps, "seconds": seconds, "stepped": stepped}
-
-
-def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
-    """A policy by what the user calls it. Raises ConfigError where it is none, or not one for `spec`."""
-    if name == "random":
-        return random_policy(spec)
-    if os.path.isdir(name):
-        return _agent_policy(Path(name), spec, mean=mean)
-    return network_policy(name, spec, mean=mean)
-
-
-def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
-    """The agent of a run's newest checkpoint, of its first seed."""
-    field, config = shown(workdir), load_workdir_config(workdir)
-    trained = spec_of(config.env.id, config.env.options)
-    if (trained.observation_shape, trained.action) != (spec.observation_shape, spec.action):
-        raise ConfigError(f"{field}: env.id", f"observations and actions as in {spec.id}", trained.id)
-    program = build(config)
-    try:
-        with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-            restored = checkpoints.restore_latest(program.abstract_state())
-    finally:
-        program.close()
-    if restored is None:
-        raise ConfigError(field, "a run with a checkpoint", "none")
-    agent = program.agent
-    chosen = MEAN_POLICY if mean else agent.policies[0]
-    if chosen not in agent.policies:
-        raise ConfigError(f"{field}: --mean", f"a policy named {MEAN_POLICY}", ", ".join(agent.policies))
-    view = acting_view(agent, restored.state)
-    return Policy(field, digest(view), partial(_start_agent, agent, view, chosen), every_step=True)
-
-
-def _start_agent(agent: Agent, view: PyTree, policy: str, batch: int) -> Act:
-    choose = jax.jit(partial(agent.act, policy=policy))
-    carry = agent.initial_carry(batch)
-
-    def act(timestep: TimeStep, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        nonlocal carry
-        key = jax.random.key(int(rng.integers(2**32)))
-        chosen = choose(view, carry, timestep, key)
-        carry = chosen.carry
-        return np.asarray(chosen.action)[rows]
-
-    return act
 
 
 def _check(request: Request, spec: EnvSpec) -> None:
@@ -209,10 +156,10 @@ class _Report:
         if now < self.next:
             return
         self.next = now + REPORT_SECONDS
-        if not self.quotas.in_steps:
-            episodes = sum(len(tally.returns) for tally in self.quotas.tallies)
-            self.progress.total = round(steps / max(episodes, 1) * sum(self.quotas.amounts))
-        self.progress.update(min(steps, self.progress.total - 1))
+        episodes = sum(len(tally.returns) for tally in self.quotas.tallies)
+        if episodes and not self.quotas.in_steps:
+            self.progress.total = round(steps / episodes * sum(self.quotas.amounts))
+        self.progress.update(min(steps, max(0, self.progress.total - 1)))
 
     def end(self) -> None:
         """All episodes have ended."""

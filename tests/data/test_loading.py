@@ -91,3 +91,13 @@ def test_whoever_makes_the_same_entry_first_wins(stored, monkeypatch):
     monkeypatch.setattr(os, "getpid", iter(range(10)).__next__)
     assert_same(load(path, cache=cache), load(path))
     assert len(list(cache.iterdir())) == 1
+
+
+def test_a_name_that_tells_where_episodes_end_makes_another_entry(tmp_path):
+    fields = fields_of(episodes_of([2000]))
+    del fields["timeouts"]
+    found = {}
+    for name in ("plain.hdf5", "hopper.hdf5"):
+        path = write_hdf5(tmp_path / name, fields)
+        found[name] = np.diff(load(path, cache=tmp_path / "cache").starts).tolist()
+    assert found == {"plain.hdf5": [2000], "hopper.hdf5": [1000, 1000]}
