@@ -1,0 +1,78 @@
+"""An HTTP client for endpoints that may misbehave: limited bodies, a deadline for the whole answer, no
+redirects, nothing compressed, no proxies from the environment."""
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+MAX_BODY = 10 * 1024 * 1024  # bytes of an answer
+
+
+class AnswerRefused(Exception):
+    """An answer that is not read to its end."""
+
+
+def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
+    """A client for `openai.OpenAI(http_client=...)` that reads at most `max_body` bytes and `timeout` seconds.
+
+    Without the deadline a server that sends a byte now and then would be waited for without end: the
+    client's own timeout is for each read. Raises AnswerRefused, which the client wraps, or its own errors.
+    """
+    httpx = http_library()
+
+    class Limited(httpx.BaseTransport):
+        """Passes requests on and wraps the answers."""
+
+        def __init__(self):
+            self._inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=None))
+
+        def handle_request(self, request: Any) -> Any:
+            deadline = time.monotonic() + timeout
+            request.headers["accept-encoding"] = "identity"  # a small body cannot become a large one
+            answer = self._inner.handle_request(request)
+            answer.stream = LimitedStream(answer.stream, deadline)
+            encoding = answer.headers.get("content-encoding", "identity")
+            if encoding != "identity" or length_of(answer.headers) > max_body:
+                answer.stream.close()
+                what = f"over {max_body} bytes" if encoding == "identity" else f"compressed ({encoding[:20]})"
+                raise AnswerRefused(f"the answer is {what}")
+            return answer
+
+        def close(self) -> None:
+            self._inner.close()
+
+    class LimitedStream(httpx.SyncByteStream):
+        """A body, counted as it comes."""
+
+        def __init__(self, inner: Any, deadline: float):
+            self._inner, self._deadline = inner, deadline
+
+        def __iter__(self) -> Iterator[bytes]:
+            read = 0
+            for chunk in self._inner:
+                read += len(chunk)
+                if read > max_body:
+                    raise AnswerRefused(f"the answer is over {max_body} bytes")
+                if time.monotonic() > self._deadline:
+                    raise httpx.ReadTimeout(f"the answer took over {timeout:g} s")
+                yield chunk
+
+        def close(self) -> None:
+            self._inner.close()
+
+    return httpx.Client(transport=Limited(), timeout=timeout, follow_redirects=False, trust_env=False)
+
+
+def http_library() -> Any:
+    """The HTTP package that the installed `openai` is built on, which differs between its major versions."""
+    import openai
+
+    base = openai.DefaultHttpxClient.__mro__[1]
+    return sys.modules[base.__module__.split(".")[0]]
+
+
+def length_of(headers: Any) -> int:
+    """What a Content-Length header says; 0 where it says nothing that can be read."""
+    text = headers.get("content-length", "")
+    return int(text) if text.isdigit() else 0
