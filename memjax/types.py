@@ -172,6 +172,9 @@ class Agent(NamedTuple):
     policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
     bonus: Callable[[PyTree, Array], Array] | None = None  # (state, observations [n, ...]) -> [n] novelty
     acting: Callable[[PyTree], PyTree] = lambda state: state  # what `act` reads, all else replaced by ()
+    # Of agents that retrieve from a bank filled before they learn:
+    refill: Callable[[PyTree, Any], PyTree] | None = None  # (state, Triplets) -> the same with another bank
+    credit: Callable[[PyTree, Any], PyTree] | None = None  # (state, held-out Windows) -> utilities learned
 
 
 def zeros_timestep(spec: EnvSpec, batch: int) -> TimeStep:

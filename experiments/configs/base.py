@@ -254,7 +254,11 @@ def apply_variants(
     config: ConfigDict, text: str, more: Mapping[str, Callable[[ConfigDict], None]]
 ) -> ConfigDict:
     """The locked config with the variants named in `text` ("coarse", "ppo+smoke"). Raises ConfigError."""
-    known = VARIANTS | dict(more)
+    return apply(config, text, VARIANTS | dict(more))
+
+
+def apply(config: ConfigDict, text: str, known: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
+    """The same, of variants that share none of these."""
     for name in filter(None, text.split("+")):
         if name not in known:
             close = nearest_name(name, list(known))

@@ -7,8 +7,8 @@ from memjax.agents.adamemento import AdaMementoConfig, make_adamemento
 from memjax.agents.offline import Prior
 from memjax.agents.offline_baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
 from memjax.agents.ppo import PPOConfig, make_ppo
-from memjax.agents.reframe import make_reframe
 from memjax.agents.reframe_config import ReframeConfig
+from memjax.agents.reframe_utility import make_learning_reframe
 from memjax.agents.sil import SILConfig, make_sil
 from memjax.types import Agent, EnvSpec
 
@@ -32,10 +32,11 @@ class OfflineEntry(NamedTuple):
 
     config: type  # the dataclass of its section
     make: Callable[[Any, EnvSpec, Prior], Agent]  # (section, spec, what is known of the data)
+    offline: bool = True
 
 
 OFFLINE_AGENTS: dict[str, OfflineEntry] = {
     "bc": OfflineEntry(CloningConfig, make_cloning),
     "nearest": OfflineEntry(NearestConfig, make_nearest),
-    "reframe": OfflineEntry(ReframeConfig, make_reframe),
+    "reframe": OfflineEntry(ReframeConfig, make_learning_reframe),
 }

@@ -20,6 +20,7 @@ class Prior(NamedTuple):
     std: np.ndarray  # [O], above zero
     experts: Triplets | None = None  # what a memory is filled from; episode numbers as in the training data
     more: Triplets | None = None  # steps that the autoencoder learns from beside the experts
+    baseline: Triplets | None = None  # steps that tell which return to expect where
 
 
 class Statistics(flax.struct.PyTreeNode):

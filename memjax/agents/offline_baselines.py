@@ -4,7 +4,7 @@
 observations nearest to its own, by standardised distance: the mean of their actions, or their vote.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ from memjax.agents.offline import (
 )
 from memjax.agents.reframe import choose
 from memjax.memory import Memory, MemoryState, make_memory
-from memjax.networks.autoencoder import take_trajectories
+from memjax.networks.autoencoder import Triplets, take_trajectories
 from memjax.networks.decision_transformer import to_unit
 from memjax.networks.encoders import MLP
 from memjax.ops.statistics import masked_mean
@@ -161,11 +161,12 @@ def make_nearest(config: NearestConfig, spec: EnvSpec, prior: Prior) -> Agent:
     memory = _play_memory(config, spec)
 
     def init(key: Key) -> NearestState:
-        values = {"action": experts.actions}
-        bank, _ = memory.write(
-            memory.init(), experts.observations, values, group=jnp.asarray(experts.episode)
-        )
-        return NearestState(bank, statistics)
+        return NearestState(_fill(memory, experts), statistics)
+
+    def refill(state: NearestState, triplets: Triplets) -> NearestState:
+        check_triplets("experts", triplets, spec)
+        wide = replace(config, capacity=triplets.episode.shape[0])
+        return state.replace(bank=_fill(_play_memory(wide, spec), triplets))
 
     def act(state: NearestState, carry: PyTree, timestep: TimeStep, key: Key, *, policy: str = "policy"):
         seen = state.statistics.standardize(jnp.asarray(timestep.observation, jnp.float32))
@@ -177,7 +178,7 @@ def make_nearest(config: NearestConfig, spec: EnvSpec, prior: Prior) -> Agent:
         found = play(memory, spec, state.bank, windows.observations[:, -1])
         return state, {"loss/action": jnp.mean(action_errors(spec, found, windows.actions[:, -1]))}
 
-    return _offline(init, act, update, lambda state: state)
+    return _offline(init, act, update, lambda state: state)._replace(refill=refill)
 
 
 def play(memory: Memory, spec: EnvSpec, bank: MemoryState, observations: Array) -> Array:
@@ -188,6 +189,12 @@ def play(memory: Memory, spec: EnvSpec, bank: MemoryState, observations: Array) 
         actions = jax.nn.one_hot(actions, spec.action.n)
     counted = jnp.sum(jnp.where(found.mask[..., None], actions, 0.0), axis=1)
     return counted / jnp.maximum(jnp.sum(found.mask, axis=1, keepdims=True), 1)
+
+
+def _fill(memory: Memory, triplets: Triplets) -> MemoryState:
+    values = {"action": triplets.actions}
+    group = jnp.asarray(triplets.episode)
+    return memory.write(memory.init(), triplets.observations, values, group=group)[0]
 
 
 def _play_memory(config: NearestConfig, spec: EnvSpec) -> Memory:

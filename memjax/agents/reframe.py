@@ -111,6 +111,10 @@ def make_reframe(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Agent:
         metrics["loss/grad_norm"] = norm_of(gradient)
         return state.replace(params=params, optimizer=opt_state, updates=state.updates + 1), metrics
 
+    def refill(state: ReframeState, triplets: Triplets) -> ReframeState:
+        bank = make_bank(config, spec, state.encoder, triplets, triplets.episode.shape[0])
+        return with_bank(state, _controlled(config.bank, bank, jax.random.key(0)))
+
     return Agent(
         init=init,
         initial_carry=lambda batch: empty_context(spec, batch, config.transformer.context),
@@ -119,6 +123,7 @@ def make_reframe(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Agent:
         rollout_steps=1,
         policies=policies,
         acting=lambda state: state.replace(optimizer=()),
+        refill=None if nets.memory is None else refill,
     )
 
 

@@ -109,6 +109,16 @@ class ReframeConfig:
         """An offline agent takes no steps; one update is one iteration."""
         return 1
 
+    @property
+    def context(self) -> int:
+        """K, steps of a window."""
+        return self.transformer.context
+
+    @property
+    def longest_episode(self) -> int:
+        """Steps of the longest episode that it can tell the time in."""
+        return self.transformer.max_steps
+
     def check(self) -> None:
         """Raises ConfigError where there is nothing to ask for."""
         if not self.targets:

@@ -16,20 +16,33 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from memjax.agents.offline import in_units
-from memjax.agents.reframe import ReframeState
+from memjax.agents.offline import Prior, in_units
+from memjax.agents.reframe import ReframeState, make_reframe
 from memjax.agents.reframe_config import ReframeConfig
 from memjax.agents.reframe_model import make_nets, predict
 from memjax.networks.autoencoder import Triplets
 from memjax.networks.decision_transformer import to_unit
 from memjax.ops.statistics import masked_mean
-from memjax.types import Array, Discrete, EnvSpec, Windows
+from memjax.types import Agent, Array, Discrete, EnvSpec, Windows
 
 
 class Baseline(NamedTuple):
     """What return to go to expect: linear in the observation and its squares."""
 
     weights: Array  # [2 O + 1]
+
+
+def make_learning_reframe(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Agent:
+    """The agent called "reframe", which credits its entries where it reads by MemRL's rule."""
+    agent = make_reframe(config, spec, prior)
+    if agent.refill is None or not config.read.recall or prior.baseline is None:
+        return agent
+    baseline = fit_baseline(prior.baseline)
+
+    def credit(state: ReframeState, windows: Windows) -> ReframeState:
+        return credit_advantages(config, spec, state, windows, advantages(baseline, windows))
+
+    return agent._replace(credit=credit)
 
 
 def fit_baseline(triplets: Triplets, *, ridge: float = 1e-3) -> Baseline:

@@ -39,14 +39,19 @@ def check_same_task(trajectories: Trajectories, other: Trajectories) -> None:
 
 
 def select(trajectories: Trajectories, count: int, *, seed: int) -> Trajectories:
-    """`count` different episodes, drawn by `seed`, in the order of the dataset.
+    """The episodes that `choose` names."""
+    return take(trajectories, choose(trajectories, count, seed=seed))
+
+
+def choose(trajectories: Trajectories, count: int, *, seed: int) -> np.ndarray:
+    """Numbers of `count` different episodes, drawn by `seed`, in the order of the dataset, [count].
 
     Raises ConfigError where there are fewer.
     """
     episodes = len(trajectories.terminated)
     if not 1 <= count <= episodes:
         raise ConfigError(trajectories.source, f"{count:,} episodes to take", f"{episodes:,} in it")
-    return take(trajectories, np.sort(np.random.default_rng(seed).permutation(episodes)[:count]))
+    return np.sort(np.random.default_rng(seed).permutation(episodes)[:count])
 
 
 def _check_env_id(trajectories: Trajectories, wanted: str) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.data.trajectories import Trajectories
-from memjax.data.windows import draw, index_of, normalise, place
+from memjax.data.windows import Mix, draw, index_of, normalise, place
 from memjax.types import Key, Windows
 
 DRAWN = 64  # updates whose draws are made in one call
@@ -36,13 +36,14 @@ class Stream:
         batch: int,
         context: int,
         *,
+        mix: Mix | None = None,
         first: int = 0,
         ahead: int = 4,
     ):
         """`ahead`: batches that are kept ready. Raises ConfigError as `to_device` does."""
         self._data, self._scale = trajectories, (mean, std)
         self._togo, self._episode, self._starts = index_of(trajectories, return_scale)
-        self._draw = (jax.device_put(key, jax.devices("cpu")[0]), batch, len(trajectories.rewards))
+        self._draw = (jax.device_put(key, jax.devices("cpu")[0]), batch, len(trajectories.rewards), mix)
         self._context = context
         self._ready: queue.Queue[Any] = queue.Queue(ahead)
         self._stopped = threading.Event()
@@ -105,7 +106,7 @@ class Stream:
         return jax.device_put(Windows(observations, *parts))
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def draw_many(key: Key, batch: int, steps: int, first: Any) -> jax.Array:
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def draw_many(key: Key, batch: int, steps: int, mix: Mix | None, first: Any) -> jax.Array:
     """The draws of updates `first` .. `first` + 63, [64, B] i32."""
-    return jax.vmap(lambda n: draw(jax.random.fold_in(key, n), batch, steps))(first + jnp.arange(DRAWN))
+    return jax.vmap(lambda n: draw(jax.random.fold_in(key, n), batch, steps, mix))(first + jnp.arange(DRAWN))

@@ -2,7 +2,8 @@
 
 A window begins at a step drawn uniformly from all steps, so episodes are drawn by their length, and goes on
 for `context` steps or to the end of the episode: Decision Transformer's sampling. A short one is padded with
-zeros on the left, masked. It never reaches into another episode.
+zeros on the left, masked. It never reaches into another episode. Of a dataset with others mixed in behind it,
+a fixed number of each batch can be drawn from these (`Mix`).
 
 Draws depend on the key alone. A run that uses `fold_in(key, n)` for update n resumes where it was from n.
 """
@@ -30,6 +31,13 @@ class DeviceData(NamedTuple):
     starts: Array  # [E + 1] i32
 
 
+class Mix(NamedTuple):
+    """How much of each batch comes from the steps behind `split`; static."""
+
+    split: int  # steps in front
+    reserved: int  # windows of a batch that begin behind them
+
+
 def to_device(
     trajectories: Trajectories, mean: np.ndarray, std: np.ndarray, return_scale: float
 ) -> DeviceData:
@@ -49,16 +57,20 @@ def normalise(observations: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np
     return np.divide(shifted, np.asarray(std, np.float32), out=shifted)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def draw(key: Key, batch: int, steps: int) -> Array:
-    """The first steps of `batch` windows, [B] i32, uniform over all `steps`."""
-    return jax.random.randint(key, (batch,), 0, steps)
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def draw(key: Key, batch: int, steps: int, mix: Mix | None = None) -> Array:
+    """The first steps of `batch` windows, [B] i32, uniform over all `steps`, or over either part of a mix."""
+    if mix is None:
+        return jax.random.randint(key, (batch,), 0, steps)
+    behind = np.arange(batch) >= batch - mix.reserved
+    bounds = np.where(behind, mix.split, 0), np.where(behind, steps, mix.split)
+    return jax.random.randint(key, (batch,), *bounds)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def sample(data: DeviceData, key: Key, batch: int, context: int) -> Windows:
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def sample(data: DeviceData, key: Key, batch: int, context: int, mix: Mix | None = None) -> Windows:
     """`batch` windows of `context` steps; pure, and usable under jit and scan."""
-    first = draw(key, batch, data.episode.shape[0])
+    first = draw(key, batch, data.episode.shape[0], mix)
     episode = data.episode[first]
     steps, mask = place(first, data.starts[episode + 1], context, jnp)
 

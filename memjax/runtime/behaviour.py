@@ -36,7 +36,7 @@ def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
     trained = spec_of(config.env.id, config.env.options)
     if (trained.observation_shape, trained.action) != (spec.observation_shape, spec.action):
         raise ConfigError(f"{field}: env.id", f"observations and actions as in {spec.id}", trained.id)
-    program = build(config)
+    program = build(config, learns=False)
     try:
         with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
             restored = checkpoints.restore_latest(program.abstract_state())
@@ -45,7 +45,8 @@ def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
     if restored is None:
         raise ConfigError(field, "a run with a checkpoint", "none")
     agent = program.agent
-    chosen = MEAN_POLICY if mean else agent.policies[0]
+    # An agent that learned offline has no noise to leave out.
+    chosen = MEAN_POLICY if mean and config.data is None else agent.policies[0]
     if chosen not in agent.policies:
         raise ConfigError(f"{field}: --mean", f"a policy named {MEAN_POLICY}", ", ".join(agent.policies))
     view = acting_view(agent, restored.state)

@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
-from memjax.schema import Between, NonNegativeInt, PositiveInt, nearest_name, parse
+from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, nearest_name, parse
 from memjax.types import ConfigError
 
 # May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
@@ -35,10 +35,46 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """The recorded episodes that an offline agent learns from, and the experts that a memory is filled from.
+
+    A dataset is a D4RL file, a Minari folder or file, or the id of a Minari dataset on this machine.
+    """
+
+    path: str  # what the agent learns from
+    experts: str  # "": none. The same as `path`: random episodes of the data themselves, a control
+    num_experts: NonNegativeInt  # episodes taken of it
+    expert_seed: NonNegativeInt  # which ones
+    mix: Literal["none", "uniform", "share", "only"]  # whether the agent learns from those directly as well
+    mix_share: Fraction  # of every batch, with "share"
+    encoder_steps: NonNegativeInt  # of `path`, that a memory's autoencoder learns from beside the experts
+    holdout: Fraction  # of the episodes of `path`, kept from learning, for the memory's utilities
+    credit_every: NonNegativeInt  # updates between two lessons of the utilities from these; 0: never
+    keep_unfinished: bool  # the last episode, where the data end within it
+    max_episode_steps: NonNegativeInt  # where the data do not tell how long an episode may be; 0: they do
+    cache: str  # a folder to map converted arrays from, for data larger than memory; "": read them whole
+    stream: bool  # keep the data on the host and send windows, for data larger than the device
+
+    def check(self) -> None:
+        """Raises ConfigError where fields do not fit each other."""
+        if not self.path:
+            raise ConfigError("path", "a D4RL file, or a Minari folder or id", "''")
+        if self.experts and not self.num_experts:
+            raise ConfigError("num_experts", "int >= 1, of data.experts", 0)
+        if self.mix != "none" and not self.experts:
+            raise ConfigError("experts", f"a dataset, as mix is {self.mix!r}", "''")
+        if self.credit_every and not self.holdout:
+            raise ConfigError("holdout", "above 0, as credit_every is", self.holdout)
+        if self.holdout == 1.0 or (self.holdout and self.experts == self.path):
+            expected = "below 1" if self.holdout == 1.0 else "0, as experts are episodes of the data"
+            raise ConfigError("holdout", expected, self.holdout)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How long to train, and what to do on the way. Iteration: one rollout and one update."""
 
-    total_steps: PositiveInt  # environment steps per seed
+    total_steps: PositiveInt  # environment steps per seed; updates where the agent learns offline
     eval_every: NonNegativeInt  # iterations between evaluations; 0: never
     eval_episodes: PositiveInt  # episodes per evaluation, seed and policy
     eval_envs: PositiveInt  # environments they run in
@@ -62,6 +98,7 @@ class _Top:
     seed: Annotated[int, Between(0, 2**31 - 1)]
     num_seeds: PositiveInt
     env: Mapping[str, Any]
+    data: Mapping[str, Any] | None
     agent: Mapping[str, Any]
     run: Mapping[str, Any]
 
@@ -78,10 +115,11 @@ class ResolvedConfig:
     agent: Any  # the agent's own section
     run: RunConfig
     raw: Mapping[str, Any]  # the same as plain values, for config.json
+    data: DataConfig | None = None  # what an offline agent learns from
 
     @property
     def steps_per_iteration(self) -> int:
-        """Environment steps of one iteration of one seed."""
+        """Environment steps of one iteration of one seed; offline, where one update is one, 1."""
         return self.env.num_envs * self.agent.rollout_steps
 
     @property
@@ -108,26 +146,28 @@ def resolve(
 ) -> ResolvedConfig:
     """Checks, derives and freezes. Raises ConfigError; nothing is allocated or compiled before.
 
-    `agents` and `spec_of` default to `memjax.agents.AGENTS` and `memjax.envs.spec_of`.
+    `agents` and `spec_of` default to all of `memjax.agents` and `memjax.envs.spec_of`.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     try:
-        top = parse(_Top, values, "config")
+        top = parse(_Top, {"data": None} | dict(values), "config")
     except ConfigError as error:
         raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
     env = parse(EnvConfig, top.env, "env")
     run = parse(RunConfig, top.run, "run")
     if env.num_envs % run.pools:
         raise ConfigError("run.pools", f"a divisor of env.num_envs ({env.num_envs})", run.pools)
+    agents = _agents() if agents is None else agents
     agent = _agent(top.agent, env.num_envs, agents)
+    data = _data(top, env, agents)
     spec_of = _spec_of() if spec_of is None else spec_of
     _relative("env", lambda: spec_of(env.id, env.options))
-    sections = {"env": env, "agent": agent, "run": run}
+    sections = {"env": env, "agent": agent, "run": run} | ({} if data is None else {"data": data})
     raw = {"experiment": top.experiment, "seed": top.seed, "num_seeds": top.num_seeds}
     raw |= {name: dataclasses.asdict(section) for name, section in sections.items()}
     raw["agent"] = {"name": top.agent["name"]} | raw["agent"]
     return ResolvedConfig(
-        top.experiment, top.seed, top.num_seeds, env, top.agent["name"], agent, run, _plain(raw)
+        top.experiment, top.seed, top.num_seeds, env, top.agent["name"], agent, run, _plain(raw), data
     )
 
 
@@ -147,9 +187,8 @@ def first_difference(stored: Mapping[str, Any], new: Mapping[str, Any]) -> tuple
     return None
 
 
-def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any] | None) -> Any:
+def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any]) -> Any:
     """The agent's own section, checked by itself and against the number of environments."""
-    agents = _agents() if agents is None else agents
     names = sorted(agents)
     name = section.get("name")
     if not isinstance(name, str) or name not in agents:
@@ -167,6 +206,22 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any] 
     return agent
 
 
+def _data(top: _Top, env: EnvConfig, agents: Mapping[str, Any]) -> DataConfig | None:
+    """The section of an offline agent; no other may have one."""
+    name = top.agent["name"]
+    if not getattr(agents[name], "offline", False):
+        if top.data is not None:
+            raise ConfigError("data", f"no such section with agent '{name}', which learns by acting", "one")
+        return None
+    if top.data is None:
+        got = "nothing: the section is missing"
+        raise ConfigError("data", f"a section of fields for agent '{name}', which learns offline", got)
+    if env.num_envs != 1:
+        got = env.num_envs
+        raise ConfigError("env.num_envs", "1 with an agent that learns offline (run.eval_envs evaluate)", got)
+    return parse(DataConfig, top.data, "data")
+
+
 def _relative(section: str, call: Callable[[], Any]) -> Any:
     """Runs `call`; a ConfigError of it names its field relative to `section`."""
     try:
@@ -177,9 +232,9 @@ def _relative(section: str, call: Callable[[], Any]) -> Any:
 
 
 def _agents() -> Mapping[str, Any]:
-    from memjax.agents import AGENTS
+    from memjax.agents import AGENTS, OFFLINE_AGENTS
 
-    return AGENTS
+    return {**AGENTS, **OFFLINE_AGENTS}
 
 
 def _spec_of() -> Callable[[str, Mapping[str, Any]], Any]:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,20 +49,35 @@ def _round(env: Env, agent: Agent, state: PyTree, policy: str, batch: int, key: 
     return {name: jnp.mean(first[name].astype(jnp.float32)) for name in names}
 
 
+class OtherBank(NamedTuple):
+    """Expert episodes for an agent to retrieve from, in place of those that it was trained with."""
+
+    dataset: str  # as data.experts
+    episodes: int
+    seed: int  # which of them
+    swap: bool  # take them although they are others; else they must be those trained with
+
+
 def evaluate_workdir(
-    workdir: Path, *, episodes: int | None = None, policies: tuple[str, ...] | None = None
+    workdir: Path,
+    *,
+    episodes: int | None = None,
+    policies: tuple[str, ...] | None = None,
+    bank: OtherBank | None = None,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of a run.
 
     Returns {"step": ..., "policies": {policy: {metric: [num_seeds]}}}. Raises ConfigError where there is no
-    checkpoint, or no such policy.
+    checkpoint, no such policy, or a bank that the agent cannot retrieve from.
     """
     from memjax.runtime.checkpoint import Checkpoints
     from memjax.runtime.train import build
     from memjax.runtime.workdir import CHECKPOINTS, load_workdir_config
 
     config = load_workdir_config(workdir)
-    program = build(config)
+    if bank is not None and config.data is None:
+        raise ConfigError("--bank", "a run that learned offline, from a bank of experts", f"'{workdir}'")
+    program = build(config, learns=False)
     for policy in policies or ():
         if policy not in program.agent.policies:
             raise ConfigError("--policies", f"some of {', '.join(program.agent.policies)}", repr(policy))
@@ -70,8 +85,13 @@ def evaluate_workdir(
         restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None:
         raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")
+    state: Any = restored.state
+    if bank is not None:
+        from memjax.runtime.banks import with_bank
+
+        state = with_bank(program, state, bank)  # type: ignore[arg-type]
     try:
-        scores = program.evaluate(restored.state, episodes or config.run.eval_episodes, policies)
+        scores = program.evaluate(state, episodes or config.run.eval_episodes, policies)
     finally:
         program.close()
     table: dict[str, dict[str, Any]] = {}

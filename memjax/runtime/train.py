@@ -46,26 +46,30 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Program(Protocol):
-    """A run's compiled parts, whatever its environment runs on."""
+    """A run's compiled parts, whatever its environment runs on.
+
+    Its state is a `TrainState`, or an `OfflineState` where the agent learns from recorded episodes; both have
+    `iteration`, `key` and `agent`.
+    """
 
     agent: Agent
     iterations: int  # in all, a multiple of run.log_every
     not_reproducible: tuple[str, ...]  # what a resumed run may do otherwise
 
-    def init(self) -> TrainState:
+    def init(self) -> Any:
         """The state before the first iteration."""
         ...
 
-    def abstract_state(self) -> TrainState:
+    def abstract_state(self) -> Any:
         """Shapes, types and placement of the state; allocates nothing."""
         ...
 
-    def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
+    def chunk(self, state: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """`run.log_every` iterations; the state is donated. Metrics [R, iterations]."""
         ...
 
     def evaluate(
-        self, state: TrainState, episodes: int, policies: tuple[str, ...] | None = None
+        self, state: Any, episodes: int, policies: tuple[str, ...] | None = None
     ) -> dict[str, np.ndarray]:
         """`eval/POLICY/METRIC` [R], the memory frozen."""
         ...
@@ -75,17 +79,22 @@ class Program(Protocol):
         ...
 
 
-def build(config: ResolvedConfig) -> Program:
+def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
     """The program of a checked config; compiles nothing.
 
-    Raises ConfigError where its parts do not fit, or its state has no room on the device.
+    With `learns` False it can only restore and act, and reads no dataset. Raises ConfigError where its parts
+    do not fit, or its state has no room on the device.
     """
-    program = _program(config)
+    program = _program(config, learns)
     check_room(program.abstract_state())
     return program
 
 
-def _program(config: ResolvedConfig) -> Program:
+def _program(config: ResolvedConfig, learns: bool) -> Program:
+    if config.data is not None:
+        from memjax.runtime.offline import OfflineProgram
+
+        return OfflineProgram(config, learns=learns)
     if backend_of(config.env.id) == "host":
         from memjax.runtime.host import HostProgram
 
@@ -322,12 +331,14 @@ def summarize(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Means over episodes are weighed by episodes; NaN where none ended.
     """
+    rest = {name: x.mean(axis=1) for name, x in metrics.items() if not name.startswith("train/")}
     totals = {name: x.sum(axis=1) for name, x in metrics.items() if name.startswith("train/")}
+    if not totals:  # learned offline: no episodes
+        return rest
     episodes = totals.pop("train/episodes")
     falls = {name: totals.pop(name) for name in ("train/falls",) if name in totals}
     with np.errstate(invalid="ignore"):
         means = {name: x / np.where(episodes > 0, episodes, np.nan) for name, x in totals.items()}
-    rest = {name: x.mean(axis=1) for name, x in metrics.items() if not name.startswith("train/")}
     return {"train/episodes": episodes} | falls | means | rest
 
 

@@ -1,0 +1,88 @@
+"""Makes the datasets of the Re:Frame experiments from policies, by D4RL's recipe (Fu et al. 2020).
+
+    python -m experiments.offline_data --policies DIR                    # all environments and tiers
+    python -m experiments.offline_data --policies DIR --env hopper --tier medium expert
+
+DIR holds `Hopper_expert.npz` and a ladder `Hopper_training/itNNNN.npz` of one agent along its training,
+likewise for HalfCheetah and Walker2d; `memjax collect --help` tells the format. What exists is left as it is.
+
+    random          uniform actions
+    medium          the rung of the ladder near a third of the expert's score, with its noise
+    medium-replay   all rungs up to that one, in equal shares: what a learner has seen on its way there
+    expert          the expert without noise, 300 episodes
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from memjax.runtime.collecting import Request, collect_dataset
+
+ENVIRONMENTS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
+TIERS = ("random", "medium", "medium-replay", "expert")
+MEDIUM = {"hopper": 20, "walker2d": 40, "halfcheetah": 500}  # the rung, in iterations of its training
+RUNG = 20  # iterations between rungs
+EXPERT_EPISODES = 300
+SEEDS = {tier: seed for seed, tier in enumerate(TIERS)}  # so that no two tiers begin alike
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--policies", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("runs/data"), metavar="DIR")
+    parser.add_argument("--env", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--tier", nargs="+", choices=TIERS, default=TIERS)
+    parser.add_argument("--steps", type=int, default=1_000_000, help="of each tier but the expert's")
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for env in arguments.env:
+        for tier in arguments.tier:
+            make(env, tier, arguments.policies, arguments.out / f"{env}_{tier}.hdf5", arguments.steps)
+
+
+def make(env: str, tier: str, policies: Path, out: Path, steps: int) -> None:
+    """One dataset."""
+    if out.exists():
+        print(f"{out}: there already")
+        return
+    expert = tier == "expert"
+    made = collect_dataset(
+        Request(
+            env=f"envpool/{ENVIRONMENTS[env]}-v4",
+            policies=policies_of(env, tier, policies),
+            out=out,
+            steps=None if expert else steps,
+            episodes=EXPERT_EPISODES if expert else None,
+            shares=(),
+            mean=expert,
+            seed=SEEDS[tier],
+            num_envs=64,
+            options={},
+            next_observations=False,
+            compress=False,
+            overwrite=False,
+        )
+    )
+    mean = sum(p["return"] * p["episodes"] for p in made["policies"]) / sum(
+        p["episodes"] for p in made["policies"]
+    )
+    print(f"{out}: {made['steps']:,} steps, mean return {mean:,.0f}, {made['seconds']:.0f} s", flush=True)
+
+
+def policies_of(env: str, tier: str, folder: Path) -> tuple[str, ...]:
+    """What acts in a tier."""
+    name = ENVIRONMENTS[env]
+    if tier == "random":
+        return ("random",)
+    if tier == "expert":
+        return (str(folder / f"{name}_expert.npz"),)
+    first = MEDIUM[env] if tier == "medium" else 0
+    rungs = range(first, MEDIUM[env] + 1, RUNG)
+    return tuple(str(folder / f"{name}_training" / f"it{rung:04d}.npz") for rung in rungs)
+
+
+if __name__ == "__main__":
+    main()
