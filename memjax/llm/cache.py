@@ -1,4 +1,4 @@
-"""Replies and vectors by the hash of what was asked: a cache that spares requests, and the recording of a run.
+"""Replies and vectors by the hash of what was asked: a cache, and the recording of a run.
 
 With mode "replay" nothing is asked of anyone, so that an experiment runs again offline and ends alike.
 """
@@ -82,7 +82,7 @@ class StoredChat:
     def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
     ) -> Reply:
-        """The stored reply or a new one. Raises ChatError as the model does; ConfigError without recording."""
+        """The stored reply or a new one. Raises as the model does; ConfigError: no recording."""
         # Why: what is not drawn at random does not depend on the seed.
         seed = seed if temperature > 0.0 else 0
         turns = [[m.role, m.content] for m in messages]

@@ -69,7 +69,7 @@ class Database:
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if found == 0 and tables == 0:
-                for statement in filter(str.strip, schema.split(";")):
+                for statement in filter(str.strip, schema.split(";\n")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version}")
             elif found != version:

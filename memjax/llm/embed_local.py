@@ -42,7 +42,7 @@ class HashedNgrams:
         for kind, (hashes, weight) in enumerate(parts):
             grams, counts = np.unique(hashes, return_counts=True)
             weights = weight * (1.0 + np.log(counts))
-            vector += self._project(grams ^ _mix(np.uint64([self.seed * 16 + kind + 1])), weights)
+            vector += self._project(grams ^ _mix(np.array([self.seed * 16 + kind + 1], np.uint64)), weights)
         return vector if vector.any() else np.ones(self.dim)
 
     def _project(self, grams: np.ndarray, weights: np.ndarray) -> np.ndarray:

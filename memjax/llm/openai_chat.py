@@ -48,7 +48,7 @@ class OpenAIChat:
         text = message["content"]
         if text is not None and not isinstance(text, str):
             raise TypeError(type(text).__name__)
-        if not (text or "").strip():
+        if text is None or not text.strip():
             # Why: all tokens went into thoughts that are not shown; asking again would end alike.
             if finish == "length":
                 raise self._endpoint.error("no text within max_tokens", kind="malformed")

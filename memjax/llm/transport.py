@@ -14,7 +14,7 @@ class AnswerRefused(Exception):
 
 
 def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
-    """A client for `openai.OpenAI(http_client=...)` that reads at most `max_body` bytes and `timeout` seconds.
+    """A client for `openai.OpenAI(http_client=...)` reading at most `max_body` bytes in `timeout` s.
 
     Without the deadline a server that sends a byte now and then would be waited for without end: the
     client's own timeout is for each read. Raises AnswerRefused, which the client wraps, or its own errors.
