@@ -33,10 +33,11 @@ def q_update(
 ) -> Array:
     """Q <- Q + step_size (r - Q) for B rewards, as if one by one in batch order, repeated slots included.
 
-    utility [N], slots [B], rewards [B], mask [B] -> utility [N]; in place when `utility` is donated. Slots
-    outside 0 .. N-1 and masked items change nothing. On a CPU this is `q_update_sequential`, which XLA turns
-    into a loop of a few nanoseconds an item, less than the sort that the closed form needs; elsewhere it is
-    `q_update_batched`. The two agree up to rounding.
+    utility [N], slots [B], rewards [B], mask [B] -> utility [N]; in place when `utility` is donated.
+    `step_size` is one number or one for each reward [B]. Slots outside 0 .. N-1 and masked items change
+    nothing. On a CPU this is `q_update_sequential`, which XLA turns into a loop of a few nanoseconds an item,
+    less than the sort that the closed form needs; elsewhere it is `q_update_batched`. The two agree up to
+    rounding.
     """
     slots = _targets(slots, mask, utility.shape[0])
     return lax.platform_dependent(
@@ -57,6 +58,8 @@ def q_update_batched(
     A slot with rewards r_1 .. r_n ends at (1 - a)^n Q + a sum_j (1 - a)^(n - j) r_j. O(B log B).
     """
     slots = _targets(slots, mask, utility.shape[0])
+    if jnp.ndim(step_size):
+        return _compose(utility, slots, rewards, jnp.asarray(step_size, utility.dtype))
     keep = 1.0 - jnp.asarray(step_size, utility.dtype)
     weight = (1.0 - keep) * keep ** _later(slots)
     return utility.at[slots].multiply(keep, mode="drop").at[slots].add(weight * rewards, mode="drop")
@@ -68,12 +71,20 @@ def q_update_sequential(
     """`q_update` one reward at a time: the oracle of `q_update_batched`."""
     slots = _targets(slots, mask, utility.shape[0])
 
-    def step(q: Array, item: tuple[Array, Array]) -> tuple[Array, None]:
-        slot, reward = item
+    def step(q: Array, item: tuple[Array, ...]) -> tuple[Array, None]:
+        slot, reward, *own = item
         old = q.at[slot].get(mode="clip")
-        return q.at[slot].set(old + step_size * (reward - old), mode="drop"), None
+        size = own[0] if own else step_size
+        return q.at[slot].set(old + size * (reward - old), mode="drop"), None
 
-    return lax.scan(step, utility, (slots, rewards))[0]
+    sizes = (jnp.asarray(step_size),) if jnp.ndim(step_size) else ()
+    return lax.scan(step, utility, (slots, rewards, *sizes))[0]
+
+
+def turns(slots: Array, n: int, mask: Array | None = None) -> Array:
+    """[B] how many earlier valid items of the batch name the same slot of 0 .. n-1; 0 for the others."""
+    slots = _targets(slots, mask, n)
+    return jnp.where(slots < n, _later(slots[::-1])[::-1], 0)
 
 
 def rerank(
@@ -88,6 +99,7 @@ def rerank(
     floor: float | None = None,
     minimum: float | None = None,
     epsilon: float = 0.0,
+    bonus: Array | None = None,
     order: Array | None = None,
     key: Key | None = None,
 ) -> Ranked:
@@ -97,7 +109,8 @@ def rerank(
     a fixed (mean, std) for the similarity; utility is always scored within the pool, then clipped to
     [-clip, clip]. `floor` raises utilities before that; items below `minimum` are dropped after the
     statistics were taken, as in the authors' code. A pool whose standard deviation (population) is at most
-    1e-9 scores 0, a single item therefore too. Ties (scores within about 1e-6) go to the larger `order`
+    1e-9 scores 0, a single item therefore too. A `bonus` [..., P] is added to the utilities before they are
+    scored, not when they are held against `minimum`. Ties (scores within about 1e-6) go to the larger `order`
     [..., P] (pass the write clock for newest first), then to the earlier position. With chance `epsilon`,
     drawn per pool from `key`, the choice is uniform without replacement among the items not dropped.
     """
@@ -105,7 +118,7 @@ def rerank(
     if floor is not None:
         utility = jnp.maximum(utility, floor)
     near = _zscore(similarity, mask) if isinstance(normalize, str) else _fixed_zscore(similarity, normalize)
-    worth = _zscore(utility, mask)
+    worth = _zscore(utility if bonus is None else utility + bonus, mask)
     worth = worth if clip is None else jnp.clip(worth, -clip, clip)
     eligible = mask if minimum is None else mask & (utility >= minimum)
     scores = (1.0 - weight) * near + weight * worth
@@ -135,6 +148,22 @@ def _targets(slots: Array, mask: Array | None, n: int) -> Array:
     """Slots with N for every item that must change nothing."""
     inside = (slots >= 0) & (slots < n)
     return jnp.where(inside if mask is None else inside & mask, slots, n)
+
+
+def _compose(utility: Array, slots: Array, rewards: Array, step_sizes: Array) -> Array:
+    """Each update is a map Q -> keep Q + add; those of one slot are composed by a segmented scan."""
+    slots, keep, add = lax.sort((slots, 1.0 - step_sizes, step_sizes * rewards), num_keys=1, is_stable=True)
+    fresh = jnp.append(True, slots[1:] != slots[:-1])
+
+    def after(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        begins = a[0] | b[0]
+        return begins, jnp.where(b[0], b[1], a[1] * b[1]), jnp.where(b[0], b[2], a[2] * b[1] + b[2])
+
+    _, keep, add = lax.associative_scan(after, (fresh, keep, add))
+    last = jnp.append(slots[1:] != slots[:-1], True)
+    slots = jnp.where(last, slots, utility.shape[0])
+    old = utility.at[slots].get(mode="clip")
+    return utility.at[slots].set(keep * old + add, mode="drop")
 
 
 def _later(slots: Array) -> Array:
