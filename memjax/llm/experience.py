@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from memjax.llm.prompts import experience_text, plain, reflection_request, script_request
 from memjax.llm.records import Attempt
@@ -20,7 +20,7 @@ class Style(NamedTuple):
     temperature: float
     max_tokens: int
     summarise: bool  # write a plan after a success, a reflection after a failure
-    write: bool  # whether there is to be an experience at all
+    write: Literal["all", "failures", "none"]  # which attempts become an experience
     summary_temperature: float
     summary_max_tokens: int
     chars: int  # of an experience, at most
@@ -82,7 +82,7 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
 
 def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> tuple[str, str, str]:
     """Content, what heads it, and why it has no summary; the record alone where the summary failed."""
-    if not style.write:
+    if style.write == "none" or (style.write == "failures" and outcome.success):
         return "", "", ""
     intent, summary, source, why = plain(task.intent), "", "trajectory", ""
     if style.summarise:

@@ -169,7 +169,8 @@ def _recall(body: Any) -> Recall:
 
 
 def _plan(body: list) -> Plan:
-    return Plan(*body[:3], _recall(body[3]), body[4])
+    position, task_id, intent_hash, recall, version = body
+    return Plan(position, task_id, intent_hash, _recall(recall), version)
 
 
 def _event(body: Any) -> Event:

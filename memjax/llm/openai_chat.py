@@ -8,6 +8,7 @@ import numpy as np
 
 from memjax.llm.config import ChatConfig, EmbedConfig
 from memjax.llm.openai_client import Endpoint
+from memjax.llm.prompts import plain
 from memjax.llm.types import Message, Reply
 from memjax.llm.vectors import unit_rows
 from memjax.types import ConfigError
@@ -54,7 +55,9 @@ class OpenAIChat:
                 raise self._endpoint.error("no text within max_tokens", kind="malformed")
             raise self._endpoint.transient("an empty answer", kind="malformed")
         usage = answer.get("usage") or {}
-        return Reply(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), str(finish))
+        return Reply(
+            plain(text), _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), str(finish)
+        )
 
 
 class OpenAIEmbedder:
@@ -87,7 +90,8 @@ class OpenAIEmbedder:
             raise ValueError("other texts than those asked for")
         widths = {len(item["embedding"]) for item in items}
         if widths != {self.dim}:
-            raise ConfigError(f"{self._field}.dim", f"the width of {self.name}'s vectors", self.dim) from None
+            got = f"{self.dim}, and vectors of {sorted(widths)[0]} came"
+            raise ConfigError(f"{self._field}.dim", f"the width of {self.name}'s vectors", got)
         vectors = np.asarray([item["embedding"] for item in items], np.float32)
         return unit_rows(vectors)
 

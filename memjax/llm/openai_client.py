@@ -71,7 +71,9 @@ class Endpoint:
             raise self.error(str(error), kind="malformed") from None
         try:
             return read(json.loads(body))
-        except (LookupError, TypeError, ValueError, RecursionError) as error:
+        except ConfigError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             shown = self._clean(body[:60].decode(errors="replace"))
             what = f"an answer of another form ({type(error).__name__}): {shown!r}"
             raise self.transient(what, kind="malformed") from None

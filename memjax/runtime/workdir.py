@@ -33,7 +33,7 @@ def open_workdir(workdir: Path, config: ResolvedConfig, *, resume: bool = True) 
     config, or it holds a run at all and `resume` is False.
     """
     workdir = Path(workdir)
-    with _locked(workdir):
+    with locked(workdir):
         if not resume and any(workdir.glob(f"{CHECKPOINTS}/[0-9]*")):
             raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
         _check_same_run(workdir, config)
@@ -85,7 +85,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 @contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
     """Holds the lock of `workdir`, which ends with the process whatever ends it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
