@@ -1,0 +1,112 @@
+"""The few Linux calls a sandbox needs that Python does not wrap. Runs inside it, standard library alone.
+
+Numbers are those of the kernel's headers (linux/sched.h, linux/mount.h, linux/prctl.h, linux/seccomp.h).
+"""
+
+import ctypes
+import os
+import platform
+import struct
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 1 << 17, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30
+RDONLY, NOSUID, NODEV, NOEXEC, BIND, REC, PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+
+_MOUNT_SETATTR = 442
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_SOCKET = {"x86_64": 41, "aarch64": 198}
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_IO_URING_SETUP = 425
+_X32 = 0x40000000  # another way to name the same calls on x86_64
+_LAST_CAPABILITY = 63
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """Gives this process namespaces of its own. Raises OSError where the kernel refuses."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:
+    """Mounts `source` at `target`."""
+    words = [word.encode() for word in (source, target, kind, data)]
+    _checked(
+        _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {kind} {target}"
+    )
+
+
+def mount_read_only(target: str) -> None:
+    """Makes a mount and every mount below it read-only, without devices or set-uid programs."""
+    attributes = struct.pack("QQQQ", RDONLY | NOSUID | NODEV, 0, 0, 0)
+    here, recursive = -100, 0x8000
+    _checked(
+        _libc.syscall(_MOUNT_SETATTR, here, target.encode(), recursive, attributes, len(attributes)),
+        f"mount_setattr {target}",
+    )
+
+
+def pivot_root(new: str) -> None:
+    """Makes `new` the root of this mount namespace and lets go of the old one."""
+    os.chdir(new)
+    _checked(_libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"."), "pivot_root")
+    detach = 2
+    _checked(_libc.umount2(b".", detach), "umount2")
+    os.chdir("/")
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the one that forked it ends."""
+    _prctl(1, 9)
+
+
+def hide_memory() -> None:
+    """Keeps other processes of the same user from reading or tracing this one."""
+    _prctl(4, 0)
+
+
+def no_new_privileges() -> None:
+    """From here on no program this process starts can gain rights by its file's mode."""
+    _prctl(38, 1)
+
+
+def keep_capabilities(kept: frozenset[int]) -> None:
+    """Whatever is started from here on has at most these capabilities."""
+    for number in range(_LAST_CAPABILITY + 1):
+        if number not in kept:
+            _libc.prctl(24, ctypes.c_ulong(number), 0, 0, 0)  # refuses numbers the kernel does not know
+
+
+def _prctl(option: int, value: int) -> None:
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
+
+
+def forbid_network_sockets() -> None:
+    """A filter that refuses every socket but those of the file system. Needs `no_new_privileges`."""
+    machine = platform.machine()
+    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000 | 13  # EACCES
+    steps = [
+        (load, 0, 0, 4),  # the architecture
+        (equal, 0, 7, _AUDIT_ARCH[machine]),
+        (load, 0, 0, 0),  # the call's number
+        (at_least, 5, 0, _X32),
+        (equal, 4, 0, _IO_URING_SETUP),  # it could open sockets unseen
+        (equal, 0, 2, _SOCKET[machine]),
+        (load, 0, 0, 16),  # its first argument, the family
+        (equal, 0, 1, 1),  # AF_UNIX
+        (give, 0, 0, allow),
+        (give, 0, 0, refuse),
+    ]
+    text = b"".join(struct.pack("HBBI", *step) for step in steps)
+    program = _Program(len(steps), text)
+    _checked(_libc.prctl(22, ctypes.c_ulong(2), ctypes.byref(program), 0, 0), "seccomp")

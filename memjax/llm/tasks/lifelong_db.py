@@ -1,0 +1,212 @@
+"""LifelongAgentBench, databases: one table, one request, SQL in turns (361 train, 139 held out).
+
+Data: `db_train.json(.gz)` and `db_val.json(.gz)`, an object of rows by sample index, in the split of MemRL's
+authors. Protocol: the model writes one SQL operation per turn and sees its result, then gives a final answer;
+a reply of neither form ends the attempt. A request that reads is graded by the answer, one that writes by the
+table's fingerprint. On a database that is not MySQL, rows may come in another order and LIMIT may choose
+other rows where the reference query leaves it open; so the result of the reference query on the same
+database counts as right too, in any order where that query asks for none.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memjax.llm.tasks.answers import same_rows
+from memjax.llm.tasks.dialogue import Dialogue, shortened
+from memjax.llm.tasks.reading import check_limit, find, read_json, some, texts, typed
+from memjax.llm.tasks.reading import field as cell
+from memjax.llm.tasks.sql import Database, Rows, SqlError, SqliteDatabase, Table
+from memjax.llm.types import Ask, Benchmark, Outcome
+from memjax.types import ConfigError
+
+Connect = Callable[[Table], Database]
+
+_SHOWN = 2_000  # characters of a result
+_SYSTEM = """You work on one table of a MySQL database until a request is fulfilled. Each of your replies
+takes one action.
+
+To run SQL, write one statement, and you will see its result:
+Action: Operation
+```sql
+SELECT ...
+```
+
+When the request is fulfilled, end with:
+Action: Answer
+Final Answer: [(value, ...), ...]
+
+The final answer lists the rows exactly as the database returned them, as tuples in the same order. For a request that changes the table, first change it by an operation; the final answer may then be []."""  # noqa: E501
+
+
+@dataclass(frozen=True)
+class DbTask:
+    """One request to one table."""
+
+    id: str
+    intent: str
+    table: Table
+    direct: Rows | None  # the rows to answer with; None: the table's state is graded
+    md5: str | None  # of the right table
+    reference: str  # a query that does it
+    turns: int  # at most
+    connect: Connect = field(repr=False)
+
+    def attempt(self, ask: Ask, memories: str) -> Outcome:
+        """Plays the task once, on a table of its own."""
+        database = self.connect(self.table)
+        try:
+            return self._play(Dialogue(ask, _SYSTEM, memories), database)
+        finally:
+            database.close()
+
+    def _play(self, dialogue: Dialogue, database: Database) -> Outcome:
+        headers = ", ".join(f"{name} ({kind})" for name, kind in self.table.columns)
+        said = f"{self.intent}\nThe table is {self.table.name}, its columns are {headers}."
+        for _ in range(self.turns):
+            action, content = parse(dialogue.say(said))
+            if action == "answer":
+                right = self._right(content, database)
+                return dialogue.outcome(self.id, right, "" if right else self._wrong())
+            if action == "invalid":
+                return dialogue.outcome(self.id, False, content)
+            try:
+                said = shortened(repr(database.execute(content)), _SHOWN)
+            except SqlError as error:
+                said = f"Error: {error}"
+        dialogue.note(said)
+        return dialogue.outcome(self.id, False, f"no final answer within {self.turns} turns")
+
+    def _right(self, answer: str, database: Database) -> bool:
+        if self.direct is None:
+            state = database.md5()
+            return state == self.md5 or state == self._reference_state()
+        if same_rows(answer, self.direct, ordered=True):
+            return True
+        rows = self.reference_rows()
+        return rows is not None and same_rows(answer, rows, ordered=ordered(self.reference))
+
+    def _wrong(self) -> str:
+        return "the answer is not right" if self.direct is not None else "the table is not as it should be"
+
+    def reference_rows(self) -> Rows | None:
+        """What the reference query returns on this kind of database, or None where it cannot run there."""
+        return self._with_reference(lambda _, rows: rows)
+
+    def _reference_state(self) -> str | None:
+        return self._with_reference(lambda database, _: database.md5())
+
+    def _with_reference(self, then: Callable[[Database, Rows], Any]) -> Any:
+        database = self.connect(self.table)
+        try:
+            return then(database, database.execute(self.reference))
+        except SqlError:
+            return None
+        finally:
+            database.close()
+
+
+def parse(reply: str) -> tuple[str, str]:
+    """("operation", SQL), ("answer", text) or ("invalid", why): the first action that a reply takes."""
+    action = re.search(r"Action:\s*(Operation|Answer)", reply, re.IGNORECASE)
+    if action is None:
+        return "invalid", "the reply takes no action"
+    rest = reply[action.end() :]
+    if action[1].lower() == "operation":
+        block = re.search(r"```(?:sql)?\s*\n(.*?)(?:```|\Z)", rest, re.DOTALL | re.IGNORECASE)
+        return ("operation", block[1].strip()) if block else ("invalid", "the operation has no block of SQL")
+    answer = re.search(r"Final Answer:(.*?)(?:\n\s*\n|\Z)", rest, re.DOTALL | re.IGNORECASE)
+    return ("answer", answer[1].strip().strip("`")) if answer else ("invalid", "there is no final answer")
+
+
+def ordered(query: str) -> bool:
+    """Whether a query asks for an order of its own rows, not only of those of a subquery."""
+    outside = re.sub(r"'(?:[^']|'')*'", "''", query)
+    while (fewer := re.sub(r"\([^()]*\)", "", outside)) != outside:
+        outside = fewer
+    return re.search(r"\bORDER\s+BY\b", outside, re.IGNORECASE) is not None
+
+
+def load_lifelong_db(
+    folder: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    turns: int = 15,
+    connect: Connect = SqliteDatabase,
+) -> Benchmark:
+    """The database tasks; `connect` makes the database of an attempt (`SqliteDatabase`, or MariaDB's).
+
+    `limit` draws that many of either split by `seed`. Raises ConfigError for a missing file or a row of
+    another format.
+    """
+    check_limit(limit)
+    splits = {}
+    for name in ("train", "val"):
+        path = find(folder, (f"db_{name}.json.gz", f"db_{name}.json"))
+        rows = typed(read_json(path), dict, str(path))
+        tasks = [_task(key, row, f"{path}: row {key}", turns, connect) for key, row in rows.items()]
+        splits[name] = some(tasks, limit, seed)
+    about = {
+        "source": "LifelongAgentBench DB, split of MemTensor/MemRL (7:3, seed 42)",
+        "train": len(splits["train"]),
+        "held_out": len(splits["val"]),
+        "database": getattr(connect, "__name__", str(connect)),
+        "left_out": [],
+    }
+    return Benchmark("lifelong_db", splits["train"], splits["val"], about)
+
+
+def _task(key: str, row: Any, where: str, turns: int, connect: Connect) -> DbTask:
+    row = typed(row, dict, where)
+    info = cell(row, "answer_info", dict, where)
+    reference = cell(info, "sql", str, f"{where}: answer_info")
+    direct, md5 = info.get("direct"), info.get("md5")
+    if (direct is None) == (md5 is None):
+        raise ConfigError(f"{where}: answer_info", "either direct or md5", "both" if md5 else "neither")
+    if direct is not None:
+        direct = _rows(direct, f"{where}: answer_info: direct", None)
+    texts(row, "skill_list", where)
+    return DbTask(
+        id=f"db/{key}",
+        intent=cell(row, "instruction", str, where),
+        table=_table(cell(row, "table_info", dict, where), f"{where}: table_info"),
+        direct=direct,
+        md5=md5 if md5 is None else typed(md5, str, f"{where}: answer_info: md5"),
+        reference=reference,
+        turns=turns,
+        connect=connect,
+    )
+
+
+def _table(info: dict[str, Any], where: str) -> Table:
+    columns = []
+    for number, column in enumerate(cell(info, "column_info_list", list, where)):
+        here = f"{where}: column_info_list[{number}]"
+        column = typed(column, dict, here)
+        kind = cell(column, "type", str, here)
+        if kind not in ("INT", "TEXT"):
+            raise ConfigError(f"{here}: type", "INT or TEXT", kind)
+        columns.append((_name(cell(column, "name", str, here), f"{here}: name"), kind))
+    rows = _rows(cell(info, "row_list", list, where), f"{where}: row_list", len(columns))
+    return Table(_name(cell(info, "name", str, where), f"{where}: name"), tuple(columns), tuple(rows))
+
+
+def _name(text: str, where: str) -> str:
+    if not re.fullmatch(r"\w+", text):  # it is put into statements
+        raise ConfigError(where, "letters, digits and underscores", repr(text)[:40])
+    return text
+
+
+def _rows(value: Any, where: str, width: int | None) -> Rows:
+    rows: Rows = []
+    for number, row in enumerate(typed(value, list, where)):
+        row = typed(row, list, f"{where}[{number}]")
+        if width is not None and len(row) != width:
+            raise ConfigError(f"{where}[{number}]", f"{width} values", len(row))
+        if not all(item is None or isinstance(item, int | float | str) for item in row):
+            raise ConfigError(f"{where}[{number}]", "numbers and texts", repr(row)[:60])
+        rows.append(tuple(row))
+    return rows

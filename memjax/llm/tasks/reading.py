@@ -1,0 +1,102 @@
+"""Reading the benchmarks' files: JSON and JSON lines, plain or gzipped, checked field by field.
+
+A mistake raises ConfigError with file, row and field. A row is left out only by a loader that says so.
+"""
+
+import gzip
+import json
+import random
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from memjax.types import ConfigError
+
+T = TypeVar("T")
+_KINDS = {str: "a text", int: "an integer", dict: "an object", list: "a list", bool: "true or false"}
+
+
+def find(folder: str | Path, names: Sequence[str]) -> Path:
+    """The first of `names` that is a file of `folder`. Raises ConfigError where none is."""
+    base = Path(folder)
+    if not base.is_dir():
+        raise ConfigError(str(base), "a folder", "a file" if base.exists() else "nothing there")
+    for name in names:
+        if (base / name).is_file():
+            return base / name
+    raise ConfigError(str(base / names[0]), f"a file, {' or '.join(names)}", "nothing there")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    return _parsed(_text(path), str(path))
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of every line that is not empty. Raises ConfigError for a line that is no object."""
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            row = _parsed(line, where)
+            yield where, typed(row, dict, where)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        kind = "a gzipped text in UTF-8" if path.suffix == ".gz" else "a text in UTF-8"
+        raise ConfigError(str(path), kind, f"{type(error).__name__}: {error}") from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(where, "JSON", f"{error} in {text[:40]!r}") from None
+
+
+def typed(value: Any, kind: type[T], where: str) -> T:
+    """`value` if it is of `kind`. Raises ConfigError otherwise."""
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(where, _KINDS[kind], repr(value)[:60])
+    return value
+
+
+def field(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
+    """The field `name` of a row. Raises ConfigError where it is missing or of another type."""
+    if name not in row:
+        raise ConfigError(f"{where}: {name}", _KINDS[kind], "no such field")
+    return typed(row[name], kind, f"{where}: {name}")
+
+
+def texts(row: Mapping[str, Any], name: str, where: str) -> list[str]:
+    """A field that is a list of texts."""
+    found = field(row, name, list, where)
+    return [typed(item, str, f"{where}: {name}[{number}]") for number, item in enumerate(found)]
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises ConfigError for a limit below 1."""
+    if limit is not None and limit < 1:
+        raise ConfigError("limit", "at least 1, or None for all", limit)
+
+
+def some(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
+    """At most `limit` of the items, drawn by `seed`, in their own order."""
+    check_limit(limit)
+    if limit is None or limit >= len(items):
+        return list(items)
+    chosen = sorted(random.Random(seed).sample(range(len(items)), limit))
+    return [items[number] for number in chosen]
+
+
+def unique(ids: Iterable[str], where: str) -> None:
+    """Raises ConfigError where an id comes twice."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise ConfigError(where, "an id once", f"{name} twice")
+        seen.add(name)
