@@ -24,6 +24,17 @@ examples:
   memjax train --config=experiments/configs/NAME.py --workdir=runs/first
   memjax train --config=experiments/configs/NAME.py:smoke --workdir=runs/smoke
   memjax train --config=experiments/configs/NAME.py --workdir=runs/lr --config.agent.lr=1e-3 --config.seed=7
+  memjax train --config=experiments/configs/reframe.py:hopper --workdir=runs/offline \\
+      --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
+"""
+
+_EVALUATE_HELP = """\
+Evaluates the newest checkpoint of a run; nothing is learned or written. An offline run needs no dataset here:
+with --bank, experts of another dataset take the place of those that it retrieves from.
+
+examples:
+  memjax evaluate --workdir=runs/first --episodes 100
+  memjax evaluate --workdir=runs/reframe --bank hopper_expert.hdf5 --bank-episodes 15 --swap-bank
 """
 
 _COLLECT_HELP = """\
@@ -95,10 +106,13 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) 
 
 
 def _evaluate(arguments: argparse.Namespace, _) -> int:
-    from memjax.runtime.evaluate import evaluate_workdir
+    from memjax.runtime.evaluate import OtherBank, evaluate_workdir
 
     policies = tuple(arguments.policies.split(",")) if arguments.policies else None
-    results = evaluate_workdir(arguments.workdir, episodes=arguments.episodes, policies=policies)
+    bank = None
+    if arguments.bank is not None:
+        bank = OtherBank(arguments.bank, arguments.bank_episodes, arguments.bank_seed, arguments.swap_bank)
+    results = evaluate_workdir(arguments.workdir, episodes=arguments.episodes, policies=policies, bank=bank)
     print(f"step {results['step']:,}")
     print(_table(results["policies"]))
     return 0
@@ -222,12 +236,25 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
     train.add_argument("--no-compilation-cache", action="store_true", help="compile everything anew")
 
-    evaluate = _command(commands, "evaluate", _evaluate, "run a trained agent without learning")
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "run a trained agent without learning", _EVALUATE_HELP
+    )
     evaluate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the directory of a run")
     evaluate.add_argument(
         "--episodes", type=_positive, metavar="N", help="per seed (default: as in the config)"
     )
     evaluate.add_argument("--policies", metavar="NAME[,NAME]", help="which of the agent's (default: all)")
+
+    evaluate.add_argument("--bank", metavar="DATASET", help="experts to retrieve from, as data.experts")
+    evaluate.add_argument(
+        "--bank-episodes", type=_positive, default=60, metavar="N", help="taken of it (default: 60)"
+    )
+    evaluate.add_argument(
+        "--bank-seed", type=_natural, default=0, metavar="S", help="which ones (default: 0)"
+    )
+    evaluate.add_argument(
+        "--swap-bank", action="store_true", help="take them although the policy was trained with others"
+    )
 
     report = _command(commands, "report", _report, "draw learning curves of one or several runs")
     report.add_argument("workdirs", nargs="+", type=Path, metavar="DIR", help="the directory of a run")

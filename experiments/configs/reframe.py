@@ -205,7 +205,7 @@ def _nearest(config: ConfigDict) -> None:
             "method": "auto",
         }
     )
-    config.run.update(total_steps=100, eval_every=100, checkpoint_every=100)
+    config.run.update(total_steps=100, eval_every=100, checkpoint_every=100)  # it learns nothing
 
 
 CONTROLS: dict[str, Callable[[ConfigDict], None]] = {
@@ -261,10 +261,11 @@ ABLATIONS: dict[str, Callable[[ConfigDict], None]] = {
 
 def _cpu(config: ConfigDict) -> None:
     """What two cores of a CPU train in minutes: a smaller transformer, fewer updates at a higher rate."""
-    config.run.update(total_steps=10_000, eval_every=2_500, checkpoint_every=500)
+    config.run.update(total_steps=3_000, eval_every=3_000, checkpoint_every=500)
+    config.run.update(eval_episodes=40, eval_envs=40)
     if "transformer" in config.agent:
         config.agent.transformer.update(width=64, context=10)
-        config.agent.optimizer.update(learning_rate=5e-4, warmup=500)
+        config.agent.optimizer.update(learning_rate=5e-4, warmup=300)
         config.agent.autoencoder.update(steps=3_000)
 
 

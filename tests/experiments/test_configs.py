@@ -31,6 +31,7 @@ def variants_of(name: str) -> list[str]:
         patch.setattr(
             base, "apply_variants", lambda config, text, more: seen.update(base.VARIANTS | dict(more))
         )
+        patch.setattr(base, "apply", lambda config, text, known: seen.update(known))
         module.get_config()
     return sorted(seen)
 

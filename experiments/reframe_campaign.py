@@ -1,0 +1,99 @@
+"""Trains and evaluates Re:Frame against its controls on several datasets and seeds; tables and a picture.
+
+    python -m experiments.reframe_campaign               # all runs of the plan, interrupted ones go on
+    python -m experiments.reframe_campaign --report      # the results of what is finished
+    python -m experiments.reframe_campaign --full        # 100,000 updates each, for an accelerator
+
+Runs live in `runs/reframe/SETTING/ARM/SEED`; results go to `experiments/results/reframe/`: `scores.csv` (one
+line per run, evaluation and target), `README.md` and `figure.png`. Datasets: `experiments.offline_data`.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+CONFIG = "experiments/configs/reframe.py"
+RUNS = Path("runs/reframe")
+# Every setting's first three arms are the comparison; the rest are controls that say why.
+ARMS = ("reframe", "dt", "dt_mixed")
+CONTROLS = (
+    *("shuffled", "constant", "low_bank", "dt_parameters", "dt_mixed50", "query_both", "early"),
+    *("bc", "bc_experts", "nearest"),
+)
+SETTINGS = tuple(
+    f"{env}+{tier}"
+    for tier in ("medium", "medium-replay", "random")
+    for env in ("hopper", "walker2d", "halfcheetah")
+)
+
+
+class Cell(NamedTuple):
+    """One run."""
+
+    setting: str  # "hopper+medium"
+    arm: str
+    seed: int
+    full: bool
+
+    @property
+    def workdir(self) -> Path:
+        """Where it lives."""
+        return (RUNS if not self.full else RUNS / "full") / self.setting / self.arm / str(self.seed)
+
+    @property
+    def config(self) -> str:
+        """As the command takes it."""
+        parts = [
+            self.setting,
+            *([] if self.arm == "reframe" else [self.arm]),
+            *([] if self.full else ["cpu"]),
+        ]
+        if self.arm == "nearest":  # it learns nothing: no run is shorter than it is
+            parts.remove("cpu") if "cpu" in parts else None
+        return f"{CONFIG}:{'+'.join(parts)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--setting", nargs="+", default=["hopper+medium", "walker2d+medium"], choices=SETTINGS
+    )
+    parser.add_argument("--arm", nargs="+", default=ARMS, choices=(*ARMS, *CONTROLS))
+    parser.add_argument("--seeds", type=int, default=3, help="from 0 on (default 3)")
+    parser.add_argument("--full", action="store_true", help="the sizes of the source, not the reduced ones")
+    parser.add_argument("--report", action="store_true", help="only the results of what is finished")
+    arguments = parser.parse_args(argv)
+    if not arguments.report:
+        for cell in plan(arguments.setting, arguments.arm, arguments.seeds, arguments.full):
+            train(cell)
+    from experiments.reframe_results import write
+
+    write(RUNS / "full" if arguments.full else RUNS)
+
+
+def plan(settings: Sequence[str], arms: Sequence[str], seeds: int, full: bool) -> Iterator[Cell]:
+    """Seed by seed, so that what is finished early can be compared."""
+    for seed in range(seeds):
+        for setting in settings:
+            for arm in arms:
+                yield Cell(setting, arm, seed, full)
+
+
+def train(cell: Cell) -> None:
+    """Runs `memjax train`, which leaves a finished run as it is. Ends with its code where that is not 0."""
+    print(f"-- {cell.setting}, {cell.arm}, seed {cell.seed}: {cell.workdir}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "memjax", "train", f"--config={cell.config}"]
+    command += [f"--workdir={cell.workdir}", f"--config.seed={cell.seed}"]
+    code = subprocess.run(command).returncode
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
