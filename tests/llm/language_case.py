@@ -1,4 +1,4 @@
-"""A scripted model, tasks that memories help with, and a small config, for tests of the language-model loop."""
+"""A scripted model, tasks that memories help with, and a small config, for tests of the loop."""
 
 import hashlib
 import sys
