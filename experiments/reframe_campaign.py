@@ -21,7 +21,7 @@ RUNS = Path("runs/reframe")
 ARMS = ("reframe", "dt", "dt_mixed")
 CONTROLS = (
     *("shuffled", "constant", "low_bank", "dt_parameters", "dt_mixed50", "query_both", "early"),
-    *("bc", "bc_experts", "nearest"),
+    *("utilities", "bc", "bc_experts", "nearest"),
 )
 SETTINGS = tuple(
     f"{env}+{tier}"

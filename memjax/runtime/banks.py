@@ -1,15 +1,24 @@
-"""Another bank for a trained agent, without training: other experts, more of them, or fewer."""
+"""Another bank for a trained agent, or other utilities in its own, without training its networks.
 
+`with_bank` swaps the experts: others, more of them, or fewer. `learn_online` lets the entries that episodes
+read earn those episodes' returns, so that a policy that reads by MemRL's rule improves while it acts.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memjax.agents.reframe_utility import credit_returns
 from memjax.memory import MemoryState
 from memjax.networks.autoencoder import Triplets
 from memjax.runtime.evaluate import OtherBank
+from memjax.runtime.host import act
 from memjax.runtime.offline import OfflineProgram, OfflineState, bank_hashes
+from memjax.runtime.pools import Lane, pool_seed
 from memjax.runtime.recorded import read_bank
 from memjax.types import ConfigError
 
@@ -34,6 +43,64 @@ def same_steps(bank: MemoryState, triplets: Triplets) -> bool:
     stored = np.asarray(bank.values["action"])[np.asarray(bank.valid)]
     given = np.asarray(triplets.actions)
     return stored.shape == given.shape and np.array_equal(stored, given)
+
+
+def learn_online(
+    program: OfflineProgram,
+    state: OfflineState,
+    *,
+    policy: str,
+    rounds: int,
+    worth: Callable[[np.ndarray], np.ndarray] | None,
+    seed: int = 0,
+) -> tuple[OfflineState, list[float]]:
+    """The state of the first seed after `rounds` of `run.eval_envs` episodes, and the mean return of each.
+
+    Every entry that an episode read earns `worth` of its return [B] -> [B], once; None: nothing is learned.
+    `seed` draws the episodes.
+    """
+    config, agent = program.config, program.agent
+    lane = Lane(config, agent, config.run.eval_envs, pool_seed(config.seed, seed + 1))
+    choose = jax.jit(partial(act, agent), static_argnames="policy")
+    credit = jax.jit(partial(credit_returns, config.agent, program.spec))
+    one, means = jax.tree.map(lambda x: x[0], state.agent), []
+    try:
+        for turn in range(rounds):
+            key = jax.random.fold_in(jax.random.key(seed), turn)
+            slots, mask, returns = _play(lane, partial(choose, agent.acting(one), policy=policy), key)
+            if worth is not None:
+                one = credit(one, slots, mask, worth(returns).astype(np.float32))
+            means.append(float(returns.mean()))
+    finally:
+        lane.pool.close()
+    agents = jax.tree.map(lambda whole, x: whole.at[0].set(x), state.agent, one)
+    return state.replace(agent=agents), means
+
+
+def _play(lane: Lane, choose: Any, key: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first episode of every environment: slots and mask [B, T, k] of what was read, returns [B]."""
+    lane.reset()
+    over, returns = np.zeros(lane.pool.num_envs, bool), np.zeros(lane.pool.num_envs)
+    slots, masks = [], []
+    while not over.all():
+        chosen = choose(lane.carry, lane.timestep, key, np.int32(len(slots)))
+        lane.carry = chosen.carry
+        lane.send(np.asarray(chosen.action))
+        slots.append(np.asarray(chosen.extras["slots"]))
+        masks.append(np.asarray(chosen.extras["read_mask"]) & ~over[:, None])
+        lane.receive()
+        ended = np.asarray(lane.timestep.done) & ~over
+        returns[ended] = np.asarray(lane.totals.stats.episode_return)[ended]
+        over |= ended
+    longest = lane.pool.spec.max_episode_steps  # of one shape, whatever the episodes: compiled once
+    return _padded(slots, longest), _padded(masks, longest), returns
+
+
+def _padded(steps: list[np.ndarray], longest: int) -> np.ndarray:
+    """[B, longest, k], zero after the last step."""
+    found = np.stack(steps, axis=1)
+    missing = max(0, longest - found.shape[1])
+    return np.pad(found, ((0, 0), (0, missing), (0, 0)))
 
 
 def _of_seed(state: OfflineState, seed: int, bank: OtherBank, program: OfflineProgram) -> Any:

@@ -1,8 +1,9 @@
 """The mechanism on a task where only the memory knows the answer: contextual bandits, one step per episode.
 
 The low data hold the good action of half of the contexts, with return 1, and random actions with return 0
-everywhere; the bank holds the good action of every context. A policy that learned "asked for return 1, do what
-the bank holds here" succeeds where the data never showed how; one that learned the data by heart does not.
+everywhere; the bank holds the good action of every context. A policy that learned "asked for return 1, do
+what the bank holds here" succeeds where the data never showed how; one that learned the data by heart does
+not.
 """
 
 from functools import partial
@@ -80,6 +81,7 @@ def trained(config, seeds=SEEDS, updates=3000):
         chosen = agent.act(state, agent.initial_carry(CONTEXTS), step, jax.random.key(0)).action
         error = np.abs(np.asarray(chosen) - good).mean(axis=1)
         found.append((error[missing].mean(), error[~missing].mean()))
+        print(seed, found[-1])
     return np.array(found).T
 
 

@@ -1,0 +1,144 @@
+"""What a trained Re:Frame does with other banks, and with utilities learned while it acts.
+
+    python -m experiments.reframe_banks --setting hopper+medium --seeds 3
+
+Takes the finished runs of `experiments.reframe_campaign` (arms `reframe` and `utilities`), trains nothing,
+and writes `experiments/results/reframe/banks.csv`, `online.csv` and `banks.png`: the score against the number
+of expert trajectories in the bank, for two draws of them, and the score over rounds of episodes in which
+entries earn the returns of the episodes that read them.
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.reframe_campaign import RUNS, SETTINGS
+from experiments.reframe_results import RESULTS
+from memjax.data.scores import normalised_score
+from memjax.runtime.banks import learn_online, with_bank
+from memjax.runtime.checkpoint import Checkpoints
+from memjax.runtime.evaluate import OtherBank
+from memjax.runtime.offline import OfflineProgram, OfflineState
+from memjax.runtime.workdir import CHECKPOINTS, load_workdir_config
+
+SIZES = (1, 6, 15, 30, 60, 120, 300)
+DRAWS = (0, 1)  # which trajectories; 0 with 60 is the bank trained with
+ROUNDS = 8
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--setting", nargs="+", default=["hopper+medium"], choices=SETTINGS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=20, help="per evaluation (default 20)")
+    arguments = parser.parse_args(argv)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    sizes, online = [], []
+    for setting in arguments.setting:
+        for seed in range(arguments.seeds):
+            sizes += by_size(setting, seed, arguments.episodes)
+            online += by_round(setting, seed)
+    _write(RESULTS / "banks.csv", ("setting", "seed", "draw", "trajectories", "score"), sizes)
+    _write(RESULTS / "online.csv", ("setting", "seed", "credit", "round", "score"), online)
+    draw(sizes, online, RESULTS / "banks.png")
+
+
+def by_size(setting: str, seed: int, episodes: int) -> list[tuple[Any, ...]]:
+    """Rows of one run: the score with every bank."""
+    opened = open_run(RUNS / setting / "reframe" / str(seed))
+    if opened is None:
+        return []
+    program, state = opened
+    policy, rows = program.agent.policies[0], []
+    for which in DRAWS:
+        for size in SIZES:
+            bank = OtherBank(program.config.data.experts, size, which, swap=True)  # type: ignore[union-attr]
+            found = program.evaluate(with_bank(program, state, bank), episodes, (policy,))
+            rows.append((setting, seed, which, size, round(float(found[f"eval/{policy}/score"][0]), 3)))
+            print(*rows[-1], flush=True)
+            if size == SIZES[-1]:
+                break
+    empty = program.evaluate(state, episodes, (f"{policy}_emptied",))
+    rows.append((setting, seed, 0, 0, round(float(empty[f"eval/{policy}_emptied/score"][0]), 3)))
+    program.close()
+    return rows
+
+
+def by_round(setting: str, seed: int) -> list[tuple[Any, ...]]:
+    """Rows of one run: the score of each round, with credit and without."""
+    opened = open_run(RUNS / setting / "utilities" / str(seed))
+    if opened is None:
+        return []
+    program, state = opened
+    policy, env = program.agent.policies[0], program.config.env.id
+    rows = []
+    rules = {"return": lambda returns: normalised_score(env, returns) / 100.0, "none": None}
+    for name, worth in rules.items():
+        _, means = learn_online(program, state, policy=policy, rounds=ROUNDS, worth=worth)
+        for turn, mean in enumerate(means):
+            rows.append((setting, seed, name, turn, round(float(normalised_score(env, mean)), 3)))
+            print(*rows[-1], flush=True)
+    program.close()
+    return rows
+
+
+def open_run(workdir: Path) -> tuple[OfflineProgram, OfflineState] | None:
+    """The newest state of a run, None where there is none."""
+    if not (workdir / CHECKPOINTS).is_dir():
+        print(f"{workdir}: no run")
+        return None
+    program = OfflineProgram(load_workdir_config(workdir), learns=False)
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        restored = checkpoints.restore_latest(program.abstract_state())
+    return None if restored is None else (program, restored.state)  # type: ignore[return-value]
+
+
+def draw(sizes: list[tuple[Any, ...]], online: list[tuple[Any, ...]], path: Path) -> None:
+    """Score against bank size, and against rounds of credit; mean and range over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    kinds = [f"{setting}, draw {which}" for setting, _, which, _, _ in sizes]
+    for kind in dict.fromkeys(kinds):
+        _line(axes[0], [(r[3], r[4]) for r, k in zip(sizes, kinds, strict=True) if k == kind], kind)
+    axes[0].set(xlabel="expert trajectories in the bank", ylabel="D4RL score", xscale="symlog")
+    axes[0].set_xticks([0, *SIZES], [str(size) for size in (0, *SIZES)])
+    kinds = [f"{setting}, credit by {credit}" for setting, _, credit, _, _ in online]
+    for kind in dict.fromkeys(kinds):
+        _line(axes[1], [(r[3], r[4]) for r, k in zip(online, kinds, strict=True) if k == kind], kind)
+    axes[1].set(xlabel="round of episodes", ylabel="D4RL score")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _line(axis: Any, points: list[tuple[float, float]], label: str) -> None:
+    places = sorted({x for x, _ in points})
+    values = [[y for x, y in points if x == place] for place in places]
+    (line,) = axis.plot(places, [np.mean(v) for v in values], marker="o", label=label.replace("+", ", "))
+    axis.fill_between(
+        places, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.15
+    )
+
+
+def _write(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
