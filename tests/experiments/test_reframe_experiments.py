@@ -1,0 +1,96 @@
+"""The campaign's plan, its datasets, and what becomes of finished runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("experiments.reframe_campaign", reason="no experiments beside the tests")
+
+from experiments import offline_data, reframe_results
+from experiments.reframe_campaign import ARMS, CONTROLS, SETTINGS, Cell, plan
+from experiments.reframe_results import by_seed, collect, comparison, main_target, paired, table
+from memjax.runtime.config import load_config, resolve
+
+
+def finished(runs, setting, arm, seed, scores, total=3000, step=3000):
+    workdir = runs / setting / arm / str(seed)
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps({"run": {"total_steps": total}}))
+    launch = {"unix_time": 0.0, "device": "cpu", "versions": {"jax": "1", "memjax": "2"}}
+    (workdir / "manifest.json").write_text(json.dumps({"launches": [launch]}))
+    row = {"step": step}
+    for policy, score in scores.items():
+        row |= {f"eval/{policy}/score": [score], f"eval/{policy}/return": [10 * score]}
+    lines = [{"step": step - 1, "loss/action": [0.1]}, row, {"step": step, "loss/action": [0.2]}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed, (own, dt) in enumerate([(30.0, 20.0), (34.0, 22.0), (29.0, 21.0)]):
+        policies = {"target3600": own, "target1800": own - 5, "target3600_emptied": dt + 1}
+        finished(tmp_path, "hopper+medium", "reframe", seed, policies)
+        finished(tmp_path, "hopper+medium", "dt", seed, {"target3600": dt, "target1800": dt - 1})
+    finished(tmp_path, "hopper+medium", "bc", 0, {"policy": 19.0})
+    finished(tmp_path, "hopper+medium", "dt_mixed", 0, {"target3600": 99.0}, step=2000)
+    return tmp_path
+
+
+def test_only_finished_runs_count_and_each_tells_its_arm(runs):
+    scores, manifest = collect(runs)
+    assert {s.arm for s in scores} == {"reframe", "reframe_emptied", "dt", "bc"}
+    assert main_target(scores) == "3600"
+    assert by_seed(scores, "reframe", "3600") == {0: 30.0, 1: 34.0, 2: 29.0}
+    assert by_seed(scores, "reframe_emptied", "3600") == {0: 21.0, 1: 23.0, 2: 22.0}
+    assert by_seed(scores, "bc", "3600") == {0: 19.0}
+    assert manifest["launches"]
+
+
+def test_an_interval_is_that_of_the_paired_differences():
+    mean, half, n = paired({0: 30.0, 1: 34.0, 2: 29.0, 7: 1.0}, {0: 20.0, 1: 22.0, 2: 21.0, 9: 5.0})
+    assert (mean, n) == (10.0, 3)
+    assert half == pytest.approx(4.303 * 2.0 / np.sqrt(3))
+    assert paired({0: 1.0}, {1: 1.0})[2] == 0
+    assert np.isnan(paired({0: 1.0}, {0: 3.0})[1])
+
+
+def test_tables_say_what_was_found(runs):
+    scores, _ = collect(runs)
+    text = comparison(scores, ["hopper+medium"])
+    assert "| hopper, medium | 31.0 ± 2.6 | +10.0 ± 5.0 (n = 3) | - |" in text
+    assert "| behaviour cloning | 19.0 | 19.0 | 1 |" in table(scores)
+
+
+def test_everything_is_written(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(reframe_results, "RESULTS", tmp_path / "results")
+    reframe_results.write(runs)
+    assert (tmp_path / "results" / "figure.png").stat().st_size > 5_000
+    lines = (tmp_path / "results" / "scores.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3 * (3 + 2) + 1
+
+
+@pytest.mark.parametrize("arm", [*ARMS, *CONTROLS])
+def test_every_cell_of_the_plan_is_a_config(arm):
+    for full in (False, True):
+        for setting in ("hopper+medium", "walker2d+random"):
+            config = resolve(load_config(Cell(setting, arm, 2, full).config))
+            assert setting.split("+")[0] in config.env.id.lower()
+            assert config.data.path.endswith(f"{setting.replace('+', '_')}.hdf5")
+            assert config.data.num_experts == 60
+
+
+def test_seeds_go_around_before_any_comes_twice():
+    cells = list(plan(SETTINGS[:2], ARMS, 2, False))
+    assert len(cells) == len({cell.workdir for cell in cells}) == 12
+    assert [cell.seed for cell in cells] == [0] * 6 + [1] * 6
+
+
+def test_tiers_are_what_a_learner_saw_on_its_way():
+    folder = Path("p")
+    assert offline_data.policies_of("hopper", "random", folder) == ("random",)
+    assert offline_data.policies_of("hopper", "medium", folder) == ("p/Hopper_training/it0020.npz",)
+    replay = offline_data.policies_of("walker2d", "medium-replay", folder)
+    assert [Path(p).stem for p in replay] == ["it0000", "it0020", "it0040"]
+    assert offline_data.policies_of("hopper", "expert", folder) == ("p/Hopper_expert.npz",)
