@@ -6,6 +6,7 @@ values W_v z. Both maps are linear, so q . (W_k z) = (W_k' q) . z and sum_i w_i 
 search and sum run over the constant Z, and no step computes anything of size [N, m].
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +17,8 @@ from jax import lax
 
 from memjax.memory import Memory, MemoryState
 from memjax.memory.metrics import unit
-from memjax.networks.latents import BINS, CONTENT, bins_of, content_of
+from memjax.networks.grouped_search import nearest_in_groups
+from memjax.networks.latents import BINS, CONTENT, GROUPS, bins_of, content_of
 from memjax.networks.soft_read import NEVER, read_all
 from memjax.types import Array, ConfigError, Key
 
@@ -109,7 +111,10 @@ def read(
     if memory is None:
         return _of_all(bank, queries, sharpness, similarity, exclude_group)
     bank = lax.stop_gradient(bank)
-    found = memory.retrieve(bank, lax.stop_gradient(queries), exclude_group=exclude_group)
+    options: dict[str, Any] = {"exclude_group": exclude_group}
+    if similarity == "dot" and GROUPS in bank.values:
+        options["find"] = partial(nearest_in_groups, bank.values[GROUPS])
+    found = memory.retrieve(bank, lax.stop_gradient(queries), **options)
     rows = bank.keys.at[found.slots].get(mode="clip")
     weights = _softmax(_similarity(queries, rows, similarity) * sharpness, found.mask)
     slots, given = found.slots, rows

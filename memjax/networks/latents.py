@@ -12,21 +12,32 @@ import numpy as np
 
 from memjax.memory import Memory, MemoryState
 from memjax.networks.autoencoder import Triplets
-from memjax.types import Array, ConfigError, Key
+from memjax.networks.groups import measure, order_of
+from memjax.types import Array, ConfigError, Key, PyTree
 
 BINS = 10  # equal parts of the range of a bank's returns to go, for telemetry
 CONTENT = "content"  # the field of a bank's values that is read in place of the keys, where there is one
+LEAST = 8192  # latents below which there are no groups
+GROUPS = "groups"  # the field of a bank's values that says what a search may pass over, where there is one
 
 
 def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState:
-    """A bank that holds `latents` [N, m] and the raw triplets, in order, group: the trajectory of each."""
+    """A bank that holds `latents` [n, m] and the raw triplets, group: the trajectory of each.
+
+    From `LEAST` on they are stored in an order that puts like latents side by side, and the bank says of its
+    groups what a search needs to pass over most of them; that is true of these very latents.
+    """
+    n = latents.shape[0]
+    if n >= LEAST:
+        order = order_of(latents)
+        latents, triplets = latents[order], Triplets(*(jnp.asarray(x)[order] for x in triplets))
     values = {
         "returns_to_go": triplets.returns_to_go,
         "observation": triplets.observations,
         "action": triplets.actions,
     }
     bank, _ = memory.write(memory.init(), latents, values, group=jnp.asarray(triplets.episode))
-    return bank
+    return _with(bank, GROUPS, measure(bank.keys, bank.valid, n)) if n >= LEAST else bank
 
 
 def value_like(observation_size: int, action: Array) -> dict[str, Array]:
@@ -50,14 +61,14 @@ def shuffled(bank: MemoryState, key: Key) -> MemoryState:
     place = jnp.arange(n)
     after = order[jnp.where(place + 1 < size, place + 1, 0)]
     source = jnp.zeros(n, jnp.int32).at[order].set(after.astype(jnp.int32))
-    return _with_content(bank, jnp.where(bank.valid[:, None], bank.keys[source], 0.0))
+    return _with(bank, CONTENT, jnp.where(bank.valid[:, None], bank.keys[source], 0.0))
 
 
 def constant(bank: MemoryState) -> MemoryState:
     """A control: every slot gives the mean of all latents, so what is read does not depend on the query."""
     total = jnp.sum(jnp.where(bank.valid[:, None], bank.keys, 0.0), axis=0)
     mean = total / jnp.maximum(jnp.sum(bank.valid), 1)
-    return _with_content(bank, jnp.broadcast_to(mean, bank.keys.shape))
+    return _with(bank, CONTENT, jnp.broadcast_to(mean, bank.keys.shape))
 
 
 def emptied(bank: MemoryState) -> MemoryState:
@@ -95,5 +106,5 @@ def bins_of(bank: MemoryState) -> Array:
     return jnp.clip(jnp.floor(place * BINS), 0, BINS - 1).astype(jnp.int32)
 
 
-def _with_content(bank: MemoryState, content: Array) -> MemoryState:
-    return replace(bank, values=dict(bank.values) | {CONTENT: content})
+def _with(bank: MemoryState, field: str, content: PyTree) -> MemoryState:
+    return replace(bank, values=dict(bank.values) | {field: content})

@@ -1,0 +1,180 @@
+"""Training steps of offline agents: the Decision Transformer against PyTorch, Re:Frame against the former."""
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.harness import (
+    Figure,
+    Options,
+    Result,
+    Section,
+    case,
+    compared,
+    installed,
+    progress,
+    time_in_turns,
+    times_faster,
+)
+from memjax.agents.offline import Prior
+from memjax.agents.reframe import make_reframe
+from memjax.agents.reframe_config import (
+    BankConfig,
+    OptimizerConfig,
+    ReadConfig,
+    ReframeConfig,
+    TransformerConfig,
+)
+from memjax.data.trajectories import Trajectories, normalisation, returns_to_go
+from memjax.data.windows import DeviceData, sample, to_device
+from memjax.networks.autoencoder import AutoencoderConfig, Triplets
+from memjax.types import Agent, Box, EnvSpec
+
+OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # of Hopper
+SPEC = EnvSpec(
+    "made-up", (OBSERVATION,), "float32", Box(ACTION, (-1.0,) * ACTION, (1.0,) * ACTION), LENGTH, False
+)
+BATCH, STEPS = 64, 4  # windows of an update; updates of a timed call
+LEARNT = 500  # updates after which Re:Frame is timed again
+
+
+@case("dt_step")
+def dt_step(options: Options) -> Result:
+    """A training step of the Decision Transformer, against the original's structure in PyTorch."""
+    data = _low(options)
+    step = _training(_agent("null", options), data)
+    thunks: list[Callable[[], Any]] = [step]
+    torch = installed("torch") if options.peers else None
+    if torch:
+        from benchmarks import torch_dt
+
+        windows = sample(data, jax.random.key(0), BATCH, 20)
+        batch = {name: np.asarray(x) for name, x in windows._asdict().items() if x is not None}
+        peer = torch_dt.make_step(_config("null", options).transformer.sizes, ACTION, batch)
+        thunks.append(lambda: [peer() for _ in range(STEPS)])
+    times = time_in_turns(thunks, rounds=3 if options.quick else 9, seconds=1.0)
+    ours = [_figure("memjax", times[0])]
+    if torch:
+        ours = [
+            compared(ours[0], "PyTorch", times_faster(times[0], times[1]), 1.5),
+            _figure("PyTorch", times[1]),
+        ]
+    said = f"torch {torch}, on the CPU, all cores" if torch else "not installed: pip install torch"
+    about = "Data of Hopper's sizes, drawn anew for each update; PyTorch is given one batch, ready made."
+    return Result(
+        [Section("", "figures", about, [f._asdict() for f in ours])],
+        {},
+        {"torch": said} if options.peers else {},
+    )
+
+
+@case("reframe_step")
+def reframe_step(options: Options) -> list[Figure]:
+    """A training step of Re:Frame, 60,000 latents, k = 16, against the Decision Transformer's alike."""
+    data = _low(options)
+    agents = {name: _agent(name, options) for name in ("null", "associative")}
+    plain, fresh, learnt = (_training(agents[name], data) for name in ("null", "associative", "associative"))
+    updates = 2 * STEPS if options.quick else LEARNT
+    progress(f"{updates} updates")
+    for _ in range(updates // STEPS):
+        learnt()
+    progress("timing")
+    times = time_in_turns([plain, fresh, learnt], rounds=3 if options.quick else 9, seconds=1.0)
+    figures = [_figure("Decision Transformer", times[0])]
+    for name, each in zip(("at its beginning", f"after {updates} updates"), times[1:], strict=True):
+        figure = _figure(f"Re:Frame {name}", each)._replace(
+            floor_seconds=figures[0].seconds, floor="the Decision Transformer"
+        )
+        faster = times_faster(each, times[0])
+        figures.append(compared(figure, "Decision Transformer", faster, 1 / 1.25))
+    return figures
+
+
+def _figure(name: str, times: list[float]) -> Figure:
+    setting = f"batch {BATCH}, K = 20, 3 layers, 128 wide, one update"
+    return Figure(name, setting, statistics.median(times) / STEPS)
+
+
+def _training(agent: Agent, data: DeviceData) -> Callable[[], Any]:
+    """A call that makes STEPS updates, each on windows of its own, and hands the state to the next call."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def updates(state: Any, data: DeviceData, key: jax.Array) -> Any:
+        key, *keys = jax.random.split(key, STEPS + 1)
+
+        def update(state: Any, key: jax.Array) -> Any:
+            return agent.update(state, sample(data, key, BATCH, 20), key)
+
+        state, metrics = jax.lax.scan(update, state, jnp.stack(keys))
+        return state, key, metrics
+
+    held = [jax.jit(agent.init)(jax.random.key(0)), jax.random.key(1)]
+
+    def step() -> Any:
+        *held[:], metrics = updates(held[0], data, held[1])
+        return metrics
+
+    return step
+
+
+def _agent(memory: str, options: Options) -> Agent:
+    low, experts = _episodes(options, expert=False), _episodes(options, expert=True)
+    mean, std = normalisation(low)
+    triplets = Triplets(
+        jnp.asarray(returns_to_go(experts) / 1000.0, jnp.float32),
+        jnp.asarray((experts.observations - mean) / std, jnp.float32),
+        jnp.asarray(experts.actions),
+        jnp.asarray(np.repeat(np.arange(len(experts.starts) - 1), np.diff(experts.starts)), jnp.int32),
+    )
+    return make_reframe(_config(memory, options), SPEC, Prior(mean, std, triplets))
+
+
+def _config(memory: Any, options: Options) -> ReframeConfig:
+    """The defaults of the experiments, but for a quicker warm-up and autoencoder."""
+    trajectories = 2 if options.quick else 60
+    return ReframeConfig(
+        memory=memory,
+        batch=BATCH,
+        return_scale=1000.0,
+        targets=(3600.0,),
+        evaluate_emptied=False,
+        transformer=TransformerConfig(20, 128, 3, 1, LENGTH, 0.1, "float32"),
+        optimizer=OptimizerConfig(1e-3, 1e-4, 0.25, 100),
+        autoencoder=AutoencoderConfig(
+            64, 64, 10 if options.quick else 1000, 1024, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0
+        ),
+        bank=BankConfig(trajectories, trajectories * LENGTH, "latents"),
+        read=ReadConfig("hidden", "dot", 16, "late", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
+    )
+
+
+def _low(options: Options) -> DeviceData:
+    low = _episodes(options, expert=False)
+    return to_device(low, *normalisation(low), 1000.0)
+
+
+def _episodes(options: Options, *, expert: bool) -> Trajectories:
+    """Gaits: noisy oscillations with overtones. The expert's are steady, the others vary and end early."""
+    rng = np.random.default_rng(options.seed + expert)
+    count, length = (60, LENGTH) if expert else (20 if options.quick else 500, 200)
+    noise = 0.05 if expert else 0.3
+    paces = 0.12 * (1.0 + noise * rng.normal(size=(count, length)))
+    phase = rng.uniform(0, 2 * np.pi, (count, 1)) + np.cumsum(paces, axis=1)
+    waves = np.stack([f(n * phase) / n for n in (1, 2, 3) for f in (np.sin, np.cos)], axis=-1)
+    mix = np.random.default_rng(0).normal(size=(6, OBSERVATION + ACTION))
+    mix = mix + (0.0 if expert else 0.5) * rng.normal(size=(count, 1, *mix.shape))[:, 0]
+    seen = waves @ mix + noise * rng.normal(size=(count, length, mix.shape[-1]))
+    rewards = rng.uniform(2, 4, (count, length)) if expert else rng.uniform(0, 3, (count, length))
+    return Trajectories(
+        seen[..., :OBSERVATION].reshape(-1, OBSERVATION).astype(np.float32),
+        np.tanh(seen[..., OBSERVATION:]).reshape(-1, ACTION).astype(np.float32),
+        rewards.reshape(-1).astype(np.float32),
+        np.arange(0, count * length + 1, length),
+        np.full(count, not expert),
+        "made up",
+    )
