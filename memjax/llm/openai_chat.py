@@ -44,8 +44,7 @@ class OpenAIChat:
         choice = answer["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason") or "stop"
         if message.get("refusal") or finish == "content_filter":
-            why = str(message.get("refusal") or finish)
-            raise self._endpoint.error(f"refused: {' '.join(why.split())[:120]}", kind="refused")
+            raise self._endpoint.error(f"refused: {message.get('refusal') or finish}", kind="refused")
         text = message["content"]
         if text is not None and not isinstance(text, str):
             raise TypeError(type(text).__name__)

@@ -43,11 +43,11 @@ class Endpoint:
 
     def error(self, what: str, *, kind: str) -> ChatError:
         """A ChatError that names the endpoint."""
-        return ChatError(f"{self._who}: {self._clean(what)}", kind=kind)
+        return ChatError(f"{self._who}: {self._shown(what)}", kind=kind)
 
     def transient(self, what: str, *, kind: str, wait: float | None = None) -> Transient:
         """A Transient that names the endpoint."""
-        return Transient(f"{self._who}: {self._clean(what)}", kind=kind, wait=wait)
+        return Transient(f"{self._who}: {self._shown(what)}", kind=kind, wait=wait)
 
     @property
     def _who(self) -> str:
@@ -74,7 +74,7 @@ class Endpoint:
         except ConfigError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            shown = self._clean(body[:60].decode(errors="replace"))
+            shown = self._shown(body[:1000].decode(errors="replace"), 60)
             what = f"an answer of another form ({type(error).__name__}): {shown!r}"
             raise self.transient(what, kind="malformed") from None
 
@@ -82,7 +82,7 @@ class Endpoint:
         """What an answer with an error status means."""
         status, headers = error.status_code, error.response.headers
         code = str(getattr(error, "code", "") or "")
-        what = f"status {status}: {_one_line(error.message)}"
+        what = f"status {status}: {error.message}"
         if status in (401, 403):
             return self.error(what, kind="auth")
         if code in _REFUSED:
@@ -94,9 +94,11 @@ class Endpoint:
             return self.transient(what, kind=kind, wait=retry_after(headers))
         return self.error(what, kind="malformed")
 
-    def _clean(self, text: str) -> str:
-        """Text without the key, should an endpoint send it back."""
-        return text if self._key in ("", _NO_KEY) else text.replace(self._key, "***")
+    def _shown(self, text: str, limit: int = 240) -> str:
+        """Text in one line, cut, and without the key, should an endpoint send it back."""
+        # Why in this order: a key that the cut goes through would be found no more.
+        text = text if self._key == _NO_KEY else text.replace(self._key, "***")
+        return _one_line(text, limit)
 
 
 def read_key(name: str | None, field: str) -> str:
@@ -142,6 +144,6 @@ def _root(error: BaseException) -> str:
     return _one_line(str(error) or type(error).__name__)
 
 
-def _one_line(text: str, limit: int = 200) -> str:
-    text = " ".join(str(text).split())
+def _one_line(text: str, limit: int = 240) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[:limit]}..."

@@ -58,7 +58,7 @@ def pause(
     own = min(backoff * 2.0**n, max_wait) * (0.5 + 0.5 * draw())
     if asked is None:
         return own
-    return None if asked > max_wait else max(own, asked + 0.1 * asked * draw())
+    return None if asked > max_wait else max(own, min(asked + 0.1 * asked * draw(), max_wait))
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:

@@ -4,8 +4,8 @@ Live or from the log, an event is learned by the same compiled function on a bat
 that were built anew are bit for bit those of a run that never stopped.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,11 +37,9 @@ class TextMemory:
     """MemRL's functions, compiled for minibatches of `batch` tasks. Holds no arrays: state in, state out."""
 
     def __init__(self, config: MemRLConfig, dim: int, batch: int, seed: int):
-        self.memrl = make_memrl(config, dim, {"row": jnp.zeros((), jnp.int32)})
+        self.memrl, self._find, self._learn = _compiled(config, dim)
         self.batch, self.dim = batch, dim
         self._key = jax.random.key(seed)
-        self._find = jax.jit(partial(_find, self.memrl))
-        self._learn = jax.jit(partial(_learn, self.memrl), donate_argnums=0)
 
     def init(self) -> MemoryState:
         """No memories."""
@@ -127,6 +125,13 @@ def stored_rows(state: MemoryState) -> dict[int, int]:
     """Slot of each row of the log that is in the memory."""
     valid, rows = np.asarray(state.valid), np.asarray(state.values.payload["row"])
     return {int(rows[slot]): int(slot) for slot in np.flatnonzero(valid)}
+
+
+@lru_cache(maxsize=16)
+def _compiled(config: MemRLConfig, dim: int) -> tuple[MemRL, Callable, Callable]:
+    """The functions of one config, so that several runs in a process compile them once."""
+    memrl = make_memrl(config, dim, {"row": jnp.zeros((), jnp.int32)})
+    return memrl, jax.jit(partial(_find, memrl)), jax.jit(partial(_learn, memrl), donate_argnums=0)
 
 
 def _find(memrl: MemRL, state: MemoryState, intents: Array, key: Key) -> tuple[Array, Array, Array]:

@@ -150,7 +150,8 @@ def test_arrays_are_built_anew_where_their_file_is_gone_or_damaged(tmp_path, ref
     run_language(tmp_path, kill_config(0), benchmark(), ScriptedChat(), embedder())
     path = tmp_path / "memory.npz"
     whole = path.read_bytes()
-    for damage in (None, whole[: len(whole) // 2], whole[:-400] + b"x" + whole[-399:], b""):
+    flipped = whole[:3000] + bytes([whole[3000] ^ 1]) + whole[3001:]
+    for damage in (None, whole[: len(whole) // 2], flipped):
         if damage is None:
             path.unlink()
         else:
@@ -173,9 +174,9 @@ def test_finished_attempts_are_not_played_again(tmp_path):
         calls += 1
         return "auth" if calls > 5 else None
 
+    chat = ScriptedChat(fails=fails)
     with pytest.raises(Stopped, match="auth: scripted auth"):
-        config = kill_config(0)
-        run_language(tmp_path, config, benchmark(), ScriptedChat(fails=fails), embedder())
+        run_language(tmp_path, kill_config(0), benchmark(), chat, embedder())
     log = ExperienceLog(tmp_path / "experience.sqlite", embedder=embedder().name, dim=embedder().dim)
     done = log.attempts("learn", 0, 0)
     assert log.last_event() == 0
