@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import random
-import resource
 import select
 import signal
 import sys
 import time
 
-from memjax.llm.tasks import kernel, walls
+from memjax.llm.tasks import walls
+from memjax.llm.tasks.running import Talk, become
 
 
 def main() -> None:
@@ -35,10 +35,18 @@ def main() -> None:
     work = walls.WORK if had.files == "private" else settings["folder"]
     if lowered is not None:
         os.chown(work, lowered, lowered)
+    talk: Talk | None = None
     while line := requests.readline():
         request = json.loads(line)
         try:
-            reply = _serve(request, work, lowered, had, requests.fileno())
+            if request["kind"] == "say" and talk is not None:
+                reply = talk.exchange(request["text"], request["wall_s"])
+            elif request["kind"] == "talk":
+                _write(request["files"], work, lowered)
+                talk = Talk(request, work, lowered, had)
+                reply = {}
+            else:
+                reply = _serve(request, work, lowered, had, requests.fileno())
         except OSError as error:
             reply = {"error": str(error)}
         replies.write(json.dumps(reply) + "\n")
@@ -68,17 +76,13 @@ def _walls(settings: dict) -> walls.Walls:
 
 def _serve(request: dict, work: str, user: int | None, had: walls.Walls, pipe: int) -> dict:
     """Writes the request's files, runs its command and tells how it ended."""
-    for name, text in request["files"].items():
-        with open(os.path.join(work, name), "w") as file:
-            file.write(text)
-        if user is not None:
-            os.chown(file.name, user, user)
+    _write(request["files"], work, user)
     hidden = "/.out" if had.files == "private" else work
     started = time.monotonic()
     with _output(hidden, "out") as out, _output(hidden, "err") as err:
         child = os.fork()
         if not child:
-            _become(request, work, user, had, out.fileno(), err.fileno())
+            become(request, work, user, had, (0, out.fileno(), err.fileno()))
         code, in_time = _wait(child, started + request["limits"]["wall_s"], pipe)
         if not in_time or request["alone"]:
             _end_all(child, had)
@@ -91,6 +95,14 @@ def _serve(request: dict, work: str, user: int | None, had: walls.Walls, pipe: i
             "out": _read(out, keep),
             "err": _read(err, keep),
         }
+
+
+def _write(files: dict[str, str], work: str, user: int | None) -> None:
+    for name, text in files.items():
+        with open(os.path.join(work, name), "w") as file:
+            file.write(text)
+        if user is not None:
+            os.chown(file.name, user, user)
 
 
 @contextlib.contextmanager
@@ -153,44 +165,6 @@ def _reap() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def _become(request: dict, work: str, user: int | None, had: walls.Walls, out: int, err: int) -> None:
-    """Turns this child into the command. Never returns."""
-    try:
-        os.setsid()
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        os.chdir(request["cwd"] or work)
-        _limit(request["limits"], counted=had.files == "private")
-        if user is not None:
-            os.setgroups([])
-            os.setresgid(user, user, user)
-            os.setresuid(user, user, user)
-        elif had.root:
-            kernel.keep_capabilities(walls.ADMINISTRATION)
-        kernel.no_new_privileges()
-        kernel.die_with_parent()
-        os.execvpe(request["argv"][0], request["argv"], request["env"])
-    except BaseException as error:
-        os.write(2, f"the sandbox could not start this: {error}\n".encode())
-        os._exit(126)
-
-
-def _limit(limits: dict, counted: bool) -> None:
-    pairs = {
-        resource.RLIMIT_CPU: limits["cpu_s"],
-        resource.RLIMIT_AS: limits["memory_bytes"],
-        resource.RLIMIT_FSIZE: limits["file_bytes"],
-        resource.RLIMIT_NOFILE: limits["open_files"],
-        resource.RLIMIT_CORE: 0,
-    }
-    if counted:  # elsewhere this user's other processes would count too
-        pairs[resource.RLIMIT_NPROC] = limits["processes"]
-    for what, most in pairs.items():
-        _, hard = resource.getrlimit(what)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
 
 
 if __name__ == "__main__":

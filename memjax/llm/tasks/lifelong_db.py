@@ -41,7 +41,7 @@ Final Answer: [(value, ...), ...]
 The final answer lists the rows exactly as the database returned them, as tuples in the same order. For a request that changes the table, first change it by an operation; the final answer may then be []."""  # noqa: E501
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class DbTask:
     """One request to one table."""
 

@@ -91,6 +91,17 @@ class Sandbox:
         named = {"program.py": program, **(files or {})}
         return self._run([sys.executable, "-s", "program.py", *argv], files=named, alone=True, cwd="")
 
+    def talk(self, program: str, *, files: Mapping[str, str] | None = None) -> None:
+        """Starts a Python program that goes on running and answers every line on its input by one line."""
+        named = {"program.py": program, **(files or {})}
+        request = self._request([sys.executable, "-s", "program.py"], named, cwd="")
+        self._checked(self._ask({"kind": "talk", **request}, _GRACE))
+
+    def say(self, line: str) -> str:
+        """Says a line to the program that `talk` started, and returns its answer. Raises SandboxError."""
+        request = {"kind": "say", "text": line, "wall_s": self.limits.wall_s}
+        return self._checked(self._ask(request, self.limits.wall_s + _GRACE))["line"]
+
     def shell(self, script: str) -> Ran:
         """Runs a script by bash in the root folder; what it starts in the background goes on."""
         return self._run(["/bin/bash", "-c", script], files={}, alone=False, cwd="/")
@@ -148,21 +159,26 @@ class Sandbox:
         return answer
 
     def _run(self, argv: list[str], files: Mapping[str, str], alone: bool, cwd: str) -> Ran:
-        request = {
-            "argv": argv,
-            "files": dict(files),
-            "alone": alone,
-            "cwd": cwd,
-            "env": self._environment(),
-            "limits": self.limits._asdict(),
-        }
+        request = {"kind": "run", "alone": alone, **self._request(argv, files, cwd)}
         started = time.monotonic()
         answer = self._ask(request, self.limits.wall_s + _GRACE)
         if answer is None:  # everything inside is dead by now
             return Ran(-9, "", "the sandbox was ended from outside", True, time.monotonic() - started)
-        if "error" in answer:
-            raise SandboxError(answer["error"])
-        return Ran(**answer)
+        return Ran(**self._checked(answer))
+
+    def _request(self, argv: list[str], files: Mapping[str, str], cwd: str) -> dict[str, Any]:
+        return {
+            "argv": argv,
+            "files": dict(files),
+            "cwd": cwd,
+            "env": self._environment(),
+            "limits": self.limits._asdict(),
+        }
+
+    def _checked(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+        if answer is None or "error" in answer:
+            raise SandboxError(answer["error"] if answer else "the sandbox gave no answer")
+        return answer
 
     def _environment(self) -> dict[str, str]:
         home = "/root" if self.walls.root else self._work()

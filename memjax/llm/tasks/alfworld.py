@@ -1,0 +1,217 @@
+"""ALFWorld: household games in text, judged by the game (3,553 train, 140 seen and 134 unseen for
+validation).
+
+Data: the folder that holds `json_2.1.1/<split>/<task>/<trial>/{game.tw-pddl, traj_data.json}`, as ALFWorld
+publishes it, and if wanted ReAct's examples in `react_prompts.json`. Protocol: one command per reply, at most
+`steps` of them; a reply "think: ..." costs a step and changes nothing. Games run in the packages `alfworld`
+and `textworld`, in a sandbox of their own, as those evaluate expressions of a game's file.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memjax.llm.tasks.dialogue import Dialogue
+from memjax.llm.tasks.reading import check_limit, find, read_json, some, typed
+from memjax.llm.tasks.reading import field as cell
+from memjax.llm.tasks.textworld_game import Game, Scene, TextworldGame
+from memjax.llm.types import Ask, Benchmark, Outcome
+from memjax.types import ConfigError
+
+_GAME, _STORY, _EXAMPLES = "game.tw-pddl", "traj_data.json", "react_prompts.json"
+
+# How a task's type is called in ReAct's examples.
+EXAMPLE_OF = {
+    "pick_and_place_simple": "put",
+    "pick_clean_then_place_in_recep": "clean",
+    "pick_heat_then_place_in_recep": "heat",
+    "pick_cool_then_place_in_recep": "cool",
+    "look_at_obj_in_light": "examine",
+    "pick_two_obj_and_place": "puttwo",
+}
+
+_SYSTEM = """You are in a house and fulfil a task by commands. Each of your replies is one line: either one command, or "think: " and a short thought. After a command you are told what happened. You carry at most one thing. To look at a thing under a lamp, take it and use the lamp."""  # noqa: E501
+
+
+Start = Callable[[Path], Game]
+
+
+@dataclass(eq=False)
+class AlfworldTask:
+    """One game."""
+
+    id: str
+    intent: str  # the task in a sentence
+    kind: str  # one of EXAMPLE_OF
+    file: Path
+    steps: int  # replies, at most
+    example: str  # of another game of this kind, "" for none
+    show_commands: bool
+    start: Start = field(repr=False)
+
+    def attempt(self, ask: Ask, memories: str) -> Outcome:
+        """Plays the game once."""
+        game = self.start(self.file)
+        try:
+            return self._play(Dialogue(ask, self._system(), memories), game)
+        finally:
+            game.close()
+
+    def _system(self) -> str:
+        if not self.example:
+            return _SYSTEM
+        return f"{_SYSTEM}\n\nAn example of another task, your replies after the sign >:\n{self.example}"
+
+    def _play(self, dialogue: Dialogue, game: Game) -> Outcome:
+        scene = game.reset()
+        said = self._described(_opening(scene.text), scene)
+        for _ in range(self.steps):
+            command = command_of(dialogue.say(said))
+            if command.lower().startswith("think:"):
+                said = "OK."
+            elif command not in scene.commands:  # the game says the same, but costs time
+                said = self._described("Nothing happens.", scene)
+            else:
+                scene = game.step(command)
+                said = self._described(scene.text.strip(), scene)
+            if scene.won or scene.done:
+                dialogue.note(said)
+                return dialogue.outcome(self.id, scene.won, "" if scene.won else "the game ended")
+        dialogue.note(said)
+        return dialogue.outcome(self.id, False, f"the task was not fulfilled within {self.steps} steps")
+
+    def _described(self, text: str, scene: Scene) -> str:
+        if not self.show_commands or scene.won:
+            return text
+        return f"{text}\nPossible commands: {', '.join(scene.commands)}"
+
+
+def command_of(reply: str) -> str:
+    """The command of a reply: its first line with anything on it, without signs, quotes or "Action:"."""
+    lines = [line.strip() for line in reply.splitlines() if line.strip().strip("`")]
+    for line in lines:
+        named = re.match(r"(?:>\s*)?(?:action|command)\s*:\s*(.+)", line, re.IGNORECASE)
+        if named:
+            return _bare(named[1])
+    return _bare(lines[0]) if lines else ""
+
+
+def _bare(line: str) -> str:
+    return line.lstrip("> ").strip("`'\" ").removesuffix(".").strip()
+
+
+def _opening(text: str) -> str:
+    """A game's first words without its banner."""
+    return re.sub(r"^-=.*?=-\s*", "", text.strip())
+
+
+def load_alfworld(
+    folder: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    train: str = "train",
+    held_out: str | None = "valid_seen",
+    steps: int = 30,
+    examples: bool = True,
+    show_commands: bool = True,
+    start: Start = TextworldGame,
+) -> Benchmark:
+    """The games of two splits, at most `limit` of either, drawn by `seed`.
+
+    `examples` puts ReAct's first example of the task's kind before each game, where its file is there. Games
+    that ALFWorld itself leaves out (movable receptacles, sliced things, unsolvable) are left out and listed.
+    Raises ConfigError for a missing folder or a file of another format.
+    """
+    check_limit(limit)
+    base = Path(folder)
+    shown = _examples(base) if examples else {}
+    left_out: list[dict[str, str]] = []
+    splits: list[list[AlfworldTask]] = []
+    for split in (train, held_out):
+        tasks = []
+        for game in some(_games(base, split, left_out) if split else [], limit, seed):
+            task = _task(split or "", game, steps, shown, show_commands, start)
+            if task is None:
+                left_out.append({"id": str(game.parent), "why": "not solvable"})
+            else:
+                tasks.append(task)
+        splits.append(tasks)
+    about = {
+        "source": "ALFWorld json_2.1.1 (MIT)" + (", examples of ReAct (MIT)" if shown else ""),
+        "splits": [train, held_out],
+        "train": len(splits[0]),
+        "held_out": len(splits[1]),
+        "left_out": left_out,
+    }
+    return Benchmark("alfworld", splits[0], splits[1], about)
+
+
+def _games(base: Path, split: str, left_out: list[dict[str, str]]) -> list[Path]:
+    """The game files of a split, by name."""
+    root = base / "json_2.1.1" / split
+    if not root.is_dir():
+        raise ConfigError(str(root), f"the folder of the split {split}", "nothing there")
+    games = []
+    for story in sorted(root.glob(f"*/*/{_STORY}")):
+        if "movable" in str(story.parent) or "Sliced" in str(story.parent):
+            left_out.append(
+                {"id": str(story.parent.relative_to(base)), "why": "ALFWorld does not play these"}
+            )
+        else:
+            games.append(find(story.parent, (_GAME,)))
+    if not games:
+        raise ConfigError(str(root), f"folders <task>/<trial> with {_STORY} and {_GAME}", "none")
+    return games
+
+
+def _task(
+    split: str, game: Path, steps: int, examples: dict[str, str], show_commands: bool, start: Start
+) -> AlfworldTask | None:
+    """The task of a game file, or None where the file says that it cannot be solved."""
+    content = typed(read_json(game), dict, str(game))
+    if not cell(content, "solvable", bool, str(game)):
+        return None
+    story_path = game.parent / _STORY
+    story = typed(read_json(story_path), dict, str(story_path))
+    kind = cell(story, "task_type", str, str(story_path))
+    if kind not in EXAMPLE_OF:
+        raise ConfigError(f"{story_path}: task_type", f"one of {', '.join(EXAMPLE_OF)}", kind)
+    return AlfworldTask(
+        id=f"{split}/{game.parent.parent.name}/{game.parent.name}",
+        intent=_sentence(cell(content, "grammar", str, str(game)), f"{game}: grammar"),
+        kind=kind,
+        file=game,
+        steps=steps,
+        example=examples.get(EXAMPLE_OF[kind], ""),
+        show_commands=show_commands,
+        start=start,
+    )
+
+
+def _sentence(grammar: str, where: str) -> str:
+    found = re.search(r'"rhs":\s*"Your task is to: (?P<task>(?:[^"\\]|\\.)*)"', grammar)
+    if found is None:
+        raise ConfigError(where, 'a sentence "Your task is to: ..."', "none")
+    return json.loads(f'"{found["task"]}"').strip()
+
+
+def _examples(base: Path) -> dict[str, str]:
+    """ReAct's first example of each kind, in the words of today's games; empty where there is no file."""
+    path = base / _EXAMPLES
+    if not path.is_file():
+        return {}
+    prompts: dict[str, Any] = typed(read_json(path), dict, str(path))
+    texts = {kind: cell(prompts, f"react_{kind}_0", str, str(path)) for kind in EXAMPLE_OF.values()}
+    return {kind: _modern(text) for kind, text in texts.items()}
+
+
+def _modern(text: str) -> str:
+    """Games once called "put a in/on b" what they call "move a to b"."""
+    text = re.sub(r"^> put (.+?) in/on (.+)$", r"> move \1 to \2", text, flags=re.MULTILINE)
+    return re.sub(
+        r"^You put the (.+?) in/on the (.+)$", r"You move the \1 to the \2", text, flags=re.MULTILINE
+    )

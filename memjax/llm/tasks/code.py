@@ -1,0 +1,135 @@
+"""Tasks that are solved by a program: taking it from a reply, running its tests, telling why they fail."""
+
+import json
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from memjax.llm.tasks.dialogue import Dialogue, shortened
+from memjax.llm.tasks.sandbox import Limits, Sandbox
+from memjax.llm.types import Ask, Outcome
+
+LIMITS = Limits(wall_s=120.0, cpu_s=60)
+_FEEDBACK = 700  # characters of a failure that are told
+_SYSTEM = (
+    "You write Python. Answer with one block of code between ``` marks that holds the whole program, with "
+    "its imports and the function named as in the request. No examples of use, no input, no tests."
+)
+
+# Runs beside the program. It tells the result by a word that the program cannot guess, so that a program
+# which ends early, or prints something like a result, has not passed.
+_RUNNER = """
+import json, sys, traceback, unittest
+
+sys.path.insert(0, ".")  # the safe way of starting leaves it out
+word, kind, entry = sys.argv[1:4]
+sys.argv = sys.argv[:1]
+
+
+def tell(passed, failure=""):
+    sys.stdout.flush()
+    sys.__stdout__.write("\\n" + word + json.dumps({"passed": passed, "failure": failure[-4000:]}) + "\\n")
+    sys.__stdout__.flush()
+
+
+def described(error):
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line for frame in frames if frame.filename.endswith("__test__.py") and frame.line]
+    message = "".join(traceback.format_exception_only(type(error), error)).strip()
+    return ("in " + lines[-1] + "\\n" if lines else "") + message
+
+
+def run():
+    import __test__
+
+    if kind == "check":
+        __test__.check(getattr(__test__, entry))
+        return tell(True)
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(__test__.TestCases)
+    result = unittest.TestResult()
+    suite.run(result)
+    bad = result.failures + result.errors
+    if not bad and not result.testsRun:
+        return tell(False, "there were no tests to run")
+    tell(not bad, "\\n".join([bad[0][0].id().split(".")[-1], bad[0][1]]) if bad else "")
+
+
+try:
+    run()
+except BaseException as error:
+    tell(False, described(error))
+"""
+
+
+class Verdict(NamedTuple):
+    """What the tests said of a program."""
+
+    passed: bool
+    failure: str  # "" where it passed
+
+
+@dataclass(eq=False)
+class CodeTask:
+    """One program to write, with its tests."""
+
+    id: str
+    intent: str
+    prompt: str  # what the model is asked
+    tests: str
+    kind: str  # "unittest": a class TestCases; "check": a function check(candidate)
+    entry: str  # name of the function that is asked for
+    solution: str  # a whole program that is right
+    complete: Callable[[str], str] = field(repr=False)  # the whole program, from the code of a reply
+    limits: Limits = LIMITS
+
+    def attempt(self, ask: Ask, memories: str) -> Outcome:
+        """Asks once, and runs the tests on the program in the reply."""
+        dialogue = Dialogue(ask, _SYSTEM, memories)
+        reply = dialogue.say(self.prompt)
+        verdict = judge(self, self.complete(extract(reply)))
+        feedback = shortened(verdict.failure, _FEEDBACK)
+        dialogue.note("all tests passed" if verdict.passed else f"tests failed: {feedback}")
+        return dialogue.outcome(self.id, verdict.passed, feedback)
+
+
+def extract(reply: str) -> str:
+    """The first fenced block of a reply, to the end where it is not closed; all of it where there is none."""
+    block = re.search(r"```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
+    return block[1] if block else reply
+
+
+def judge(task: CodeTask, program: str) -> Verdict:
+    """Runs the tests of a task on a program, in a sandbox of their own."""
+    word = secrets.token_hex(16)
+    files = {"__test__.py": f"{program}\n\n{task.tests}\n"}
+    try:
+        files["__test__.py"].encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return Verdict(False, "the program is no text in UTF-8")
+    with Sandbox(task.limits) as sandbox:
+        ran = sandbox.python(_RUNNER, argv=[word, task.kind, task.entry], files=files)
+    told = [line[len(word) :] for line in ran.out.splitlines() if line.startswith(word)]
+    if told:
+        result = json.loads(told[-1])
+        return Verdict(result["passed"] is True, trimmed(result["failure"]))
+    if ran.timed_out:
+        return Verdict(False, f"did not finish within {task.limits.wall_s:g} seconds")
+    return Verdict(False, trimmed(ran.err) or f"the program ended early, with exit status {ran.code}")
+
+
+def trimmed(failure: str) -> str:
+    """A failure without the frames of its traceback that lie outside of the program."""
+    kept: list[str] = []
+    ours = True
+    for line in failure.strip().splitlines():
+        if line.startswith("  File "):
+            ours = "__test__.py" in line
+            continue
+        if line.startswith("    ") and not ours:
+            continue
+        if set(line.strip()) <= {"^", "~"} or line.startswith("Traceback "):
+            continue
+        kept.append(line)
+    return "\n".join(kept).strip()

@@ -1,0 +1,96 @@
+"""A game of TextWorld in a sandbox. Takes the packages `alfworld` and `textworld`, in there alone."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from memjax.llm.tasks.sandbox import Limits, Sandbox, SandboxError
+from memjax.types import ConfigError
+
+_LIMITS = Limits(wall_s=300.0, cpu_s=600)  # to load a game on a busy machine takes long
+
+# Answers every line, a command, by one line of JSON; the empty line begins the game.
+_PROGRAM = """
+import json, os, sys
+
+told = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)  # what the packages print is no answer
+import textworld
+from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+
+wanted = textworld.EnvInfos(won=True, admissible_commands=True, feedback=True)
+game = textworld.start("game.tw-pddl", wanted, wrappers=[AlfredDemangler()])
+for line in sys.stdin:
+    command = line.rstrip("\\n")
+    state, _, done = game.step(command) if command else (game.reset(), 0, False)
+    said = {
+        "text": state.feedback,
+        "commands": [command for command in state.admissible_commands if command != "help"],
+        "won": bool(state.won),
+        "done": bool(done),
+    }
+    told.write(json.dumps(said) + "\\n")
+"""
+
+
+class Scene(NamedTuple):
+    """What a game says after a command."""
+
+    text: str
+    commands: tuple[str, ...]  # those that are possible now
+    won: bool
+    done: bool
+
+
+class Game(Protocol):
+    """A game in text. Used by one thread at a time."""
+
+    def reset(self) -> Scene:
+        """The beginning."""
+        ...
+
+    def step(self, command: str) -> Scene:
+        """What follows from a command."""
+        ...
+
+    def close(self) -> None:
+        """Ends the game."""
+        ...
+
+
+class TextworldGame:
+    """One of ALFWorld's game files, played in a sandbox of its own."""
+
+    def __init__(self, file: Path):
+        for package in ("alfworld", "textworld"):
+            if importlib.util.find_spec(package) is None:
+                raise ConfigError(
+                    "alfworld", f"the package {package}: pip install alfworld textworld", "none"
+                )
+        self._sandbox = Sandbox(_LIMITS)
+        try:
+            self._sandbox.talk(_PROGRAM, files={"game.tw-pddl": file.read_text()})
+        except BaseException:
+            self._sandbox.close()
+            raise
+
+    def reset(self) -> Scene:
+        """The beginning. Raises SandboxError where the game does not run."""
+        return self._told("")
+
+    def step(self, command: str) -> Scene:
+        """What follows from a command, one that was possible."""
+        return self._told(" ".join(command.split()))
+
+    def close(self) -> None:
+        """Ends the game."""
+        self._sandbox.close()
+
+    def _told(self, line: str) -> Scene:
+        answer = self._sandbox.say(line)
+        try:
+            told: dict[str, Any] = json.loads(answer)
+            return Scene(told["text"], tuple(told["commands"]), told["won"], told["done"])
+        except (ValueError, KeyError, TypeError):
+            raise SandboxError(f"the game answered {answer[:200]!r}") from None
