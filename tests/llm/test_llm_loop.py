@@ -196,7 +196,7 @@ def test_a_replay_offline_is_the_same_run(tmp_path):
     assert run(tmp_path / "b", settings, chat=chat, embed=embed) == first
     assert digest(arrays(tmp_path / "a", settings)) == digest(arrays(tmp_path / "b", settings))
     with pytest.raises(ConfigError, match=r"store\.path: expected a recording of every request"):
-        run(tmp_path / "c", config(epochs=2, inject_chars=700), chat=chat, embed=embed)
+        run(tmp_path / "c", config(epochs=2, max_tokens=49), chat=chat, embed=embed)
 
 
 def test_a_stop_is_obeyed_and_the_run_goes_on(tmp_path):
