@@ -1,0 +1,149 @@
+"""LifelongAgentBench, operating system: shell work as root in a machine of its own (350 train, 150 held out).
+
+Data: `os_interaction_train.json(.gz)` and `os_interaction_val.json(.gz)`, an object of rows by sample index.
+Protocol: a script prepares the machine; the model runs bash in turns and says when it has finished; another
+script judges by its exit status. The machine is a sandbox with private copies of the system's folders, which
+takes root and a kernel with namespaces; what is installed there (vi, for one) is what this machine has.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memjax.llm.tasks.dialogue import Dialogue, shortened
+from memjax.llm.tasks.reading import check_limit, field, find, read_json, some, texts, typed
+from memjax.llm.tasks.sandbox import Limits, Ran, Sandbox
+from memjax.llm.types import Ask, Benchmark, Outcome
+from memjax.types import ConfigError
+
+LIMITS = Limits(wall_s=30.0, cpu_s=30, memory_bytes=1 << 30, disk_bytes=64 << 20)
+
+_SHOWN = 2_000  # characters of output
+_SYSTEM = """You are root on a Linux machine and carry out a request by bash. Each of your replies takes one
+action.
+
+To run commands, and to see their output:
+Act: bash
+```bash
+ls /
+```
+
+When everything that was asked for is done:
+Act: finish
+
+Each block runs in a new shell in the folder /, without a terminal: nothing may ask for input."""
+
+
+@dataclass(eq=False)
+class OsTask:
+    """One request to one machine."""
+
+    id: str
+    intent: str
+    prepare: str  # script, "" for none
+    judge: str  # script; exit status 0: right
+    reference: str  # script that does it
+    turns: int  # at most
+    limits: Limits = LIMITS
+
+    def attempt(self, ask: Ask, memories: str) -> Outcome:
+        """Plays the task once, on a machine of its own. Raises ConfigError where none can be had."""
+        with Sandbox(self.limits, administrator=True) as machine:
+            return self._play(Dialogue(ask, _SYSTEM, memories), machine)
+
+    def reference_works(self) -> bool:
+        """Whether the reference script does it here."""
+        with Sandbox(self.limits, administrator=True) as machine:
+            if not self._prepared(machine):
+                return False
+            machine.shell(self.reference)
+            return self._right(machine)
+
+    def _play(self, dialogue: Dialogue, machine: Sandbox) -> Outcome:
+        if not self._prepared(machine):
+            return dialogue.outcome(self.id, False, "the machine could not be prepared")
+        said = self.intent
+        for _ in range(self.turns):
+            action, content = parse(dialogue.say(said))
+            if action == "invalid":
+                return dialogue.outcome(self.id, False, content)
+            if action == "finish":
+                right = self._right(machine)
+                return dialogue.outcome(self.id, right, "" if right else "the machine is not as it should be")
+            said = _told(machine.shell(content), self.limits)
+        dialogue.note(said)
+        return dialogue.outcome(self.id, False, f"not finished within {self.turns} turns")
+
+    def _prepared(self, machine: Sandbox) -> bool:
+        return not self.prepare.strip() or machine.shell(self.prepare).code == 0
+
+    def _right(self, machine: Sandbox) -> bool:
+        ran = machine.shell(self.judge)
+        return ran.code == 0 and not ran.timed_out
+
+
+def _told(ran: Ran, limits: Limits) -> str:
+    if ran.timed_out:
+        return f"The commands were ended after {limits.wall_s:g} seconds."
+    output = shortened((ran.out + ran.err).strip(), _SHOWN)
+    return f"Output:\n{output}" if output else "There was no output."
+
+
+def parse(reply: str) -> tuple[str, str]:
+    """("bash", script), ("finish", "") or ("invalid", why): the first action that a reply takes."""
+    action = re.search(r"Act:\s*(bash|finish)", reply, re.IGNORECASE)
+    if action is None:
+        return "invalid", "the reply takes no action"
+    if action[1].lower() == "finish":
+        return "finish", ""
+    pattern = r"```(?:bash|sh|shell)?[ \t]*\n(.*?)(?:```|\Z)"
+    block = re.search(pattern, reply[action.end() :], re.DOTALL | re.IGNORECASE)
+    return ("bash", block[1]) if block else ("invalid", "there is no block of bash")
+
+
+def load_lifelong_os(
+    folder: str | Path, *, limit: int | None = None, seed: int = 0, turns: int = 15, limits: Limits = LIMITS
+) -> Benchmark:
+    """The tasks; at most `limit` of either split, drawn by `seed`.
+
+    Raises ConfigError for a missing file or a row of another format.
+    """
+    check_limit(limit)
+    splits = {}
+    for name in ("train", "val"):
+        path = find(folder, (f"os_interaction_{name}.json.gz", f"os_interaction_{name}.json"))
+        rows = typed(read_json(path), dict, str(path))
+        tasks = [_task(key, row, f"{path}: row {key}", turns, limits) for key, row in rows.items()]
+        splits[name] = some(tasks, limit, seed)
+    about = {
+        "source": "LifelongAgentBench OS, split of MemTensor/MemRL (7:3, seed 42)",
+        "train": len(splits["train"]),
+        "held_out": len(splits["val"]),
+        "left_out": [],
+    }
+    return Benchmark("lifelong_os", splits["train"], splits["val"], about)
+
+
+def _task(key: str, row: Any, where: str, turns: int, limits: Limits) -> OsTask:
+    row = typed(row, dict, where)
+    info = field(row, "evaluation_info", dict, where)
+    inner = f"{where}: evaluation_info"
+    texts(row, "skill_list", where)
+    return OsTask(
+        id=f"os/{key}",
+        intent=field(row, "instruction", str, where),
+        prepare=_script(row, "initialization_command_item", where),
+        judge=_script(info, "evaluation_command_item", inner),
+        reference=_script(info, "ground_truth_command_item", inner),
+        turns=turns,
+        limits=limits,
+    )
+
+
+def _script(row: dict[str, Any], name: str, where: str) -> str:
+    item = field(row, name, dict, where)
+    kind = field(item, "command_name", str, f"{where}: {name}")
+    if kind != "bash":
+        raise ConfigError(f"{where}: {name}: command_name", "bash", kind)
+    return field(item, "script", str, f"{where}: {name}")
