@@ -2,7 +2,16 @@
 
 from importlib import import_module
 
-MODULES = ("data", "memory", "memrl", "offline", "retrieval", "retrieval_real", "retrieval_stages", "training")
+MODULES = (
+    "data",
+    "memory",
+    "memrl",
+    "offline",
+    "retrieval",
+    "retrieval_real",
+    "retrieval_stages",
+    "training",
+)
 
 
 def load() -> dict[str, str]:
