@@ -2,6 +2,7 @@
 
     python -m experiments.reframe_campaign               # all runs of the plan, interrupted ones go on
     python -m experiments.reframe_campaign --report      # the results of what is finished
+    python -m experiments.reframe_campaign --workers 2   # two runs side by side, each on half of the cores
     python -m experiments.reframe_campaign --full        # 100,000 updates each, for an accelerator
 
 Runs live in `runs/reframe/SETTING/ARM/SEED`; results go to `experiments/results/reframe/`: `scores.csv` (one
@@ -9,8 +10,10 @@ line per run, evaluation and target), `README.md` and `figure.png`. Datasets: `e
 """
 
 import argparse
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,12 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--arm", nargs="+", default=ARMS, choices=(*ARMS, *CONTROLS))
     parser.add_argument("--seeds", type=int, default=3, help="from 0 on (default 3)")
+    parser.add_argument("--workers", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--full", action="store_true", help="the sizes of the source, not the reduced ones")
     parser.add_argument("--report", action="store_true", help="only the results of what is finished")
     arguments = parser.parse_args(argv)
     if not arguments.report:
-        for cell in plan(arguments.setting, arguments.arm, arguments.seeds, arguments.full):
-            train(cell)
+        cells = plan(arguments.setting, arguments.arm, arguments.seeds, arguments.full)
+        run_all(list(cells), arguments.workers)
     from experiments.reframe_results import write
 
     write(RUNS / "full" if arguments.full else RUNS)
@@ -85,14 +89,36 @@ def plan(settings: Sequence[str], arms: Sequence[str], seeds: int, full: bool) -
                 yield Cell(setting, arm, seed, full)
 
 
-def train(cell: Cell) -> None:
-    """Runs `memjax train`, which leaves a finished run as it is. Ends with its code where that is not 0."""
+def run_all(cells: Sequence[Cell], workers: int) -> None:
+    """Trains every cell, `workers` at a time. Ends with the code of the first run that fails."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    waiting, lock, codes = iter(cells), threading.Lock(), []
+
+    def work(number: int) -> None:
+        if workers > 1 and cores:  # of this thread and of the processes that it starts
+            os.sched_setaffinity(0, set(cores[number::workers]))
+        while not any(codes):
+            with lock:
+                cell = next(waiting, None)
+            if cell is None:
+                return
+            codes.append(train(cell))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(min(workers, len(cores) or workers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if any(codes):
+        sys.exit(next(code for code in codes if code))
+
+
+def train(cell: Cell) -> int:
+    """Runs `memjax train`, which leaves a finished run as it is; -> its exit code."""
     print(f"-- {cell.setting}, {cell.arm}, seed {cell.seed}: {cell.workdir}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "memjax", "train", f"--config={cell.config}"]
     command += [f"--workdir={cell.workdir}", f"--config.seed={cell.seed}"]
-    code = subprocess.run(command).returncode
-    if code:
-        sys.exit(code)
+    return subprocess.run(command).returncode
 
 
 if __name__ == "__main__":

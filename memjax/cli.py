@@ -75,6 +75,9 @@ def _without_traceback(run: Callable[[], int]) -> int:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     except RuntimeError as error:

@@ -17,18 +17,20 @@ from memjax.types import Array, ConfigError, Key, PyTree
 
 BINS = 10  # equal parts of the range of a bank's returns to go, for telemetry
 CONTENT = "content"  # the field of a bank's values that is read in place of the keys, where there is one
-LEAST = 8192  # latents below which there are no groups
+LEAST = 8192  # slots below which a bank has no groups
 GROUPS = "groups"  # the field of a bank's values that says what a search may pass over, where there is one
 
 
 def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState:
     """A bank that holds `latents` [n, m] and the raw triplets, group: the trajectory of each.
 
-    From `LEAST` on they are stored in an order that puts like latents side by side, and the bank says of its
-    groups what a search needs to pass over most of them; that is true of these very latents.
+    With `LEAST` slots and more they are stored in an order that puts like latents side by side, and the bank
+    says of its groups what a search needs to pass over most of them; that is true of these very latents.
     """
-    n = latents.shape[0]
-    if n >= LEAST:
+    empty = memory.init()
+    # Why by slots: the shapes of a bank must not depend on what is in it, or no checkpoint could be restored.
+    grouped = empty.capacity >= LEAST
+    if grouped:
         order = order_of(latents)
         latents, triplets = latents[order], Triplets(*(jnp.asarray(x)[order] for x in triplets))
     values = {
@@ -36,8 +38,8 @@ def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState
         "observation": triplets.observations,
         "action": triplets.actions,
     }
-    bank, _ = memory.write(memory.init(), latents, values, group=jnp.asarray(triplets.episode))
-    return _with(bank, GROUPS, measure(bank.keys, bank.valid, n)) if n >= LEAST else bank
+    bank, _ = memory.write(empty, latents, values, group=jnp.asarray(triplets.episode))
+    return _with(bank, GROUPS, measure(bank.keys, bank.valid, empty.capacity)) if grouped else bank
 
 
 def value_like(observation_size: int, action: Array) -> dict[str, Array]:

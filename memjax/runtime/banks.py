@@ -38,11 +38,15 @@ def with_bank(program: OfflineProgram, state: OfflineState, bank: OtherBank) -> 
 
 
 def same_steps(bank: MemoryState, triplets: Triplets) -> bool:
-    """Whether a bank holds the actions of these steps, in order, and nothing else."""
+    """Whether a bank holds the actions of these steps, in any order, and nothing else."""
     # Why actions: every bank has them, and they are stored as they were recorded.
-    stored = np.asarray(bank.values["action"])[np.asarray(bank.valid)]
-    given = np.asarray(triplets.actions)
-    return stored.shape == given.shape and np.array_equal(stored, given)
+    stored = _sorted(np.asarray(bank.values["action"])[np.asarray(bank.valid)])
+    return np.array_equal(stored, _sorted(np.asarray(triplets.actions)))
+
+
+def _sorted(actions: np.ndarray) -> np.ndarray:
+    rows = actions.reshape(len(actions), -1)
+    return rows[np.lexsort(rows.T)]
 
 
 def learn_online(
