@@ -39,15 +39,16 @@ OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # of Hopper
 SPEC = EnvSpec(
     "made-up", (OBSERVATION,), "float32", Box(ACTION, (-1.0,) * ACTION, (1.0,) * ACTION), LENGTH, False
 )
-BATCH, STEPS = 64, 4  # windows of an update; updates of a timed call
-LEARNT = 500  # updates after which Re:Frame is timed again
+BATCH, STEPS = 64, 2  # windows of an update; updates of a timed call
+LEARNT, FEW = 600, 8  # updates after which Re:Frame is timed again, and their windows
 
 
 @case("dt_step")
 def dt_step(options: Options) -> Result:
     """A training step of the Decision Transformer, against the original's structure in PyTorch."""
     data = _low(options)
-    step = _training(_agent("null", options), data)
+    agent = _agent("null", options)
+    step = _training(agent, data, jax.jit(agent.init)(jax.random.key(0)))
     thunks: list[Callable[[], Any]] = [step]
     torch = installed("torch") if options.peers else None
     if torch:
@@ -57,7 +58,7 @@ def dt_step(options: Options) -> Result:
         batch = {name: np.asarray(x) for name, x in windows._asdict().items() if x is not None}
         peer = torch_dt.make_step(_config("null", options).transformer.sizes, ACTION, batch)
         thunks.append(lambda: [peer() for _ in range(STEPS)])
-    times = time_in_turns(thunks, rounds=3 if options.quick else 9, seconds=1.0)
+    times = time_in_turns(thunks, rounds=3 if options.quick else 7, seconds=0.3)
     ours = [_figure("memjax", times[0])]
     if torch:
         ours = [
@@ -77,16 +78,27 @@ def dt_step(options: Options) -> Result:
 def reframe_step(options: Options) -> list[Figure]:
     """A training step of Re:Frame, 60,000 latents, k = 16, against the Decision Transformer's alike."""
     data = _low(options)
-    agents = {name: _agent(name, options) for name in ("null", "associative")}
-    plain, fresh, learnt = (_training(agents[name], data) for name in ("null", "associative", "associative"))
+    plain, memory = _agent("null", options), _agent("associative", options)
+    begun = jax.jit(memory.init)(jax.random.key(0))
     updates = 2 * STEPS if options.quick else LEARNT
     progress(f"{updates} updates")
+    few = _training(memory, data, jax.tree.map(jnp.copy, begun), batch=FEW)
     for _ in range(updates // STEPS):
-        learnt()
+        state, _ = few()
+    plain, fresh, learnt = (
+        _training(agent, data, start)
+        for agent, start in (
+            (plain, jax.jit(plain.init)(jax.random.key(0))),
+            (memory, begun),
+            (memory, jax.tree.map(jnp.copy, state)),
+        )
+    )
     progress("timing")
-    times = time_in_turns([plain, fresh, learnt], rounds=3 if options.quick else 9, seconds=1.0)
+    times = time_in_turns([plain, fresh, learnt], rounds=3 if options.quick else 7, seconds=0.3)
     figures = [_figure("Decision Transformer", times[0])]
-    for name, each in zip(("at its beginning", f"after {updates} updates"), times[1:], strict=True):
+    for name, each in zip(
+        ("at its beginning", f"after {updates} updates of {FEW} windows"), times[1:], strict=True
+    ):
         figure = _figure(f"Re:Frame {name}", each)._replace(
             floor_seconds=figures[0].seconds, floor="the Decision Transformer"
         )
@@ -100,7 +112,7 @@ def _figure(name: str, times: list[float]) -> Figure:
     return Figure(name, setting, statistics.median(times) / STEPS)
 
 
-def _training(agent: Agent, data: DeviceData) -> Callable[[], Any]:
+def _training(agent: Agent, data: DeviceData, state: Any, batch: int = BATCH) -> Callable[[], Any]:
     """A call that makes STEPS updates, each on windows of its own, and hands the state to the next call."""
 
     @partial(jax.jit, donate_argnums=0)
@@ -108,16 +120,16 @@ def _training(agent: Agent, data: DeviceData) -> Callable[[], Any]:
         key, *keys = jax.random.split(key, STEPS + 1)
 
         def update(state: Any, key: jax.Array) -> Any:
-            return agent.update(state, sample(data, key, BATCH, 20), key)
+            return agent.update(state, sample(data, key, batch, 20), key)
 
         state, metrics = jax.lax.scan(update, state, jnp.stack(keys))
         return state, key, metrics
 
-    held = [jax.jit(agent.init)(jax.random.key(0)), jax.random.key(1)]
+    held = [state, jax.random.key(1)]
 
     def step() -> Any:
         *held[:], metrics = updates(held[0], data, held[1])
-        return metrics
+        return held[0], metrics
 
     return step
 

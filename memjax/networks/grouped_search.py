@@ -24,7 +24,7 @@ from memjax.types import Array
 _FEW = 256  # queries below which all rows are looked at
 _QUERIES = 128  # in a part at least
 _FIRST = 64  # groups that are looked at to know k rows
-_SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the groups; the least that suffices is searched
+_SHARES = tuple(x / 128 for x in (4, 6, 8, 12, 16, 24, 32, 48, 64))  # of the groups; the least that suffices
 
 
 def nearest_in_groups(
