@@ -78,8 +78,8 @@ def train(key: Key) -> PyTree:
 def _chunk(params: PyTree, state: PyTree, key: Key) -> tuple[PyTree, PyTree, Array]:
     def step(carry: tuple[PyTree, PyTree], key: Key) -> tuple[tuple[PyTree, PyTree], Array]:
         windows, experience, labels, mask = examples(key, CONFIG.batch)
-        *carry, loss = policy.imitate(CONFIG, *carry, windows, experience, labels, mask)
-        return (carry[0], carry[1]), loss
+        params, state, loss = policy.imitate(CONFIG, *carry, windows, experience, labels, mask)
+        return (params, state), loss
 
     (params, state), losses = lax.scan(step, (params, state), jax.random.split(key, CHUNK))
     return params, state, jnp.mean(losses)
