@@ -157,13 +157,14 @@ def _end_all(child: int, had: walls.Walls) -> None:
     if had.processes == "namespace":
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)  # in a namespace of our own: all but this process
+        _reap(os.WEXITED)  # until they are gone they count among the processes
     else:
         _kill_group(child)
 
 
-def _reap() -> None:
+def _reap(how: int = os.WEXITED | os.WNOHANG) -> None:
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
+        while os.waitid(os.P_ALL, 0, how):
             pass
 
 

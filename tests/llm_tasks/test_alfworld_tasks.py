@@ -1,0 +1,146 @@
+"""ALFWorld: commands from replies, the loop with a game of our own, the loader, one real game."""
+
+import importlib.util
+import json
+import shutil
+import tarfile
+
+import pytest
+from scripted import Script, shared
+
+from memjax.llm.tasks.alfworld import command_of, load_alfworld
+from memjax.llm.tasks.textworld_game import Scene
+from memjax.types import ConfigError
+
+
+class ToyGame:
+    """Won by taking the cup; lost by breaking it."""
+
+    closed = 0
+
+    def __init__(self, file):
+        self.file = file
+
+    def reset(self):
+        return Scene(
+            "-= Welcome =-\n\nA room.\nYour task is to: take a cup.",
+            ("take cup", "break cup", "look"),
+            False,
+            False,
+        )
+
+    def step(self, command):
+        won = command == "take cup"
+        return Scene(f"You {command}.", ("take cup", "look"), won, won or command == "break cup")
+
+    def close(self):
+        ToyGame.closed += 1
+
+
+def written(folder, *, kind="pick_and_place_simple", solvable=True, name="pick-Cup", grammar=None):
+    game = folder / "json_2.1.1" / "train" / name / "trial_1"
+    game.mkdir(parents=True)
+    rule = grammar or '"task": [ { "rhs": "Your task is to: take a \\"cup\\"." } ]'
+    (game / "game.tw-pddl").write_text(json.dumps({"grammar": rule, "solvable": solvable}))
+    (game / "traj_data.json").write_text(json.dumps({"task_type": kind}))
+    return folder
+
+
+def only(folder, **options):
+    return load_alfworld(folder, held_out=None, start=ToyGame, **options)
+
+
+@pytest.mark.parametrize(
+    ("reply", "command"),
+    [
+        ("go to desk 1", "go to desk 1"),
+        ("> go to desk 1\nmore", "go to desk 1"),
+        ("I look around.\nAction: go to desk 1.", "go to desk 1"),
+        ("```\n`look`\n```", "look"),
+        ("think: where is it?", "think: where is it?"),
+        ("", ""),
+    ],
+)
+def test_a_command_is_taken_from_a_reply(reply, command):
+    assert command_of(reply) == command
+
+
+def test_a_game_is_won_in_steps(tmp_path):
+    task = only(written(tmp_path)).train[0]
+    assert (task.id, task.intent) == ("train/pick-Cup/trial_1", 'take a "cup".')
+    model = Script("think: a cup", "fly away", "look", "take cup")
+    outcome = task.attempt(model, "older notes")
+    assert (outcome.success, outcome.score, outcome.steps) == (True, 1.0, 4)
+    said = [asked[-1].content for asked in model.asked]
+    assert said[0].startswith("A room.")
+    assert said[1] == "OK."
+    assert said[2] == "Nothing happens.\nPossible commands: take cup, break cup, look"
+    assert said[3] == "You look.\nPossible commands: take cup, look"
+    assert outcome.trajectory.endswith("World: You take cup.")
+
+
+def test_a_game_is_lost_by_its_end_or_by_the_limit(tmp_path):
+    closed = ToyGame.closed
+    task = only(written(tmp_path), steps=2).train[0]
+    assert task.attempt(Script("break cup"), "").feedback == "the game ended"
+    outcome = task.attempt(Script("look", "look"), "")
+    assert (outcome.success, outcome.feedback) == (False, "the task was not fulfilled within 2 steps")
+    assert ToyGame.closed == closed + 2
+
+
+def test_an_example_is_shown_in_the_words_of_the_games(tmp_path):
+    kinds = ("put", "clean", "heat", "cool", "examine", "puttwo")
+    text = "> put cup 1 in/on desk 2\nYou put the cup 1 in/on the desk 2."
+    (tmp_path / "react_prompts.json").write_text(json.dumps({f"react_{kind}_0": text for kind in kinds}))
+    written(tmp_path)
+    model = Script("take cup")
+    only(tmp_path).train[0].attempt(model, "")
+    assert "> move cup 1 to desk 2\nYou move the cup 1 to the desk 2." in model.asked[0][0].content
+    assert only(tmp_path, examples=False).train[0].example == ""
+
+
+def test_games_that_are_not_played_are_listed(tmp_path):
+    written(tmp_path)
+    written(tmp_path, name="pick-AppleSliced")
+    written(tmp_path, name="pick-Egg", solvable=False)
+    benchmark = only(tmp_path)
+    assert [task.id for task in benchmark.train] == ["train/pick-Cup/trial_1"]
+    assert sorted(left["why"] for left in benchmark.about["left_out"]) == [
+        "ALFWorld does not play these",
+        "not solvable",
+    ]
+
+
+def test_what_is_missing_or_of_another_format_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="the folder of the split train, got nothing there"):
+        only(tmp_path)
+    with pytest.raises(ConfigError, match=r"traj_data.json: task_type: expected one of .*, got dance"):
+        only(written(tmp_path / "a", kind="dance"))
+    with pytest.raises(ConfigError, match='grammar: expected a sentence "Your task is to'):
+        only(written(tmp_path / "b", grammar="none"))
+    (written(tmp_path / "c") / "json_2.1.1/train/pick-Cup/trial_1/game.tw-pddl").unlink()
+    with pytest.raises(ConfigError, match=r"game.tw-pddl: expected a file"):
+        only(tmp_path / "c")
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    task = load_alfworld(written(tmp_path), held_out=None).train[0]
+    with pytest.raises(ConfigError, match="pip install alfworld textworld"):
+        task.attempt(Script("look"), "")
+
+
+@pytest.mark.slow
+def test_a_real_game_is_won_by_its_walkthrough(tmp_path):
+    if importlib.util.find_spec("textworld") is None or importlib.util.find_spec("alfworld") is None:
+        pytest.skip("alfworld and textworld are not installed")
+    folder = shared("alfworld")
+    with tarfile.open(folder / "alfworld_valid.tar.xz") as archive:
+        members = [m for m in archive if "/valid_seen/pick_and_place_simple-Book-None-Sofa-229/" in m.name]
+        archive.extractall(tmp_path, members, filter="data")
+    shutil.copy(folder / "react_prompts.json", tmp_path)
+    benchmark = load_alfworld(tmp_path, train="valid_seen", held_out=None, limit=1)
+    task = benchmark.train[0]
+    outcome = task.attempt(Script(*json.loads(task.file.read_text())["walkthrough"]), "")
+    assert outcome.success
+    assert task.example
