@@ -62,6 +62,8 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
         raise
     except Exception as error:  # a task that fails for a reason of its own must not take others with it
         return _skip(task.id, error, asking, time.monotonic() - began)
+    if outcome.task_id != task.id:
+        raise ConfigError("task", f"an outcome of '{task.id}'", f"one of '{outcome.task_id}'")
     outcome = outcome._replace(trajectory=plain(outcome.trajectory), feedback=plain(outcome.feedback))
     content, source, summary_error = _experience(task, outcome, asking, style)
     return Attempt(

@@ -24,12 +24,13 @@ import numpy as np
 
 from memjax.llm.concurrency import Batch, Workers
 from memjax.llm.experience import attempt_task
-from memjax.llm.prompts import memory_block
-from memjax.llm.records import KEY_CHARS, Attempt, Event, Experience, Plan, Recall, text_hash
+from memjax.llm.prompts import memory_block, plain
+from memjax.llm.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
 from memjax.llm.types import Benchmark, Chat, ChatError, Embedder, Task
 from memjax.runtime.language_config import LanguageConfig
-from memjax.runtime.language_state import RunState, Slot, schedule
-from memjax.types import ConfigError
+from memjax.runtime.language_events import Timing, compose
+from memjax.runtime.language_schedule import Slot, schedule
+from memjax.runtime.language_state import RunState
 
 _NOTHING = Recall((), (), ())
 
@@ -45,22 +46,6 @@ class Pending(NamedTuple):
     plans: Sequence[Plan]
     done: dict[str, Attempt]  # of an earlier launch
     batch: Batch[str, Attempt]
-
-
-class Timing(NamedTuple):
-    """Seconds of one minibatch."""
-
-    embed: float
-    retrieve: float
-    commit: float
-    learn: float
-    tasks: float  # sum over the attempts
-
-    @property
-    def memory_share(self) -> float:
-        """Of an agent's step: what retrieval, log and update take of it."""
-        memory = self.retrieve + self.commit + self.learn
-        return memory / (memory + self.tasks) if memory + self.tasks > 0.0 else 0.0
 
 
 def run_language(
@@ -159,7 +144,7 @@ class _Loop:
         """Vectors by hash; each intent is embedded once in the life of a log."""
         began, log = time.monotonic(), self.state.log
         known = log.vectors(list(intents))
-        new = {name: text[:KEY_CHARS] for name, text in intents.items() if name not in known}
+        new = {name: plain(text)[:KEY_CHARS] for name, text in intents.items() if name not in known}
         if new:
             vectors = np.asarray(self.embedder.embed(list(new.values())), np.float32)
             known |= (fresh := dict(zip(new, vectors, strict=True)))
@@ -182,11 +167,8 @@ class _Loop:
         experiences = self.state.log.experiences(plan.recall.rows)
         memories = memory_block(experiences, chars=self.config.inject_chars)
         style = self.config.style(frozen=slot.phase == "transfer")
-        # Why: at temperature 0 a repeated request is the same one, and may come from the store.
         name = f"{slot.phase}/{slot.epoch}/{task.id}"
         attempt = attempt_task(task, memories, self.chat, style, name=name)
-        if attempt.task_id != task.id:
-            raise ConfigError("task", f"an outcome of {task.id}", attempt.task_id)
         if not attempt.error:
             self.state.log.keep_attempt(*slot.place, attempt)
         return attempt
@@ -200,7 +182,17 @@ class _Loop:
         played = [attempts[plan.task_id] for plan in pending.plans]
         for attempt in played:
             self._watch(attempt)
-        event, experiences = self._event(pending, played)
+        intents = {task.id: task.intent for task in self.tasks[pending.slot.phase]}
+        event, experiences = compose(
+            self.config,
+            pending.slot,
+            pending.plans,
+            played,
+            intents,
+            writer=self.chat.name,
+            first_row=self.state.log.num_experiences(),
+            numbers=self.state.log.number_tasks([plan.task_id for plan in pending.plans]),
+        )
         began = time.monotonic()
         self.state.log.commit(event, experiences, [a for a in played if a.error])
         committed = time.monotonic()
@@ -226,60 +218,3 @@ class _Loop:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if attempt.error else 0
         if self.skipped_in_a_row >= self.config.give_up_after:
             raise Stopped(f"{self.skipped_in_a_row} tasks in a row could not be played: {attempt.error}")
-
-    def _event(self, pending: Pending, played: Sequence[Attempt]) -> tuple[Event, list[Experience]]:
-        """What is learned from a minibatch, and its experiences with the rows that they get."""
-        slot, plans = pending.slot, pending.plans
-        learns, first = slot.phase == "learn", self.state.log.num_experiences()
-        rewards = [self._reward(attempt) for attempt in played]
-        written = [i for i, a in enumerate(played) if learns and a.content and not a.error]
-        rows = {i: first + n for n, i in enumerate(written)}
-        numbers = self.state.log.number_tasks([plan.task_id for plan in plans])
-        event = Event(
-            number=slot.number,
-            phase=slot.phase,
-            epoch=slot.epoch,
-            minibatch=slot.minibatch,
-            tasks=tuple(numbers[plan.task_id] for plan in plans),
-            intents=tuple(plan.intent_hash for plan in plans),
-            recalls=tuple(plan.recall for plan in plans),
-            rewards=tuple(rewards),
-            success=tuple(a.success for a in played),
-            scored=tuple(learns and not a.error for a in played),
-            rows=tuple(rows.get(i, -1) for i in range(len(plans))),
-        )
-        intents = {task.id: task.intent for task in self.tasks[slot.phase]} if written else {}
-        experiences = [
-            self._experience(rows[i], plans[i], played[i], intents[plans[i].task_id], rewards[i], slot.epoch)
-            for i in written
-        ]
-        return event, experiences
-
-    def _experience(
-        self, row: int, plan: Plan, attempt: Attempt, intent: str, reward: float, epoch: int
-    ) -> Experience:
-        provenance = {
-            "writer": self.chat.name,
-            "source": attempt.source,
-            "task": plan.task_id,
-            "built_on": list(plan.recall.rows),
-            "summary_error": attempt.summary_error,
-        }
-        name = text_hash(intent, attempt.content)
-        return Experience(
-            row,
-            plan.task_id,
-            epoch,
-            intent,
-            attempt.content,
-            attempt.success,
-            reward,
-            plan.recall,
-            provenance,
-            name,
-        )
-
-    def _reward(self, attempt: Attempt) -> float:
-        if attempt.error:
-            return 0.0
-        return self.config.reward_success if attempt.success else self.config.reward_failure

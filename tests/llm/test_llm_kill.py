@@ -73,7 +73,7 @@ def run_with_kills(workdir: Path, overlap: int, kills: int, seed: int) -> int:
             break
         killed += 1
     process = launch(workdir, overlap)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors.decode()
     return killed
 
@@ -110,8 +110,8 @@ def with_text_agree(workdir: Path, arrays) -> None:
     log.close()
 
 
-def test_three_kills(tmp_path, reference):
-    assert run_with_kills(tmp_path, 2, 3, seed=1) >= 1
+def test_two_kills(tmp_path, reference):
+    assert run_with_kills(tmp_path, 2, 2, seed=1) >= 1
     check(tmp_path, 2, reference)
 
 

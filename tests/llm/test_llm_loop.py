@@ -363,8 +363,7 @@ def test_warming_up_changes_nothing():
     assert digest(memory.warm_up(memory.init())) == digest(memory.init())
 
 
-@pytest.mark.parametrize("name", ["paper", "code"])
-@pytest.mark.parametrize("place", ["db", "bigcodebench"])
+@pytest.mark.parametrize(("name", "place"), [("paper", "db"), ("code", "bigcodebench")])
 def test_both_presets_run_and_resume(tmp_path, name, place):
     from memjax.agents.memrl_config import preset
 
@@ -397,3 +396,27 @@ def test_bad_configs_are_said_in_one_line(field, value, says):
     section[field.split(".")[-1]] = value
     with pytest.raises(ConfigError, match=says):
         language_config(values)
+
+
+def test_an_outcome_of_another_task_is_refused(tmp_path):
+    class Confused(ScriptedTask):
+        def attempt(self, ask, memories):
+            return Outcome("task-7", True, 1.0, "t")
+
+    with pytest.raises(ConfigError, match="an outcome of 'task-0', got one of 'task-7'"):
+        run(tmp_path, config(), Benchmark("b", [Confused(0)], [], {}))
+
+
+def test_text_that_no_file_can_hold_is_stored_all_the_same(tmp_path):
+    class Odd(ScriptedTask):
+        def __init__(self, number):
+            super().__init__(number)
+            self.intent += " \ud800"
+
+        def attempt(self, ask, memories):
+            return super().attempt(ask, memories)._replace(trajectory="\udfff\x00", feedback="\ud800")
+
+    run(tmp_path, config(epochs=1), Benchmark("b", [Odd(i) for i in range(4)], [], {}))
+    log = open_log(tmp_path)
+    assert [x.intent[-1] for x in log.experiences(range(4))] == ["?"] * 4
+    log.close()
