@@ -138,8 +138,8 @@ def test_what_is_known_is_not_run_again(tmp_path, monkeypatch):
 def test_files_of_another_format_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"line 1: prompt: expected a text, got 3"):
         load_humaneval(human(tmp_path, prompt=3))
-    with pytest.raises(ConfigError, match="memrl_split_seed123.json"):
-        (tmp_path / "BigCodeBench.jsonl").write_text("")
+    (tmp_path / "BigCodeBench.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"memrl_split_seed123.json"):
         load_bigcodebench(tmp_path)
     big(tmp_path, ids=("B/0", "B/0", "B/1"))
     with pytest.raises(ConfigError, match="B/0 twice"):

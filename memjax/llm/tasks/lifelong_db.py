@@ -137,7 +137,7 @@ def load_lifelong_db(
     turns: int = 15,
     connect: Connect = SqliteDatabase,
 ) -> Benchmark:
-    """The database tasks; `connect` makes the database of an attempt (`SqliteDatabase`, or MariaDB's).
+    """The database tasks; `connect` makes the database of an attempt (`SqliteDatabase`, or a server's).
 
     `limit` draws that many of either split by `seed`. Raises ConfigError for a missing file or a row of
     another format.

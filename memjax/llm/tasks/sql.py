@@ -2,8 +2,9 @@
 
 SQLite runs the tasks' SQL with these differences evened out: `/` divides as real numbers, a real number
 stored in an INT column is rounded, texts compare without regard to case, results show at most four decimals
-as MySQL's averages do, and a few of MySQL's functions are known. What remains apart is MySQL's own syntax
-(UPDATE ... JOIN, UPDATE ... LIMIT); for those there is `mariadb.py`, with the same three methods.
+as MySQL's averages do, and a few of MySQL's functions are known. What remains
+apart is MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN); a server goes in its place as another
+`Database`.
 """
 
 import hashlib
