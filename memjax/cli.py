@@ -1,7 +1,8 @@
-"""The `memjax` command: train, evaluate, report, inspect, collect.
+"""The `memjax` command: train, evaluate, remember, report, inspect, collect.
 
-A user's mistake ends with exit code 2 and one line. Other codes: 1 a failure outside (a full disk), 3 a value
-that is not finite, 130 and 143 a signal after which the run was saved.
+A user's mistake ends with exit code 2 and one line. Other codes: 1 a failure outside (a full disk, an
+endpoint that is down, a spent budget), 3 a value that is not finite, 130 and 143 a signal after which the run
+was saved.
 """
 
 import argparse
@@ -37,6 +38,21 @@ examples:
   memjax evaluate --workdir=runs/reframe --bank hopper_expert.hdf5 --bank-episodes 15 --swap-bank
 """
 
+_REMEMBER_HELP = """\
+Plays a benchmark's tasks with a language model, epoch after epoch, and remembers how they ended; see
+docs/memrl.md. Launch the same command again to continue where a run was stopped or killed; a finished run is
+left as it is, and a larger --config.language.epochs extends it. The key of an endpoint comes from the
+environment alone.
+
+examples:
+  memjax remember --config=experiments/configs/language.py:lifelong_db --workdir=runs/language/db
+  memjax remember --config=experiments/configs/language.py:humaneval+rag+local --workdir=runs/language/rag
+  memjax remember --config=experiments/configs/language.py:bigcodebench --workdir=runs/language/mine \\
+      --config.chat.endpoint.base_url=http://127.0.0.1:8000/v1 --config.chat.endpoint.model=NAME
+  memjax remember --config=experiments/configs/language.py:humaneval+local --workdir=runs/language/again \\
+      --config.store.mode=replay
+"""
+
 _COLLECT_HELP = """\
 Makes an offline dataset in D4RL's HDF5 layout: policies act in envpool, and every episode is kept whole. The
 file appears when it is complete; with --steps it holds a little more than asked for, as no episode is cut.
@@ -55,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words, overrides, problem = _split_overrides(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
-    if problem or (overrides and arguments.command != "train"):
-        return _fail(problem or f"--config.{overrides[0][0]}: only `memjax train` takes config fields", 2)
+    if problem or (overrides and arguments.command not in ("train", "remember")):
+        who = "only `memjax train` and `memjax remember` take config fields"
+        return _fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
     if arguments.debug:
         return arguments.run(arguments, overrides)
     return _without_traceback(lambda: arguments.run(arguments, overrides))
@@ -89,6 +106,9 @@ def _without_traceback(run: Callable[[], int]) -> int:
 
 def _exit_code(error: RuntimeError) -> int | None:
     """The exit code of a runtime error that is no bug, else None."""
+    # Why by name: to import the module of an error that was not raised takes longer than to end.
+    if type(error).__module__ == "memjax.runtime.language" and type(error).__name__ == "Stopped":
+        return 1
     from memjax.runtime.checkpoint import CheckpointError
     from memjax.runtime.signals import EXIT_DIVERGED, Diverged
 
@@ -121,7 +141,23 @@ def _evaluate(arguments: argparse.Namespace, _) -> int:
     return 0
 
 
+def _remember(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
+    from memjax.runtime.config import load_config
+    from memjax.runtime.language_run import remember, resolve_language
+
+    config = load_config(arguments.config, overrides)
+    resolve_language(config)  # a mistake is said before anything is compiled or asked
+    if not arguments.no_compilation_cache:
+        enable_compilation_cache()
+    return remember(config, arguments.workdir)
+
+
 def _report(arguments: argparse.Namespace, _) -> int:
+    from memjax.runtime.language_report import is_language_run, language_report
+
+    if all(is_language_run(workdir) for workdir in arguments.workdirs):
+        print(f"wrote {language_report(arguments.workdirs, arguments.out)}")
+        return 0
     from memjax.runtime.report import report
 
     print(f"wrote {report(arguments.workdirs, arguments.out)}")
@@ -258,6 +294,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--swap-bank", action="store_true", help="take them although the policy was trained with others"
     )
+
+    remember = _command(
+        commands,
+        "remember",
+        _remember,
+        "run a language-model agent that learns what to remember",
+        _REMEMBER_HELP,
+    )
+    remember.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="a config file")
+    remember.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run lives")
+    remember.add_argument(
+        "--config.FIELD", dest="_", metavar="VALUE", help="sets one field, as often as needed"
+    )
+    remember.add_argument("--no-compilation-cache", action="store_true", help="compile everything anew")
 
     report = _command(commands, "report", _report, "draw learning curves of one or several runs")
     report.add_argument("workdirs", nargs="+", type=Path, metavar="DIR", help="the directory of a run")

@@ -22,7 +22,8 @@ from memjax.types import ConfigError
 # May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
 _FREE_FIELDS = ("run.keep_checkpoints",)
 _IDENTITY = ("experiment", "env.id", "agent.name")  # said first where two runs differ in more
-_OPEN_SECTION = "env.options"  # an override may add fields to it, which each adapter checks itself
+# An override may add fields to these; who reads them checks them itself.
+_OPEN_SECTIONS = ("env.options", "benchmark.options", "chat.extra")
 
 
 @dataclass(frozen=True)
@@ -274,11 +275,9 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
     for part in [*sections, name]:
         if not isinstance(node, ConfigDict):
             raise ConfigError(field, f"{walked} to be a section of fields", repr(node))
-        if walked == _OPEN_SECTION and part not in node:
+        if walked in _OPEN_SECTIONS and part not in node:
             with node.unlocked():
-                node[part] = (
-                    None  # a literal is read; the environment's adapter knows whether it has the option
-                )
+                node[part] = None  # a literal is read; the section's reader knows whether it has the option
         if part not in node:
             close = nearest_name(part, list(node))
             hint = (

@@ -16,8 +16,11 @@ if not CONFIGS.is_dir():
 
 from experiments.configs import base  # noqa: E402
 
+NOT_TRAINED = ("base", "language")  # tests/llm/test_llm_command.py has those of `memjax remember`
 FILES = sorted(
-    path.stem for path in CONFIGS.glob("*.py") if "def get_config" in path.read_text() and path.stem != "base"
+    path.stem
+    for path in CONFIGS.glob("*.py")
+    if "def get_config" in path.read_text() and path.stem not in NOT_TRAINED
 )
 
 

@@ -1,0 +1,211 @@
+"""A run of a language-model agent from a config file: `memjax remember`.
+
+A config has the sections `language` (what is remembered, how tasks are played), `chat`, `embed`, `store`,
+`budget` and `benchmark`. The workdir holds `config.json` and `manifest.json` beside what the loop itself
+keeps (`memjax.runtime.language_state`). Launching the same command again goes on where the run was ended.
+"""
+
+import dataclasses
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from memjax.llm.config import BudgetConfig, ChatConfig, EmbedConfig, StoreConfig
+from memjax.llm.setup import open_models
+from memjax.llm.tasks.loading import LOADERS, load
+from memjax.llm.types import Ask, Benchmark, Chat
+from memjax.runtime.language import run_language
+from memjax.runtime.language_config import LanguageConfig
+from memjax.runtime.language_report import load_curve, table
+from memjax.runtime.metrics import METRICS_FILE, read_metrics
+from memjax.runtime.progress import QUIET_SECONDS
+from memjax.runtime.signals import StopOnSignal
+from memjax.runtime.workdir import CONFIG_FILE, MANIFEST_FILE, describe_launch, write_json
+from memjax.schema import PositiveInt, nearest_name, parse
+from memjax.types import ConfigError
+
+_OPEN_ITEM = (str, int, float, type(None))  # what an option of a loader may be; bool is an int
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Which tasks are played."""
+
+    name: str  # one of memjax.llm.tasks.loading.LOADERS
+    folder: str  # of its data
+    limit: PositiveInt | None  # tasks of either split, drawn by `seed`; None: all
+    seed: int  # of the draw alone: runs with another language.seed play the same tasks
+    options: Mapping[str, Any]  # the loader's own; "judge" True: the run's model grades (HLE)
+
+    def check(self) -> None:
+        """Raises ConfigError for an unknown benchmark, and for options that its loader has not."""
+        if self.name not in LOADERS:
+            raise ConfigError("name", _one_of(self.name, list(LOADERS)), repr(self.name))
+        known = _options(self.name)
+        for name, value in self.options.items():
+            if name not in known:
+                raise ConfigError(f"options.{name}", _one_of(name, list(known)), "an unknown option")
+            if not _fits(value, known[name]):
+                expected = "text or a number" if known[name] is None else type(known[name]).__name__
+                raise ConfigError(f"options.{name}", expected, repr(value))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that `memjax remember` runs."""
+
+    experiment: str
+    benchmark: BenchmarkConfig
+    language: LanguageConfig
+    chat: ChatConfig
+    embed: EmbedConfig
+    store: StoreConfig
+    budget: BudgetConfig
+
+
+def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
+    """Checks and freezes a config. Raises ConfigError."""
+    values = config.to_dict() if isinstance(config, ConfigDict) else config
+    if "language" not in values:
+        raise ConfigError("--config", "a config of `memjax remember`, with a section 'language'", "another")
+    try:
+        return parse(RunConfig, values, "config")
+    except ConfigError as error:
+        raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
+
+
+def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
+    """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
+    options = dict(config.options)
+    if "judge" in options:
+        options["judge"] = _judge(chat) if options["judge"] and chat is not None else None
+    return load(config.name, config.folder, limit=config.limit, seed=config.seed, **options)
+
+
+def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
+    """Runs or resumes to the end and prints what came out; returns the exit code.
+
+    Raises ConfigError, and Stopped where the endpoint is down or the budget is spent.
+    """
+    run, workdir = resolve_language(config), Path(workdir)
+    with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
+        benchmark = load_tasks(run.benchmark, models.chat)
+        progress = _Progress(workdir, run.language, benchmark)
+
+        def report(line: Mapping[str, Any]) -> None:
+            # Why here: the loop now holds the workdir and has found that it is of this run.
+            if progress.is_new:
+                _describe(workdir, run, benchmark, models.embedder.name)
+            progress.update(line)
+
+        with StopOnSignal() as stop:
+            done = run_language(
+                workdir,
+                run.language,
+                benchmark,
+                models.chat,
+                models.embedder,
+                should_stop=lambda: stop.requested,
+                report=report,
+            )
+        spent = models.ledger.spent
+    if (workdir / METRICS_FILE).stat().st_size:
+        print(table([load_curve(workdir)]))
+    tokens = f"{spent.prompt_tokens:,} of prompts and {spent.completion_tokens:,} of replies"
+    money = f", {spent.money:.4g} in money" if spent.money else ""
+    print(f"tokens asked of the chat model by all launches: {tokens}{money}")
+    return 0 if done else stop.exit_code
+
+
+class _Progress:
+    """One line after a minibatch: tasks, success, tokens, time left."""
+
+    def __init__(self, workdir: Path, config: LanguageConfig, benchmark: Benchmark):
+        self._path, self._config = workdir / METRICS_FILE, config
+        held_out = len(benchmark.held_out) if config.transfer else 0
+        self._total = config.epochs * len(benchmark.train) + held_out
+        self._lines: list[Mapping[str, Any]] = []
+        self._began, self._before, self._last = time.monotonic(), 0, 0.0
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing was reported yet in this launch."""
+        return not self._lines
+
+    def update(self, line: Mapping[str, Any]) -> None:
+        """A minibatch is learned."""
+        if self.is_new:  # the file has the minibatches of earlier launches, and this one
+            self._lines = list(read_metrics(self._path))
+            self._before = sum(x["tasks"] for x in self._lines[:-1])
+        else:
+            self._lines.append(line)
+        now = time.monotonic()
+        ends = "success_rate" in line or "transfer_success_rate" in line
+        if ends or now - self._last >= QUIET_SECONDS:
+            self._last = now
+            print(self._text(line), file=sys.stderr, flush=True)
+
+    def _text(self, line: Mapping[str, Any]) -> str:
+        here = [x for x in self._lines if x["epoch"] == line["epoch"]]
+        played, solved = sum(x["tasks"] for x in here), sum(x["solved"] for x in here)
+        done = sum(x["tasks"] for x in self._lines)
+        phase = "transfer" if line["frozen"] else f"epoch {line['epoch'] + 1} of {self._config.epochs}"
+        parts = [phase, f"task {done:,} of {self._total:,}"]
+        parts.append(f"solved {solved} of {played} ({solved / max(played, 1):.0%})")
+        cumulative = [x["cumulative_success_rate"] for x in self._lines if "cumulative_success_rate" in x]
+        parts += [f"ever {cumulative[-1]:.0%}"] if cumulative else []
+        skipped = sum(x["skipped"] for x in self._lines)
+        parts += [f"skipped {skipped}"] if skipped else []
+        tokens = sum(x["prompt_tokens"] + x["completion_tokens"] for x in self._lines)
+        speed = (done - self._before) / max(time.monotonic() - self._began, 1e-9)
+        left = timedelta(seconds=round((self._total - done) / speed)) if speed else "--:--"
+        return "  ".join([*parts, f"{tokens:,} tokens", f"left {left}"])
+
+
+def _describe(workdir: Path, run: RunConfig, benchmark: Benchmark, embedder: str) -> None:
+    """Writes the config, and what this launch runs on."""
+    config, manifest = workdir / CONFIG_FILE, workdir / MANIFEST_FILE
+    launches = json.loads(manifest.read_bytes())["launches"] if manifest.exists() else []
+    left_out = len(benchmark.about.get("left_out", ()))
+    about = {
+        "experiment": run.experiment,
+        "model": run.chat.endpoint.model,
+        "embedder": embedder,
+        "benchmark": benchmark.about | {"left_out": left_out},
+        "launches": [*launches, describe_launch()],
+    }
+    write_json(config, dataclasses.asdict(run))
+    write_json(manifest, about)
+
+
+def _judge(chat: Chat) -> Ask:
+    """The run's own model as a grader; the source has another one (docs/memrl.md)."""
+    return lambda messages: chat.complete(messages, max_tokens=64, temperature=0.0, seed=0)
+
+
+def _options(name: str) -> dict[str, Any]:
+    """The options of a loader that a config file can give, and their defaults."""
+    loader: Callable[..., Any] = LOADERS[name]
+    fields = inspect.signature(loader).parameters.values()
+    own = {f.name: f.default for f in fields if f.name not in ("folder", "limit", "seed")}
+    return {n: False if n == "judge" else d for n, d in own.items() if isinstance(d, _OPEN_ITEM)}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether an option may have this value, by its default; a folder of a split may be None."""
+    if default is None or value is None:
+        return isinstance(value, _OPEN_ITEM) and (default is None or isinstance(default, str))
+    return type(value) is type(default) or (type(default) is float and type(value) is int)
+
+
+def _one_of(name: str, known: list[str]) -> str:
+    close = nearest_name(name, known)
+    return f"one of {', '.join(known)}" + (f" (did you mean '{close}'?)" if close else "")
