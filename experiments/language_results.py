@@ -3,8 +3,8 @@
   python -m experiments.language_results runs/language/db_* --out experiments/results/language_db
 
 Runs are compared where they played the same tasks with the same model. A difference of two modes is taken by
-task in their last common epoch, as a mean over the seeds of each; its 95 % interval is a bootstrap over tasks,
-so it speaks of other tasks of that kind, not of other models.
+task in their last common epoch, as a mean over the seeds of each; its 95 % interval is a bootstrap over the
+tasks, so it speaks of other tasks of that kind, not of other models.
 """
 
 import argparse

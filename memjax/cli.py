@@ -143,10 +143,14 @@ def _evaluate(arguments: argparse.Namespace, _) -> int:
 
 def _remember(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
     from memjax.runtime.config import load_config
-    from memjax.runtime.language_run import remember, resolve_language
+    from memjax.runtime.language_run import remember, resolve_language, similarities
 
     config = load_config(arguments.config, overrides)
     resolve_language(config)  # a mistake is said before anything is compiled or asked
+    if arguments.similarities:
+        found = similarities(config, arguments.workdir)
+        print("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        return 0
     if not arguments.no_compilation_cache:
         enable_compilation_cache()
     return remember(config, arguments.workdir)
@@ -308,6 +312,9 @@ def _parser() -> argparse.ArgumentParser:
         "--config.FIELD", dest="_", metavar="VALUE", help="sets one field, as often as needed"
     )
     remember.add_argument("--no-compilation-cache", action="store_true", help="compile everything anew")
+    remember.add_argument(
+        "--similarities", action="store_true", help="print how alike the tasks are, to choose a threshold"
+    )
 
     report = _command(commands, "report", _report, "draw learning curves of one or several runs")
     report.add_argument("workdirs", nargs="+", type=Path, metavar="DIR", help="the directory of a run")

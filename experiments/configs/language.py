@@ -73,7 +73,7 @@ OPTIONS = {
 FOLDERS = {"lifelong_db": "lifelongagentbench", "lifelong_os": "lifelongagentbench"}
 DATA = "runs/data/{name}"
 # Hashed n-grams of (at most 300) training tasks: mean and deviation of the pairwise similarities, and their
-# 80 % quantile, which is how the paper chooses its threshold. HLE: the source's values, its data are not here.
+# 80 % quantile, which is how the paper chooses its threshold. HLE: the source's, as its data are not here.
 NGRAMS = {
     "lifelong_db": (0.228, 0.107, 0.315),
     "lifelong_os": (0.245, 0.113, 0.332),
@@ -209,7 +209,7 @@ def _ngrams(config: ConfigDict) -> None:
 
 
 def _embedder(config: ConfigDict, kind: str, dim: int) -> None:
-    """A packaged model. The thresholds stay those of the source's embedder: choose your own."""
+    """A packaged model. The thresholds stay those of the source's embedder: `--similarities` tells yours."""
     config.embed.update(kind=kind, dim=dim)
     config.embed.endpoint = None
 

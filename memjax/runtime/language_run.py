@@ -8,25 +8,25 @@ keeps (`memjax.runtime.language_state`). Launching the same command again goes o
 import dataclasses
 import inspect
 import json
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from memjax.llm.config import BudgetConfig, ChatConfig, EmbedConfig, StoreConfig
+from memjax.llm.prompts import plain
+from memjax.llm.records import KEY_CHARS
 from memjax.llm.setup import open_models
 from memjax.llm.tasks.loading import LOADERS, load
-from memjax.llm.types import Ask, Benchmark, Chat
-from memjax.runtime.language import run_language
+from memjax.llm.types import Ask, Benchmark, Chat, ChatError
+from memjax.runtime.language import Stopped, run_language
 from memjax.runtime.language_config import LanguageConfig
+from memjax.runtime.language_progress import LanguageProgress
 from memjax.runtime.language_report import load_curve, table
-from memjax.runtime.metrics import METRICS_FILE, read_metrics
-from memjax.runtime.progress import QUIET_SECONDS
+from memjax.runtime.metrics import METRICS_FILE
 from memjax.runtime.signals import StopOnSignal
 from memjax.runtime.workdir import CONFIG_FILE, MANIFEST_FILE, describe_launch, write_json
 from memjax.schema import PositiveInt, nearest_name, parse
@@ -98,7 +98,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
     run, workdir = resolve_language(config), Path(workdir)
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)
-        progress = _Progress(workdir, run.language, benchmark)
+        progress = LanguageProgress(workdir, run.language, benchmark)
 
         def report(line: Mapping[str, Any]) -> None:
             # Why here: the loop now holds the workdir and has found that it is of this run.
@@ -125,49 +125,26 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
     return 0 if done else stop.exit_code
 
 
-class _Progress:
-    """One line after a minibatch: tasks, success, tokens, time left."""
+def similarities(
+    config: Mapping[str, Any] | ConfigDict, workdir: Path, most: int = 1_000
+) -> dict[str, float]:
+    """Mean, deviation and 80 % quantile of the cosines between training tasks: what thresholds depend on.
 
-    def __init__(self, workdir: Path, config: LanguageConfig, benchmark: Benchmark):
-        self._path, self._config = workdir / METRICS_FILE, config
-        held_out = len(benchmark.held_out) if config.transfer else 0
-        self._total = config.epochs * len(benchmark.train) + held_out
-        self._lines: list[Mapping[str, Any]] = []
-        self._began, self._before, self._last = time.monotonic(), 0, 0.0
-
-    @property
-    def is_new(self) -> bool:
-        """Nothing was reported yet in this launch."""
-        return not self._lines
-
-    def update(self, line: Mapping[str, Any]) -> None:
-        """A minibatch is learned."""
-        if self.is_new:  # the file has the minibatches of earlier launches, and this one
-            self._lines = list(read_metrics(self._path))
-            self._before = sum(x["tasks"] for x in self._lines[:-1])
-        else:
-            self._lines.append(line)
-        now = time.monotonic()
-        ends = "success_rate" in line or "transfer_success_rate" in line
-        if ends or now - self._last >= QUIET_SECONDS:
-            self._last = now
-            print(self._text(line), file=sys.stderr, flush=True)
-
-    def _text(self, line: Mapping[str, Any]) -> str:
-        here = [x for x in self._lines if x["epoch"] == line["epoch"]]
-        played, solved = sum(x["tasks"] for x in here), sum(x["solved"] for x in here)
-        done = sum(x["tasks"] for x in self._lines)
-        phase = "transfer" if line["frozen"] else f"epoch {line['epoch'] + 1} of {self._config.epochs}"
-        parts = [phase, f"task {done:,} of {self._total:,}"]
-        parts.append(f"solved {solved} of {played} ({solved / max(played, 1):.0%})")
-        cumulative = [x["cumulative_success_rate"] for x in self._lines if "cumulative_success_rate" in x]
-        parts += [f"ever {cumulative[-1]:.0%}"] if cumulative else []
-        skipped = sum(x["skipped"] for x in self._lines)
-        parts += [f"skipped {skipped}"] if skipped else []
-        tokens = sum(x["prompt_tokens"] + x["completion_tokens"] for x in self._lines)
-        speed = (done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        left = timedelta(seconds=round((self._total - done) / speed)) if speed else "--:--"
-        return "  ".join([*parts, f"{tokens:,} tokens", f"left {left}"])
+    The source takes that quantile for `threshold`; its code has the others as `mean` and `std`. At most
+    `most` tasks are embedded. Raises ConfigError, and Stopped where the endpoint fails.
+    """
+    run = resolve_language(config)
+    with open_models(run.chat, run.embed, run.store, run.budget, Path(workdir)) as models:
+        texts = [plain(task.intent)[:KEY_CHARS] for task in load_tasks(run.benchmark).train[:most]]
+        if len(texts) < 2:
+            raise ConfigError("benchmark", "at least two training tasks", len(texts))
+        try:
+            vectors = models.embedder.embed(texts)
+        except ChatError as error:
+            raise Stopped(f"{error.kind}: {error}") from None
+    cosines = (vectors @ vectors.T)[np.triu_indices(len(texts), 1)]
+    values = {"mean": cosines.mean(), "std": cosines.std(), "quantile": np.quantile(cosines, 0.8)}
+    return {name: float(value) for name, value in values.items()}
 
 
 def _describe(workdir: Path, run: RunConfig, benchmark: Benchmark, embedder: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 from fake_endpoint import Answer, chat_answer, serve
 
 from memjax import cli
+from memjax.llm.embed_local import HashedNgrams
+from memjax.llm.tasks.humaneval import load_humaneval
 from memjax.runtime.config import load_config
 from memjax.runtime.language_report import load_curve, outcomes
 from memjax.runtime.language_run import resolve_language
@@ -171,6 +173,16 @@ def test_mistakes_are_one_line_and_code_2(whole, capsys, mode, override, message
     said = capsys.readouterr().err
     assert said.startswith(f"memjax: error: {message}")
     assert said.count("\n") == 1
+
+
+def test_similarities_tell_what_a_threshold_may_be(whole, capsys):
+    assert cli.main([*words(whole, DEAD, "similar"), "--similarities"]) == 0
+    mean, std, quantile = (float(x) for x in capsys.readouterr().out.split()[1::2] if "." in x)
+    vectors = HashedNgrams(384).embed([task.intent for task in load_humaneval(whole / "tasks").train])
+    pairs = [float(vectors[i] @ vectors[j]) for i in range(4) for j in range(i)]
+    assert mean == pytest.approx(sum(pairs) / 6, abs=1e-3)
+    assert 0 < std < 1
+    assert sorted(pairs)[3] <= quantile + 1e-3 <= sorted(pairs)[5] + 2e-3
 
 
 def test_a_config_of_train_is_refused(capsys, tmp_path):

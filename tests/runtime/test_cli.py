@@ -149,12 +149,12 @@ def test_inspect_prints_the_digest(tmp_path, capsys):
 
 
 def test_evaluate_prints_a_table(monkeypatch, capsys, tmp_path):
-    def evaluate_workdir(workdir, *, episodes, policies):
-        assert (workdir, episodes, policies) == (tmp_path, 5, ("policy", "memory"))
+    def evaluate_workdir(workdir, *, episodes, policies, bank):
+        assert (workdir, episodes, policies, bank) == (tmp_path, 5, ("policy", "memory"), None)
         table = {"policy": {"return": [1.0, 2.0], "length": 3}, "memory": {"return": 7.0}}
         return {"step": 5000, "policies": table}
 
-    stub = types.SimpleNamespace(evaluate_workdir=evaluate_workdir)
+    stub = types.SimpleNamespace(evaluate_workdir=evaluate_workdir, OtherBank=object)
     monkeypatch.setitem(sys.modules, "memjax.runtime.evaluate", stub)
     argv = ["evaluate", f"--workdir={tmp_path}", "--episodes=5", "--policies=policy,memory"]
     assert cli.main(argv) == 0
@@ -177,7 +177,7 @@ def test_the_command_itself_ends_with_code_2_and_no_traceback(tmp_path):
     assert run.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["--version"]])
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["remember", "--help"], ["--version"]])
 def test_help_does_not_wait_for_jax(words):
     program = (
         "import sys, memjax.cli\n"
