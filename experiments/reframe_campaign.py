@@ -24,7 +24,7 @@ RUNS = Path("runs/reframe")
 ARMS = ("reframe", "dt", "dt_mixed")
 CONTROLS = (
     *("shuffled", "constant", "low_bank", "dt_parameters", "dt_mixed50", "query_both", "early"),
-    *("utilities", "bc", "bc_experts", "nearest"),
+    *("mixed", "mixed50", "utilities", "bc", "bc_experts", "nearest"),
 )
 SETTINGS = tuple(
     f"{env}+{tier}"

@@ -24,6 +24,8 @@ NAMES = {
     "low_bank": "Re:Frame, bank of poor episodes",
     "query_both": "Re:Frame, query hidden+ae",
     "early": "Re:Frame, early fusion",
+    "mixed": "Re:Frame + experts mixed in",
+    "mixed50": "Re:Frame + experts, half of each batch",
     "utilities": "Re:Frame, entries reranked by utility",
     "dt": "Decision Transformer",
     "dt_mixed": "DT + experts mixed in",
@@ -130,7 +132,8 @@ def comparison(scores: list[Score], settings: list[str]) -> str:
         cells = [_spread(np.array(list(own.values())))]
         for rival in rivals:
             mean, half, n = paired(own, by_seed(here, rival, target))
-            cells.append("-" if not n else f"{mean:+.1f} ± {half:.1f} (n = {n})")
+            interval = "" if np.isnan(half) else f" ± {half:.1f}"
+            cells.append("-" if not n else f"{mean:+.1f}{interval} (n = {n})")
         lines.append(f"| {setting.replace('+', ', ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

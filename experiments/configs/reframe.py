@@ -238,6 +238,16 @@ def _mixed_encoder(config: ConfigDict) -> None:
     config.data.encoder_steps = 60_000
 
 
+def _mixed(config: ConfigDict, share: float) -> None:
+    """The memory on, and its experts mixed in as in control 2: does it add to the same information?
+
+    A window never reads its own trajectory; share 0: by their number of steps.
+    """
+    config.data.mix = "share" if share else "uniform"
+    config.data.mix_share = share
+    config.agent.read.exclude_own = True
+
+
 def _utilities(config: ConfigDict) -> None:
     """MemRL's rule chooses among 64 entries, with utilities learned from held-out advantage."""
     _read(config, recall=64)
@@ -251,6 +261,8 @@ ABLATIONS: dict[str, Callable[[ConfigDict], None]] = {
     "early": partial(_read, fusion="early", query="ae"),
     "prefix": partial(_read, fusion="prefix", query="ae"),
     "cosine": partial(_read, similarity="cosine"),
+    "mixed": partial(_mixed, share=0.0),
+    "mixed50": partial(_mixed, share=0.5),
     "mixed_encoder": _mixed_encoder,
     "utilities": _utilities,
     **{f"k{k}": partial(_read, k=k) for k in (1, 4, 64)},
