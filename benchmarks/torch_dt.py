@@ -7,6 +7,7 @@ that predict actions, observations and returns, the error of the actions alone, 
 is imported when a step is made.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ def make_step(sizes: TransformerSizes, action: int, batch: Mapping[str, np.ndarr
     """A call that makes one training step on a batch of `Windows` as a dict, on all cores."""
     import os
 
-    import torch
+    torch = importlib.import_module("torch")
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
@@ -45,8 +46,7 @@ def make_step(sizes: TransformerSizes, action: int, batch: Mapping[str, np.ndarr
 
 
 def _net(sizes: TransformerSizes, observation: int, action: int) -> Any:
-    import torch
-    from torch import nn
+    torch, nn = importlib.import_module("torch"), importlib.import_module("torch.nn")
 
     width, heads, rate = sizes.width, sizes.heads, sizes.dropout
 

@@ -1,5 +1,6 @@
 """Requests to an OpenAI-compatible endpoint: retried, limited in size and time, every failure in one line."""
 
+import importlib
 import json
 import os
 import re
@@ -54,7 +55,7 @@ class Endpoint:
         return f"{self.config.model} at {self.config.base_url}"
 
     def _attempt(self, ask: Callable[[Any], Any], read: Callable[[dict], Any]) -> Any:
-        import openai
+        openai = importlib.import_module("openai")
 
         try:
             body = ask(self._client).http_response.content
@@ -116,7 +117,7 @@ def read_key(name: str | None, field: str) -> str:
 
 def _make_client(config: EndpointConfig, key: str, max_body: int) -> Any:
     try:
-        import openai
+        openai = importlib.import_module("openai")
     except ImportError:
         raise ConfigError("openai", "the package (pip install 'memjax[llm]')", "not installed") from None
     return openai.OpenAI(
