@@ -36,7 +36,7 @@ test-slow: install  ## The long tests alone
 
 lock:  ## Rewrites requirements.lock from the newest versions that pyproject.toml allows
 	rm -rf .cache/lock && $(PYTHON) -m venv .cache/lock
-	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,data]'
+	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,data,llm]'
 	( sed -n '/^#/p' requirements.lock; \
 	  .cache/lock/bin/python -m pip freeze --exclude memjax --exclude setuptools ) > .cache/requirements.lock
 	mv .cache/requirements.lock requirements.lock
