@@ -8,6 +8,7 @@ keeps (`memjax.runtime.language_state`). Launching the same command again goes o
 import dataclasses
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from memjax.llm.prompts import plain
 from memjax.llm.records import KEY_CHARS
 from memjax.llm.setup import open_models
 from memjax.llm.tasks.loading import LOADERS, load
+from memjax.llm.tasks.sandbox import Sandbox
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runtime.language import Stopped, run_language
 from memjax.runtime.language_config import LanguageConfig
@@ -85,6 +87,10 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
 def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
     """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
     options = dict(config.options)
+    if options.get("checked"):
+        print(
+            "running solutions to see which tasks can be judged here; what is known is kept", file=sys.stderr
+        )
     if "judge" in options:
         options["judge"] = _judge(chat) if options["judge"] and chat is not None else None
     return load(config.name, config.folder, limit=config.limit, seed=config.seed, **options)
@@ -157,10 +163,19 @@ def _describe(workdir: Path, run: RunConfig, benchmark: Benchmark, embedder: str
         "model": run.chat.endpoint.model,
         "embedder": embedder,
         "benchmark": benchmark.about | {"left_out": left_out},
+        "sandbox": _walls(run.benchmark.name),
         "launches": [*launches, describe_launch()],
     }
     write_json(config, dataclasses.asdict(run))
     write_json(manifest, about)
+
+
+def _walls(benchmark: str) -> dict[str, Any] | None:
+    """Which walls programs run behind on this machine; None where the benchmark runs none."""
+    if benchmark in ("hle", "lifelong_db"):
+        return None
+    with Sandbox() as sandbox:
+        return sandbox.walls._asdict() | {"shortfall": sandbox.shortfall}
 
 
 def _judge(chat: Chat) -> Ask:

@@ -105,6 +105,7 @@ def test_a_run_learns_and_describes_itself(whole):
     assert config["chat"]["endpoint"]["model"].startswith("qwen")
     manifest = json.loads((whole / "whole" / "manifest.json").read_text())
     assert manifest["embedder"].startswith("hashed-ngrams")
+    assert manifest["sandbox"]["network"] in ("namespace", "filter", "none")
     assert len(manifest["launches"]) == 1
 
 
