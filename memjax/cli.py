@@ -159,7 +159,13 @@ def _remember(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]
 def _report(arguments: argparse.Namespace, _) -> int:
     from memjax.runtime.language_report import is_language_run, language_report
 
-    if all(is_language_run(workdir) for workdir in arguments.workdirs):
+    remembered = [is_language_run(workdir) for workdir in arguments.workdirs]
+    if any(remembered) and not all(remembered):
+        from memjax.types import ConfigError
+
+        other = arguments.workdirs[remembered.index(False)]
+        raise ConfigError("workdir", "runs of `memjax remember` alone, or none", f"'{other}' beside them")
+    if all(remembered):
         print(f"wrote {language_report(arguments.workdirs, arguments.out)}")
         return 0
     from memjax.runtime.report import report

@@ -122,7 +122,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "reward_failure": -1.0,
                 "memory": {},
                 "save_every": 10,
-                "give_up_after": 5,  # not above `batch`: an endpoint that is down then costs no task
+                "give_up_after": 5,  # at most `batch`: an endpoint that is down costs the rest of one at most
             },
             "chat": {
                 "endpoint": _endpoint("gpt-4o-mini"),

@@ -211,6 +211,62 @@ def test_report_and_results_compare_runs(whole, capsys):
     assert (out / "curves.png").stat().st_size > 1000
 
 
+def test_report_does_not_mix_runs_of_two_kinds(whole, capsys, tmp_path):
+    assert cli.main(["report", str(whole / "whole"), str(tmp_path)]) == 2
+    assert "expected runs of `memjax remember` alone" in capsys.readouterr().err
+
+
+def test_the_model_grades_where_it_is_asked_to(tmp_path):
+    pytest.importorskip("openai", reason="an extra: pip install 'memjax[llm]'")
+    question = {"question": "How many legs has a spider?", "answer_type": "exactMatch", "image": ""}
+    rows = [question | {"id": name, "answer": name, "category": "Other"} for name in ("eight", "nine")]
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "hle.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def graded(body):
+        text = body["messages"][-1]["content"]
+        if "Right answer:" in text:
+            return Answer(chat_answer(f"correct: {'yes' if 'Right answer: eight' in text else 'no'}"))
+        return Answer(chat_answer("Answer: it has 8"))
+
+    with serve(graded) as (url, _):
+        for judge in (False, True):
+            argv = words(tmp_path, url, f"judge-{judge}", "none", benchmark__options__judge=judge)
+            argv[1] = f"--config={CONFIG}:hle+none+local"
+            assert cli.main(argv) == 0
+    assert load_curve(tmp_path / "judge-False").success == (0.0, 0.0)
+    assert load_curve(tmp_path / "judge-True").success == (0.5, 0.5)
+
+
+STAND_IN = """
+import types
+
+class CommonParams:
+    def __init__(self):
+        self.model, self.cpuparams, self.cpuparams_batch = (types.SimpleNamespace() for _ in range(3))
+
+class Server:
+    def __init__(self, params):
+        assert (params.n_ctx, params.n_parallel, params.cpuparams_batch.n_threads) == (4096, 2, 3)
+        self.listening_address = f"http://{params.hostname}:{params.port}"
+"""
+
+
+def test_the_local_server_starts_and_ends_on_a_signal(tmp_path):
+    script = CONFIG.parents[1] / "launch" / "local_model.py"
+    command = [sys.executable, str(script), str(tmp_path / "m.gguf")]
+    missing = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+    (tmp_path / "m.gguf").touch()
+    (tmp_path / "xllamacpp.py").write_text(STAND_IN)
+    command += ["--port=8123", "--context=4096", "--parallel=2", "--threads=3"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("http://127.0.0.1:8123/v1 serves m.gguf")
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+
+
 def resolved(variant=""):
     return resolve_language(load_config(f"{CONFIG}:{variant}"))
 
