@@ -81,6 +81,8 @@ def collect(runs: Path) -> tuple[list[Score], Mapping[str, Any]]:
     manifest: Mapping[str, Any] = {}
     for config_file in sorted(runs.glob("*+*/*/*/config.json")):
         workdir = config_file.parent
+        if not (workdir / "metrics.jsonl").is_file():  # just begun
+            continue
         config = json.loads(config_file.read_text())
         rows = [
             row for row in read_metrics(workdir / "metrics.jsonl") if any("eval/" in name for name in row)

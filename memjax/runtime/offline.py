@@ -27,6 +27,7 @@ from memjax.runtime.evaluate import evaluate
 from memjax.runtime.host import act
 from memjax.runtime.pools import Evaluator, pool_seed
 from memjax.runtime.recorded import Recorded, blank_prior, read_recorded
+from memjax.runtime.room import check_data_room
 from memjax.runtime.train import map_seeds, round_up, run_iterations, seed_keys
 from memjax.types import Array, ConfigError, Key, PyTree, Windows
 
@@ -131,7 +132,12 @@ class OfflineProgram:
         agent = self.config.agent
         longest = getattr(agent, "longest_episode", None)
         options = {"batch": agent.batch, "return_scale": agent.return_scale, "longest": longest}
-        return read_recorded(self.config.data, self.spec, **options)  # type: ignore[arg-type]
+        recorded = read_recorded(self.config.data, self.spec, **options)  # type: ignore[arg-type]
+        if not self.config.data.stream:  # type: ignore[union-attr]
+            learnt = recorded.learnt
+            needed = learnt.observations.nbytes + learnt.actions.nbytes + 8 * len(learnt.rewards)
+            check_data_room(needed, learnt.source)
+        return recorded
 
     def _init(self) -> OfflineState:
         keys = seed_keys(self.config.seed, self.config.num_seeds)

@@ -30,6 +30,10 @@ class Panel:
 PANELS = (
     Panel("Evaluation", "success rate", ("eval/*/success",), True),
     Panel("Evaluation", "episode return", ("eval/*/return",)),
+    Panel("Evaluation", "D4RL score", ("eval/*/score",)),
+    Panel("Recorded actions", "error of the prediction", ("loss/action",)),
+    Panel("Associative memory", "gate", ("memory/gate",)),
+    Panel("Associative memory", "entropy of a read, nats", ("memory/entropy",)),
     Panel("Training episodes", "success rate", ("train/success",), True),
     Panel("Training episodes", "episode return", ("train/return",)),
     Panel("Actions taken from memory", "share", ("gate/rate",), True),
@@ -46,6 +50,10 @@ SUMMARY = (
     "gate/rate",
     "gate/confidence",
     "memory/*/fill",
+    "memory/gate",
+    "memory/entropy",
+    "memory/distinct",
+    "loss/action",
     "explore/*",
 )  # lines of the table
 
@@ -57,6 +65,7 @@ class Run:
     name: str
     experiment: str
     rows: list[dict[str, Any]]
+    steps: str = "environment steps"  # what a step is
 
     @property
     def num_seeds(self) -> int:
@@ -98,10 +107,12 @@ def load_run(workdir: Path, all_workdirs: Sequence[Path] = ()) -> Run:
     rows = read_metrics(path) if path.is_file() else []
     if not rows:
         raise ConfigError("workdir", f"a directory with lines in its {METRICS_FILE}", f"'{workdir}'")
-    config = workdir / "config.json"
-    experiment = json.loads(config.read_bytes())["experiment"] if config.is_file() else workdir.name
+    file = workdir / "config.json"
+    config = json.loads(file.read_bytes()) if file.is_file() else {"experiment": workdir.name}
+    steps = "updates" if "data" in config else "environment steps"
     same_name = [other for other in all_workdirs if other.resolve().name == workdir.resolve().name]
-    return Run(str(workdir) if len(same_name) > 1 else workdir.resolve().name, experiment, rows)
+    name = str(workdir) if len(same_name) > 1 else workdir.resolve().name
+    return Run(name, config["experiment"], rows, steps)
 
 
 def summary(runs: Sequence[Run]) -> str:
@@ -164,7 +175,7 @@ def _draw_panel(axis: Any, panel: Panel, runs: Sequence[Run]) -> None:
     from matplotlib.ticker import EngFormatter
 
     axis.set_title(panel.title, fontsize=11)
-    axis.set_xlabel("environment steps per seed")
+    axis.set_xlabel(f"{' or '.join(dict.fromkeys(run.steps for run in runs))} per seed")
     axis.set_ylabel(panel.label)
     if panel.unit_interval:
         axis.set_ylim(-0.03, 1.03)

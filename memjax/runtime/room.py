@@ -44,6 +44,15 @@ def check_room(state: PyTree) -> None:
     )
 
 
+def check_data_room(needed: int, source: str) -> None:
+    """Raises ConfigError where a dataset of so many bytes does not fit the default device."""
+    device = next(iter(jnp.zeros(()).devices()))
+    free = device_bytes(device)
+    if free is not None and needed > free:
+        expected = f"at most {readable(free)}, free on {device} (data.stream=True keeps the data on the host)"
+        raise ConfigError("data.path", expected, f"{readable(needed)} of steps in {source}")
+
+
 def _device(state: PyTree) -> Device:
     """The device that holds the first leaf, or would."""
     for leaf in jax.tree.leaves(state):

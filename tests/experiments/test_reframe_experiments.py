@@ -35,6 +35,8 @@ def runs(tmp_path):
         finished(tmp_path, "hopper+medium", "dt", seed, {"target3600": dt, "target1800": dt - 1})
     finished(tmp_path, "hopper+medium", "bc", 0, {"policy": 19.0})
     finished(tmp_path, "hopper+medium", "dt_mixed", 0, {"target3600": 99.0}, step=2000)
+    finished(tmp_path, "hopper+medium", "dt_mixed", 1, {"target3600": 99.0})
+    (tmp_path / "hopper+medium" / "dt_mixed" / "1" / "metrics.jsonl").unlink()
     return tmp_path
 
 

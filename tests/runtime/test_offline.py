@@ -10,6 +10,7 @@ import pytest
 from memjax.cli import main
 from memjax.data.windows import DeviceData, Mix, draw, sample
 from memjax.data.writer import Episode, Writer
+from memjax.runtime import room
 from memjax.runtime.banks import with_bank
 from memjax.runtime.checkpoint import Checkpoints
 from memjax.runtime.config import load_config, resolve
@@ -290,6 +291,13 @@ def test_what_does_not_fit_is_said_in_one_line(files, case):
         build(changed(files, **overrides))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_data_beyond_the_device_are_refused_unless_they_stream(files, monkeypatch):
+    monkeypatch.setattr(room, "device_bytes", lambda device: 1_000)
+    with pytest.raises(ConfigError, match=r"data.path: expected at most .*data.stream=True"):
+        OfflineProgram(changed(files))
+    OfflineProgram(changed(files, data__stream=True)).close()
 
 
 def test_an_online_agent_takes_no_data(files):
