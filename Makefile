@@ -29,7 +29,7 @@ lint: install  ## Style and types
 	$(BIN)/pyright
 
 test: lint  ## Style, types, and every test that takes less than minutes
-	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS)
+	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: install  ## The long tests alone
 	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) -m slow

@@ -96,14 +96,20 @@ def learn(agent, batch, updates, state, data, key):
     return jax.lax.scan(update, state, jax.random.split(key, updates))[0]
 
 
-@pytest.mark.parametrize(
-    ("seeds", "updates"), [((0,), 2000), pytest.param((0, 1, 2, 3, 4), 3000, marks=pytest.mark.slow)]
-)
-def test_only_a_memory_that_tells_the_truth_beats_the_decision_transformer(seeds, updates):
+def test_a_memory_that_tells_the_truth_beats_one_that_is_shuffled():
+    reframe, _ = trained(config(), (0,), 2000)
+    shuffled, _ = trained(config(content="shuffled"), (0,), 2000)
+    # An action drawn like the good ones is 0.6 away, the best constant one 0.45.
+    assert np.all(reframe < 0.35)
+    assert np.all(shuffled > 0.45)
+
+
+@pytest.mark.slow
+def test_only_a_memory_that_tells_the_truth_beats_the_decision_transformer():
+    seeds, updates = (0, 1, 2, 3, 4), 3000
     plain, _ = trained(config(memory="null"), seeds, updates)
     reframe, _ = trained(config(), seeds, updates)
     shuffled, _ = trained(config(content="shuffled"), seeds, updates)
-    # An action drawn like the good ones is 0.6 away, the best constant one 0.45.
     assert np.all(plain > 0.4)
     assert np.all(reframe < plain - 0.15)
     assert np.all(shuffled > plain - 0.05)

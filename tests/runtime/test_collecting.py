@@ -168,9 +168,13 @@ def test_an_old_file_is_replaced_only_when_asked(tmp_path):
 
 def started(path, *words, **options):
     command = [sys.executable, "-m", "memjax", "collect", "--env", "envpool/Hopper-v4", "--out", str(path)]
-    return subprocess.Popen(
-        [*command, "--policy", "random", *words], stderr=subprocess.PIPE, text=True, **options
-    )
+
+    def hears_interrupts():
+        # Tests that run in the background of a shell inherit that SIGINT is ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": hears_interrupts} | options
+    return subprocess.Popen([*command, "--policy", "random", *words], **options)
 
 
 @pytest.mark.parametrize(

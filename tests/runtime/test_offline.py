@@ -93,7 +93,7 @@ def same(first, second):
     return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_is_the_one_that_was_not(files, tmp_path, stream):
     whole, first = (
         changed(files, data__stream=stream),
@@ -130,8 +130,22 @@ def test_a_seed_beside_others_draws_what_it_draws_alone(files):
     assert not same([np.asarray(x[0]) for x in beside], [np.asarray(x[1]) for x in beside])
 
 
-ARMS = ["", "dt", "dt_mixed50", "low_bank", "bc_experts", "nearest", "utilities"]
-SLOW = ["dt_mixed", "dt_parameters", "constant", "k_all", "bc", "early", "concat", "prefix", "query_both"]
+ARMS = ["", "bc_experts", "nearest", "utilities"]
+SLOW = [
+    "dt",
+    "dt_mixed50",
+    "low_bank",
+    "mixed50",
+    "dt_mixed",
+    "dt_parameters",
+    "constant",
+    "k_all",
+    "bc",
+    "early",
+    "concat",
+    "prefix",
+    "query_both",
+]
 SLOW += ["mixed_encoder", "cosine", "k1"]
 
 
@@ -235,7 +249,7 @@ def test_a_bank_that_was_not_trained_with_is_refused(files):
         build(changed(files)).chunk(other)
 
 
-@pytest.mark.parametrize("variant", ["", "nearest", "shuffled"])
+@pytest.mark.parametrize("variant", ["", "nearest", pytest.param("shuffled", marks=pytest.mark.slow)])
 def test_banks_are_swapped_by_name_alone(files, tmp_path, variant):
     config = changed(files, variant, run__total_steps=2, run__checkpoint_every=2)
     assert train(config, tmp_path / "run") == 0
