@@ -1,6 +1,7 @@
 """Offline runs: what is drawn, resumed, sealed and refused; Re:Frame and its baselines by command."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from memjax.cli import main
 from memjax.data.windows import DeviceData, Mix, draw, sample
 from memjax.data.writer import Episode, Writer
 from memjax.runtime import room
-from memjax.runtime.banks import with_bank
+from memjax.runtime.banks import learn_online, with_bank
 from memjax.runtime.checkpoint import Checkpoints
 from memjax.runtime.config import load_config, resolve
 from memjax.runtime.evaluate import OtherBank, evaluate_workdir
@@ -221,6 +222,26 @@ def test_utilities_are_learned_when_a_lesson_is_due(files):
     assert np.any(np.asarray(state.agent.bank.utility))
     np.testing.assert_array_equal(state.agent.bank.keys, keys)
     program.check_bank(state)
+
+
+def test_entries_earn_the_returns_of_the_episodes_that_read_them(files):
+    options = {"env__id": "envpool/CartPole-v1", "env__options": {"max_episode_steps": 30}}
+    program = OfflineProgram(
+        changed(files, "utilities", data__holdout=0.25, agent__read__recall=20, **options)
+    )
+    state = program.init()
+    learn = partial(learn_online, program, state, policy="target20", rounds=2)
+    learned, returns = learn(worth=lambda x: x / 30.0)
+    bank = learned.agent.bank
+    read = np.asarray(bank.visits[0]) > 0
+    assert len(returns) == 2
+    assert all(1.0 <= x <= 30.0 for x in returns)
+    assert read.any()
+    assert np.all(np.asarray(bank.utility[0])[read] > 0.0)
+    assert np.asarray(bank.visits).max() <= 2 * 3  # once for each of the episodes
+    np.testing.assert_array_equal(bank.keys, state.agent.bank.keys)
+    untouched, _ = learn(worth=None)
+    assert not np.any(np.asarray(untouched.agent.bank.visits))
 
 
 def test_an_evaluation_needs_no_dataset(files, tmp_path):
