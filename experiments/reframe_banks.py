@@ -38,16 +38,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--setting", nargs="+", default=["hopper+medium"], choices=SETTINGS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=20, help="per evaluation (default 20)")
+    parser.add_argument("--part", nargs="+", choices=("banks", "online"), default=("banks", "online"))
     arguments = parser.parse_args(argv)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    sizes, online = [], []
-    for setting in arguments.setting:
-        for seed in range(arguments.seeds):
-            sizes += by_size(setting, seed, arguments.episodes)
-            online += by_round(setting, seed)
-    _write(RESULTS / "banks.csv", ("setting", "seed", "draw", "trajectories", "score"), sizes)
-    _write(RESULTS / "online.csv", ("setting", "seed", "credit", "round", "score"), online)
-    draw(sizes, online, RESULTS / "banks.png")
+    runs = [(setting, seed) for setting in arguments.setting for seed in range(arguments.seeds)]
+    if "banks" in arguments.part:
+        rows = [row for run in runs for row in by_size(*run, arguments.episodes)]
+        _write(RESULTS / "banks.csv", ("setting", "seed", "draw", "trajectories", "score"), rows)
+    if "online" in arguments.part:
+        rows = [row for run in runs for row in by_round(*run)]
+        _write(RESULTS / "online.csv", ("setting", "seed", "credit", "round", "score"), rows)
+    draw(_read(RESULTS / "banks.csv"), _read(RESULTS / "online.csv"), RESULTS / "banks.png")
 
 
 def by_size(setting: str, seed: int, episodes: int) -> list[tuple[Any, ...]]:
@@ -90,14 +91,17 @@ def by_round(setting: str, seed: int) -> list[tuple[Any, ...]]:
 
 
 def open_run(workdir: Path) -> tuple[OfflineProgram, OfflineState] | None:
-    """The newest state of a run, None where there is none."""
+    """The last state of a finished run, None where there is none."""
     if not (workdir / CHECKPOINTS).is_dir():
         print(f"{workdir}: no run")
         return None
     program = OfflineProgram(load_workdir_config(workdir), learns=False)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         restored = checkpoints.restore_latest(program.abstract_state())
-    return None if restored is None else (program, restored.state)  # type: ignore[return-value]
+    if restored is None or restored.step < program.config.run.total_steps:
+        print(f"{workdir}: not finished")
+        return None
+    return program, restored.state  # type: ignore[return-value]
 
 
 def draw(sizes: list[tuple[Any, ...]], online: list[tuple[Any, ...]], path: Path) -> None:
@@ -131,6 +135,15 @@ def _line(axis: Any, points: list[tuple[float, float]], label: str) -> None:
     axis.fill_between(
         places, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.15
     )
+
+
+def _read(path: Path) -> list[tuple[Any, ...]]:
+    """Rows as they were written, numbers as such; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(a, int(b), int(c) if c.isdecimal() else c, int(d), float(score)) for a, b, c, d, score in rows]
 
 
 def _write(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
