@@ -62,11 +62,11 @@ def collect_dataset(request: Request) -> dict[str, Any]:
     quotas = Quotas(_amounts(request, total), in_steps=request.steps is not None, longest=longest)
     began = time.perf_counter()
     with ExitStack() as stack:
-        stack.enter_context(_left_when_terminated())
+        leave = stack.enter_context(_Leave().listening())
         options = {"next_observations": request.next_observations, "compress": request.compress}
         writer = stack.enter_context(Writer(request.out, policies=len(policies) > 1, **options))
         pools = _pools(request, stack)
-        report = _Report(stack.enter_context(Progress(total)), quotas)
+        report = _Report(stack.enter_context(Progress(total)), quotas, leave)
         stepped = collect(pools, policies, quotas, writer.append, seed=request.seed, report=report)
         report.end()
         seconds = time.perf_counter() - began
@@ -144,14 +144,52 @@ def _version(package: str) -> str | None:
         return None
 
 
-class _Report:
-    """Tells a progress line how far the quotas are, a few times a second."""
+class _Leave:
+    """Notes SIGTERM and SIGINT, and raises when it is called, so that nothing half made stays behind.
 
-    def __init__(self, progress: Progress, quotas: Quotas):
-        self.progress, self.quotas, self.next = progress, quotas, 0.0
+    Why not in the handler: an exception there may be lost in what a library calls back. A second signal does.
+    """
+
+    def __init__(self):
+        self.number = 0
+
+    def __call__(self) -> None:
+        """Raises where a signal came."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number:
+            raise SystemExit(128 + self.number)
+
+    @contextmanager
+    def listening(self) -> Iterator["_Leave"]:
+        """Only the main thread may handle signals; one that is ignored stays so."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+            before = {number: known for number, known in before.items() if known is not signal.SIG_IGN}
+        for number in before:
+            signal.signal(number, self._note)
+        try:
+            yield self
+        finally:
+            for number, known in before.items():
+                signal.signal(number, known)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.number:
+            self()
+        self.number = number
+
+
+class _Report:
+    """Tells a progress line how far the quotas are, a few times a second; ends it all on a signal."""
+
+    def __init__(self, progress: Progress, quotas: Quotas, leave: _Leave):
+        self.progress, self.quotas, self.leave, self.next = progress, quotas, leave, 0.0
 
     def __call__(self, steps: int) -> None:
         """Shows the steps of the episodes so far, and of as many as are wanted if these are like them."""
+        self.leave()
         now = time.monotonic()
         if now < self.next:
             return
@@ -165,20 +203,3 @@ class _Report:
         """All episodes have ended."""
         self.progress.total = sum(tally.steps for tally in self.quotas.tallies)
         self.progress.update(self.progress.total)
-
-
-@contextmanager
-def _left_when_terminated() -> Iterator[None]:
-    """Makes SIGTERM leave the block by an exception, so that nothing half made stays behind."""
-
-    def leave(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -166,15 +166,20 @@ def test_an_old_file_is_replaced_only_when_asked(tmp_path):
     assert len(read_d4rl(path).terminated) == 2
 
 
+# Why not -m memjax: tests that run in the background of a shell inherit that SIGINT is ignored.
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from memjax.cli import main
+sys.exit(main())
+"""
+
+
 def started(path, *words, **options):
-    command = [sys.executable, "-m", "memjax", "collect", "--env", "envpool/Hopper-v4", "--out", str(path)]
-
-    def hears_interrupts():
-        # Tests that run in the background of a shell inherit that SIGINT is ignored.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    options = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": hears_interrupts} | options
-    return subprocess.Popen([*command, "--policy", "random", *words], **options)
+    command = [sys.executable, "-c", COMMAND, "collect", "--env", "envpool/Hopper-v4", "--out", str(path)]
+    return subprocess.Popen(
+        [*command, "--policy", "random", *words], stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 @pytest.mark.parametrize(
