@@ -44,7 +44,7 @@ def read_recorded(
     `longest`: steps of the longest episode that the agent can take.
     """
     data, experts = _read(config, spec, longest)
-    held = _held_out(config, len(data.terminated))
+    held = _held_out(config, data)
     low = data if held is None else take(data, np.setdiff1d(np.arange(len(data.terminated)), held))
     mean, std = normalisation(low)
     triplets = partial(_triplets, mean=mean, std=std, return_scale=return_scale)
@@ -114,14 +114,15 @@ def _same_file(config: DataConfig) -> bool:
     return config.experts == config.path
 
 
-def _held_out(config: DataConfig, episodes: int) -> np.ndarray | None:
+def _held_out(config: DataConfig, data: Trajectories) -> np.ndarray | None:
     """Numbers of the episodes that are kept from learning."""
     if not config.holdout:
         return None
+    episodes = len(data.terminated)
     count = max(1, round(config.holdout * episodes))
     if count >= episodes:
         raise ConfigError("data.holdout", f"a share that leaves some of {episodes} episodes", config.holdout)
-    return np.sort(np.random.default_rng(config.expert_seed).permutation(episodes)[:count])
+    return choose(data, count, seed=config.expert_seed)
 
 
 def _mix(config: DataConfig, split: int, batch: int) -> Mix | None:
