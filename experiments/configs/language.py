@@ -57,7 +57,7 @@ SIZES = {
     "hle": ("gemini-3-pro", 65_536, 32, 25_600),
 }
 OPTIONS = {
-    "lifelong_db": {"turns": 15},  # (code)
+    "lifelong_db": {"turns": 15, "server": ""},  # (code); "host:port" of a MariaDB, or SQLite
     "lifelong_os": {"turns": 15},  # (code)
     "bigcodebench": {"checked": None},  # a JSON file: keep only tasks whose own solution passes here
     "humaneval": {"held_out": 0.0},

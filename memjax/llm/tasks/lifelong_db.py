@@ -16,6 +16,7 @@ from typing import Any
 
 from memjax.llm.tasks.answers import same_rows
 from memjax.llm.tasks.dialogue import Dialogue, shortened
+from memjax.llm.tasks.mariadb import MariaDatabase, check_server
 from memjax.llm.tasks.reading import check_limit, find, read_json, some, texts, typed
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.tasks.sql import Database, Rows, SqlError, SqliteDatabase, Table
@@ -135,14 +136,15 @@ def load_lifelong_db(
     limit: int | None = None,
     seed: int = 0,
     turns: int = 15,
-    connect: Connect = SqliteDatabase,
+    server: str = "",
 ) -> Benchmark:
-    """The database tasks; `connect` makes the database of an attempt (`SqliteDatabase`, or a server's).
+    """The database tasks, on embedded SQLite or on the MariaDB server at `server` ("host:port").
 
-    `limit` draws that many of either split by `seed`. Raises ConfigError for a missing file or a row of
-    another format.
+    `limit` draws that many of either split by `seed`. Raises ConfigError for a missing file, a row of
+    another format, and a server that is not there.
     """
     check_limit(limit)
+    connect = _connect_to(server) if server else SqliteDatabase
     splits = {}
     for name in ("train", "val"):
         path = find(folder, (f"db_{name}.json.gz", f"db_{name}.json"))
@@ -153,10 +155,15 @@ def load_lifelong_db(
         "source": "LifelongAgentBench DB, split of MemTensor/MemRL (7:3, seed 42)",
         "train": len(splits["train"]),
         "held_out": len(splits["val"]),
-        "database": getattr(connect, "__name__", str(connect)),
+        "database": "MariaDB" if server else "SQLite",
         "left_out": [],
     }
     return Benchmark("lifelong_db", splits["train"], splits["val"], about)
+
+
+def _connect_to(server: str) -> Connect:
+    check_server(server)
+    return lambda table: MariaDatabase(table, server)
 
 
 def _task(key: str, row: Any, where: str, turns: int, connect: Connect) -> DbTask:

@@ -3,8 +3,8 @@
 SQLite runs the tasks' SQL with these differences evened out: `/` divides as real numbers, a real number
 stored in an INT column is rounded, texts compare without regard to case, results show at most four decimals
 as MySQL's averages do, and a few of MySQL's functions are known. What remains
-apart is MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN); a server goes in its place as another
-`Database`.
+apart is MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN); a server goes in its place
+(`memjax.llm.tasks.mariadb`).
 """
 
 import hashlib
