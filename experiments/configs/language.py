@@ -64,6 +64,7 @@ OPTIONS = {
     "alfworld": {
         "train": "train",
         "held_out": "valid_seen",
+        "kinds": "",  # such as "pick_and_place_simple"; "": all
         "steps": 30,  # (code)
         "examples": True,  # (code)
         "show_commands": True,

@@ -123,6 +123,18 @@ def test_what_is_missing_or_of_another_format_is_named(tmp_path):
         only(tmp_path / "c")
 
 
+def test_games_of_chosen_kinds_alone_are_loaded(tmp_path):
+    for kind in ("look_at_obj_in_light", "pick_and_place_simple", "pick_two_obj_and_place"):
+        written(tmp_path, kind=kind, name=f"{kind}-Cup-None-Desk-1")
+    chosen = only(tmp_path, kinds="pick_and_place_simple, look_at_obj_in_light")
+    assert [task.kind for task in chosen.train] == ["look_at_obj_in_light", "pick_and_place_simple"]
+    assert len(only(tmp_path).train) == 3
+    with pytest.raises(ConfigError, match=r"kinds: expected some of .* got pick"):
+        only(tmp_path, kinds="pick")
+    with pytest.raises(ConfigError, match="of the kinds pick_heat"):
+        only(tmp_path, kinds="pick_heat_then_place_in_recep")
+
+
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     task = load_alfworld(written(tmp_path), held_out=None).train[0]

@@ -115,6 +115,7 @@ def load_alfworld(
     seed: int = 0,
     train: str = "train",
     held_out: str | None = "valid_seen",
+    kinds: str = "",
     steps: int = 30,
     examples: bool = True,
     show_commands: bool = True,
@@ -122,18 +123,20 @@ def load_alfworld(
 ) -> Benchmark:
     """The games of two splits, at most `limit` of either, drawn by `seed`.
 
-    `examples` puts ReAct's first example of the task's kind before each game, where its file is there. Games
-    that ALFWorld itself leaves out (movable receptacles, sliced things, unsolvable) are left out and listed.
+    `kinds` names task types, joined by commas, and keeps games of these alone; "" keeps all. `examples`
+    puts ReAct's first example of the task's kind before each game, where its file is there. Games that
+    ALFWorld itself leaves out (movable receptacles, sliced things, unsolvable) are left out and listed.
     Raises ConfigError for a missing folder or a file of another format.
     """
     check_limit(limit)
-    base = Path(folder)
+    base, wanted = Path(folder), _kinds(kinds)
     shown = _examples(base) if examples else {}
     left_out: list[dict[str, str]] = []
     splits: list[list[AlfworldTask]] = []
     for split in (train, held_out):
         tasks = []
-        for game in some(_games(base, split, left_out) if split else [], limit, seed):
+        games = _games(base, split, wanted, left_out) if split else []
+        for game in some(games, limit, seed):
             task = _task(split or "", game, steps, shown, show_commands, start)
             if task is None:
                 left_out.append({"id": str(game.parent), "why": "not solvable"})
@@ -143,6 +146,7 @@ def load_alfworld(
     about = {
         "source": "ALFWorld json_2.1.1 (MIT)" + (", examples of ReAct (MIT)" if shown else ""),
         "splits": [train, held_out],
+        "kinds": sorted(wanted),
         "train": len(splits[0]),
         "held_out": len(splits[1]),
         "left_out": left_out,
@@ -150,8 +154,16 @@ def load_alfworld(
     return Benchmark("alfworld", splits[0], splits[1], about)
 
 
-def _games(base: Path, split: str, left_out: list[dict[str, str]]) -> list[Path]:
-    """The game files of a split, by name."""
+def _kinds(text: str) -> set[str]:
+    """The task types of a comma-separated list; all of them for "". Raises ConfigError."""
+    kinds = {kind.strip() for kind in text.split(",") if kind.strip()}
+    if unknown := sorted(kinds - set(EXAMPLE_OF)):
+        raise ConfigError("kinds", f"some of {', '.join(EXAMPLE_OF)}", unknown[0])
+    return kinds or set(EXAMPLE_OF)
+
+
+def _games(base: Path, split: str, kinds: set[str], left_out: list[dict[str, str]]) -> list[Path]:
+    """The game files of a split, by name. A folder's name begins with the game's type."""
     root = base / "json_2.1.1" / split
     if not root.is_dir():
         raise ConfigError(str(root), f"the folder of the split {split}", "nothing there")
@@ -161,10 +173,13 @@ def _games(base: Path, split: str, left_out: list[dict[str, str]]) -> list[Path]
             left_out.append(
                 {"id": str(story.parent.relative_to(base)), "why": "ALFWorld does not play these"}
             )
-        else:
+        elif story.parent.parent.name.split("-")[0] in kinds or kinds == set(EXAMPLE_OF):
             games.append(find(story.parent, (_GAME,)))
     if not games:
-        raise ConfigError(str(root), f"folders <task>/<trial> with {_STORY} and {_GAME}", "none")
+        expected = (
+            f"folders <task>/<trial> with {_STORY} and {_GAME}, of the kinds {', '.join(sorted(kinds))}"
+        )
+        raise ConfigError(str(root), expected, "none")
     return games
 
 
