@@ -9,22 +9,24 @@ from jax import lax
 from memjax.types import Array
 
 _LEVELS = 127
+_SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
 def store(keys: Array, dtype: Any) -> tuple[Array, Array | None, Array]:
     """Keys [B, D] in a stored type, their scale [B] f32 (None unless int8), and which are finite [B].
 
-    int8: the largest entry of a key becomes 127, so no entry moves by more than 1 / 254 of it.
+    int8: the largest entry of a key becomes 127, so no entry moves by more than 1 / 254 of it. Keys whose
+    scale would be subnormal (largest entry below 1.5e-36) share the smallest normal one.
     """
     if dtype != jnp.int8:
         keys = jnp.asarray(keys, dtype)
         return keys, None, jnp.all(jnp.isfinite(keys), axis=1)
     keys = jnp.asarray(keys, jnp.float32)
     finite = jnp.all(jnp.isfinite(keys), axis=1)
-    scale = jnp.where(finite, jnp.max(jnp.abs(keys), axis=1) / _LEVELS, 0.0)
-    # Why: a key too small to be divided by its scale is the zero key.
+    largest = jnp.max(jnp.abs(keys), axis=1)
+    # Why the smallest normal number: devices count what is below as zero, and with the scale the whole key.
+    scale = jnp.where(finite & (largest > 0.0), jnp.maximum(largest / _LEVELS, _SMALLEST), 0.0)
     unit = jnp.where(scale > 0.0, 1.0 / scale, 0.0)
-    unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
     levels = jnp.clip(jnp.round(keys * unit[:, None]), -_LEVELS, _LEVELS)
     return jnp.where(finite[:, None], levels, 0.0).astype(jnp.int8), scale, finite
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scripted import Script, shared
 
 from memjax.llm.tasks.answers import same_rows
-from memjax.llm.tasks.lifelong_db import load_lifelong_db, ordered
+from memjax.llm.tasks.lifelong_db import first_action, load_lifelong_db, ordered
 from memjax.llm.tasks.lifelong_db import parse as parse_db
 from memjax.llm.tasks.lifelong_os import load_lifelong_os
 from memjax.llm.tasks.lifelong_os import parse as parse_os
@@ -187,9 +187,10 @@ def test_a_question_is_answered_in_turns(tmp_path):
     assert (outcome.prompt_tokens, outcome.completion_tokens) == (21, 9)
     assert "no such column" in model.asked[1][-1].content
     assert model.asked[2][-1].content == "[('Pear',), ('Fig',)]"
-    assert [m.role for m in model.asked[0]] == ["system", "system", "user"]
-    assert "older notes" in model.asked[0][1].content
-    assert model.asked[0][:2] == model.asked[2][:2]  # what comes first stays as it is
+    examples = ["user", "assistant"] * 4
+    assert [m.role for m in model.asked[0]] == ["system", *examples, "system", "user"]
+    assert "older notes" in model.asked[0][-2].content
+    assert model.asked[0][:-1] == model.asked[2][: len(model.asked[0]) - 1]  # what comes first stays as it is
     assert "older notes" not in outcome.trajectory
 
 
@@ -219,6 +220,17 @@ def test_the_first_action_of_a_reply_counts():
     assert parse_os("Act: bash\n\n```bash\nls\n```\nAct: finish") == ("bash", "ls\n")
     assert parse_os("Act: finish") == ("finish", "")
     assert parse_os("ls")[0] == "invalid"
+
+
+def test_what_is_said_after_an_operation_is_neither_kept_nor_shown_again(tmp_path):
+    """Small models answer before they have seen a result, and then repeat what they see themselves say."""
+    task = load_lifelong_db(written(tmp_path, {"5": row()})).train[0]
+    script = Script(operation("SELECT 1") + "\n\n" + answer("[(invented,)]"), answer("[(9,)]"))
+    outcome = task.attempt(script, "")
+    assert [m.content for m in script.asked[1][-2:]] == [operation("SELECT 1"), "[(1,)]"]
+    assert "invented" not in outcome.trajectory
+    assert first_action(answer("[]") + operation("SELECT 1")) == answer("[]") + operation("SELECT 1")
+    assert first_action("no action") == "no action"
 
 
 # Loaders

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import memory_oracles as oracles
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -21,13 +21,14 @@ keys_of = arrays.arrays(
 
 @settings(max_examples=200, deadline=None)
 @given(keys_of)
+@example(np.full((4, 3), 1.1438082e-36, np.float32))  # its scale would be subnormal
 def test_no_entry_moves_by_more_than_half_a_level(keys):
     levels, scale, finite = store(keys, jnp.int8)
     np.testing.assert_array_equal(finite, np.isfinite(keys).all(axis=1))
     loaded = np.asarray(load(levels, scale), np.float64)
     for key, back in zip(keys[finite], loaded[finite], strict=True):
         largest = np.abs(key.astype(np.float64)).max()
-        assert np.all(np.abs(key - back) <= largest / 254 * (1 + 1e-5) + 1e-36)
+        assert np.all(np.abs(key - back) <= largest / 254 * (1 + 1e-5) + 1e-38)
 
 
 def test_a_row_that_was_stored_is_stored_the_same_again():

@@ -1,6 +1,6 @@
 """A conversation of a model with the world of one task: what is sent, what it cost, what is told of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from memjax.llm.types import Ask, Message, Outcome
 
@@ -19,10 +19,14 @@ class Dialogue:
         self._told: list[str] = []
         self._prompt_tokens = self._completion_tokens = self.steps = 0
 
-    def say(self, text: str, *, tell: bool = True) -> str:
-        """Sends `text` as the user and returns the answer. `tell` False keeps it out of the trajectory."""
+    def say(self, text: str, *, tell: bool = True, taken: Callable[[str], str] = str) -> str:
+        """Sends `text` as the user and returns the answer, of which `taken` alone is kept and shown again.
+
+        `tell` False keeps `text` out of the trajectory.
+        """
         self._messages.append(Message("user", text))
         reply = self._ask(self._messages)
+        reply = reply._replace(text=taken(reply.text))
         self._messages.append(Message("assistant", reply.text))
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens

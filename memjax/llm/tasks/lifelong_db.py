@@ -2,10 +2,11 @@
 
 Data: `db_train.json(.gz)` and `db_val.json(.gz)`, an object of rows by sample index, in the split of MemRL's
 authors. Protocol: the model writes one SQL operation per turn and sees its result, then gives a final answer;
-a reply of neither form ends the attempt. A request that reads is graded by the answer, one that writes by the
-table's fingerprint. On a database that is not MySQL, rows may come in another order and LIMIT may choose
-other rows where the reference query leaves it open; so the result of the reference query on the same
-database counts as right too, in any order where that query asks for none.
+a reply of neither form ends the attempt. Two short examples of our own come first, and what a reply says
+after its first operation is dropped, as it was said without the result. A request that reads is graded by the
+answer, one that writes by the table's fingerprint. On a database that is not MySQL, rows may come in another
+order and LIMIT may choose other rows where the reference query leaves it open; so the result of the reference
+query on the same database counts as right too, in any order where that query asks for none.
 """
 
 import re
@@ -20,7 +21,7 @@ from memjax.llm.tasks.mariadb import MariaDatabase, check_server
 from memjax.llm.tasks.reading import check_limit, find, read_json, some, texts, typed
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.tasks.sql import Database, Rows, SqlError, SqliteDatabase, Table
-from memjax.llm.types import Ask, Benchmark, Outcome
+from memjax.llm.types import Ask, Benchmark, Message, Outcome
 from memjax.types import ConfigError
 
 Connect = Callable[[Table], Database]
@@ -39,7 +40,17 @@ When the request is fulfilled, end with:
 Action: Answer
 Final Answer: [(value, ...), ...]
 
-The final answer lists the rows exactly as the database returned them, as tuples in the same order. For a request that changes the table, first change it by an operation; the final answer may then be []."""  # noqa: E501
+A reply ends with its one action: after an operation, wait for the result. The final answer lists the rows exactly as the database returned them, as tuples in the same order. For a request that changes the table, first change it by an operation; the final answer may then be []."""  # noqa: E501
+_EXAMPLES = (
+    Message("user", "Which lamps cost more than 10? Return their names, ordered by name.\nThe table is stock, its columns are id (INT), kind (TEXT), name (TEXT), price (INT)."),  # noqa: E501
+    Message("assistant", "Action: Operation\n```sql\nSELECT name FROM stock WHERE kind = 'lamp' AND price > 10 ORDER BY name;\n```"),  # noqa: E501
+    Message("user", "[('Arc',), ('Moon',)]"),
+    Message("assistant", "Action: Answer\nFinal Answer: [('Arc',), ('Moon',)]"),
+    Message("user", "Raise the price of every chair by 5.\nThe table is stock, its columns are id (INT), kind (TEXT), name (TEXT), price (INT)."),  # noqa: E501
+    Message("assistant", "Action: Operation\n```sql\nUPDATE stock SET price = price + 5 WHERE kind = 'chair';\n```"),  # noqa: E501
+    Message("user", "[]"),
+    Message("assistant", "Action: Answer\nFinal Answer: []"),
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -59,7 +70,7 @@ class DbTask:
         """Plays the task once, on a table of its own."""
         database = self.connect(self.table)
         try:
-            return self._play(Dialogue(ask, _SYSTEM, memories), database)
+            return self._play(Dialogue(ask, _SYSTEM, memories, _EXAMPLES), database)
         finally:
             database.close()
 
@@ -67,7 +78,7 @@ class DbTask:
         headers = ", ".join(f"{name} ({kind})" for name, kind in self.table.columns)
         said = f"{self.intent}\nThe table is {self.table.name}, its columns are {headers}."
         for _ in range(self.turns):
-            action, content = parse(dialogue.say(said))
+            action, content = parse(dialogue.say(said, taken=first_action))
             if action == "answer":
                 right = self._right(content, database)
                 return dialogue.outcome(self.id, right, "" if right else self._wrong())
@@ -120,6 +131,13 @@ def parse(reply: str) -> tuple[str, str]:
         return ("operation", block[1].strip()) if block else ("invalid", "the operation has no block of SQL")
     answer = re.search(r"Final Answer:(.*?)(?:\n\s*\n|\Z)", rest, re.DOTALL | re.IGNORECASE)
     return ("answer", answer[1].strip().strip("`")) if answer else ("invalid", "there is no final answer")
+
+
+def first_action(reply: str) -> str:
+    """A reply up to the end of its first operation. What comes after was said without its result."""
+    block = re.search(r"Action:\s*Operation\s*```(?:sql)?\s*\n.*?```", reply, re.DOTALL | re.IGNORECASE)
+    before = re.search(r"Action:\s*Answer", reply, re.IGNORECASE)
+    return reply[: block.end()] if block and not (before and before.start() < block.start()) else reply
 
 
 def ordered(query: str) -> bool:
