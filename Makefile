@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-CACHE := $(CURDIR)/.cache/jax
+# Programs compiled once serve every worker, and the next run.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -29,10 +30,10 @@ lint: install  ## Style and types
 	$(BIN)/pyright
 
 test: lint  ## Style, types, and every test that takes less than minutes
-	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0
 
 test-slow: install  ## The long tests alone
-	JAX_COMPILATION_CACHE_DIR=$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -o faulthandler_timeout=0 -m slow
 
 lock:  ## Rewrites requirements.lock from the newest versions that pyproject.toml allows
 	rm -rf .cache/lock && $(PYTHON) -m venv .cache/lock

@@ -284,7 +284,7 @@ def test_contradictions_are_refused_by_name(make, field, value, where):
     assert where in error.value.field
 
 
-@pytest.mark.parametrize("key_dim", [0, 8])
+@pytest.mark.parametrize("key_dim", [pytest.param(0, marks=pytest.mark.slow), 8])
 def test_images_are_stored_and_found_by_their_newest_plane(make, key_dim):
     def change(config):
         config.agent.bank.key_dim = key_dim

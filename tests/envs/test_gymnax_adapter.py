@@ -14,10 +14,11 @@ gymnax = pytest.importorskip("gymnax")
 from memjax.envs import backend_of, layout, make_env, spec_of  # noqa: E402
 from memjax.types import Box, ConfigError, Discrete  # noqa: E402
 
-HEAVY = ("Asterix-MinAtar", "Seaquest-MinAtar")
+# One of each suite in `make test`, as each environment is a program to compile; the others are slow tests.
+QUICK = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "Catch-bsuite", "FourRooms-misc", "Pong-misc")
 OFFLINE = [name for name in gymnax.registered_envs if name != "MNISTBandit-bsuite"]
 IDS = [
-    pytest.param(f"gymnax/{name}", marks=pytest.mark.slow if name in HEAVY else ()) for name in OFFLINE
+    pytest.param(f"gymnax/{name}", marks=() if name in QUICK else pytest.mark.slow) for name in OFFLINE
 ] + ["memjax/CliffWalking-v0", "memjax/DarkChamber-v0", "memjax/FourRooms-v0"]
 T, B = 3, 2
 

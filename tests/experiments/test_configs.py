@@ -108,13 +108,16 @@ def finite(values):
 COMPILED = [name for name in FILES if not resolved(name).env.id.startswith("envpool/")]
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "four_rooms" else pytest.mark.slow) for n in COMPILED]
+)
 def test_smoke_trains_to_the_end(name, tmp_path):
     assert finite(trained(name, "smoke", tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [("classic", "CartPole+smoke"), ("mujoco", "HalfCheetah+smoke")]
+    ("name", "variant"),
+    [("classic", "CartPole+smoke"), pytest.param("mujoco", "HalfCheetah+smoke", marks=pytest.mark.slow)],
 )
 def test_smoke_on_host_threads_fills_the_memories(name, variant, tmp_path):
     values = trained(name, variant, tmp_path)

@@ -114,7 +114,7 @@ def assert_maxima(found, queries, keys, width, options, metric, whole=False):
 @every_metric
 @every_type
 @pytest.mark.parametrize("shape", SHAPES[:2])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     whole=st.booleans(),

@@ -94,10 +94,11 @@ any_table = given(
 
 
 @every_method
-@every_metric
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [(shape, "float32") for shape in SHAPES] + [(SHAPES[2], dtype) for dtype in DTYPES[1:]],
+    ("metric", "shape", "dtype"),
+    [(metric, SHAPES[2], "float32") for metric in METRICS]
+    + [("l2", shape, "float32") for shape in SHAPES[:2]]
+    + [("cosine", SHAPES[2], dtype) for dtype in DTYPES[1:]],
 )
 @settings(max_examples=12, deadline=None)
 @any_table

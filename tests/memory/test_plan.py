@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memjax.memory import POLICIES, budget, make_memory
@@ -67,6 +67,7 @@ def test_a_shard_takes_what_a_memory_of_its_slots_takes(capacity, shards, evict)
         assert plan_bytes(capacity, **options, shards=shards) == plan_bytes(slots, **options)
 
 
+@settings(max_examples=30)
 @given(free=st.integers(0, 10**12), shards=st.integers(1, 300), evict=st.sampled_from(sorted(POLICIES)))
 def test_the_largest_capacity_fits_and_one_slot_a_shard_more_does_not(free, shards, evict):
     options = dict(key_dim=5, value_like=VALUES["scalar"], evict=evict, key_dtype=jnp.bfloat16, shards=shards)

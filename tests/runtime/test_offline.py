@@ -109,6 +109,7 @@ def test_a_run_that_was_stopped_is_the_one_that_was_not(files, tmp_path, stream)
     assert not same(after, before)
 
 
+@pytest.mark.slow
 def test_streamed_windows_teach_what_windows_on_the_device_teach(files, tmp_path):
     found = []
     for stream in (False, True):
@@ -118,6 +119,7 @@ def test_streamed_windows_teach_what_windows_on_the_device_teach(files, tmp_path
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *found)
 
 
+@pytest.mark.slow
 def test_a_seed_beside_others_draws_what_it_draws_alone(files):
     two, one = changed(files, num_seeds=2), changed(files, seed=1)
     states = []
@@ -131,8 +133,9 @@ def test_a_seed_beside_others_draws_what_it_draws_alone(files):
     assert not same([np.asarray(x[0]) for x in beside], [np.asarray(x[1]) for x in beside])
 
 
-ARMS = ["", "bc_experts", "nearest", "utilities"]
+ARMS = ["", "bc_experts", "nearest"]
 SLOW = [
+    "utilities",
     "dt",
     "dt_mixed50",
     "low_bank",
@@ -224,6 +227,7 @@ def test_utilities_are_learned_when_a_lesson_is_due(files):
     program.check_bank(state)
 
 
+@pytest.mark.slow
 def test_entries_earn_the_returns_of_the_episodes_that_read_them(files):
     options = {"env__id": "envpool/CartPole-v1", "env__options": {"max_episode_steps": 30}}
     program = OfflineProgram(
@@ -270,7 +274,9 @@ def test_a_bank_that_was_not_trained_with_is_refused(files):
         build(changed(files)).chunk(other)
 
 
-@pytest.mark.parametrize("variant", ["", "nearest", pytest.param("shuffled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "variant", ["", *(pytest.param(v, marks=pytest.mark.slow) for v in ("nearest", "shuffled"))]
+)
 def test_banks_are_swapped_by_name_alone(files, tmp_path, variant):
     config = changed(files, variant, run__total_steps=2, run__checkpoint_every=2)
     assert train(config, tmp_path / "run") == 0
@@ -347,6 +353,7 @@ def test_experts_of_another_task_are_refused(files, tmp_path):
         build(changed(files, data__experts=str(wide)))
 
 
+@pytest.mark.slow
 def test_on_hosts_environments_as_a_user_runs_it(tmp_path, capsys):
     low = dataset(tmp_path / "hopper_low.hdf5", size=11, actions=0)
     expert = dataset(tmp_path / "hopper_expert.hdf5", size=11, actions=0, seed=2)

@@ -145,7 +145,7 @@ print(" ".join(repr(float(np.sum(np.abs(x)))) for x in jax.tree.leaves(state.age
 """
 
 
-@pytest.mark.parametrize(("devices", "seeds"), [(4, 4), (8, 1)])
+@pytest.mark.parametrize(("devices", "seeds"), [(4, 4), pytest.param(8, 1, marks=pytest.mark.slow)])
 def test_several_devices_compute_what_one_does(devices, seeds, request):
     """Seeds apart, or the environments of one seed apart, on simulated devices."""
 
