@@ -4,7 +4,8 @@
 
 Runs are compared where they played the same tasks with the same model. A difference of two modes is taken by
 task in their last common epoch, as a mean over the seeds of each; its 95 % interval is a bootstrap over the
-tasks, so it speaks of other tasks of that kind, not of other models.
+tasks, so it speaks of other tasks of that kind, not of other models. "memory" is the memory layer's share of
+the time that attempts took; replies that came from the store took none.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memjax.runtime.language_report import Curve, draw, load_curve, outcomes
+from memjax.runtime.metrics import TIMING_FILE
 from memjax.runtime.workdir import MANIFEST_FILE
 
 NAMES = {
@@ -83,13 +85,13 @@ def section(runs: Sequence[Run]) -> list[str]:
     """Heading, table and differences of the runs of one setting."""
     first = runs[0].curve
     lines = [f"## {first.benchmark}: {first.played} tasks, {first.model}", "", provenance(runs[0].path), ""]
-    lines += ["| mode | last success | ever solved | transfer | epochs | seeds | tokens | skipped |"]
-    lines += ["|---" * 8 + "|"]
+    lines += ["| mode | last success | ever solved | transfer | epochs | seeds | tokens | skipped | memory |"]
+    lines += ["|---" * 9 + "|"]
     by_mode = {mode: [r for r in runs if r.curve.mode == mode] for mode in modes(runs)}
     for mode, some in by_mode.items():
         curves = [run.curve for run in some if run.curve.success]
         if not curves:
-            lines.append(f"| {name_of(mode)} | no epoch is finished |" + " |" * 6)
+            lines.append(f"| {name_of(mode)} | no epoch is finished |" + " |" * 7)
             continue
         transfer = [c.transfer for c in curves if c.transfer is not None]
         cells = [
@@ -100,6 +102,7 @@ def section(runs: Sequence[Run]) -> list[str]:
             str(len(curves)),
             f"{np.mean([c.tokens for c in curves]):,.0f}",
             str(sum(c.skipped for c in curves)),
+            "-" if mode.split()[0] in ("none", "pass_at_k") else f"{100 * memory_share(some):.3f} %",
         ]
         lines.append(f"| {name_of(mode)} | " + " | ".join(cells) + " |")
     lines.append("")
@@ -108,6 +111,14 @@ def section(runs: Sequence[Run]) -> list[str]:
             told = difference(by_mode[mode], by_mode[rival])
             lines += [f"- {name_of(mode)} minus {name_of(rival)}: {told}"] if told else []
     return [*lines, ""]
+
+
+def memory_share(runs: Sequence[Run]) -> float:
+    """The memory layer's part of the time of all attempts: embedding, retrieval, log, learning."""
+    lines = [json.loads(text) for run in runs for text in (run.path / TIMING_FILE).read_text().splitlines()]
+    layer = sum(line[part] for line in lines for part in ("embed", "retrieve", "commit", "learn"))
+    whole = layer + sum(line["tasks"] for line in lines)
+    return layer / whole if whole else 0.0
 
 
 def difference(runs: Sequence[Run], rivals: Sequence[Run]) -> str:

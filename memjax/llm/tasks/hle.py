@@ -7,7 +7,6 @@ here are text. Graded by a judge model where one is given, as the benchmark is, 
 which is stricter.
 """
 
-import random
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax.llm.tasks.dialogue import Dialogue
-from memjax.llm.tasks.reading import check_limit, find, read_lines, some, unique
+from memjax.llm.tasks.reading import apart, check_limit, find, read_lines, unique
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.types import Ask, Benchmark, Message, Outcome
 from memjax.types import ConfigError
@@ -107,15 +106,11 @@ def load_hle(
     ConfigError for a missing file or a row of another format.
     """
     check_limit(limit)
-    if not 0 <= held_out < 1:
-        raise ConfigError("held_out", "a share of at least 0 and below 1", held_out)
     path = find(folder, ("hle.jsonl.gz", "hle.jsonl", "test.jsonl.gz", "test.jsonl"))
     left_out: list[dict[str, str]] = []
     tasks = [task for where, row in read_lines(path) if (task := _task(row, where, judge, left_out))]
     unique((task.id for task in tasks), str(path))
-    kept = set(random.Random(seed).sample(range(len(tasks)), round(held_out * len(tasks))))
-    train = some([task for number, task in enumerate(tasks) if number not in kept], limit, seed)
-    later = some([task for number, task in enumerate(tasks) if number in kept], limit, seed)
+    train, later = apart(tasks, held_out, limit, seed)
     about = {
         "source": "Humanity's Last Exam, questions of text alone",
         "grading": "texts compared" if judge is None else "texts compared, then a judge model",

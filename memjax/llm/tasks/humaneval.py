@@ -1,16 +1,14 @@
 """HumanEval: 164 functions to complete, judged by assertions. Data: `HumanEval.jsonl(.gz)`, no split."""
 
-import random
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memjax.llm.tasks.code import LIMITS, CodeTask
-from memjax.llm.tasks.reading import check_limit, field, find, read_lines, some, unique
+from memjax.llm.tasks.reading import apart, check_limit, field, find, read_lines, unique
 from memjax.llm.tasks.sandbox import Limits
 from memjax.llm.types import Benchmark
-from memjax.types import ConfigError
 
 
 def load_humaneval(
@@ -27,14 +25,10 @@ def load_humaneval(
     own. Raises ConfigError for a missing file or a row of another format.
     """
     check_limit(limit)
-    if not 0 <= held_out < 1:
-        raise ConfigError("held_out", "a share of at least 0 and below 1", held_out)
     path = find(folder, ("HumanEval.jsonl.gz", "HumanEval.jsonl"))
     tasks = [_task(row, where, limits) for where, row in read_lines(path)]
     unique((task.id for task in tasks), str(path))
-    kept = set(random.Random(seed).sample(range(len(tasks)), round(held_out * len(tasks))))
-    train = some([task for number, task in enumerate(tasks) if number not in kept], limit, seed)
-    later = some([task for number, task in enumerate(tasks) if number in kept], limit, seed)
+    train, later = apart(tasks, held_out, limit, seed)
     about = {
         "source": "OpenAI HumanEval (MIT)",
         "split": f"{held_out:.0%} held out by seed {seed}, ours",

@@ -12,13 +12,14 @@ query on the same database counts as right too, in any order where that query as
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memjax.llm.tasks.answers import same_rows
 from memjax.llm.tasks.dialogue import Dialogue, shortened
 from memjax.llm.tasks.mariadb import MariaDatabase, check_server
-from memjax.llm.tasks.reading import check_limit, find, read_json, some, texts, typed
+from memjax.llm.tasks.reading import check_limit, read_splits, texts, typed
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.tasks.sql import Database, Rows, SqlError, SqliteDatabase, Table
 from memjax.llm.types import Ask, Benchmark, Message, Outcome
@@ -163,20 +164,16 @@ def load_lifelong_db(
     """
     check_limit(limit)
     connect = _connect_to(server) if server else SqliteDatabase
-    splits = {}
-    for name in ("train", "val"):
-        path = find(folder, (f"db_{name}.json.gz", f"db_{name}.json"))
-        rows = typed(read_json(path), dict, str(path))
-        tasks = [_task(key, row, f"{path}: row {key}", turns, connect) for key, row in rows.items()]
-        splits[name] = some(tasks, limit, seed)
+    make = partial(_task, turns=turns, connect=connect)
+    train, held_out = read_splits(folder, "db", make, limit=limit, seed=seed)
     about = {
         "source": "LifelongAgentBench DB, split of MemTensor/MemRL (7:3, seed 42)",
-        "train": len(splits["train"]),
-        "held_out": len(splits["val"]),
+        "train": len(train),
+        "held_out": len(held_out),
         "database": "MariaDB" if server else "SQLite",
         "left_out": [],
     }
-    return Benchmark("lifelong_db", splits["train"], splits["val"], about)
+    return Benchmark("lifelong_db", train, held_out, about)
 
 
 def _connect_to(server: str) -> Connect:

@@ -8,11 +8,12 @@ takes root and a kernel with namespaces; what is installed there (vi, for one) i
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memjax.llm.tasks.dialogue import Dialogue, shortened
-from memjax.llm.tasks.reading import check_limit, field, find, read_json, some, texts, typed
+from memjax.llm.tasks.reading import check_limit, field, read_splits, texts, typed
 from memjax.llm.tasks.sandbox import Limits, Ran, Sandbox
 from memjax.llm.types import Ask, Benchmark, Outcome
 from memjax.types import ConfigError
@@ -110,19 +111,15 @@ def load_lifelong_os(
     Raises ConfigError for a missing file or a row of another format.
     """
     check_limit(limit)
-    splits = {}
-    for name in ("train", "val"):
-        path = find(folder, (f"os_interaction_{name}.json.gz", f"os_interaction_{name}.json"))
-        rows = typed(read_json(path), dict, str(path))
-        tasks = [_task(key, row, f"{path}: row {key}", turns, limits) for key, row in rows.items()]
-        splits[name] = some(tasks, limit, seed)
+    make = partial(_task, turns=turns, limits=limits)
+    train, held_out = read_splits(folder, "os_interaction", make, limit=limit, seed=seed)
     about = {
         "source": "LifelongAgentBench OS, split of MemTensor/MemRL (7:3, seed 42)",
-        "train": len(splits["train"]),
-        "held_out": len(splits["val"]),
+        "train": len(train),
+        "held_out": len(held_out),
         "left_out": [],
     }
-    return Benchmark("lifelong_os", splits["train"], splits["val"], about)
+    return Benchmark("lifelong_os", train, held_out, about)
 
 
 def _task(key: str, row: Any, where: str, turns: int, limits: Limits) -> OsTask:

@@ -7,7 +7,7 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +91,40 @@ def some(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
         return list(items)
     chosen = sorted(random.Random(seed).sample(range(len(items)), limit))
     return [items[number] for number in chosen]
+
+
+def apart(items: Sequence[T], share: float, limit: int | None, seed: int) -> tuple[list[T], list[T]]:
+    """Items to learn from and items held out, a `share` drawn by `seed`; at most `limit` of either.
+
+    Raises ConfigError for a share that is none.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError("held_out", "a share of at least 0 and below 1", share)
+    kept = set(random.Random(seed).sample(range(len(items)), round(share * len(items))))
+    train = [item for number, item in enumerate(items) if number not in kept]
+    later = [item for number, item in enumerate(items) if number in kept]
+    return some(train, limit, seed), some(later, limit, seed)
+
+
+def read_splits(
+    folder: str | Path,
+    stem: str,
+    make: Callable[[str, Any, str], T],
+    *,
+    limit: int | None,
+    seed: int,
+) -> tuple[list[T], list[T]]:
+    """Tasks of `stem`_train.json(.gz) and `stem`_val.json(.gz), objects of rows by key; `limit` of either.
+
+    `make`: (key, row, where it stands) -> task.
+    """
+    splits = []
+    for name in ("train", "val"):
+        path = find(folder, (f"{stem}_{name}.json.gz", f"{stem}_{name}.json"))
+        rows = typed(read_json(path), dict, str(path))
+        tasks = [make(key, row, f"{path}: row {key}") for key, row in rows.items()]
+        splits.append(some(tasks, limit, seed))
+    return splits[0], splits[1]
 
 
 def unique(ids: Iterable[str], where: str) -> None:
