@@ -66,7 +66,7 @@ OPTIONS = {
         "held_out": "valid_seen",
         "kinds": "",  # such as "pick_and_place_simple"; "": all
         "steps": 30,  # (code)
-        "examples": True,  # (code)
+        "examples": "react",  # (code); "act" for commands without thoughts, "" for none
         "show_commands": True,
     },
     "hle": {"held_out": 0.0, "judge": True},  # (code) graded by a model; here the run's own
@@ -87,7 +87,13 @@ LOCAL_OPTIONS = {
     "lifelong_db": {"turns": 6},
     "lifelong_os": {"turns": 6},
     "bigcodebench": {"checked": "runs/language/bigcodebench_passing.json"},
-    "alfworld": {"train": "valid_seen", "held_out": "valid_unseen", "steps": 20, "show_commands": False},
+    "alfworld": {
+        "train": "valid_seen",
+        "held_out": "valid_unseen",
+        "steps": 20,
+        "examples": "act",
+        "show_commands": False,
+    },
     "hle": {"judge": False},  # so small a model grades badly
 }
 LOCAL_MODEL = "qwen2.5-coder-1.5b-instruct-q4_k_m"  # for the results; a local server answers to any name
@@ -237,7 +243,7 @@ def _local(config: ConfigDict) -> None:
     config.language.memory.update(keep=2, capacity=512)
     config.benchmark.options.update(LOCAL_OPTIONS.get(config.benchmark.name, {}))
     if config.benchmark.name == "alfworld":
-        config.language.max_tokens = 40  # a command
+        config.language.max_tokens = 24  # a command
 
 
 def _smoke(config: ConfigDict) -> None:

@@ -90,13 +90,35 @@ def test_a_game_is_lost_by_its_end_or_by_the_limit(tmp_path):
 
 def test_an_example_is_shown_in_the_words_of_the_games(tmp_path):
     kinds = ("put", "clean", "heat", "cool", "examine", "puttwo")
-    text = "> put cup 1 in/on desk 2\nYou put the cup 1 in/on the desk 2."
+    text = "A room.\nYour task is to: put cups on desk 2.\n> think: a cup\n> put cup 1 in/on desk 2\n" + (
+        "You put the cup 1 in/on the desk 2.\n> put cup 2 in/on desk 2\nYou put the cup 2 in/on the desk 2.\n"
+    )
     (tmp_path / "react_prompts.json").write_text(json.dumps({f"react_{kind}_0": text for kind in kinds}))
     written(tmp_path)
     model = Script("take cup")
     only(tmp_path).train[0].attempt(model, "")
-    assert "> move cup 1 to desk 2\nYou move the cup 1 to the desk 2." in model.asked[0][0].content
-    assert only(tmp_path, examples=False).train[0].example == ""
+    assert [(m.role, m.content) for m in model.asked[0][1:-1]] == [
+        ("user", "A room.\nYour task is to: put cups on desk 2."),
+        ("assistant", "think: a cup"),
+        ("user", "OK."),
+        ("assistant", "move cup 1 to desk 2"),
+        ("user", "You move the cup 1 to the desk 2."),
+        ("assistant", "move cup 2 to desk 2"),
+    ]
+    assert "A room" in model.asked[0][-1].content
+    assert only(tmp_path, examples="").train[0].example == ""
+    with pytest.raises(ConfigError, match="act_put_0"):
+        only(tmp_path, examples="act")
+    with pytest.raises(ConfigError, match="examples: expected react, act or ''"):
+        only(tmp_path, examples="none")
+
+
+def test_what_is_said_before_the_world_answers_is_dropped(tmp_path):
+    model = Script("> look\nYou see a cup.\n> take cup", "take cup")
+    outcome = only(written(tmp_path)).train[0].attempt(model, "")
+    assert model.asked[1][-2].content == "look"
+    assert "You see a cup" not in outcome.trajectory
+    assert outcome.success
 
 
 def test_games_that_are_not_played_are_listed(tmp_path):

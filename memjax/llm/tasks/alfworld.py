@@ -3,7 +3,8 @@ validation).
 
 Data: the folder that holds `json_2.1.1/<split>/<task>/<trial>/{game.tw-pddl, traj_data.json}`, as ALFWorld
 publishes it, and if wanted ReAct's examples in `react_prompts.json`. Protocol: one command per reply, at most
-`steps` of them; a reply "think: ..." costs a step and changes nothing. Games run in the packages `alfworld`
+`steps` of them; a reply "think: ..." costs a step and changes nothing. What a reply says after its first line
+is dropped, as it was said without knowing what happened. Games run in the packages `alfworld`
 and `textworld`, in a sandbox of their own, as those evaluate expressions of a game's file.
 """
 
@@ -18,7 +19,7 @@ from memjax.llm.tasks.dialogue import Dialogue
 from memjax.llm.tasks.reading import check_limit, find, read_json, some, typed
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.tasks.textworld_game import Game, Scene, TextworldGame
-from memjax.llm.types import Ask, Benchmark, Outcome
+from memjax.llm.types import Ask, Benchmark, Message, Outcome
 from memjax.types import ConfigError
 
 _GAME, _STORY, _EXAMPLES = "game.tw-pddl", "traj_data.json", "react_prompts.json"
@@ -33,7 +34,11 @@ EXAMPLE_OF = {
     "pick_two_obj_and_place": "puttwo",
 }
 
-_SYSTEM = """You are in a house and fulfil a task by commands. Each of your replies is one line: either one command, or "think: " and a short thought. After a command you are told what happened. You carry at most one thing. To look at a thing under a lamp, take it and use the lamp."""  # noqa: E501
+_SYSTEM = """You are in a house and fulfil a task by commands. Each of your replies is one line: {replies}. After a command you are told what happened. You carry at most one thing. To look at a thing under a lamp, take it and use the lamp."""  # noqa: E501
+_REPLIES = {
+    "act": "one command",
+    "react": 'either one command, or "think: " and a short thought',
+}
 
 
 Start = Callable[[Path], Game]
@@ -49,6 +54,7 @@ class AlfworldTask:
     file: Path
     steps: int  # replies, at most
     example: str  # of another game of this kind, "" for none
+    replies: str  # what a reply may be, in words
     show_commands: bool
     start: Start = field(repr=False)
 
@@ -56,20 +62,16 @@ class AlfworldTask:
         """Plays the game once."""
         game = self.start(self.file)
         try:
-            return self._play(Dialogue(ask, self._system(), memories), game)
+            system = _SYSTEM.format(replies=self.replies)
+            return self._play(Dialogue(ask, system, memories, turns_of(self.example)), game)
         finally:
             game.close()
-
-    def _system(self) -> str:
-        if not self.example:
-            return _SYSTEM
-        return f"{_SYSTEM}\n\nAn example of another task, your replies after the sign >:\n{self.example}"
 
     def _play(self, dialogue: Dialogue, game: Game) -> Outcome:
         scene = game.reset()
         said = self._described(_opening(scene.text), scene)
         for _ in range(self.steps):
-            command = command_of(dialogue.say(said))
+            command = command_of(dialogue.say(said, taken=command_of))
             if command.lower().startswith("think:"):
                 said = "OK."
             elif command not in scene.commands:  # the game says the same, but costs time
@@ -99,6 +101,18 @@ def command_of(reply: str) -> str:
     return _bare(lines[0]) if lines else ""
 
 
+def turns_of(example: str) -> list[Message]:
+    """An example of a game as a conversation up to its last command; lines with ">" are the model's."""
+    turns: list[Message] = []
+    for part in re.split(r"^(?=>)", example, flags=re.MULTILINE):
+        command, _, said = part.partition("\n") if part.startswith(">") else ("", "", part)
+        if command:
+            turns.append(Message("assistant", _bare(command)))
+        if part.strip():
+            turns.append(Message("user", said.strip() or "OK."))
+    return turns[:-1]  # the next turn is the opening of another game
+
+
 def _bare(line: str) -> str:
     return line.lstrip("> ").strip("`'\" ").removesuffix(".").strip()
 
@@ -117,27 +131,30 @@ def load_alfworld(
     held_out: str | None = "valid_seen",
     kinds: str = "",
     steps: int = 30,
-    examples: bool = True,
+    examples: str = "react",
     show_commands: bool = True,
     start: Start = TextworldGame,
 ) -> Benchmark:
     """The games of two splits, at most `limit` of either, drawn by `seed`.
 
     `kinds` names task types, joined by commas, and keeps games of these alone; "" keeps all. `examples`
-    puts ReAct's first example of the task's kind before each game, where its file is there. Games that
-    ALFWorld itself leaves out (movable receptacles, sliced things, unsolvable) are left out and listed.
+    puts ReAct's first example of the task's kind before each game, where its file is there: "react" with
+    thoughts, "act" with commands alone, "" none. Games that ALFWorld itself leaves out (movable receptacles,
+    sliced things, unsolvable) are left out and listed.
     Raises ConfigError for a missing folder or a file of another format.
     """
     check_limit(limit)
     base, wanted = Path(folder), _kinds(kinds)
-    shown = _examples(base) if examples else {}
+    if examples not in ("", *_REPLIES):
+        raise ConfigError("examples", "react, act or ''", repr(examples))
+    shown = _examples(base, examples) if examples else {}
     left_out: list[dict[str, str]] = []
     splits: list[list[AlfworldTask]] = []
     for split in (train, held_out):
         tasks = []
         games = _games(base, split, wanted, left_out) if split else []
         for game in some(games, limit, seed):
-            task = _task(split or "", game, steps, shown, show_commands, start)
+            task = _task(split or "", game, steps, shown, _REPLIES[examples or "react"], show_commands, start)
             if task is None:
                 left_out.append({"id": str(game.parent), "why": "not solvable"})
             else:
@@ -184,7 +201,13 @@ def _games(base: Path, split: str, kinds: set[str], left_out: list[dict[str, str
 
 
 def _task(
-    split: str, game: Path, steps: int, examples: dict[str, str], show_commands: bool, start: Start
+    split: str,
+    game: Path,
+    steps: int,
+    examples: dict[str, str],
+    replies: str,
+    show_commands: bool,
+    start: Start,
 ) -> AlfworldTask | None:
     """The task of a game file, or None where the file says that it cannot be solved."""
     content = typed(read_json(game), dict, str(game))
@@ -202,6 +225,7 @@ def _task(
         file=game,
         steps=steps,
         example=examples.get(EXAMPLE_OF[kind], ""),
+        replies=replies,
         show_commands=show_commands,
         start=start,
     )
@@ -214,13 +238,16 @@ def _sentence(grammar: str, where: str) -> str:
     return json.loads(f'"{found["task"]}"').strip()
 
 
-def _examples(base: Path) -> dict[str, str]:
-    """ReAct's first example of each kind, in the words of today's games; empty where there is no file."""
+def _examples(base: Path, style: str) -> dict[str, str]:
+    """ReAct's first example of each kind, with thoughts ("react") or without, in the words of today's games.
+
+    Empty where there is no file.
+    """
     path = base / _EXAMPLES
     if not path.is_file():
         return {}
     prompts: dict[str, Any] = typed(read_json(path), dict, str(path))
-    texts = {kind: cell(prompts, f"react_{kind}_0", str, str(path)) for kind in EXAMPLE_OF.values()}
+    texts = {kind: cell(prompts, f"{style}_{kind}_0", str, str(path)) for kind in EXAMPLE_OF.values()}
     return {kind: _modern(text) for kind, text in texts.items()}
 
 
