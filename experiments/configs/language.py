@@ -67,7 +67,7 @@ OPTIONS = {
         "kinds": "",  # such as "pick_and_place_simple"; "": all
         "steps": 30,  # (code)
         "examples": "react",  # (code); "act" for commands without thoughts, "" for none
-        "show_commands": True,
+        "show_commands": "always",  # or "invalid", after a command that does nothing, or "never"
     },
     "hle": {"held_out": 0.0, "judge": True},  # (code) graded by a model; here the run's own
 }
@@ -92,7 +92,7 @@ LOCAL_OPTIONS = {
         "held_out": "valid_unseen",
         "steps": 20,
         "examples": "act",
-        "show_commands": False,
+        "show_commands": "invalid",
     },
     "hle": {"judge": False},  # so small a model grades badly
 }

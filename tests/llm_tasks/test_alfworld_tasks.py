@@ -113,6 +113,19 @@ def test_an_example_is_shown_in_the_words_of_the_games(tmp_path):
         only(tmp_path, examples="none")
 
 
+@pytest.mark.parametrize(
+    ("when", "listed"), [("always", [True, True]), ("invalid", [False, True]), ("never", [False] * 2)]
+)
+def test_possible_commands_are_listed_when_they_are_wanted(tmp_path, when, listed):
+    model = Script("fly", "take cup")
+    only(written(tmp_path), show_commands=when).train[0].attempt(model, "")
+    assert [
+        "Possible commands: take cup, break cup, look" in asked[-1].content for asked in model.asked
+    ] == listed
+    with pytest.raises(ConfigError, match="show_commands: expected always or invalid or never"):
+        only(tmp_path, show_commands="sometimes")
+
+
 def test_what_is_said_before_the_world_answers_is_dropped(tmp_path):
     model = Script("> look\nYou see a cup.\n> take cup", "take cup")
     outcome = only(written(tmp_path)).train[0].attempt(model, "")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from memjax.llm.tasks.dialogue import Dialogue
 from memjax.llm.tasks.reading import check_limit, find, read_json, some, typed
@@ -41,6 +41,7 @@ _REPLIES = {
 }
 
 
+Show = Literal["always", "invalid", "never"]  # "invalid": after a command that does nothing
 Start = Callable[[Path], Game]
 
 
@@ -55,7 +56,7 @@ class AlfworldTask:
     steps: int  # replies, at most
     example: str  # of another game of this kind, "" for none
     replies: str  # what a reply may be, in words
-    show_commands: bool
+    show_commands: Show  # when the commands that are possible now are listed
     start: Start = field(repr=False)
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
@@ -75,7 +76,7 @@ class AlfworldTask:
             if command.lower().startswith("think:"):
                 said = "OK."
             elif command not in scene.commands:  # the game says the same, but costs time
-                said = self._described("Nothing happens.", scene)
+                said = self._described("Nothing happens.", scene, invalid=True)
             else:
                 scene = game.step(command)
                 said = self._described(scene.text.strip(), scene)
@@ -85,8 +86,9 @@ class AlfworldTask:
         dialogue.note(said)
         return dialogue.outcome(self.id, False, f"the task was not fulfilled within {self.steps} steps")
 
-    def _described(self, text: str, scene: Scene) -> str:
-        if not self.show_commands or scene.won:
+    def _described(self, text: str, scene: Scene, invalid: bool = False) -> str:
+        shown = self.show_commands == "always" or (invalid and self.show_commands == "invalid")
+        if not shown or scene.won:
             return text
         return f"{text}\nPossible commands: {', '.join(scene.commands)}"
 
@@ -132,19 +134,21 @@ def load_alfworld(
     kinds: str = "",
     steps: int = 30,
     examples: str = "react",
-    show_commands: bool = True,
+    show_commands: Show = "always",
     start: Start = TextworldGame,
 ) -> Benchmark:
     """The games of two splits, at most `limit` of either, drawn by `seed`.
 
     `kinds` names task types, joined by commas, and keeps games of these alone; "" keeps all. `examples`
     puts ReAct's first example of the task's kind before each game, where its file is there: "react" with
-    thoughts, "act" with commands alone, "" none. Games that ALFWorld itself leaves out (movable receptacles,
-    sliced things, unsolvable) are left out and listed.
-    Raises ConfigError for a missing folder or a file of another format.
+    thoughts, "act" with commands alone, "" none. `show_commands` says when possible commands are listed.
+    Games that ALFWorld itself leaves out (movable receptacles, sliced things, unsolvable) are left out and
+    listed. Raises ConfigError for a missing folder or a file of another format.
     """
     check_limit(limit)
     base, wanted = Path(folder), _kinds(kinds)
+    if show_commands not in get_args(Show):
+        raise ConfigError("show_commands", " or ".join(get_args(Show)), repr(show_commands))
     if examples not in ("", *_REPLIES):
         raise ConfigError("examples", "react, act or ''", repr(examples))
     shown = _examples(base, examples) if examples else {}
@@ -206,7 +210,7 @@ def _task(
     steps: int,
     examples: dict[str, str],
     replies: str,
-    show_commands: bool,
+    show_commands: Show,
     start: Start,
 ) -> AlfworldTask | None:
     """The task of a game file, or None where the file says that it cannot be solved."""
