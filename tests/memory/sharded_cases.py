@@ -167,8 +167,16 @@ def read_both(metric, dtype, k, rows, asked):
     return found
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
-@pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
+@pytest.mark.parametrize(
+    ("metric", "dtype"),
+    [
+        ("dot", jnp.float32),
+        ("cosine", jnp.float32),
+        ("l2", jnp.float32),
+        ("dot", jnp.bfloat16),
+        ("l2", jnp.int8),
+    ],
+)
 def test_every_metric_and_type_of_key(metric, dtype):
     """More asked for than a shard has; ties, keys far away, and a query that is not a number."""
     rng = np.random.default_rng(0)
@@ -407,7 +415,7 @@ def test_a_loop_writes_in_place():
 MIDDLE = 480  # slots, whose index has other levels on one device, 2 and 8
 
 
-@pytest.mark.parametrize(("saved", "restored"), [("8", "4x2"), ("8", None), (None, "8"), ("2", "8")])
+@pytest.mark.parametrize(("saved", "restored"), [("8", None), (None, "8"), ("2", "4x2")])
 def test_a_checkpoint_restores_on_other_devices(saved, restored, tmp_path):
     """And both go on to the same answers; with an index, whose levels depend on the number of shards."""
     before, after = (made("lru", mesh, MIDDLE, **WRITES) for mesh in (saved, restored))
