@@ -10,8 +10,8 @@ bigcodebench .595/.627, .475/.483, .485; alfworld .949/.981, .887/.930, .777; hl
 HumanEval is not among them. What we measured ourselves is under results/, with the model's name.
 
 Cost: of a full run the endpoint's; set `budget`, which is a hard stop. `local` is for a model of one or two
-billion parameters on two cores: at 30 generated tokens a second and four requests at a time 5 to 20 minutes for
-a mode and benchmark, at a third of that speed and one request an hour or two. `smoke` takes minutes. Data:
+billion parameters on two cores: at 30 generated tokens a second and four requests at a time 5 to 20 minutes
+for a mode and benchmark, at a third of that speed and one request an hour or two. `smoke` takes minutes. Data:
 benchmark.folder, as each loader in memjax/llm/tasks describes it.
 
 Variants, joined by "+" with `local` and `smoke` last:
