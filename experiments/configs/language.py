@@ -11,8 +11,8 @@ HumanEval is not among them. What we measured ourselves is under results/, with 
 
 Cost: of a full run the endpoint's; set `budget`, which is a hard stop. `local` is for a model of one or two
 billion parameters on two cores: at 30 generated tokens a second and four requests at a time 5 to 20 minutes
-for a mode and benchmark, at a third of that speed and one request an hour or two. `smoke` takes minutes. Data:
-benchmark.folder, as each loader in memjax/llm/tasks describes it.
+for a mode and benchmark, at a third of that speed and one request an hour or two. `smoke` takes minutes.
+Data: benchmark.folder, as each loader in memjax/llm/tasks describes it.
 
 Variants, joined by "+" with `local` and `smoke` last:
   benchmark  lifelong_db (default) lifelong_os bigcodebench humaneval alfworld hle
