@@ -115,9 +115,9 @@ def test_smoke_trains_to_the_end(name, tmp_path):
     assert finite(trained(name, "smoke", tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "variant"),
-    [("classic", "CartPole+smoke"), pytest.param("mujoco", "HalfCheetah+smoke", marks=pytest.mark.slow)],
+    ("name", "variant"), [("classic", "CartPole+smoke"), ("mujoco", "HalfCheetah+smoke")]
 )
 def test_smoke_on_host_threads_fills_the_memories(name, variant, tmp_path):
     values = trained(name, variant, tmp_path)

@@ -113,7 +113,9 @@ def test_jit_equals_no_jit_for_everything_else():
     assert_close(jax.jit(story("lru"))(*arguments), story("lru")(*arguments))
 
 
-@every_memory
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("fifo", "reservoir") else ()) for n in MEMORIES]
+)
 def test_vmap_equals_a_loop(name):
     run = jax.jit(story(name))
     states = [STARTS["empty"](name), full(name), full(name)]
