@@ -17,8 +17,9 @@ MAPPINGS = 15_000
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Between two files, drops the compiled programs of a process that holds too many."""
-    if (nextitem is None or nextitem.path != item.path) and _mappings() > MAPPINGS:
-        sys.modules["jax"].clear_caches()
+    jax, last = sys.modules.get("jax"), nextitem is None or nextitem.path != item.path
+    if jax is not None and last and _mappings() > MAPPINGS:
+        jax.clear_caches()
         gc.collect()
 
 

@@ -102,7 +102,7 @@ def check_server(server: str) -> None:
     errors = _pymysql().err
     try:
         database = MariaDatabase(probe, server)
-    except errors.MySQLError as error:
+    except (errors.MySQLError, RuntimeError) as error:  # the second: a login that needs another package
         expected = f"a MariaDB server whose administrator is {USER} with {PASSWORD} (environment)"
         raise ConfigError(f"server: {server}", expected, str(error.args[-1])) from None
     database.close()
