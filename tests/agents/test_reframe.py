@@ -80,6 +80,7 @@ def test_at_gate_zero_actions_are_those_of_the_decision_transformer_bit_for_bit(
 @pytest.mark.parametrize(
     ("fusion", "query", "k"),
     [(*FUSIONS[0], 0), *((*names, 5) for names in FUSIONS[1:])]
+    + [pytest.param(*FUSIONS[0], 5, marks=pytest.mark.slow)]
     + [pytest.param(*names, 0, marks=pytest.mark.slow) for names in FUSIONS[1:-1]],  # a prefix needs k
 )
 def test_an_update_moves_what_is_trained_and_nothing_else(fusion, query, k):

@@ -175,6 +175,15 @@ def read_both(metric, dtype, k, rows, asked):
         ("l2", jnp.float32),
         ("dot", jnp.bfloat16),
         ("l2", jnp.int8),
+        *(
+            pytest.param(metric, dtype, marks=pytest.mark.slow)
+            for metric, dtype in [
+                ("cosine", jnp.bfloat16),
+                ("l2", jnp.bfloat16),
+                ("dot", jnp.int8),
+                ("cosine", jnp.int8),
+            ]
+        ),
     ],
 )
 def test_every_metric_and_type_of_key(metric, dtype):
@@ -415,7 +424,16 @@ def test_a_loop_writes_in_place():
 MIDDLE = 480  # slots, whose index has other levels on one device, 2 and 8
 
 
-@pytest.mark.parametrize(("saved", "restored"), [("8", None), (None, "8"), ("2", "4x2")])
+@pytest.mark.parametrize(
+    ("saved", "restored"),
+    [
+        ("8", None),
+        (None, "8"),
+        ("2", "4x2"),
+        pytest.param("8", "4x2", marks=pytest.mark.slow),
+        pytest.param("2", "8", marks=pytest.mark.slow),
+    ],
+)
 def test_a_checkpoint_restores_on_other_devices(saved, restored, tmp_path):
     """And both go on to the same answers; with an index, whose levels depend on the number of shards."""
     before, after = (made("lru", mesh, MIDDLE, **WRITES) for mesh in (saved, restored))

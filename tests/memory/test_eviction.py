@@ -184,14 +184,26 @@ by_slot = pytest.mark.parametrize("evict", ["lru", "lowest_utility"])
 
 
 @by_slot
-@pytest.mark.parametrize(("n", "batch"), [(2, 1), (63, 64), (129, 20), (300, 310)])
+@pytest.mark.parametrize(
+    ("n", "batch"),
+    [
+        (2, 1),
+        (63, 64),
+        (129, 20),
+        (300, 310),
+        pytest.param(64, 3, marks=pytest.mark.slow),
+        pytest.param(300, 7, marks=pytest.mark.slow),
+    ],
+)
 def test_every_write_goes_where_a_heap_says(evict, n, batch):
     memory = make_memory(n, 1, jnp.zeros((), bool), evict=evict, step_size=0.5)
     run_events(memory, evict, batch, rounds=8, seed=n + batch)
 
 
 @by_slot
-@pytest.mark.parametrize(("n", "batch"), [(5_003, 128), (100_003, 7_000)])
+@pytest.mark.parametrize(
+    ("n", "batch"), [(5_003, 128), (100_003, 7_000), pytest.param(100_003, 128, marks=pytest.mark.slow)]
+)
 def test_and_in_large_memories_with_the_tree_that_users_have(evict, n, batch, monkeypatch):
     monkeypatch.setattr(index, "FANOUT", 16)
     monkeypatch.setattr(index, "TOP", 4096)
