@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memjax.runtime.language_events import Timing
 from memjax.runtime.language_report import Curve, draw, load_curve, outcomes
 from memjax.runtime.metrics import TIMING_FILE
 from memjax.runtime.workdir import MANIFEST_FILE
@@ -114,11 +115,9 @@ def section(runs: Sequence[Run]) -> list[str]:
 
 
 def memory_share(runs: Sequence[Run]) -> float:
-    """The memory layer's part of the time of all attempts: embedding, retrieval, log, learning."""
+    """The memory layer's part of the time of all attempts, as `timing.jsonl` has it for each minibatch."""
     lines = [json.loads(text) for run in runs for text in (run.path / TIMING_FILE).read_text().splitlines()]
-    layer = sum(line[part] for line in lines for part in ("embed", "retrieve", "commit", "learn"))
-    whole = layer + sum(line["tasks"] for line in lines)
-    return layer / whole if whole else 0.0
+    return Timing(*(sum(line[part] for line in lines) for part in Timing._fields)).memory_share
 
 
 def difference(runs: Sequence[Run], rivals: Sequence[Run]) -> str:
