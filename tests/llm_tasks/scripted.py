@@ -5,9 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from memjax.llm.tasks.sql import Table
 from memjax.llm.types import Reply
 
 FOLDER = Path(os.environ.get("MEMJAX_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+SHOP = Table("shop", (("id", "INT"), ("name", "TEXT")), ((1, "Pear"), (2, "it's; fig"), (4, None)))
+
+
+def operation(sql):
+    return f"Action: Operation\n```sql\n{sql}\n```"
+
+
+def answer(text):
+    return f"Action: Answer\nFinal Answer: {text}"
 
 
 def shared(name: str) -> Path:

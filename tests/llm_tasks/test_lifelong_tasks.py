@@ -8,7 +8,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import Script, shared
+from scripted import SHOP, Script, answer, operation, shared
 
 from memjax.llm.tasks.answers import same_rows
 from memjax.llm.tasks.lifelong_db import first_action, load_lifelong_db, ordered
@@ -17,10 +17,8 @@ from memjax.llm.tasks.lifelong_os import load_lifelong_os
 from memjax.llm.tasks.lifelong_os import parse as parse_os
 from memjax.llm.tasks.loading import load
 from memjax.llm.tasks.sandbox import Sandbox
-from memjax.llm.tasks.sql import SqlError, SqliteDatabase, Table, fingerprint, split
+from memjax.llm.tasks.sql import SqlError, SqliteDatabase, fingerprint, split
 from memjax.types import ConfigError
-
-SHOP = Table("shop", (("id", "INT"), ("name", "TEXT")), ((1, "Pear"), (2, "it's; fig"), (4, None)))
 
 
 @pytest.fixture
@@ -28,14 +26,6 @@ def shop():
     database = SqliteDatabase(SHOP)
     yield database
     database.close()
-
-
-def operation(sql):
-    return f"Action: Operation\n```sql\n{sql}\n```"
-
-
-def answer(text):
-    return f"Action: Answer\nFinal Answer: {text}"
 
 
 # The database
@@ -87,7 +77,7 @@ def test_what_is_forbidden_or_wrong_is_an_error_and_changes_nothing(shop, sql):
 
 
 def test_a_query_without_end_is_ended(shop, monkeypatch):
-    monkeypatch.setattr("memjax.llm.tasks.sql._SECONDS", 0.2)
+    monkeypatch.setattr("memjax.llm.tasks.sql.SECONDS", 0.2)
     with pytest.raises(SqlError, match="interrupted"):
         shop.execute("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c")
 

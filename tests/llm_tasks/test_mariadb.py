@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from scripted import Script, shared
+from scripted import SHOP, Script, answer, operation, shared
 
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
 from memjax.llm.tasks.mariadb import MariaDatabase, check_server
-from memjax.llm.tasks.sql import SqlError, Table, fingerprint
+from memjax.llm.tasks.sql import SqlError, fingerprint
 from memjax.types import ConfigError
 
-SHOP = Table("shop", (("id", "INT"), ("name", "TEXT")), ((1, "Pear"), (2, "it's; fig"), (4, None)))
 LAUNCHER = Path(__file__).parents[2] / "experiments" / "launch" / "mariadb.py"
 DAEMON = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 needs_server = pytest.mark.skipif(DAEMON is None, reason="needs mariadb-server")
@@ -124,11 +123,7 @@ def test_an_attempt_is_played_and_graded_on_the_server(server):
         for right in (True, False):
             sql = task.reference if right else "SELECT 'no such thing'"
             rows = task.reference_rows() if right else [("no such thing",)]
-            replies = [
-                f"Action: Operation\n```sql\n{sql}\n```",
-                f"Action: Answer\nFinal Answer: {rows}",
-            ]
-            graded[right] += task.attempt(Script(*replies), "").success
+            graded[right] += task.attempt(Script(operation(sql), answer(rows)), "").success
     assert graded == {True: 6, False: 0}
 
 

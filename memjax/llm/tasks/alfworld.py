@@ -72,7 +72,7 @@ class AlfworldTask:
         scene = game.reset()
         said = self._described(_opening(scene.text), scene)
         for _ in range(self.steps):
-            command = command_of(dialogue.say(said, taken=command_of))
+            command = dialogue.say(said, taken=command_of)
             if command.lower().startswith("think:"):
                 said = "OK."
             elif command not in scene.commands:  # the game says the same, but costs time

@@ -3,7 +3,7 @@
 Needs the package PyMySQL and a server that is there for this purpose; `experiments/launch/mariadb.py` starts
 one from Debian's packages. What a model writes runs as a user who can read and change this one table, make
 temporary tables beside it, and nothing else: no other schema, no file, no statement longer than
-`_SECONDS`. MySQL servers do not know that last limit and are refused.
+`SECONDS`. MySQL servers do not know that last limit and are refused.
 """
 
 import importlib
@@ -12,15 +12,12 @@ import secrets
 from decimal import Decimal
 from typing import Any
 
-from memjax.llm.tasks.sql import Rows, SqlError, Table, Value, fingerprint, split
+from memjax.llm.tasks.sql import ROWS, SECONDS, Rows, SqlError, Table, Value, fingerprint, shown, split
 from memjax.types import ConfigError
 
 USER, PASSWORD = "MEMJAX_SQL_USER", "MEMJAX_SQL_PASSWORD"  # environment: who may make schemas and users
 
-_SECONDS = 5  # one statement
-_ROWS = 10_000
 _LOST = (2003, 2006, 2013, 2055, 1040, 1053, 1927)  # the server went away; not the statement's fault
-_TYPES = {"INT": "INT", "TEXT": "TEXT"}
 _RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES"
 
 
@@ -51,7 +48,7 @@ class MariaDatabase:
             for statement in split(sql):
                 with self._connection.cursor() as cursor:
                     cursor.execute(statement)
-                    rows = [tuple(_value(cell) for cell in row) for row in cursor.fetchmany(_ROWS)]
+                    rows = [tuple(_value(cell) for cell in row) for row in cursor.fetchmany(ROWS)]
         except (errors.MySQLError, UnicodeError) as error:
             if error.args and error.args[0] in _LOST:
                 raise
@@ -81,7 +78,7 @@ class MariaDatabase:
 
     def _make(self, server: str) -> None:
         password = secrets.token_hex(16)
-        columns = ", ".join(f"`{name}` {_TYPES[kind]}" for name, kind in self._table.columns)
+        columns = ", ".join(f"`{name}` {kind}" for name, kind in self._table.columns)
         here = f"`{self._name}`.`{self._table.name}`"
         with self._admin.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE `{self._name}` CHARACTER SET utf8mb4")
@@ -89,7 +86,7 @@ class MariaDatabase:
             marks = ", ".join(["%s"] * len(self._table.columns))
             cursor.executemany(f"INSERT INTO {here} VALUES ({marks})", self._table.rows)
             cursor.execute(
-                f"CREATE USER '{self._name}'@'%%' IDENTIFIED BY %s WITH MAX_STATEMENT_TIME {_SECONDS}",
+                f"CREATE USER '{self._name}'@'%%' IDENTIFIED BY %s WITH MAX_STATEMENT_TIME {SECONDS}",
                 (password,),
             )
             cursor.execute(f"GRANT {_RIGHTS} ON `{self._name}`.* TO '{self._name}'@'%'")
@@ -121,30 +118,20 @@ def _connect(server: str, user: str, password: str, schema: str | None = None) -
         autocommit=True,
         charset="utf8mb4",
         connect_timeout=10,
-        read_timeout=4 * _SECONDS,
+        read_timeout=4 * SECONDS,
         local_infile=False,
     )
 
 
 def _pymysql() -> Any:
     try:
-        module = importlib.import_module("pymysql")
-        importlib.import_module("pymysql.err")
+        return importlib.import_module("pymysql")
     except ImportError:
         raise ConfigError("package PyMySQL", "installed (pip install 'memjax[llm]')", "none") from None
-    return module
 
 
 def _value(cell: Any) -> Value:
     """As the answers have them: sums of integers as integers, means with four decimals."""
     if isinstance(cell, Decimal):
-        return (
-            int(cell) if cell == cell.to_integral_value() and cell.as_tuple().exponent == 0 else _round(cell)
-        )
-    if isinstance(cell, float):
-        return _round(cell)
-    return cell if cell is None or isinstance(cell, int | str) else str(cell)
-
-
-def _round(number: Decimal | float) -> float:
-    return round(float(number), 4)
+        return int(cell) if cell.as_tuple().exponent == 0 else shown(float(cell))
+    return shown(cell) if cell is None or isinstance(cell, int | float | str) else str(cell)

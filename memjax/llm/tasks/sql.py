@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 Value = int | float | str | None
 Rows = list[tuple[Value, ...]]
 
-_SECONDS = 5.0  # one statement
-_ROWS = 10_000
+SECONDS = 5.0  # one statement
+ROWS = 10_000
 _GROUP_CONCAT = 1024  # MySQL's group_concat_max_len
 _QUOTED = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)""")
 _ALLOWED = frozenset(
@@ -88,11 +88,11 @@ class SqliteDatabase:
     def execute(self, sql: str) -> Rows:
         """Runs statements and returns the rows of the last one. Raises SqlError."""
         rows: Rows = []
-        self._deadline = time.monotonic() + _SECONDS
+        self._deadline = time.monotonic() + SECONDS
         try:
             for statement in split(sql):
                 cursor = self._connection.execute(_divided(statement))
-                rows = [tuple(_shown(value) for value in row) for row in cursor.fetchmany(_ROWS)]
+                rows = [tuple(shown(value) for value in row) for row in cursor.fetchmany(ROWS)]
                 self._round()
         except (sqlite3.Error, ValueError, OverflowError, RecursionError, MemoryError) as error:
             raise SqlError(str(error) or type(error).__name__) from None
@@ -100,13 +100,13 @@ class SqliteDatabase:
 
     def md5(self) -> str:
         """LifelongAgentBench's fingerprint of the table."""
-        self._deadline = time.monotonic() + _SECONDS
+        self._deadline = time.monotonic() + SECONDS
         names = ", ".join(f"`{name}`" for name, _ in self._table.columns)
         return fingerprint(self._connection.execute(f"SELECT {names} FROM `{self._table.name}`").fetchall())
 
     def rows(self) -> Rows:
         """All rows of the table, sorted."""
-        self._deadline = time.monotonic() + _SECONDS
+        self._deadline = time.monotonic() + SECONDS
         found = self._connection.execute(f"SELECT * FROM `{self._table.name}`").fetchall()
         return sorted(found, key=repr)
 
@@ -158,7 +158,8 @@ def _divided(statement: str) -> str:
     )
 
 
-def _shown(value: Value) -> Value:
+def shown(value: Value) -> Value:
+    """A value as results have it: real numbers with four decimals, as MySQL's averages."""
     return round(value, 4) if isinstance(value, float) else value
 
 
