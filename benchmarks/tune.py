@@ -1,7 +1,8 @@
 """python -m benchmarks.tune [--out FILE] [--seconds S] [--quick]: the quickest exact method by shape.
 
 Times every exact method over a grid of shapes and prints the table, or puts it into FILE, a list with one
-table for each platform, in place of the one for this platform. `memjax/memory/methods.json` is such a file.
+table for each platform, in place of the one for this platform. `memjax/memory/search/methods.json` is such a
+file.
 """
 
 import argparse

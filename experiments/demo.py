@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.study import first_success, late, markdown, over_run, run_variants, solved_at
-from memjax.runtime.maps import draw_map
-from memjax.runtime.report import load_run, report
+from memjax.commands.maps import draw_map
+from memjax.commands.report import load_run, report
 
 FOLDER = Path("runs/demo")
 SEEDS = 5
@@ -21,7 +21,7 @@ SEEDS = 5
 def main() -> None:
     """Trains, prints, draws."""
     print(f"memjax: AdaMemento and PPO on Four Rooms, {SEEDS} seeds each, in {FOLDER}", file=sys.stderr)
-    workdirs = run_variants("experiments/configs/four_rooms.py", ("", "ppo"), FOLDER, seeds=SEEDS)
+    workdirs = run_variants("memjax/configs/four_rooms.py", ("", "ppo"), FOLDER, seeds=SEEDS)
     table = {}
     for variant, workdir in workdirs.items():
         run = load_run(workdir)

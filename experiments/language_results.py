@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memjax.runtime.language_events import Timing
-from memjax.runtime.language_report import Curve, draw, load_curve, outcomes
-from memjax.runtime.metrics import TIMING_FILE
-from memjax.runtime.workdir import MANIFEST_FILE
+from memjax.commands.report_language import Curve, draw, load_curve, outcomes
+from memjax.llm.run.events import Timing
+from memjax.runs.metrics import TIMING_FILE
+from memjax.runs.workdir import MANIFEST_FILE
 
 NAMES = {
     "memrl": "MemRL",

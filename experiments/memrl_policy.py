@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import serialization
 from jax import lax
 
-from memjax.agents import memrl_policy as policy
-from memjax.agents.memrl import Found
-from memjax.agents.memrl_loop import Attempt
-from memjax.agents.memrl_policy import ExperiencePolicy, PolicyConfig
+from memjax.agents.memrl import policy as policy
+from memjax.agents.memrl.agent import Found
+from memjax.agents.memrl.policy import ExperiencePolicy, PolicyConfig
+from memjax.agents.memrl.stream import Attempt
 from memjax.envs import task_stream as grid
 from memjax.envs.task_stream import Experience, Stream, StreamConfig
 from memjax.types import Array, Key, PyTree, Windows

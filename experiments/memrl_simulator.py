@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.agents.memrl import MemRL, make_memrl, preset
+from memjax.agents.memrl.agent import MemRL, make_memrl, preset
 from memjax.envs.memory_bandit import BanditConfig, draw_tasks, make_world, play
 from memjax.types import Array, Key
 
@@ -185,7 +185,7 @@ def draw(found: Mapping[tuple[str, str], Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from memjax.runtime.report import COLOURS
+    from memjax.commands.report import COLOURS
 
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
     shown = ("MemRL", *BASELINES, "utility only, no gate", "MemRL, bonus 0.5", "oracle")

@@ -27,8 +27,8 @@ import numpy as np
 
 from experiments.memrl_policy import FILE, fingerprint, play, trained
 from experiments.memrl_simulator import interval
-from memjax.agents.memrl import Found, MemRL, make_memrl, preset
-from memjax.agents.memrl_loop import Tamper, Trace, learn_stream
+from memjax.agents.memrl.agent import Found, MemRL, make_memrl, preset
+from memjax.agents.memrl.stream import Tamper, Trace, learn_stream
 from memjax.envs.task_stream import STEPS, Experience, StreamConfig, make_stream, plant, word
 from memjax.types import Array, Key, PyTree
 
@@ -219,7 +219,7 @@ def draw(found: Mapping[tuple[str, str], Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from memjax.runtime.report import COLOURS
+    from memjax.commands.report import COLOURS
 
     figure, axes = plt.subplots(1, len(STREAMS), figsize=(11, 4.4), layout="constrained", sharey=True)
     for axis, stream in zip(axes, STREAMS, strict=True):

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from memjax.runtime.collecting import Request, collect_dataset
+from memjax.commands.collect import Request, collect_dataset
 
 ENVIRONMENTS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
 TIERS = ("random", "medium", "medium-replay", "expert")

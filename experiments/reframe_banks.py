@@ -10,20 +10,24 @@ entries earn the returns of the episodes that read them.
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.reframe_campaign import RUNS, SETTINGS
 from experiments.reframe_results import RESULTS
+from memjax.agents.reframe.utility import credit_returns
+from memjax.commands.evaluate import OtherBank, with_bank
 from memjax.data.scores import normalised_score
-from memjax.runtime.banks import learn_online, with_bank
-from memjax.runtime.checkpoint import Checkpoints
-from memjax.runtime.evaluate import OtherBank
-from memjax.runtime.offline import OfflineProgram, OfflineState
-from memjax.runtime.workdir import CHECKPOINTS, load_workdir_config
+from memjax.runs.checkpoint import Checkpoints
+from memjax.runs.workdir import CHECKPOINTS
+from memjax.training.config import load_workdir_config
+from memjax.training.offline import Offline, OfflineState
+from memjax.training.pools import Lane, act, pool_seed
 
 SIZES = (1, 6, 15, 30, 60, 120, 300)
 DRAWS = (0, 1)  # which trajectories; 0 with 60 is the bank trained with
@@ -90,12 +94,12 @@ def by_round(setting: str, seed: int) -> list[tuple[Any, ...]]:
     return rows
 
 
-def open_run(workdir: Path) -> tuple[OfflineProgram, OfflineState] | None:
+def open_run(workdir: Path) -> tuple[Offline, OfflineState] | None:
     """The last state of a finished run, None where there is none."""
     if not (workdir / CHECKPOINTS).is_dir():
         print(f"{workdir}: no run")
         return None
-    program = OfflineProgram(load_workdir_config(workdir), learns=False)
+    program = Offline(load_workdir_config(workdir), learns=False)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None or restored.step < program.config.run.total_steps:
@@ -155,3 +159,61 @@ def _write(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
 
 if __name__ == "__main__":
     main()
+
+
+def learn_online(
+    program: Offline,
+    state: OfflineState,
+    *,
+    policy: str,
+    rounds: int,
+    worth: Callable[[np.ndarray], np.ndarray] | None,
+    seed: int = 0,
+) -> tuple[OfflineState, list[float]]:
+    """The state of the first seed after `rounds` of `run.eval_envs` episodes, and the mean return of each.
+
+    Every entry that an episode read earns `worth` of its return [B] -> [B], once; None: nothing is learned.
+    `seed` draws the episodes.
+    """
+    config, agent = program.config, program.agent
+    lane = Lane(config, agent, config.run.eval_envs, pool_seed(config.seed, seed + 1))
+    choose = jax.jit(partial(act, agent), static_argnames="policy")
+    credit = jax.jit(partial(credit_returns, config.agent, program.spec))
+    one, means = jax.tree.map(lambda x: x[0], state.agent), []
+    try:
+        for turn in range(rounds):
+            key = jax.random.fold_in(jax.random.key(seed), turn)
+            slots, mask, returns = _play(lane, partial(choose, agent.acting(one), policy=policy), key)
+            if worth is not None:
+                one = credit(one, slots, mask, worth(returns).astype(np.float32))
+            means.append(float(returns.mean()))
+    finally:
+        lane.pool.close()
+    agents = jax.tree.map(lambda whole, x: whole.at[0].set(x), state.agent, one)
+    return state.replace(agent=agents), means
+
+
+def _play(lane: Lane, choose: Any, key: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first episode of every environment: slots and mask [B, T, k] of what was read, returns [B]."""
+    lane.reset()
+    over, returns = np.zeros(lane.pool.num_envs, bool), np.zeros(lane.pool.num_envs)
+    slots, masks = [], []
+    while not over.all():
+        chosen = choose(lane.carry, lane.timestep, key, np.int32(len(slots)))
+        lane.carry = chosen.carry
+        lane.send(np.asarray(chosen.action))
+        slots.append(np.asarray(chosen.extras["slots"]))
+        masks.append(np.asarray(chosen.extras["read_mask"]) & ~over[:, None])
+        lane.receive()
+        ended = np.asarray(lane.timestep.done) & ~over
+        returns[ended] = np.asarray(lane.totals.stats.episode_return)[ended]
+        over |= ended
+    longest = lane.pool.spec.max_episode_steps  # of one shape, whatever the episodes: compiled once
+    return _padded(slots, longest), _padded(masks, longest), returns
+
+
+def _padded(steps: list[np.ndarray], longest: int) -> np.ndarray:
+    """[B, longest, k], zero after the last step."""
+    found = np.stack(steps, axis=1)
+    missing = max(0, longest - found.shape[1])
+    return np.pad(found, ((0, 0), (0, missing), (0, 0)))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.runtime.metrics import read_metrics
+from memjax.runs.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "reframe"
 MAIN = "reframe"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.runtime.report import COLOURS, Run, load_run
+from memjax.commands.report import COLOURS, Run, load_run
 
 RESULTS = Path(__file__).parent / "results"
 MAIN = "adamemento"  # the variant without a suffix
@@ -91,7 +91,7 @@ def own(run: Run, metric: str) -> str:
 SUCCESS = "eval/POLICY/success"
 STUDIES = {
     "four_rooms": Study(
-        "experiments/configs/four_rooms.py",
+        "memjax/configs/four_rooms.py",
         "Four Rooms: exploration and exploitation coordinated",
         (
             *("", "ppo", "rnd", "sil", "no_memory", "no_novelty", "no_failures", "no_gate", "memory_only"),
@@ -109,7 +109,7 @@ STUDIES = {
         "evaluation success",
     ),
     "cliff_walking": Study(
-        "experiments/configs/cliff_walking.py",
+        "memjax/configs/cliff_walking.py",
         "Cliff Walking: learning from failures",
         ("", "no_failures", "no_gate", "no_memory", "ppo", "rnd", "sil"),
         {
@@ -122,7 +122,7 @@ STUDIES = {
         "evaluation success",
     ),
     "dark_chamber": Study(
-        "experiments/configs/dark_chamber.py",
+        "memjax/configs/dark_chamber.py",
         "Dark Chamber: telling nearly identical states apart",
         ("", "coarse", "fine", "rnd_memory", "ppo"),
         {
@@ -170,8 +170,9 @@ def run_variants(
 ) -> dict[str, Path]:
     """Trains every variant in its own workdir under `folder`; finished ones are left as they are."""
     from memjax.cli import enable_compilation_cache
-    from memjax.runtime.config import load_config, resolve
-    from memjax.runtime.train import train
+    from memjax.config_file import load_config
+    from memjax.training.config import resolve
+    from memjax.training.train import train
 
     enable_compilation_cache()
     workdirs = {}

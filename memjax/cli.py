@@ -25,7 +25,7 @@ examples:
   memjax train --config=experiments/configs/NAME.py --workdir=runs/first
   memjax train --config=experiments/configs/NAME.py:smoke --workdir=runs/smoke
   memjax train --config=experiments/configs/NAME.py --workdir=runs/lr --config.agent.lr=1e-3 --config.seed=7
-  memjax train --config=experiments/configs/reframe.py:hopper --workdir=runs/offline \\
+  memjax train --config=memjax/configs/reframe.py:hopper --workdir=runs/offline \\
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
 """
 
@@ -45,11 +45,11 @@ left as it is, and a larger --config.language.epochs extends it. The key of an e
 environment alone.
 
 examples:
-  memjax remember --config=experiments/configs/language.py:lifelong_db --workdir=runs/language/db
-  memjax remember --config=experiments/configs/language.py:humaneval+rag+local --workdir=runs/language/rag
-  memjax remember --config=experiments/configs/language.py:bigcodebench --workdir=runs/language/mine \\
+  memjax remember --config=memjax/configs/language.py:lifelong_db --workdir=runs/language/db
+  memjax remember --config=memjax/configs/language.py:humaneval+rag+local --workdir=runs/language/rag
+  memjax remember --config=memjax/configs/language.py:bigcodebench --workdir=runs/language/mine \\
       --config.chat.endpoint.base_url=http://127.0.0.1:8000/v1 --config.chat.endpoint.model=NAME
-  memjax remember --config=experiments/configs/language.py:humaneval+local --workdir=runs/language/again \\
+  memjax remember --config=memjax/configs/language.py:humaneval+local --workdir=runs/language/again \\
       --config.store.mode=replay
 """
 
@@ -77,6 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.debug:
         return arguments.run(arguments, overrides)
     return _without_traceback(lambda: arguments.run(arguments, overrides))
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], str]:
+    """Takes `--config.FIELD=VALUE` and `--config.FIELD VALUE` out of `argv`: (rest, those, a complaint)."""
+    words, overrides, rest = [], [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            words.append(word)
+            continue
+        field, equals, text = word.removeprefix("--config.").partition("=")
+        if not equals and (not rest or rest[0].startswith("--")):
+            return words, overrides, f"--config.{field}: expected --config.{field}=VALUE, got no value"
+        overrides.append((field, text if equals else rest.pop(0)))
+    return words, overrides, ""
 
 
 def _without_traceback(run: Callable[[], int]) -> int:
@@ -107,10 +122,10 @@ def _without_traceback(run: Callable[[], int]) -> int:
 def _exit_code(error: RuntimeError) -> int | None:
     """The exit code of a runtime error that is no bug, else None."""
     # Why by name: to import the module of an error that was not raised takes longer than to end.
-    if type(error).__module__ == "memjax.runtime.language" and type(error).__name__ == "Stopped":
+    if type(error).__module__ == "memjax.llm.run.loop" and type(error).__name__ == "Stopped":
         return 1
-    from memjax.runtime.checkpoint import CheckpointError
-    from memjax.runtime.signals import EXIT_DIVERGED, Diverged
+    from memjax.runs.checkpoint import CheckpointError
+    from memjax.runs.signals import EXIT_DIVERGED, Diverged
 
     if isinstance(error, Diverged):
         return EXIT_DIVERGED
@@ -118,18 +133,19 @@ def _exit_code(error: RuntimeError) -> int | None:
 
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
-    from memjax.runtime.config import load_config, resolve
+    from memjax.config_file import load_config
+    from memjax.training.config import resolve
 
     config = resolve(load_config(arguments.config, overrides))
     if not arguments.no_compilation_cache:
         enable_compilation_cache()
-    from memjax.runtime.train import train
+    from memjax.training.train import train
 
     return train(config, arguments.workdir, resume=not arguments.no_resume) or 0
 
 
 def _evaluate(arguments: argparse.Namespace, _) -> int:
-    from memjax.runtime.evaluate import OtherBank, evaluate_workdir
+    from memjax.commands.evaluate import OtherBank, evaluate_workdir
 
     policies = tuple(arguments.policies.split(",")) if arguments.policies else None
     bank = None
@@ -142,8 +158,8 @@ def _evaluate(arguments: argparse.Namespace, _) -> int:
 
 
 def _remember(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
-    from memjax.runtime.config import load_config
-    from memjax.runtime.language_run import remember, resolve_language, similarities
+    from memjax.commands.remember import remember, resolve_language, similarities
+    from memjax.config_file import load_config
 
     config = load_config(arguments.config, overrides)
     resolve_language(config)  # a mistake is said before anything is compiled or asked
@@ -157,7 +173,7 @@ def _remember(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]
 
 
 def _report(arguments: argparse.Namespace, _) -> int:
-    from memjax.runtime.language_report import is_language_run, language_report
+    from memjax.commands.report_language import is_language_run, language_report
 
     remembered = [is_language_run(workdir) for workdir in arguments.workdirs]
     if any(remembered) and not all(remembered):
@@ -168,10 +184,10 @@ def _report(arguments: argparse.Namespace, _) -> int:
     if all(remembered):
         print(f"wrote {language_report(arguments.workdirs, arguments.out)}")
         return 0
-    from memjax.runtime.report import report
+    from memjax.commands.report import report
 
     print(f"wrote {report(arguments.workdirs, arguments.out)}")
-    from memjax.runtime.maps import draw_map
+    from memjax.commands.maps import draw_map
 
     for workdir in arguments.workdirs:
         picture = draw_map(workdir)
@@ -181,7 +197,7 @@ def _report(arguments: argparse.Namespace, _) -> int:
 
 
 def _inspect(arguments: argparse.Namespace, _) -> int:
-    from memjax.runtime import inspect
+    from memjax.commands import inspect
 
     if arguments.digest:
         step, digest = inspect.latest_digest(arguments.workdir)
@@ -196,7 +212,7 @@ def _inspect(arguments: argparse.Namespace, _) -> int:
 
 
 def _collect(arguments: argparse.Namespace, _) -> int:
-    from memjax.runtime.collecting import Request, collect_dataset
+    from memjax.commands.collect import Request, collect_dataset
 
     request = Request(
         env=arguments.env,
@@ -224,7 +240,7 @@ def _collect(arguments: argparse.Namespace, _) -> int:
 
 def _table(results: Mapping[str, Any]) -> str:
     """One line per policy and one column per metric; the mean over seeds where there are several."""
-    from memjax.runtime.metrics import mean
+    from memjax.runs.metrics import mean
 
     columns = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
     width = max(len(policy) for policy in ["policy", *results])
@@ -245,21 +261,6 @@ def enable_compilation_cache() -> None:
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "memjax" / "jax"))
-
-
-def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], str]:
-    """Takes `--config.FIELD=VALUE` and `--config.FIELD VALUE` out of `argv`: (rest, those, a complaint)."""
-    words, overrides, rest = [], [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--config."):
-            words.append(word)
-            continue
-        field, equals, text = word.removeprefix("--config.").partition("=")
-        if not equals and (not rest or rest[0].startswith("--")):
-            return words, overrides, f"--config.{field}: expected --config.{field}=VALUE, got no value"
-        overrides.append((field, text if equals else rest.pop(0)))
-    return words, overrides, ""
 
 
 class _Parser(argparse.ArgumentParser):

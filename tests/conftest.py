@@ -6,6 +6,8 @@ import sys
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["stub_run"]
+
 settings.register_profile("memjax", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("memjax")
 

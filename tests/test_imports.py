@@ -15,15 +15,22 @@ BELOW = {
     "__init__": set(),
     "types": set(),
     "schema": {"types"},
+    "config_file": {"types", "schema"},
+    "runs": {"types"},
     "memory": {"types", "schema"},
     "networks": {"types", "schema", "memory"},
     "ops": {"types", "schema", "memory"},
     "agents": {"types", "schema", "memory", "networks", "ops"},
     "envs": {"types", "schema"},
     "data": {"types", "schema"},
-    "llm": {"types", "schema"},
-    "runtime": {"types", "schema", "memory", "networks", "ops", "agents", "envs", "data", "llm"},
-    "cli": {"types", "schema", "runtime", "data"},
+    "training": {"types", "schema", "memory", "networks", "ops", "agents", "envs", "data", "runs"},
+    "llm": {"types", "schema", "config_file", "memory", "agents", "runs"},
+    "configs": {"types", "schema", "agents"},
+    "commands": {
+        *("types", "schema", "config_file", "memory", "networks", "ops", "agents", "envs", "data"),
+        *("runs", "training", "llm", "configs"),
+    },
+    "cli": {"types", "config_file", "runs", "training", "commands"},
     "__main__": {"cli"},
 }
 
@@ -94,6 +101,44 @@ def test_nothing_loads_code_or_calls_a_shell(path):
     assert offences(path.read_text()) == []
 
 
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, wherever the imports stand."""
+    left = dict(graph)
+    while True:
+        # A module none of whose imports is left, or that none of those left imports, lies on no circle.
+        needed = set().union(*left.values()) if left else set()
+        free = [name for name, below in left.items() if not below & left.keys() or name not in needed]
+        if not free:
+            return sorted(left)
+        left = {name: below for name, below in left.items() if name not in free}
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Every module of the package, and those that it imports."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {}
+    for name, path in names.items():
+        found = {_module(each, names) for each in imports_of(path.read_text())}
+        graph[name] = found - {None, name, "memjax"}
+    return graph
+
+
+def _module(name: str, known) -> str | None:
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(module_graph()) == []
+
+
+def test_the_circle_test_can_fail():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+    assert len(module_graph()) > 100
+
+
 def test_every_part_has_its_place():
     assert {part_of(path) for path in FILES} <= set(BELOW)
 
@@ -127,7 +172,9 @@ def test_the_gate_can_fail(source):
 
 
 def test_the_direction_test_can_fail():
-    assert upward("memory", ["memjax.agents.ppo", "jax", "memjax.types.Array"]) == ["memjax.agents.ppo"]
+    assert upward("memory", ["memjax.agents.online.ppo", "jax", "memjax.types.Array"]) == [
+        "memjax.agents.online.ppo"
+    ]
     assert upward("types", imports_of("def f():\n    from memjax.memory import bank"))
 
 

@@ -48,7 +48,7 @@ def memory_write(options: Options) -> Result:
         few, many = ((policy, n) for n in sizes)
         faster = times_faster(times[many], times[few])
         figures[many] = compared(figures[many], f"{sizes[0]:,} slots", faster, 1 / 1.3)
-    about = "What each finds, and how it grows with N: `memjax.memory.eviction`."
+    about = "What each finds, and how it grows with N: `memjax.memory.eviction.policies`."
     ours = Section("Policies", "figures", about, _rows(figures[p, n] for p in POLICIES for n in sizes))
     about = "The ring against `add`, donated too; the peer's items have no utility, counters, group or mask."
     return Result([ours, _against(figures, times, sizes, about)], {}, _peers(options))

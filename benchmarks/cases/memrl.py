@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness import Figure, Options, case, compared, time_named, times_faster
-from memjax.agents.memrl import compiled, make_memrl, preset
+from memjax.agents.memrl.agent import compiled, make_memrl, preset
 from memjax.memory import nearest
 
 INTENTS = 64

@@ -21,9 +21,10 @@ from benchmarks.harness import (
     time_in_turns,
     times_faster,
 )
-from memjax.agents.offline import Prior
-from memjax.agents.reframe import make_reframe
-from memjax.agents.reframe_config import (
+from memjax.agents.offline.shared import Prior, Triplets
+from memjax.agents.reframe.agent import make_reframe
+from memjax.agents.reframe.autoencoder import AutoencoderConfig
+from memjax.agents.reframe.config import (
     BankConfig,
     OptimizerConfig,
     ReadConfig,
@@ -32,7 +33,6 @@ from memjax.agents.reframe_config import (
 )
 from memjax.data.trajectories import Trajectories, normalisation, returns_to_go
 from memjax.data.windows import DeviceData, sample, to_device
-from memjax.networks.autoencoder import AutoencoderConfig, Triplets
 from memjax.types import Agent, Box, EnvSpec
 
 OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # of Hopper

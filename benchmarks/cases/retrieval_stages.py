@@ -14,8 +14,8 @@ from benchmarks.harness import Figure, Options, case, progress, time_in_turns
 from benchmarks.plans import plan_for
 from benchmarks.trials import Shape, gaussian, label
 from memjax.memory import nearest
-from memjax.memory.search import QUERIES, Search, best_of, by_queries, piece_of, piece_size, prepare
-from memjax.memory.selection import WIDTH, maxima, members, top
+from memjax.memory.search.methods import QUERIES, Search, best_of, by_queries, piece_of, piece_size, prepare
+from memjax.memory.search.top_k import WIDTH, maxima, members, top
 from memjax.types import Array
 
 

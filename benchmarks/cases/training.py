@@ -12,13 +12,14 @@ import numpy as np
 
 from benchmarks import reference_ppo
 from benchmarks.harness import Figure, Options, case, cold_compilation, compared, time_in_turns, times_faster
-from experiments.configs import base
-from memjax.runtime.config import load_config, resolve
-from memjax.runtime.train import build
+from memjax.config_file import load_config
+from memjax.configs import base
+from memjax.training.config import resolve
+from memjax.training.train import build
 from memjax.types import EpisodeStats, Rollout, zeros_timestep
 
 UPDATES = 4  # iterations per timed call
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
+CONFIGS = Path(__file__).parents[2] / "memjax" / "configs"
 
 
 @case("training_ppo")
@@ -190,12 +191,12 @@ def _matmul_rate(rows: int) -> float:
 
 
 def _collector(env_id: str, batch: int, steps: int, pools: int) -> Callable[[], Any]:
-    from memjax.runtime.host import Collector, HostProgram
+    from memjax.training.sebulba import Collector, Sebulba
 
     config = _experiment(env_id, base.merged(base.ppo(), name="ppo", rollout_steps=steps))
     config.env.num_envs, config.run.pools = batch, pools
     resolved = resolve(config)
-    program = HostProgram(resolved)
+    program = Sebulba(resolved)
     view = program._view(program.init())
     collector = Collector(resolved, program.agent, program._act, first_iteration=0)
     key = jax.random.key(0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.scaling.devices import HOP_SECONDS, LAUNCH_SECONDS, USABLE, Slice
-from memjax.memory.index import FANOUT, TOP
+from memjax.memory.eviction.tree import FANOUT, TOP
 from memjax.memory.plan import plan_bytes
 
 KEY_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}

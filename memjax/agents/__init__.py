@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from memjax.agents.adamemento import AdaMementoConfig, make_adamemento
-from memjax.agents.offline import Prior
-from memjax.agents.offline_baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
-from memjax.agents.ppo import PPOConfig, make_ppo
-from memjax.agents.reframe_config import ReframeConfig
-from memjax.agents.reframe_utility import make_learning_reframe
-from memjax.agents.sil import SILConfig, make_sil
+from memjax.agents.adamemento.agent import AdaMementoConfig, make_adamemento
+from memjax.agents.offline.baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
+from memjax.agents.offline.shared import Prior
+from memjax.agents.online.ppo import PPOConfig, make_ppo
+from memjax.agents.online.sil import SILConfig, make_sil
+from memjax.agents.reframe.config import ReframeConfig
+from memjax.agents.reframe.utility import make_learning_reframe
 from memjax.types import Agent, EnvSpec
 
 

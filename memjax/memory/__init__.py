@@ -8,20 +8,15 @@ state = memory.update(state, found.slots, rewards[:, None], found.mask)
 """
 
 from memjax.memory.bank import Memory, make_memory, null_memory
-from memjax.memory.eviction import POLICIES
+from memjax.memory.eviction.policies import POLICIES
 from memjax.memory.exchange import nearest_sharded
-from memjax.memory.retrieval import (
-    APPROXIMATE_METHODS,
-    EXACT_METHODS,
-    Neighbors,
-    Retrieved,
-    nearest,
-    retrieve,
-)
+from memjax.memory.rerank import CODE, PAPER, Ranked, rerank
+from memjax.memory.retrieval import Retrieved, retrieve
+from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, Neighbors, nearest
 from memjax.memory.sharded import make_sharded_memory, shardings
 from memjax.memory.state import MemoryState
 from memjax.memory.telemetry import describe
-from memjax.memory.utility import CODE, PAPER, Ranked, q_update, q_update_batched, q_update_sequential, rerank
+from memjax.memory.utility import q_update, q_update_batched, q_update_sequential
 
 __all__ = [
     "APPROXIMATE_METHODS",

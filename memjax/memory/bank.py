@@ -16,13 +16,15 @@ import jax.numpy as jnp
 from memjax.memory import retrieval
 from memjax.memory.budget import MAX_SLOTS, check_slots
 from memjax.memory.checks import check_array, check_size
-from memjax.memory.eviction import POLICIES, Policy, counters
-from memjax.memory.index import settled
-from memjax.memory.metrics import METRICS
-from memjax.memory.quantize import store
-from memjax.memory.retrieval import ALL_METHODS, Retrieved
+from memjax.memory.eviction.policies import POLICIES, Policy, counters
+from memjax.memory.eviction.tree import settled
+from memjax.memory.rerank import check_rerank
+from memjax.memory.retrieval import Retrieved
+from memjax.memory.search.nearest import ALL_METHODS
+from memjax.memory.search.similarity import METRICS
+from memjax.memory.search.storage import store
 from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec, nth_stored
-from memjax.memory.utility import check_rerank, q_update
+from memjax.memory.utility import q_update
 from memjax.types import Array, ConfigError, Key, PyTree
 
 
@@ -66,7 +68,7 @@ def make_memory(
     value_like: a pytree of arrays or ShapeDtypeStructs, one value without a batch axis. evict: "fifo", "lru",
     "lowest_utility" or "reservoir", see `memjax.memory.eviction`. `k` to `rerank` configure `retrieve`, see
     `memjax.memory.retrieval`; `step_size` is that of `update`; `initial_utility` is the worth of items
-    written without one; `key_dtype` is a floating type or int8, see `memjax.memory.quantize`. Raises
+    written without one; `key_dtype` is a floating type or int8, see `memjax.memory.search.storage`. Raises
     ConfigError.
     """
     _check(capacity, key_dim, evict, k, metric, method, recall, rerank, step_size, key_dtype)

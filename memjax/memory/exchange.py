@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax.memory.retrieval import Neighbors, nearest
+from memjax.memory.search.nearest import Neighbors, nearest
 from memjax.types import Array, PyTree
 
 

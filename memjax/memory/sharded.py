@@ -39,7 +39,7 @@ from jax.sharding import PartitionSpec as P
 
 from memjax.memory.bank import Memory, make_memory
 from memjax.memory.budget import Device, check_slots
-from memjax.memory.eviction import POLICIES, Counters, Policy, Turn
+from memjax.memory.eviction.policies import POLICIES, Counters, Policy, Turn
 from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
 from memjax.memory.retrieval import Retrieved
 from memjax.memory.state import MemoryState, gather_values

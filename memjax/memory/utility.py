@@ -1,31 +1,9 @@
-"""Learned worth: the batched Q update of MemRL (arXiv 2601.03192) and the choice that uses it."""
+"""Learned worth: the batched Q update of MemRL (arXiv 2601.03192)."""
 
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax.types import Array, ConfigError, Key
-
-# As the paper is written: both z-scores over the pool, unclipped, lambda 0.5.
-PAPER: dict[str, Any] = dict(weight=0.5, normalize="pool", clip=None, minimum=None, floor=None, epsilon=0.0)
-# As the authors' repository computes it: similarity by fixed statistics of the benchmark (here those of its
-# OS tasks), utility clipped at 3, items below -0.8 dropped after the statistics were taken.
-CODE: dict[str, Any] = dict(
-    weight=0.5, normalize=(0.39, 0.14), clip=3.0, minimum=-0.8, floor=None, epsilon=0.0
-)
-
-_MIN_STD = 1e-9
-_SCORE_STEP = 2.0**-20  # scores closer than this are a tie
-
-
-class Ranked(NamedTuple):
-    """The chosen of a pool, best first."""
-
-    positions: Array  # [..., k] i32 in the pool; P where nothing was chosen
-    scores: Array  # [..., k] f32; -inf where nothing was chosen
-    mask: Array  # [..., k] bool
+from memjax.types import Array
 
 
 def q_update(
@@ -87,63 +65,6 @@ def turns(slots: Array, n: int, mask: Array | None = None) -> Array:
     return jnp.where(slots < n, _later(slots[::-1])[::-1], 0)
 
 
-def rerank(
-    similarity: Array,
-    utility: Array,
-    mask: Array,
-    k: int,
-    *,
-    weight: float,
-    normalize: str | tuple[float, float],
-    clip: float | None = None,
-    floor: float | None = None,
-    minimum: float | None = None,
-    epsilon: float = 0.0,
-    bonus: Array | None = None,
-    order: Array | None = None,
-    key: Key | None = None,
-) -> Ranked:
-    """Phase two of MemRL: the k of a pool with the largest (1 - weight) z(similarity) + weight z(utility).
-
-    similarity, utility, mask [..., P] -> Ranked [..., k]. `normalize` is "pool" (z-score within the pool) or
-    a fixed (mean, std) for the similarity; utility is always scored within the pool, then clipped to
-    [-clip, clip]. `floor` raises utilities before that; items below `minimum` are dropped after the
-    statistics were taken, as in the authors' code. A pool whose standard deviation (population) is at most
-    1e-9 scores 0, a single item therefore too. A `bonus` [..., P] is added to the utilities before they are
-    scored, not when they are held against `minimum`. Ties (scores within about 1e-6) go to the larger `order`
-    [..., P] (pass the write clock for newest first), then to the earlier position. With chance `epsilon`,
-    drawn per pool from `key`, the choice is uniform without replacement among the items not dropped.
-    """
-    pool = similarity.shape[-1]
-    if floor is not None:
-        utility = jnp.maximum(utility, floor)
-    near = _zscore(similarity, mask) if isinstance(normalize, str) else _fixed_zscore(similarity, normalize)
-    worth = _zscore(utility if bonus is None else utility + bonus, mask)
-    worth = worth if clip is None else jnp.clip(worth, -clip, clip)
-    eligible = mask if minimum is None else mask & (utility >= minimum)
-    scores = (1.0 - weight) * near + weight * worth
-    if epsilon > 0.0:
-        scores = _explore(scores, epsilon, key)
-    scores = jnp.where(eligible, scores, -jnp.inf)
-    positions = jnp.broadcast_to(jnp.arange(pool, dtype=jnp.int32), scores.shape)
-    newest = jnp.zeros_like(positions) if order is None else -order
-    # Why: z-scores carry rounding; what is a tie on paper (any pool of two that disagree) must be one here.
-    rounded = jnp.round(lax.stop_gradient(scores) / _SCORE_STEP)
-    *_, positions, scores = lax.sort((-rounded, newest, positions, scores), num_keys=3)
-    return _first(scores, positions, k, pool)
-
-
-def check_rerank(options: dict[str, Any]) -> None:
-    """Raises ConfigError where keyword arguments of `rerank` make no sense."""
-    normalize, weight = options.get("normalize"), options.get("weight", -1.0)
-    if not 0.0 <= weight <= 1.0:
-        raise ConfigError("rerank.weight", "a number from 0 to 1", weight)
-    if isinstance(normalize, str) and normalize != "pool":
-        raise ConfigError("rerank.normalize", '"pool" or (mean, std)', normalize)
-    if isinstance(normalize, tuple) and (len(normalize) != 2 or normalize[1] <= 0.0):
-        raise ConfigError("rerank.normalize", "(mean, std) with std > 0", normalize)
-
-
 def _targets(slots: Array, mask: Array | None, n: int) -> Array:
     """Slots with N for every item that must change nothing."""
     inside = (slots >= 0) & (slots < n)
@@ -174,40 +95,3 @@ def _later(slots: Array) -> Array:
     last = jnp.append(ordered[1:] != ordered[:-1], True)
     end = lax.cummin(jnp.where(last, position, b), reverse=True)
     return jnp.zeros(b, jnp.int32).at[order].set(end - position, unique_indices=True)
-
-
-def _zscore(x: Array, mask: Array) -> Array:
-    """z-score over the valid of the last axis; 0 where the spread is at most 1e-9."""
-    # Why: measured from the smallest, equal numbers have a deviation of exactly 0 whatever the rounding.
-    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=-1, keepdims=True)
-    x = jnp.where(mask, x - low, 0.0)
-    count = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
-    x = jnp.where(mask, x - jnp.sum(x, axis=-1, keepdims=True) / count, 0.0)
-    variance = jnp.sum(x * x, axis=-1, keepdims=True) / count
-    flat = variance <= _MIN_STD**2
-    return jnp.where(flat, 0.0, x / jnp.sqrt(jnp.where(flat, 1.0, variance)))
-
-
-def _fixed_zscore(x: Array, statistics: tuple[float, float]) -> Array:
-    mean, std = statistics
-    return (x - mean) / std
-
-
-def _explore(scores: Array, epsilon: float, key: Key | None) -> Array:
-    """With chance epsilon per pool, scores that put it in a random order (Gumbel top-k, equal weights)."""
-    if key is None:
-        raise ConfigError("key", "a random key, because epsilon > 0", None)
-    chance, noise = jax.random.split(key)
-    explores = jax.random.bernoulli(chance, epsilon, (*scores.shape[:-1], 1))
-    return jnp.where(explores, jax.random.uniform(noise, scores.shape), scores)
-
-
-def _first(scores: Array, positions: Array, k: int, pool: int) -> Ranked:
-    """The first k of a ranking, filled up where the pool is smaller."""
-    if k > pool:
-        widths = [(0, 0)] * (scores.ndim - 1) + [(0, k - pool)]
-        scores = jnp.pad(scores, widths, constant_values=-jnp.inf)
-        positions = jnp.pad(positions, widths, constant_values=pool)
-    scores, positions = scores[..., :k], positions[..., :k]
-    mask = scores > -jnp.inf
-    return Ranked(jnp.where(mask, positions, pool), scores, mask)

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments.configs import base
-from memjax.runtime.config import resolve
-from memjax.runtime.train import build
+from memjax.configs import base
+from memjax.training.config import resolve
+from memjax.training.train import build
 
 
 def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
@@ -47,7 +47,7 @@ def one_rollout():
     """(program, agent state, rollout, key) of a config after one compiled rollout."""
 
     def collect(config, steps=None):
-        from memjax.runtime.rollout import start, unroll
+        from memjax.training.rollout import start, unroll
 
         program = build(config)
         env, agent = program.env, program.agent

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memjax.runtime.config import load_config, resolve
-from memjax.runtime.train import build
+from memjax.config_file import load_config
+from memjax.training.config import resolve
+from memjax.training.train import build
 
-CONFIG = Path(__file__).parents[2] / "experiments" / "configs" / "four_rooms.py"
+CONFIG = Path(__file__).parents[2] / "memjax" / "configs" / "four_rooms.py"
 
 
 def final_success(variant, policy):

@@ -70,7 +70,7 @@ def test_a_crashed_run_is_launched_again_until_it_is_done(start):
     assert process.wait(30) == 0
     assert (
         log.read_text().splitlines()
-        == ["train --config=experiments/configs/four_rooms.py --workdir=w --config.seed=3"] * 3
+        == ["train --config=memjax/configs/four_rooms.py --workdir=w --config.seed=3"] * 3
     )
 
 

@@ -11,7 +11,8 @@ pytest.importorskip("experiments.reframe_campaign", reason="no experiments besid
 from experiments import offline_data, reframe_results
 from experiments.reframe_campaign import ARMS, CONTROLS, SETTINGS, Cell, plan
 from experiments.reframe_results import by_seed, collect, comparison, main_target, paired, table
-from memjax.runtime.config import load_config, resolve
+from memjax.config_file import load_config
+from memjax.training.config import resolve
 
 
 def finished(runs, setting, arm, seed, scores, total=3000, step=3000):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import study
-from memjax.runtime.metrics import MetricsWriter
-from memjax.runtime.report import Run
+from memjax.commands.report import Run
+from memjax.runs.metrics import MetricsWriter
 
 
 def run_of(rows):

@@ -6,7 +6,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from memjax.llm.config import EndpointConfig
+from memjax.llm.clients.config import EndpointConfig
 
 KEY = "sk-a-secret-that-must-not-be-seen"
 KEY_ENV = "MEMJAX_TEST_KEY"

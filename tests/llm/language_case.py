@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from memjax.agents.memrl_config import preset
-from memjax.llm.embed_local import HashedNgrams
+from memjax.agents.memrl.config import preset
+from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.run.config import LanguageConfig
 from memjax.llm.types import Benchmark, ChatError, Message, Outcome, Reply
-from memjax.runtime.language_config import LanguageConfig
 
 KINDS = (
     "boil water in the kitchen",
@@ -101,7 +101,7 @@ def embedder() -> HashedNgrams:
 
 def main(workdir: str, overlap: int, delay: float) -> None:
     """The run that the kill tests start and kill."""
-    from memjax.runtime.language import run_language
+    from memjax.llm.run.loop import run_language
 
     chat = ScriptedChat(delay=delay)
     run_language(Path(workdir), kill_config(overlap), benchmark(), chat, embedder())

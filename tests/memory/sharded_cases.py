@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from memjax.memory import PAPER, POLICIES, index, make_memory, make_sharded_memory, shardings
+from memjax.memory import PAPER, POLICIES, make_memory, make_sharded_memory, shardings
+from memjax.memory.eviction import tree as index
 from memjax.memory.exchange import share
-from memjax.runtime.checkpoint import Checkpoints
+from memjax.runs.checkpoint import Checkpoints
 from memjax.types import ConfigError
 
 index.TOP = index.FANOUT  # so that a shard of 20 slots has an index

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from memjax.llm.sandbox.sandbox import Limits
 from memjax.llm.tasks.code import LIMITS, CodeTask
 from memjax.llm.tasks.passing import drawn_passing
 from memjax.llm.tasks.reading import (
@@ -22,7 +23,6 @@ from memjax.llm.tasks.reading import (
     typed,
     unique,
 )
-from memjax.llm.tasks.sandbox import Limits
 from memjax.llm.types import Benchmark
 from memjax.types import ConfigError
 

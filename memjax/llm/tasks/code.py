@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from memjax.llm.sandbox.sandbox import Limits, Sandbox
 from memjax.llm.tasks.dialogue import Dialogue, shortened
-from memjax.llm.tasks.sandbox import Limits, Sandbox
 from memjax.llm.types import Ask, Outcome
 
 LIMITS = Limits(wall_s=120.0, cpu_s=60)

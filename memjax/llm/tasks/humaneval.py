@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memjax.llm.sandbox.sandbox import Limits
 from memjax.llm.tasks.code import LIMITS, CodeTask
 from memjax.llm.tasks.reading import apart, check_limit, field, find, read_lines, unique
-from memjax.llm.tasks.sandbox import Limits
 from memjax.llm.types import Benchmark
 
 

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memjax.llm.tasks.answers import same_rows
+from memjax.llm.tasks.databases.answers import same_rows
+from memjax.llm.tasks.databases.mariadb import MariaDatabase, check_server
+from memjax.llm.tasks.databases.sql import Database, Rows, SqlError, SqliteDatabase, Table
 from memjax.llm.tasks.dialogue import Dialogue, shortened
-from memjax.llm.tasks.mariadb import MariaDatabase, check_server
 from memjax.llm.tasks.reading import check_limit, read_splits, texts, typed
 from memjax.llm.tasks.reading import field as cell
-from memjax.llm.tasks.sql import Database, Rows, SqlError, SqliteDatabase, Table
 from memjax.llm.types import Ask, Benchmark, Message, Outcome
 from memjax.types import ConfigError
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memjax.llm.sandbox.sandbox import Limits, Ran, Sandbox
 from memjax.llm.tasks.dialogue import Dialogue, shortened
 from memjax.llm.tasks.reading import check_limit, field, read_splits, texts, typed
-from memjax.llm.tasks.sandbox import Limits, Ran, Sandbox
 from memjax.llm.types import Ask, Benchmark, Outcome
 from memjax.types import ConfigError
 

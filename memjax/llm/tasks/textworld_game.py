@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from memjax.llm.tasks.sandbox import Limits, Sandbox, SandboxError
+from memjax.llm.sandbox.sandbox import Limits, Sandbox, SandboxError
 from memjax.types import ConfigError
 
 _LIMITS = Limits(wall_s=300.0, cpu_s=600)  # to load a game on a busy machine takes long

@@ -1,0 +1,148 @@
+"""What MemRL keeps of a memory beside its key, and how new memories enter: buckets, eviction, provenance.
+
+A bucket is a group of memories with, as good as, one intent. In the authors' code a memory is found by the
+embedding of its bucket, which is that of the first intent in it; so with `unit` "buckets" a memory that joins
+one takes over its key, and no table of buckets is needed: equal keys are found together.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memjax.agents.memrl.config import MemRLConfig
+from memjax.memory import POLICIES, MemoryState, nearest
+from memjax.memory.eviction import tree as ordering
+from memjax.memory.eviction.policies import Policy, Turn, lru
+from memjax.memory.state import leaf_spec
+from memjax.types import Array, PyTree
+
+_ROUNDING = 1e-6  # of the cosine of a unit vector with itself
+
+
+class Entry(NamedTuple):
+    """The value of one memory. Its task is the `group` of its slot, its utility and visits are the slot's."""
+
+    payload: PyTree  # what the agent stored: tokens, a plan, the row of a text log
+    id: Array  # [] i32, number of the insertion, from 0; names a memory for good, as its slot does not
+    bucket: Array  # [] i32, id of the first memory of its bucket
+    writer: Array  # [] i32, who wrote it; -1: not said
+    built_on: Array  # [k2] i32, ids of the memories that were injected when it was made; -1: none
+    quarantined: Array  # [] bool, is not retrieved
+
+
+class Placed(NamedTuple):
+    """Where the bucket rule puts B new memories."""
+
+    id: Array  # [B] i32
+    bucket: Array  # [B] i32
+    keys: Array  # [B, D], with `unit` "buckets" those of the buckets
+
+
+def unit_rows(x: Array) -> Array:
+    """[..., D] scaled to norm one; zeros stay."""
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(norm > 0.0, norm, 1.0)
+
+
+def place(config: MemRLConfig, state: MemoryState, keys: Array, accept: Array) -> Placed:
+    """Buckets of B unit keys [B, D], as if they came one by one.
+
+    Of the memories at hand, those of the batch that came earlier included, the most similar counts; from
+    `add_similarity` on its bucket is joined, otherwise a new one is made. Identical intents therefore share
+    a bucket, and nothing is ever overwritten (in the authors' code a bucket of identical text can be).
+    """
+    batch = jnp.arange(keys.shape[0], dtype=jnp.int32)
+    ids = state.count + jnp.cumsum(accept, dtype=jnp.int32) - 1
+    stored = nearest(keys, state.keys, 1, valid=state.valid)
+    slot, similar = stored.slots[:, 0], stored.scores[:, 0]
+    bucket = state.values.bucket.at[slot].get(mode="clip")
+    among = jnp.matmul(keys, keys.T, precision=lax.Precision.HIGHEST)
+    among = jnp.where((batch[None] < batch[:, None]) & accept[None], among, -jnp.inf)
+    join = jnp.float32(config.add_similarity - _ROUNDING)
+    shared = config.unit == "buckets"
+
+    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
+        buckets, first = carry
+        # Why: one that joined a bucket is found by that bucket's key, not by its own.
+        row = jnp.where(first, among[i], -jnp.inf) if shared else among[i]
+        best = jnp.argmax(row)
+        inside = row[best] > similar[i]
+        joins = jnp.maximum(row[best], similar[i]) >= join
+        origin = jnp.where(inside, best, -1)
+        origin = jnp.where(joins, origin, i)
+        own = jnp.where(joins, jnp.where(inside, buckets[best], bucket[i]), ids[i])
+        return (buckets.at[i].set(own), first.at[i].set(~joins)), origin
+
+    begin = (jnp.full_like(batch, -1), jnp.zeros(batch.shape, bool))
+    (buckets, _), origin = lax.scan(step, begin, batch)
+    if shared:
+        table = state.keys.at[slot].get(mode="clip")
+        keys = jnp.where((origin < 0)[:, None], table, keys[jnp.maximum(origin, 0)])
+    return Placed(ids, buckets, keys)
+
+
+def eviction(config: MemRLConfig) -> Policy:
+    """The policy by its name; with `protect`, or a bonus, one of our own that looks at all slots, O(N)."""
+    if config.evict != "lowest_utility" or not (config.protect or config.bonus):
+        return POLICIES[config.evict]
+    order = partial(_order, config.protect, config.bonus)
+    return Policy(order, lru, _unchanged, _unchanged)
+
+
+def descendants(state: MemoryState, ancestors: Array) -> Array:
+    """[N] which memories were built on those of `ancestors` [N], directly or through others."""
+    n, entry = state.capacity, state.values
+    ids = jnp.where(state.valid, entry.id, jnp.iinfo(jnp.int32).max)
+    order = jnp.argsort(ids)
+    place = jnp.searchsorted(ids[order], entry.built_on)
+    parents = jnp.where(place < n, order[jnp.minimum(place, n - 1)], n)
+    known = (parents < n) & (entry.id.at[parents].get(mode="clip") == entry.built_on)
+    known &= state.valid.at[parents].get(mode="clip") & (entry.built_on >= 0)
+    parents = jnp.where(known, parents, n)
+
+    def grown(found: Array) -> Array:
+        reached = (found | ancestors).at[parents].get(mode="fill", fill_value=False)
+        return found | (jnp.any(reached, axis=-1) & state.valid)
+
+    def more(carry: tuple[Array, Array]) -> Array:
+        return jnp.any(carry[0] != carry[1])
+
+    start = (jnp.zeros(n, bool), grown(jnp.zeros(n, bool)))
+    return lax.while_loop(more, lambda carry: (carry[1], grown(carry[1])), start)[1]
+
+
+def quarantine(state: MemoryState, where: Array, on: bool | Array = True) -> MemoryState:
+    """The state with the memories of `where` [N] hidden from retrieval, or shown again with `on` False."""
+    hidden = jnp.where(where & state.valid, on, state.values.quarantined)
+    return replace(state, values=state.values._replace(quarantined=hidden))
+
+
+def _order(protect: int, bonus: float, state: MemoryState, m: int) -> Turn:
+    """Free slots, then the least Q + c / sqrt(visits + 1), the protected last and of these the oldest."""
+    worth = state.utility + bonus / jnp.sqrt(state.visits + 1.0)
+    young = state.count - state.values.id <= protect
+    worth = jnp.where(young, jnp.finfo(jnp.float32).max, worth + 0.0)
+    worth = jnp.where(jnp.abs(worth) < jnp.finfo(jnp.float32).tiny, 0.0, worth)
+    worth = jnp.where(state.valid, worth, -jnp.inf)
+    columns = (worth, jnp.where(state.valid, state.written, 0))
+
+    def read(slots: Array | None) -> tuple[Array, ...]:
+        return columns if slots is None else tuple(column[slots] for column in columns)
+
+    return Turn(*ordering.first((), read, state.capacity, m))
+
+
+def _unchanged(state: MemoryState, *changes: object) -> MemoryState:
+    del changes
+    return state
+
+
+def empty_entry(config: MemRLConfig, payload: PyTree) -> Entry:
+    """Shapes and types of one entry."""
+    number = jnp.zeros((), jnp.int32)
+    entry = Entry(payload, number, number, number, jnp.zeros(config.keep, jnp.int32), jnp.zeros((), bool))
+    return jax.tree.map(leaf_spec, entry)

@@ -1,0 +1,1 @@
+"""What agents that learn from recorded episodes share, and the baselines among them."""

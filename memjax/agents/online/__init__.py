@@ -1,0 +1,1 @@
+"""Agents that learn by acting, and the parts that several of them share."""

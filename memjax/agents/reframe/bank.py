@@ -1,0 +1,112 @@
+"""A bank of latents: filled once, hashed, and the controls that change what a read of it gives.
+
+The bank is a `MemoryState` whose keys are the latents Z [N, m]. It is constant while a policy trains.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.agents.offline.shared import Triplets
+from memjax.memory import Memory, MemoryState
+from memjax.memory.search.groups import measure, order_of
+from memjax.types import Array, ConfigError, Key, PyTree
+
+BINS = 10  # equal parts of the range of a bank's returns to go, for telemetry
+CONTENT = "content"  # the field of a bank's values that is read in place of the keys, where there is one
+LEAST = 8192  # slots below which a bank has no groups
+GROUPS = "groups"  # the field of a bank's values that says what a search may pass over, where there is one
+
+
+def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState:
+    """A bank that holds `latents` [n, m] and the raw triplets, group: the trajectory of each.
+
+    With `LEAST` slots and more they are stored in an order that puts like latents side by side, and the bank
+    says of its groups what a search needs to pass over most of them; that is true of these very latents.
+    """
+    empty = memory.init()
+    # Why by slots: the shapes of a bank must not depend on what is in it, or no checkpoint could be restored.
+    grouped = empty.capacity >= LEAST
+    if grouped:
+        order = order_of(latents)
+        latents, triplets = latents[order], Triplets(*(jnp.asarray(x)[order] for x in triplets))
+    values = {
+        "returns_to_go": triplets.returns_to_go,
+        "observation": triplets.observations,
+        "action": triplets.actions,
+    }
+    bank, _ = memory.write(empty, latents, values, group=jnp.asarray(triplets.episode))
+    return _with(bank, GROUPS, measure(bank.keys, bank.valid, empty.capacity)) if grouped else bank
+
+
+def value_like(observation_size: int, action: Array) -> dict[str, Array]:
+    """What a bank stores beside each latent, one entry of it."""
+    return {"returns_to_go": jnp.zeros(()), "observation": jnp.zeros(observation_size), "action": action}
+
+
+def content_of(bank: MemoryState) -> Array:
+    """[N, m] what a read gives of each slot: its latent, unless a control put something else there."""
+    return bank.values.get(CONTENT, bank.keys)
+
+
+def shuffled(bank: MemoryState, key: Key) -> MemoryState:
+    """A control: every slot is found as before and gives the latent of another one.
+
+    Shuffling the rows of Z as a whole would change nothing: they are a set.
+    """
+    n, size = bank.capacity, jnp.sum(bank.valid)
+    # Why: a rotation of a random order has no slot that keeps its own.
+    order = jnp.argsort(jnp.where(bank.valid, jax.random.uniform(key, (n,)), 2.0))
+    place = jnp.arange(n)
+    after = order[jnp.where(place + 1 < size, place + 1, 0)]
+    source = jnp.zeros(n, jnp.int32).at[order].set(after.astype(jnp.int32))
+    return _with(bank, CONTENT, jnp.where(bank.valid[:, None], bank.keys[source], 0.0))
+
+
+def constant(bank: MemoryState) -> MemoryState:
+    """A control: every slot gives the mean of all latents, so what is read does not depend on the query."""
+    total = jnp.sum(jnp.where(bank.valid[:, None], bank.keys, 0.0), axis=0)
+    mean = total / jnp.maximum(jnp.sum(bank.valid), 1)
+    return _with(bank, CONTENT, jnp.broadcast_to(mean, bank.keys.shape))
+
+
+def emptied(bank: MemoryState) -> MemoryState:
+    """A control: the same bank with nothing in it; every read is zero."""
+    return replace(bank, valid=jnp.zeros_like(bank.valid))
+
+
+def content_hash(bank: MemoryState) -> str:
+    """sha256, in hex, over the latents, the trajectory of each, and what a read gives; slot by slot."""
+    valid = np.asarray(bank.valid)
+    digest = hashlib.sha256()
+    for array in (bank.keys, bank.group, content_of(bank)):
+        rows = np.ascontiguousarray(np.asarray(array)[valid])
+        digest.update(f"{rows.shape} {rows.dtype.name};".encode())
+        digest.update(rows.tobytes())
+    return digest.hexdigest()
+
+
+def check_bank(bank: MemoryState, expected: str) -> None:
+    """Raises ConfigError unless `content_hash(bank)` is `expected`, that of the bank trained with."""
+    found = content_hash(bank)
+    if found != expected:
+        raise ConfigError(
+            "bank", f"the one that the policy was trained with (sha256 {expected[:12]})", found[:12]
+        )
+
+
+def bins_of(bank: MemoryState) -> Array:
+    """[N] i32 which of the BINS equal parts of the range of the bank's returns to go each entry is in."""
+    returns = bank.values["returns_to_go"]
+    low = jnp.min(jnp.where(bank.valid, returns, jnp.inf))
+    high = jnp.max(jnp.where(bank.valid, returns, -jnp.inf))
+    width = jnp.where(high > low, high - low, 1.0)
+    place = jnp.where(bank.valid, (returns - low) / width, 0.0)
+    return jnp.clip(jnp.floor(place * BINS), 0, BINS - 1).astype(jnp.int32)
+
+
+def _with(bank: MemoryState, field: str, content: PyTree) -> MemoryState:
+    return replace(bank, values=dict(bank.values) | {field: content})

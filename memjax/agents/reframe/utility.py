@@ -1,0 +1,117 @@
+"""Learned worth of expert entries: MemRL's utilities (arXiv 2601.03192) in Re:Frame's bank; our combination.
+
+With `read.recall` the bank is read by MemRL's rule: `recall` entries by similarity, of these k by similarity
+and utility. Utilities are learned by `memory.update`, Q <- Q + alpha (r - Q), from either of two rewards:
+
+- held-out advantage: an entry that a held-out step retrieves earns the advantage of that step, signed by
+  whether the entry's action is like the one taken. What agrees with actions that did better than expected, or
+  disagrees with ones that did worse, is worth more.
+- online return: every entry read in an episode earns that episode's return, once.
+
+Neither touches a parameter, a latent or which trajectory an entry is of.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from memjax.agents.offline.shared import Prior, Triplets, in_units
+from memjax.agents.reframe.agent import ReframeState, make_reframe
+from memjax.agents.reframe.config import ReframeConfig
+from memjax.agents.reframe.model import make_nets, predict
+from memjax.networks.decision_transformer import to_unit
+from memjax.ops.statistics import masked_mean
+from memjax.types import Agent, Array, Discrete, EnvSpec, Windows
+
+
+class Baseline(NamedTuple):
+    """What return to go to expect: linear in the observation and its squares."""
+
+    weights: Array  # [2 O + 1]
+
+
+def make_learning_reframe(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Agent:
+    """The agent called "reframe", which credits its entries where it reads by MemRL's rule."""
+    agent = make_reframe(config, spec, prior)
+    if agent.refill is None or not config.read.recall or prior.baseline is None:
+        return agent
+    baseline = fit_baseline(prior.baseline)
+
+    def credit(state: ReframeState, windows: Windows) -> ReframeState:
+        return credit_advantages(config, spec, state, windows, advantages(baseline, windows))
+
+    return agent._replace(credit=credit)
+
+
+def fit_baseline(triplets: Triplets, *, ridge: float = 1e-3) -> Baseline:
+    """Ridge regression of returns to go on the observations of some steps."""
+    x = _features(triplets.observations)
+    n = x.shape[0]
+    gram = x.T @ x / n + ridge * jnp.eye(x.shape[1])
+    return Baseline(jnp.linalg.solve(gram, x.T @ triplets.returns_to_go / n))
+
+
+def advantages(baseline: Baseline, windows: Windows) -> Array:
+    """[B, K] returns to go beyond the expected ones, over their spread in the batch; 0 where padded."""
+    excess = windows.returns_to_go - _features(windows.observations) @ baseline.weights
+    spread = jnp.sqrt(masked_mean(excess**2, windows.mask))
+    return jnp.where(windows.mask, excess / (spread + 1e-8), 0.0)
+
+
+def credit_advantages(
+    config: ReframeConfig, spec: EnvSpec, state: ReframeState, windows: Windows, advantage: Array
+) -> ReframeState:
+    """The state after the entries that held-out windows retrieve earned advantages [B, K].
+
+    For a fusion that reads once per window ("prefix") it is the advantage of the newest step.
+    """
+    nets = make_nets(config, spec)
+    windows = in_units(spec, windows)
+    _, reading = predict(config, nets, state.params, state.encoder, state.bank, windows)
+    if reading is None:
+        return state
+    batch, k = windows.mask.shape[0], reading.slots.shape[1]
+    steps = reading.slots.shape[0] // batch
+    actions = windows.actions[:, -steps:].reshape(batch * steps, *windows.actions.shape[2:])
+    entries = to_unit(spec.action, state.bank.values["action"]).at[reading.slots].get(mode="clip")
+    reward = advantage[:, -steps:].reshape(-1, 1) * agreement(spec, actions[:, None], entries)
+    mask = reading.mask & windows.mask[:, -steps:].reshape(-1, 1)
+    bank = nets.store.update(state.bank, reading.slots, jnp.broadcast_to(reward, (batch * steps, k)), mask)
+    return state.replace(bank=bank)
+
+
+def credit_returns(
+    config: ReframeConfig, spec: EnvSpec, state: ReframeState, slots: Array, mask: Array, reward: Array
+) -> ReframeState:
+    """The state after each of E episodes rewarded what it had read, every entry once.
+
+    slots, mask [E, T, k] as `act` gave them in its extras ("slots", "read_mask"), reward [E], for example the
+    normalised return.
+    """
+    episodes = slots.shape[0]
+    slots, mask = slots.reshape(episodes, -1), mask.reshape(episodes, -1)
+    slots, first = jax.vmap(_once)(jnp.where(mask, slots, state.bank.capacity), mask)
+    rewards = jnp.broadcast_to(reward[:, None], slots.shape)
+    return state.replace(bank=make_nets(config, spec).store.update(state.bank, slots, rewards, first))
+
+
+def agreement(spec: EnvSpec, actions: Array, entries: Array) -> Array:
+    """[...] from -1 to 1: how alike two actions in units are, [..., A] or [...] numbers of discrete ones."""
+    if isinstance(spec.action, Discrete):
+        return jnp.where(actions == entries, 1.0, -1.0)
+    # Why: the mean distance of two numbers in [-1, 1] lies within [0, 2].
+    return 1.0 - jnp.mean(jnp.abs(actions - entries), axis=-1)
+
+
+def _once(slots: Array, mask: Array) -> tuple[Array, Array]:
+    """Slots [n] in order, and which of them is the first of its kind and valid."""
+    order = jnp.argsort(slots)
+    slots, mask = slots[order], mask[order]
+    return slots, mask & jnp.append(True, slots[1:] != slots[:-1])
+
+
+def _features(observations: Array) -> Array:
+    """[..., 2 O + 1]."""
+    one = jnp.ones((*observations.shape[:-1], 1))
+    return jnp.concatenate([observations, jnp.square(observations), one], axis=-1)

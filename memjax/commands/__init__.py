@@ -1,0 +1,1 @@
+"""What the subcommands of `memjax` do, a file each."""

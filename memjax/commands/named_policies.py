@@ -1,0 +1,68 @@
+"""Policies that act while a dataset is made, by name: random, an npz file, or the directory of a run."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from memjax.data.hdf5 import shown
+from memjax.data.policies import Act, Policy, network_policy, random_policy
+from memjax.envs import spec_of
+from memjax.runs.checkpoint import Checkpoints
+from memjax.runs.digest import digest
+from memjax.runs.workdir import CHECKPOINTS
+from memjax.training.config import load_workdir_config
+from memjax.training.pools import acting_view
+from memjax.training.train import build
+from memjax.types import Action, Agent, ConfigError, EnvSpec, TimeStep
+
+MEAN_POLICY = "greedy"  # what agents call acting without noise
+
+
+def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
+    """A policy by what the user calls it. Raises ConfigError where it is none, or not one for `spec`."""
+    if name == "random":
+        return random_policy(spec)
+    if os.path.isdir(name):
+        return _agent_policy(Path(name), spec, mean=mean)
+    return network_policy(name, spec, mean=mean)
+
+
+def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
+    """The agent of a run's newest checkpoint, of its first seed."""
+    field, config = shown(workdir), load_workdir_config(workdir)
+    trained = spec_of(config.env.id, config.env.options)
+    if (trained.observation_shape, trained.action) != (spec.observation_shape, spec.action):
+        raise ConfigError(f"{field}: env.id", f"observations and actions as in {spec.id}", trained.id)
+    program = build(config, learns=False)
+    try:
+        with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+            restored = checkpoints.restore_latest(program.abstract_state())
+    finally:
+        program.close()
+    if restored is None:
+        raise ConfigError(field, "a run with a checkpoint", "none")
+    agent = program.agent
+    # An agent that learned offline has no noise to leave out.
+    chosen = MEAN_POLICY if mean and config.data is None else agent.policies[0]
+    if chosen not in agent.policies:
+        raise ConfigError(f"{field}: --mean", f"a policy named {MEAN_POLICY}", ", ".join(agent.policies))
+    view = acting_view(agent, restored.state)
+    choose = partial(jax.jit(partial(agent.act, policy=chosen)), view)
+    return Policy(field, digest(view), partial(_start_agent, agent, choose), every_step=True)
+
+
+def _start_agent(agent: Agent, choose: Callable[..., Action], batch: int) -> Act:
+    carry = agent.initial_carry(batch)
+
+    def act(timestep: TimeStep, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        nonlocal carry
+        key = jax.random.key(int(rng.integers(2**32)))
+        chosen = choose(carry, timestep, key)
+        carry = chosen.carry
+        return np.asarray(chosen.action)[rows]
+
+    return act

@@ -1,0 +1,203 @@
+"""A run of a language-model agent from a config file: `memjax remember`.
+
+A config has the sections `language` (what is remembered, how tasks are played), `chat`, `embed`, `store`,
+`budget` and `benchmark`. The workdir holds `config.json` and `manifest.json` beside what the loop itself
+keeps (`memjax.llm.run.state`). Launching the same command again goes on where the run was ended.
+"""
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from memjax.commands.report_language import load_curve, table
+from memjax.llm.clients.config import BudgetConfig, ChatConfig, EmbedConfig, StoreConfig
+from memjax.llm.clients.setup import open_models
+from memjax.llm.run.config import LanguageConfig
+from memjax.llm.run.loop import Stopped, run_language
+from memjax.llm.run.progress import LanguageProgress
+from memjax.llm.run.prompts import plain
+from memjax.llm.run.records import KEY_CHARS
+from memjax.llm.sandbox.sandbox import Sandbox
+from memjax.llm.tasks.loading import LOADERS, load
+from memjax.llm.types import Ask, Benchmark, Chat, ChatError
+from memjax.runs.metrics import METRICS_FILE
+from memjax.runs.signals import StopOnSignal
+from memjax.runs.workdir import CONFIG_FILE, MANIFEST_FILE, describe_launch, write_json
+from memjax.schema import PositiveInt, nearest_name, parse
+from memjax.types import ConfigError
+
+_OPEN_ITEM = (str, int, float, type(None))  # what an option of a loader may be; bool is an int
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Which tasks are played."""
+
+    name: str  # one of memjax.llm.tasks.loading.LOADERS
+    folder: str  # of its data
+    limit: PositiveInt | None  # tasks of either split, drawn by `seed`; None: all
+    seed: int  # of the draw alone: runs with another language.seed play the same tasks
+    options: Mapping[str, Any]  # the loader's own; "judge" True: the run's model grades (HLE)
+
+    def check(self) -> None:
+        """Raises ConfigError for an unknown benchmark, and for options that its loader has not."""
+        if self.name not in LOADERS:
+            raise ConfigError("name", _one_of(self.name, list(LOADERS)), repr(self.name))
+        known = _options(self.name)
+        for name, value in self.options.items():
+            if name not in known:
+                raise ConfigError(f"options.{name}", _one_of(name, list(known)), "an unknown option")
+            if not _fits(value, known[name]):
+                expected = "text or a number" if known[name] is None else type(known[name]).__name__
+                raise ConfigError(f"options.{name}", expected, repr(value))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that `memjax remember` runs."""
+
+    experiment: str
+    benchmark: BenchmarkConfig
+    language: LanguageConfig
+    chat: ChatConfig
+    embed: EmbedConfig
+    store: StoreConfig
+    budget: BudgetConfig
+
+
+def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
+    """Checks and freezes a config. Raises ConfigError."""
+    values = config.to_dict() if isinstance(config, ConfigDict) else config
+    if "language" not in values:
+        raise ConfigError("--config", "a config of `memjax remember`, with a section 'language'", "another")
+    try:
+        return parse(RunConfig, values, "config")
+    except ConfigError as error:
+        raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
+
+
+def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
+    """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
+    options = dict(config.options)
+    if options.get("checked"):
+        print(
+            "running solutions to see which tasks can be judged here; what is known is kept", file=sys.stderr
+        )
+    if "judge" in options:
+        options["judge"] = _judge(chat) if options["judge"] and chat is not None else None
+    return load(config.name, config.folder, limit=config.limit, seed=config.seed, **options)
+
+
+def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
+    """Runs or resumes to the end and prints what came out; returns the exit code.
+
+    Raises ConfigError, and Stopped where the endpoint is down or the budget is spent.
+    """
+    run, workdir = resolve_language(config), Path(workdir)
+    with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
+        benchmark = load_tasks(run.benchmark, models.chat)
+        progress = LanguageProgress(workdir, run.language, benchmark)
+
+        def report(line: Mapping[str, Any]) -> None:
+            # Why here: the loop now holds the workdir and has found that it is of this run.
+            if progress.is_new:
+                _describe(workdir, run, benchmark, models.embedder.name)
+            progress.update(line)
+
+        with StopOnSignal() as stop:
+            done = run_language(
+                workdir,
+                run.language,
+                benchmark,
+                models.chat,
+                models.embedder,
+                should_stop=lambda: stop.requested,
+                report=report,
+            )
+        spent = models.ledger.spent
+    if (workdir / METRICS_FILE).stat().st_size:
+        print(table([load_curve(workdir)]))
+    tokens = f"{spent.prompt_tokens:,} of prompts and {spent.completion_tokens:,} of replies"
+    money = f", {spent.money:.4g} in money" if spent.money else ""
+    print(f"tokens asked of the chat model by all launches: {tokens}{money}")
+    return 0 if done else stop.exit_code
+
+
+def similarities(
+    config: Mapping[str, Any] | ConfigDict, workdir: Path, most: int = 1_000
+) -> dict[str, float]:
+    """Mean, deviation and 80 % quantile of the cosines between training tasks: what thresholds depend on.
+
+    The source takes that quantile for `threshold`; its code has the others as `mean` and `std`. At most
+    `most` tasks are embedded. Raises ConfigError, and Stopped where the endpoint fails.
+    """
+    run = resolve_language(config)
+    with open_models(run.chat, run.embed, run.store, run.budget, Path(workdir)) as models:
+        texts = [plain(task.intent)[:KEY_CHARS] for task in load_tasks(run.benchmark).train[:most]]
+        if len(texts) < 2:
+            raise ConfigError("benchmark", "at least two training tasks", len(texts))
+        try:
+            vectors = models.embedder.embed(texts)
+        except ChatError as error:
+            raise Stopped(f"{error.kind}: {error}") from None
+    cosines = (vectors @ vectors.T)[np.triu_indices(len(texts), 1)]
+    values = {"mean": cosines.mean(), "std": cosines.std(), "quantile": np.quantile(cosines, 0.8)}
+    return {name: float(value) for name, value in values.items()}
+
+
+def _describe(workdir: Path, run: RunConfig, benchmark: Benchmark, embedder: str) -> None:
+    """Writes the config, and what this launch runs on."""
+    config, manifest = workdir / CONFIG_FILE, workdir / MANIFEST_FILE
+    launches = json.loads(manifest.read_bytes())["launches"] if manifest.exists() else []
+    left_out = len(benchmark.about.get("left_out", ()))
+    about = {
+        "experiment": run.experiment,
+        "model": run.chat.endpoint.model,
+        "embedder": embedder,
+        "benchmark": benchmark.about | {"left_out": left_out},
+        "sandbox": _walls(run.benchmark.name),
+        "launches": [*launches, describe_launch()],
+    }
+    write_json(config, dataclasses.asdict(run))
+    write_json(manifest, about)
+
+
+def _walls(benchmark: str) -> dict[str, Any] | None:
+    """Which walls programs run behind on this machine; None where the benchmark runs none."""
+    if benchmark in ("hle", "lifelong_db"):
+        return None
+    with Sandbox() as sandbox:
+        return sandbox.walls._asdict() | {"shortfall": sandbox.shortfall}
+
+
+def _judge(chat: Chat) -> Ask:
+    """The run's own model as a grader; the source has another one (docs/memrl.md)."""
+    return lambda messages: chat.complete(messages, max_tokens=64, temperature=0.0, seed=0)
+
+
+def _options(name: str) -> dict[str, Any]:
+    """The options of a loader that a config file can give, and their defaults."""
+    loader: Callable[..., Any] = LOADERS[name]
+    fields = inspect.signature(loader).parameters.values()
+    own = {f.name: f.default for f in fields if f.name not in ("folder", "limit", "seed")}
+    return {n: False if n == "judge" else d for n, d in own.items() if isinstance(d, _OPEN_ITEM)}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether an option may have this value, by its default; a folder of a split may be None."""
+    if default is None or value is None:
+        return isinstance(value, _OPEN_ITEM) and (default is None or isinstance(default, str))
+    return type(value) is type(default) or (type(default) is float and type(value) is int)
+
+
+def _one_of(name: str, known: list[str]) -> str:
+    close = nearest_name(name, known)
+    return f"one of {', '.join(known)}" + (f" (did you mean '{close}'?)" if close else "")

@@ -1,0 +1,142 @@
+"""Curves and a table of runs of a language-model agent: success in each epoch, and at least once so far."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memjax.commands.report import COLOURS
+from memjax.llm.run.records import Attempt
+from memjax.llm.run.state import LOG_FILE, RUN_FILE
+from memjax.runs.metrics import METRICS_FILE, read_metrics
+from memjax.types import ConfigError
+
+
+class Curve(NamedTuple):
+    """One run, by its finished epochs."""
+
+    name: str  # of the workdir
+    benchmark: str
+    model: str
+    tasks: str  # how many, and a digest of which
+    mode: str  # with its preset where that is not `paper`
+    seed: int
+    played: int  # training tasks of an epoch
+    success: tuple[float, ...]  # share solved in each epoch
+    cumulative: tuple[float, ...]  # share solved at least once up to it
+    transfer: float | None  # share of the held-out tasks solved with the memory frozen
+    tokens: int  # of prompts and replies, those from a store included
+    skipped: int  # tasks that could not be played
+
+
+def is_language_run(workdir: Path) -> bool:
+    """Whether `workdir` is of `memjax remember`."""
+    return (Path(workdir) / RUN_FILE).is_file()
+
+
+def load_curve(workdir: Path) -> Curve:
+    """Reads one workdir. Raises ConfigError where it holds no run of a language-model agent."""
+    workdir = Path(workdir)
+    path = workdir / RUN_FILE
+    if not path.is_file() or not (workdir / METRICS_FILE).is_file():
+        raise ConfigError("workdir", f"a directory of `memjax remember`, with {RUN_FILE}", f"'{workdir}'")
+    run: dict[str, Any] = json.loads(path.read_bytes())
+    rows = read_metrics(workdir / METRICS_FILE)
+    if not rows:
+        raise ConfigError("workdir", f"a run with a line in its {METRICS_FILE}", f"'{workdir}'")
+    language = run["language"]
+    buckets = language["memory"]["unit"] == "buckets" and language["mode"] in ("memrl", "memp", "rag")
+    transfer = [row["transfer_success_rate"] for row in rows if "transfer_success_rate" in row]
+    return Curve(
+        name=workdir.resolve().name,
+        benchmark=run["benchmark"],
+        model=run["model"],
+        tasks=run["tasks"],
+        mode=language["mode"] + (" (code)" if buckets else ""),
+        seed=language["seed"],
+        played=sum(row["tasks"] for row in rows if row["epoch"] == 0 and not row["frozen"]),
+        success=tuple(row["success_rate"] for row in rows if "success_rate" in row),
+        cumulative=tuple(row["cumulative_success_rate"] for row in rows if "success_rate" in row),
+        transfer=transfer[-1] if transfer else None,
+        tokens=sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows),
+        skipped=sum(row["skipped"] for row in rows),
+    )
+
+
+def outcomes(workdir: Path, epoch: int) -> dict[str, bool]:
+    """Which tasks were solved in an epoch of runtime learning, by id; a skipped one was not."""
+    path = Path(workdir).resolve() / LOG_FILE
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        query = "SELECT body FROM attempts WHERE phase = 'learn' AND epoch = ?"
+        attempts = [Attempt(*json.loads(body)) for (body,) in connection.execute(query, (epoch,))]
+    finally:
+        connection.close()
+    return {attempt.task_id: bool(attempt.success) for attempt in attempts}
+
+
+def table(curves: Sequence[Curve]) -> str:
+    """One line per run: what the source reports, and what it cost."""
+    head = ["run", "mode", "seed", "tasks", "epochs", "last success", "ever solved", "transfer", "tokens"]
+    rows = [head, *(_cells(curve) for curve in curves)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def _cells(curve: Curve) -> list[str]:
+    last = f"{curve.success[-1]:.1%}" if curve.success else "-"
+    ever = f"{curve.cumulative[-1]:.1%}" if curve.cumulative else "-"
+    transfer = "-" if curve.transfer is None else f"{curve.transfer:.1%}"
+    counts = [str(curve.seed), str(curve.played), str(len(curve.success))]
+    return [curve.name, curve.mode, *counts, last, ever, transfer, f"{curve.tokens:,}"]
+
+
+def language_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Draws the runs' curves, prints their table and returns the picture's path.
+
+    `out` defaults to `report.png` in the first workdir. Raises ConfigError.
+    """
+    curves = [load_curve(workdir) for workdir in workdirs]
+    if not any(curve.success for curve in curves):
+        raise ConfigError("workdir", "a run with a finished epoch", f"'{workdirs[0]}'")
+    out = Path(workdirs[0]) / "report.png" if out is None else Path(out)
+    draw(curves, [curve.name for curve in curves], out)
+    print(table(curves))
+    return out
+
+
+def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
+    """Two panels over epochs; curves with one label share a colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(dict.fromkeys(labels))}
+    figure, axes = pyplot.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, layout="constrained")
+    for axis, title in zip(axes, ("solved in the epoch", "solved at least once"), strict=True):
+        named: set[str] = set()
+        for curve, label in zip(curves, labels, strict=True):
+            values = curve.success if title == "solved in the epoch" else curve.cumulative
+            epochs = range(1, len(values) + 1)
+            shown = None if label in named else label
+            axis.plot(epochs, values, "o-", color=colours[label], label=shown, linewidth=1.8, markersize=4)
+            named.add(label)
+        axis.set(title=title, xlabel="epoch", ylim=(-0.03, 1.03))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("share of the tasks")
+    axes[1].legend(fontsize=8, frameon=False)
+    what = dict.fromkeys(f"{c.benchmark}, {c.played} tasks, {c.model}" for c in curves)
+    figure.suptitle("; ".join(what), fontsize=11)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    pyplot.close(figure)

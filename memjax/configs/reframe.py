@@ -1,0 +1,293 @@
+"""Re:Frame on continuous control: a Decision Transformer learns on poor data to retrieve from few experts.
+
+Source: Re:Frame (Zelezetsky et al. 2025, arXiv 2508.19344), of which a summary was read: two stages, an
+autoencoder over (return to go, observation, action), a bank of 60 expert trajectories. Query, read, fusion
+and sizes are ours (docs/reframe.md). The Decision Transformer has the values of its gym experiments (Chen et
+al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
+
+Expected: see results/reframe, with all controls. Data: your own D4RL files or Minari ids, or those that
+`python -m experiments.offline_data` makes into runs/data.
+
+Cost: 100,000 updates. On two cores of a CPU an update takes a tenth of a second: `cpu` is a smaller
+transformer and fewer updates, minutes; `smoke` takes half a minute.
+
+  memjax train --config=memjax/configs/reframe.py:hopper+medium --workdir=runs/reframe
+  memjax train --config=memjax/configs/reframe.py:hopper --workdir=runs/mine \\
+      --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
+  memjax train --config=memjax/configs/reframe.py:walker2d+random+dt --workdir=runs/dt
+  memjax evaluate --workdir=runs/reframe --bank runs/data/hopper_expert.hdf5 --bank-episodes 15 --swap-bank
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from memjax.configs import base
+
+TARGETS = {"hopper": (3600.0, 1800.0), "walker2d": (5000.0, 2500.0), "halfcheetah": (12000.0, 6000.0)}
+NAMES = {"hopper": "Hopper-v4", "walker2d": "Walker2d-v4", "halfcheetah": "HalfCheetah-v4"}
+TIERS = ("random", "medium", "medium-replay")
+DATA = "runs/data/{env}_{tier}.hdf5"
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant, parts of its name joined by "+"."""
+    config = ConfigDict(
+        {
+            "experiment": "reframe",
+            "seed": 0,
+            "num_seeds": 1,
+            "env": {"id": "envpool/Hopper-v4", "num_envs": 1, "options": {}},
+            "data": {
+                "path": DATA.format(env="hopper", tier="medium"),
+                "experts": DATA.format(env="hopper", tier="expert"),
+                "num_experts": 60,  # (paper)
+                "expert_seed": 0,
+                "mix": "none",
+                "mix_share": 0.1,
+                "encoder_steps": 0,
+                "holdout": 0.0,
+                "credit_every": 0,
+                "keep_unfinished": False,
+                "max_episode_steps": 0,
+                "cache": "",
+                "stream": False,
+            },
+            "agent": _agent(),
+            "run": {
+                "total_steps": 100_000,  # updates
+                "eval_every": 10_000,
+                "eval_episodes": 20,
+                "eval_envs": 20,
+                "checkpoint_every": 5_000,
+                "keep_checkpoints": 2,
+                "log_every": 100,
+                "stop_on_nan": True,
+                "pools": 1,
+                "overlap": False,
+            },
+        }
+    )
+    known: dict[str, Callable[[ConfigDict], None]] = {name: partial(_environment, env=name) for name in NAMES}
+    known |= {tier: partial(_tier, tier=tier) for tier in TIERS}
+    return base.apply(config, variant, known | CONTROLS | ABLATIONS | {"cpu": _cpu, "smoke": _smoke})
+
+
+def _agent() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "reframe",
+            "memory": "associative",
+            "batch": 64,  # windows
+            "return_scale": 1000.0,
+            "targets": TARGETS["hopper"],
+            "evaluate_emptied": True,
+            "transformer": {
+                "context": 20,
+                "width": 128,
+                "layers": 3,
+                "heads": 1,
+                "max_steps": 1000,
+                "dropout": 0.1,
+                "compute": "float32",
+            },
+            "optimizer": {
+                "learning_rate": 1e-4,
+                "weight_decay": 1e-4,
+                "max_grad_norm": 0.25,
+                "warmup": 10_000,  # updates
+            },
+            "autoencoder": {
+                "width": 64,
+                "latent": 64,
+                "steps": 20_000,
+                "batch": 1024,
+                "learning_rate": 1e-3,
+                "weight_decay": 1e-4,
+                "max_grad_norm": 1.0,
+                "return_weight": 1.0,
+                "observation_weight": 1.0,
+                "action_weight": 1.0,
+            },
+            "bank": {"trajectories": 60, "capacity": 60_000, "content": "latents"},
+            "read": {
+                "query": "hidden",
+                "similarity": "dot",
+                "k": 16,
+                "fusion": "late",
+                "dropout": 0.1,
+                "dropout_unit": "step",
+                "random_neighbors": 0.0,
+                "exclude_own": False,
+                "method": "auto",
+                "recall": 0,
+                "utility_weight": 0.5,
+                "utility_step": 0.1,
+            },
+        }
+    )
+
+
+def _environment(config: ConfigDict, env: str) -> None:
+    tier = config.data.path.rpartition("_")[2].removesuffix(".hdf5")
+    config.env.id = f"envpool/{NAMES[env]}"
+    config.data.path = DATA.format(env=env, tier=tier)
+    config.data.experts = DATA.format(env=env, tier="expert")
+    config.agent.targets = TARGETS[env]
+
+
+def _tier(config: ConfigDict, tier: str) -> None:
+    env = config.data.experts.rpartition("/")[2].removesuffix("_expert.hdf5")
+    config.data.path = DATA.format(env=env, tier=tier)
+
+
+def _dt(config: ConfigDict) -> None:
+    """Control 1: the Decision Transformer on the poor data."""
+    config.agent.memory = "null"
+    config.data.experts = ""
+
+
+def _dt_mixed(config: ConfigDict, share: float) -> None:
+    """Control 2: the same with the expert trajectories mixed in; share 0: by their number of steps."""
+    config.agent.memory = "null"
+    config.data.mix = "share" if share else "uniform"
+    config.data.mix_share = share
+
+
+def _dt_parameters(config: ConfigDict) -> None:
+    """Control 3: as many parameters as Re:Frame, no memory."""
+    _dt(config)
+    config.agent.memory = "parameters"
+
+
+def _low_bank(config: ConfigDict) -> None:
+    """Control 4: the bank holds as many episodes of the poor data, never a window's own."""
+    config.data.experts = config.data.path
+    config.agent.read.exclude_own = True
+
+
+def _content(config: ConfigDict, content: str) -> None:
+    """Control 4: what is found gives the latent of another entry, or the mean of all."""
+    config.agent.bank.content = content
+
+
+def _bc(config: ConfigDict, path: str) -> None:
+    """Control 5: behaviour cloning, of the few experts alone or of the poor data."""
+    if path == "experts":
+        config.data.mix = "only"
+    else:
+        config.data.experts = ""
+    config.agent = ConfigDict(
+        {
+            "name": "bc",
+            "batch": config.agent.batch,
+            "context": config.agent.transformer.context,
+            "return_scale": config.agent.return_scale,
+            "widths": (256, 256),
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "max_grad_norm": 1.0,
+        }
+    )
+
+
+def _nearest(config: ConfigDict) -> None:
+    """Control 5: retrieve and play."""
+    config.agent = ConfigDict(
+        {
+            "name": "nearest",
+            "batch": config.agent.batch,
+            "context": config.agent.transformer.context,
+            "return_scale": config.agent.return_scale,
+            "trajectories": config.agent.bank.trajectories,
+            "capacity": config.agent.bank.capacity,
+            "k": 1,
+            "method": "auto",
+        }
+    )
+    config.run.update(total_steps=100, eval_every=100, checkpoint_every=100)  # it learns nothing
+
+
+CONTROLS: dict[str, Callable[[ConfigDict], None]] = {
+    "dt": _dt,
+    "dt_mixed": partial(_dt_mixed, share=0.0),
+    "dt_mixed10": partial(_dt_mixed, share=0.1),
+    "dt_mixed50": partial(_dt_mixed, share=0.5),
+    "dt_parameters": _dt_parameters,
+    "low_bank": _low_bank,
+    "shuffled": partial(_content, content="shuffled"),
+    "constant": partial(_content, content="constant"),
+    "bc_experts": partial(_bc, path="experts"),
+    "bc": partial(_bc, path="data"),
+    "nearest": _nearest,
+}
+
+
+def _read(config: ConfigDict, **fields) -> None:
+    config.agent.read.update(fields)
+
+
+def _experts(config: ConfigDict, count: int) -> None:
+    """How many expert trajectories the bank is filled with."""
+    config.data.num_experts = config.agent.bank.trajectories = count
+    config.agent.bank.capacity = 1000 * count
+
+
+def _mixed_encoder(config: ConfigDict) -> None:
+    """The autoencoder learns from as many poor steps as expert ones."""
+    config.data.encoder_steps = 60_000
+
+
+def _mixed(config: ConfigDict, share: float) -> None:
+    """The memory on, and its experts mixed in as in control 2: does it add to the same information?
+
+    A window never reads its own trajectory; share 0: by their number of steps.
+    """
+    config.data.mix = "share" if share else "uniform"
+    config.data.mix_share = share
+    config.agent.read.exclude_own = True
+
+
+def _utilities(config: ConfigDict) -> None:
+    """MemRL's rule chooses among 64 entries, with utilities learned from held-out advantage."""
+    _read(config, recall=64)
+    config.data.update(holdout=0.1, credit_every=10)
+
+
+ABLATIONS: dict[str, Callable[[ConfigDict], None]] = {
+    "query_ae": partial(_read, query="ae"),
+    "query_both": partial(_read, query="hidden+ae"),
+    "concat": partial(_read, fusion="concat"),
+    "early": partial(_read, fusion="early", query="ae"),
+    "prefix": partial(_read, fusion="prefix", query="ae"),
+    "cosine": partial(_read, similarity="cosine"),
+    "mixed": partial(_mixed, share=0.0),
+    "mixed50": partial(_mixed, share=0.5),
+    "mixed_encoder": _mixed_encoder,
+    "utilities": _utilities,
+    **{f"k{k}": partial(_read, k=k) for k in (1, 4, 64)},
+    "k_all": partial(_read, k=0),
+    **{f"experts{n}": partial(_experts, count=n) for n in (6, 15, 30, 120, 300)},
+}
+
+
+def _cpu(config: ConfigDict) -> None:
+    """What two cores of a CPU train in minutes: a smaller transformer, fewer updates at a higher rate."""
+    config.run.update(total_steps=3_000, eval_every=3_000, checkpoint_every=500)
+    config.run.update(eval_episodes=40, eval_envs=40)
+    if "transformer" in config.agent:
+        config.agent.transformer.update(width=64, context=10)
+        config.agent.optimizer.update(learning_rate=5e-4, warmup=300)
+        config.agent.autoencoder.update(steps=3_000)
+
+
+def _smoke(config: ConfigDict) -> None:
+    """Every part once, in seconds."""
+    config.env.options.max_episode_steps = 50
+    config.run.update(total_steps=20, log_every=10, eval_every=20, checkpoint_every=10)
+    config.run.update(eval_episodes=4, eval_envs=4)
+    config.agent.batch = 8
+    if "transformer" in config.agent:
+        config.agent.transformer.update(width=16, context=5, layers=2)
+        config.agent.autoencoder.update(width=8, latent=8, steps=50, batch=64)

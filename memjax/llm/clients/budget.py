@@ -1,0 +1,130 @@
+"""What requests may cost in all. A request is refused before it is made, not counted after it was."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from memjax.llm.clients.config import BudgetConfig
+from memjax.llm.database import Database
+from memjax.llm.types import Chat, ChatError, Message, Reply
+
+_SCHEMA = """
+CREATE TABLE requests (id INTEGER PRIMARY KEY, model TEXT NOT NULL, settled INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
+"""
+_MESSAGE_TOKENS = 16  # more than what a chat template adds to a message
+_UNBILLED = ("down", "rate_limit", "auth", "budget")  # failures that never reached the model
+
+
+class Spent(NamedTuple):
+    """What was spent, requests under way counted with their bounds."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+
+
+class Ledger:
+    """The account of a run, on disk: what was spent in an earlier launch stays spent.
+
+    Each request first reserves the most it can cost, then settles what it did cost. One that was under way
+    when the process died stays at its bound. So the limits hold at any moment, for endpoints that keep to
+    `max_tokens`; further attempts at a request that failed are not counted on their own.
+    """
+
+    def __init__(self, config: BudgetConfig, path: Path | str):
+        self.config = config
+        self._data = Database(path, _SCHEMA, version=1)
+        self._change = threading.Condition()
+        self._open = 0  # requests of this process under way
+        row = self._data.one("SELECT total(prompt_tokens), total(completion_tokens) FROM requests")
+        assert row is not None
+        self._prompt, self._completion = int(row[0]), int(row[1])
+
+    @property
+    def spent(self) -> Spent:
+        """So far, by all launches."""
+        return Spent(self._prompt, self._completion, self._money(self._prompt, self._completion))
+
+    def reserve(self, model: str, prompt: int, completion: int) -> int:
+        """The number of a new request that may cost so many tokens; waits for others to settle.
+
+        Raises ChatError("budget") where it does not fit although no other is under way.
+        """
+        with self._change:
+            while not self._fits(prompt, completion):
+                if self._open == 0:
+                    raise ChatError(self._message(prompt + completion), kind="budget")
+                self._change.wait()
+            with self._data.transaction() as connection:
+                statement = "INSERT INTO requests VALUES (NULL, ?, 0, ?, ?)"
+                number = connection.execute(statement, (model, prompt, completion)).lastrowid
+            self._open += 1
+            self._prompt, self._completion = self._prompt + prompt, self._completion + completion
+        assert number is not None
+        return number
+
+    def settle(self, number: int, bound: tuple[int, int], cost: tuple[int, int]) -> None:
+        """A request that reserved `bound` did cost `cost` tokens of prompt and completion."""
+        with self._change:
+            with self._data.transaction() as connection:
+                statement = (
+                    "UPDATE requests SET settled = 1, prompt_tokens = ?, completion_tokens = ? WHERE id = ?"
+                )
+                connection.execute(statement, (*cost, number))
+            self._open -= 1
+            self._prompt += cost[0] - bound[0]
+            self._completion += cost[1] - bound[1]
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._data.close()
+
+    def _fits(self, prompt: int, completion: int) -> bool:
+        prompt, completion = self._prompt + prompt, self._completion + completion
+        c = self.config
+        within = c.tokens is None or prompt + completion <= c.tokens
+        return within and (c.money is None or self._money(prompt, completion) <= c.money)
+
+    def _money(self, prompt: int, completion: int) -> float:
+        return (prompt * self.config.prompt_price + completion * self.config.completion_price) / 1e6
+
+    def _message(self, need: int) -> str:
+        spent, c = self.spent, self.config
+        limits = [f"{c.tokens} tokens"] if c.tokens is not None else []
+        limits += [f"{c.money:g} in money"] if c.money is not None else []
+        used = f"{spent.prompt_tokens + spent.completion_tokens} tokens ({spent.money:g}) are spent"
+        return f"budget of {' and '.join(limits)}: {used}, the next request may take {need} tokens"
+
+
+class BudgetedChat:
+    """A `Chat` whose requests are paid from a ledger."""
+
+    def __init__(self, chat: Chat, ledger: Ledger):
+        self.name = chat.name
+        self._chat, self._ledger = chat, ledger
+
+    def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
+    ) -> Reply:
+        """One reply. Raises ChatError as the model does, and "budget" where the request does not fit."""
+        bound = (prompt_bound(messages), max_tokens)
+        number = self._ledger.reserve(self.name, *bound)
+        cost = bound  # where it stays unknown
+        try:
+            reply = self._chat.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+            if reply.prompt_tokens or reply.completion_tokens:
+                cost = (reply.prompt_tokens, reply.completion_tokens)
+            return reply
+        except ChatError as error:
+            cost = (0, 0) if error.kind in _UNBILLED else bound
+            raise
+        finally:
+            self._ledger.settle(number, bound, cost)
+
+
+def prompt_bound(messages: Sequence[Message]) -> int:
+    """At least the tokens of a prompt: a token of a byte-level vocabulary has a byte or more."""
+    return sum(len(m.content.encode()) + _MESSAGE_TOKENS for m in messages)

@@ -1,0 +1,99 @@
+"""Chat and embeddings of an OpenAI-compatible endpoint (vLLM, llama.cpp's server, a hosted one)."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from memjax.llm.clients.config import ChatConfig, EmbedConfig
+from memjax.llm.clients.endpoint import Endpoint
+from memjax.llm.run.prompts import plain
+from memjax.llm.types import Message, Reply, unit_rows
+from memjax.types import ConfigError
+
+
+class OpenAIChat:
+    """A `Chat`. Raises ConfigError where the key or the package is missing."""
+
+    def __init__(self, config: ChatConfig, *, field: str = "chat"):
+        self.config = config
+        self.name = config.endpoint.model
+        self._endpoint = Endpoint(config.endpoint, field=f"{field}.endpoint")
+
+    def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
+    ) -> Reply:
+        """One reply. Raises ChatError: down, timeout, rate_limit, auth, refused or malformed."""
+        body: dict[str, Any] = {
+            "model": self.name,
+            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "temperature": temperature,
+            "seed": seed,
+            self.config.token_field: max_tokens,
+            "extra_body": dict(self.config.extra),
+        }
+        return self._endpoint.call(
+            lambda client: client.chat.completions.with_raw_response.create(**body),
+            len(json.dumps(body)),
+            self._read,
+        )
+
+    def _read(self, answer: dict) -> Reply:
+        choice = answer["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason") or "stop"
+        if message.get("refusal") or finish == "content_filter":
+            raise self._endpoint.error(f"refused: {message.get('refusal') or finish}", kind="refused")
+        text = message["content"]
+        if text is not None and not isinstance(text, str):
+            raise TypeError(type(text).__name__)
+        if text is None or not text.strip():
+            # Why: all tokens went into thoughts that are not shown; asking again would end alike.
+            if finish == "length":
+                raise self._endpoint.error("no text within max_tokens", kind="malformed")
+            raise self._endpoint.transient("an empty answer", kind="malformed")
+        usage = answer.get("usage") or {}
+        return Reply(
+            plain(text), _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), str(finish)
+        )
+
+
+class OpenAIEmbedder:
+    """An `Embedder`. Raises ConfigError where the key or the package is missing, or the width is another."""
+
+    def __init__(self, config: EmbedConfig, *, field: str = "embed"):
+        assert config.endpoint is not None  # EmbedConfig checks it
+        self.name, self.dim = config.endpoint.model, config.dim
+        self._batch, self._field = config.batch, field
+        self._endpoint = Endpoint(config.endpoint, field=f"{field}.endpoint")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """[n, dim] f32, rows of norm one. Raises ChatError as chat does."""
+        if any(not text for text in texts):
+            raise ConfigError("texts", "texts that are not empty", "''")
+        parts = [self._some(texts[i : i + self._batch]) for i in range(0, len(texts), self._batch)]
+        return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
+
+    def _some(self, texts: Sequence[str]) -> np.ndarray:
+        body = {"model": self.name, "input": list(texts), "encoding_format": "float"}
+        return self._endpoint.call(
+            lambda client: client.embeddings.with_raw_response.create(**body),
+            len(json.dumps(body)),
+            lambda answer: self._read(answer, len(texts)),
+        )
+
+    def _read(self, answer: dict, expected: int) -> np.ndarray:
+        items = sorted(answer["data"], key=lambda item: item["index"])
+        if [item["index"] for item in items] != list(range(expected)):
+            raise ValueError("other texts than those asked for")
+        widths = {len(item["embedding"]) for item in items}
+        if widths != {self.dim}:
+            got = f"{self.dim}, and vectors of {sorted(widths)[0]} came"
+            raise ConfigError(f"{self._field}.dim", f"the width of {self.name}'s vectors", got)
+        vectors = np.asarray([item["embedding"] for item in items], np.float32)
+        return unit_rows(vectors)
+
+
+def _count(usage: Any, name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) and value >= 0 else 0

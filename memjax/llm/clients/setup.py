@@ -1,0 +1,71 @@
+"""From config sections to a chat model and an embedder, put together in the one right order.
+
+A reply is looked up in the store first, then paid from the budget, then asked of the endpoint: what comes
+from the store costs nothing, and a replay needs no endpoint, no key and no package.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from memjax.llm.clients.budget import BudgetedChat, Ledger
+from memjax.llm.clients.cache import Store, StoredChat, StoredEmbedder
+from memjax.llm.clients.config import BudgetConfig, ChatConfig, EmbedConfig, StoreConfig
+from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.types import Chat, Embedder
+
+SPENDING_FILE = "spending.sqlite"
+
+
+class Models(NamedTuple):
+    """What a run asks."""
+
+    chat: Chat
+    embedder: Embedder
+    ledger: Ledger  # what the chat model was paid
+
+
+@contextlib.contextmanager
+def open_models(
+    chat: ChatConfig, embed: EmbedConfig, store: StoreConfig, budget: BudgetConfig, folder: Path
+) -> Iterator[Models]:
+    """The models of a run, whose spending is kept in `folder`. Raises ConfigError: no key, package or file.
+
+    A budget covers chat. Embeddings are outside of it: each intent is embedded once in the life of a log.
+    """
+    with contextlib.ExitStack() as stack:
+        replays = store.mode == "replay"
+        kept = stack.enter_context(contextlib.closing(Store(store))) if store.mode != "off" else None
+        ledger = stack.enter_context(contextlib.closing(Ledger(budget, Path(folder) / SPENDING_FILE)))
+        talker = None if replays else BudgetedChat(_chat(chat), ledger)
+        name, settings = chat.endpoint.model, chat.extra or None
+        if kept is not None:
+            talker = StoredChat(talker, kept, name=name, settings=settings)
+        embedder = _embedder(embed, kept, replays)
+        assert talker is not None
+        yield Models(talker, embedder, ledger)
+
+
+def _chat(config: ChatConfig) -> Chat:
+    from memjax.llm.clients.openai_chat import OpenAIChat
+
+    return OpenAIChat(config)
+
+
+def _embedder(config: EmbedConfig, store: Store | None, replays: bool) -> Embedder:
+    """Only vectors of an endpoint are stored: the others are made again for less than it takes to look."""
+    if config.kind == "local":
+        return HashedNgrams(config.dim)
+    if config.kind in ("wordllama", "minilm"):
+        from memjax.llm.clients import embed_models
+
+        return getattr(embed_models, config.kind)(config.dim)
+    assert config.endpoint is not None
+    from memjax.llm.clients.openai_chat import OpenAIEmbedder
+
+    made = None if replays else OpenAIEmbedder(config)
+    if store is None:
+        assert made is not None
+        return made
+    return StoredEmbedder(made, store, name=config.endpoint.model, dim=config.dim)

@@ -1,0 +1,118 @@
+"""The config of a run of a language-model agent, and what its modes stand for.
+
+| mode      | retrieval                    | utilities | written                               |
+|-----------|------------------------------|-----------|---------------------------------------|
+| memrl     | similarity, then utility     | learned   | plan or reflection, and the record    |
+| memp      | similarity                   | none      | the same                              |
+| rag       | similarity                   | none      | the record alone, no summary          |
+| reflexion | the task's own last failures | none      | reflections; a solved task is left    |
+| none      | nothing                      | none      | nothing                               |
+| pass_at_k | nothing                      | none      | nothing; every epoch is a new sample  |
+
+"memp" and "rag" are baselines in the manner of the named systems, on MemRL's loop: what the sources leave
+open (what RAG stores, above all) is our choice.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from memjax.agents.memrl.config import MemRLConfig
+from memjax.llm.run.experience import Style
+from memjax.schema import Between, NonNegativeFloat, NonNegativeInt, PositiveInt, parse
+from memjax.types import ConfigError
+
+Mode = Literal["memrl", "memp", "rag", "reflexion", "none", "pass_at_k"]
+Reward = Annotated[float, Between(-1.0, 1.0)]
+
+# What may change when a run goes on: it does not change what is learned.
+_FREE = ("concurrency", "save_every", "give_up_after")
+
+_WRITES: dict[str, Literal["all", "failures", "none"]] = {
+    "memrl": "all",
+    "memp": "all",
+    "rag": "all",
+    "reflexion": "failures",
+    "none": "none",
+    "pass_at_k": "none",
+}
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """One run: which memory, how tasks are played, what is written."""
+
+    mode: Mode
+    seed: NonNegativeInt
+    epochs: PositiveInt  # passes over the training tasks
+    batch: PositiveInt  # tasks of a minibatch; all of them see the memory as it was before it
+    shuffle: bool  # a new order of the tasks in every epoch
+    concurrency: PositiveInt  # tasks in play at a time
+    overlap: NonNegativeInt  # minibatches begun before the one in hand is learned; 0: as the source
+    transfer: bool  # play the held-out tasks after the last epoch, the memory frozen
+
+    temperature: NonNegativeFloat
+    max_tokens: PositiveInt  # of a reply
+    summary_temperature: NonNegativeFloat
+    summary_max_tokens: PositiveInt
+    content_chars: PositiveInt  # of an experience as stored
+    inject_chars: PositiveInt  # of all memories that are shown for one task
+
+    reward_success: Reward
+    reward_failure: Reward
+    memory: MemRLConfig
+
+    save_every: PositiveInt  # minibatches between two saves of the arrays; the log is always complete
+    give_up_after: PositiveInt  # tasks skipped in a row that end the run
+
+    def check(self) -> None:
+        """Raises ConfigError where options exclude each other."""
+        if self.mode == "pass_at_k" and self.temperature == 0.0:
+            raise ConfigError("temperature", "> 0 with mode 'pass_at_k', or all samples are one", 0.0)
+        if self.mode == "reflexion" and self.overlap:
+            raise ConfigError("overlap", "0 with mode 'reflexion', which retries what failed", self.overlap)
+        if self.memory.credit == "leave_one_out":
+            got = "'leave_one_out', which needs replays of a task"
+            raise ConfigError("memory.credit", "'equal' or 'similarity'", got)
+
+    @property
+    def remembers(self) -> bool:
+        """The mode has a memory of arrays."""
+        return self.mode in ("memrl", "memp", "rag")
+
+    @property
+    def learns(self) -> bool:
+        """Utilities are learned."""
+        return self.mode == "memrl"
+
+    @property
+    def bank(self) -> MemRLConfig:
+        """The memory's config: without utilities in the choice where the mode has none."""
+        if self.learns:
+            return self.memory
+        return dataclasses.replace(self.memory, weight=0.0, epsilon=0.0, bonus=0.0, minimum=None, floor=None)
+
+    def style(self, *, frozen: bool) -> Style:
+        """How one attempt is asked for; nothing is written with the memory `frozen`."""
+        return Style(
+            seed=self.seed,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            summarise=self.mode != "rag",
+            write="none" if frozen else _WRITES[self.mode],
+            summary_temperature=self.summary_temperature,
+            summary_max_tokens=self.summary_max_tokens,
+            chars=self.content_chars,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this run and no other. Epochs may be added, unless the held-out tasks follow them."""
+        values = dataclasses.asdict(self)
+        free = _FREE if self.transfer else (*_FREE, "epochs")
+        return {name: value for name, value in values.items() if name not in free}
+
+
+def language_config(values: Mapping[str, Any]) -> LanguageConfig:
+    """The checked config. Raises ConfigError."""
+    return parse(LanguageConfig, values, "language")

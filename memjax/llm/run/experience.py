@@ -1,0 +1,124 @@
+"""From one task and the memories for it to an attempt that can be logged."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from memjax.llm.run.prompts import experience_text, plain, reflection_request, script_request
+from memjax.llm.run.records import Attempt
+from memjax.llm.types import Chat, ChatError, Message, Outcome, Reply, Task
+from memjax.types import ConfigError
+
+STOP_KINDS = ("budget", "auth")  # failures that the next task would meet as well
+
+
+class Style(NamedTuple):
+    """How replies are asked for, and what is made of an attempt."""
+
+    seed: int
+    temperature: float
+    max_tokens: int
+    summarise: bool  # write a plan after a success, a reflection after a failure
+    write: Literal["all", "failures", "none"]  # which attempts become an experience
+    summary_temperature: float
+    summary_max_tokens: int
+    chars: int  # of an experience, at most
+
+
+class Asking:
+    """`Ask` of one attempt: settings bound, tokens counted, seeds that do not depend on who comes first."""
+
+    def __init__(self, chat: Chat, style: Style, name: str):
+        self._chat, self._style, self._name = chat, style, name
+        self.calls = self.prompt_tokens = self.completion_tokens = 0
+
+    def __call__(self, messages: Sequence[Message]) -> Reply:
+        """The model's reply. Raises ChatError."""
+        return self.ask(messages, self._style.max_tokens, self._style.temperature)
+
+    def ask(self, messages: Sequence[Message], max_tokens: int, temperature: float) -> Reply:
+        """The same with other settings."""
+        text = f"{self._style.seed}/{self._name}/{self.calls}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+        self.calls += 1
+        messages = [Message(m.role, plain(m.content)) for m in messages]
+        reply = self._chat.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        return reply
+
+
+def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: str) -> Attempt:
+    """Plays a task and writes down the experience. `name` is that of the attempt, for the seeds.
+
+    What cannot be played is an attempt with `error`. Raises ChatError where the run must end (budget, key),
+    and ConfigError.
+    """
+    asking, began = Asking(chat, style, name), time.monotonic()
+    try:
+        outcome = task.attempt(asking, memories)
+    except ConfigError:
+        raise
+    except Exception as error:  # a task that fails for a reason of its own must not take others with it
+        return _skip(task.id, error, asking, time.monotonic() - began)
+    if outcome.task_id != task.id:
+        raise ConfigError("task", f"an outcome of '{task.id}'", f"one of '{outcome.task_id}'")
+    outcome = outcome._replace(trajectory=plain(outcome.trajectory), feedback=plain(outcome.feedback))
+    content, source, summary_error = _experience(task, outcome, asking, style)
+    return Attempt(
+        task_id=task.id,
+        success=bool(outcome.success),
+        score=float(outcome.score),
+        trajectory=outcome.trajectory[: style.chars],
+        feedback=outcome.feedback[: style.chars],
+        content=content,
+        source=source,
+        steps=int(outcome.steps),
+        prompt_tokens=asking.prompt_tokens,
+        completion_tokens=asking.completion_tokens,
+        summary_error=summary_error,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> tuple[str, str, str]:
+    """Content, what heads it, and why it has no summary; the record alone where the summary failed."""
+    if style.write == "none" or (style.write == "failures" and outcome.success):
+        return "", "", ""
+    intent, summary, source, why = plain(task.intent), "", "trajectory", ""
+    if style.summarise:
+        try:
+            summary = _summary(intent, outcome, asking, style)
+            source = "script" if outcome.success else "reflection"
+        except ChatError as error:
+            if error.kind in STOP_KINDS:
+                raise
+            why = f"{error.kind}: {error}"
+    content = experience_text(
+        intent, outcome.trajectory, summary=summary, success=outcome.success, chars=style.chars
+    )
+    return content, source, why
+
+
+def _summary(intent: str, outcome: Outcome, asking: Asking, style: Style) -> str:
+    if outcome.success:
+        messages = script_request(intent, outcome.trajectory, chars=style.chars)
+    else:
+        messages = reflection_request(intent, outcome.trajectory, outcome.feedback, chars=style.chars)
+    return plain(asking.ask(messages, style.summary_max_tokens, style.summary_temperature).text)
+
+
+def _skip(task_id: str, error: Exception, asking: Asking, seconds: float) -> Attempt:
+    """An attempt that could not be played. Raises ChatError where no other could be either."""
+    if isinstance(error, ChatError) and error.kind in STOP_KINDS:
+        raise error
+    kind = error.kind if isinstance(error, ChatError) else type(error).__name__
+    what = " ".join(plain(str(error)).split())[:300]
+    return Attempt(
+        task_id,
+        error=f"{kind}: {what}",
+        prompt_tokens=asking.prompt_tokens,
+        completion_tokens=asking.completion_tokens,
+        seconds=seconds,
+    )

@@ -1,0 +1,204 @@
+"""The experience log: an SQLite file that is the truth of a run of a language-model agent.
+
+The arrays of the memory are a checkpoint of it at some event; opening a run applies the events after that
+once more. A minibatch is committed in one transaction: its experiences, skips and the event. What is finished
+before that is kept as well (plans, attempts), so a run that was killed plays no finished task again and sees
+the same memories. Experiences and events are only ever added.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memjax.llm.database import Database
+from memjax.llm.run.records import Attempt, Event, Experience, Plan, Recall
+from memjax.types import ConfigError
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE tasks (number INTEGER PRIMARY KEY, task_id TEXT NOT NULL UNIQUE);
+CREATE TABLE intents (hash TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE plans (phase TEXT, epoch INTEGER, minibatch INTEGER, position INTEGER, task_id TEXT NOT NULL,
+    body TEXT NOT NULL, PRIMARY KEY (phase, epoch, minibatch, position)) WITHOUT ROWID;
+CREATE TABLE attempts (phase TEXT, epoch INTEGER, task_id TEXT, minibatch INTEGER NOT NULL,
+    body TEXT NOT NULL, PRIMARY KEY (phase, epoch, task_id));
+CREATE TABLE events (number INTEGER PRIMARY KEY, phase TEXT NOT NULL, epoch INTEGER NOT NULL,
+    minibatch INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (phase, epoch, minibatch));
+CREATE TABLE experiences (row INTEGER PRIMARY KEY, event INTEGER NOT NULL, task_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL, intent TEXT NOT NULL, content TEXT NOT NULL, success INTEGER NOT NULL,
+    reward REAL NOT NULL, recall TEXT NOT NULL, provenance TEXT NOT NULL, text_hash TEXT NOT NULL);
+CREATE INDEX experiences_by_task ON experiences (task_id);
+CREATE TRIGGER experiences_stay BEFORE UPDATE ON experiences BEGIN SELECT raise(ABORT, 'append-only'); END;
+CREATE TRIGGER experiences_remain BEFORE DELETE ON experiences BEGIN SELECT raise(ABORT, 'append-only'); END
+"""
+
+
+class ExperienceLog:
+    """The log of one run. Safe to use from several threads."""
+
+    def __init__(self, path: Path | str, *, embedder: str, dim: int):
+        """Opens or makes it. Raises ConfigError where its memories are those of another embedder."""
+        self.path, self.dim = Path(path), dim
+        self._data = Database(path, _SCHEMA, version=1)
+        want = {"embedder": embedder, "dim": str(dim)}
+        with self._data.transaction() as connection:
+            for item in want.items():
+                connection.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
+        have = dict(self._data.rows("SELECT name, value FROM meta"))
+        if any(have[name] != value for name, value in want.items()):
+            expected = (
+                f"'{have['embedder']}' of {have['dim']} dims, which the memories in {path} are written for"
+            )
+            self._data.close()
+            raise ConfigError("embed", expected, f"'{embedder}' of {dim} dims")
+
+    def number_tasks(self, task_ids: Sequence[str]) -> dict[str, int]:
+        """Numbers of the tasks, from 0 in the order in which they first came; they never change."""
+        with self._data.transaction() as connection:
+            for task_id in task_ids:
+                statement = "INSERT OR IGNORE INTO tasks SELECT count(*), ? FROM tasks"
+                connection.execute(statement, (task_id,))
+        return {task_id: number for number, task_id in self._data.rows("SELECT number, task_id FROM tasks")}
+
+    def vectors(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
+        """The vectors [D] f32 of the intents that are known."""
+        found = {}
+        for name in set(hashes):
+            row = self._data.one("SELECT vector FROM intents WHERE hash = ?", (name,))
+            if row is not None:
+                found[name] = np.frombuffer(row[0], "<f4").astype(np.float32)
+        return found
+
+    def keep_vectors(self, vectors: dict[str, np.ndarray]) -> None:
+        """Stores vectors by the hashes of their intents, which are then never embedded again."""
+        for vector in vectors.values():
+            if vector.shape != (self.dim,) or not np.all(np.isfinite(vector)):
+                raise ConfigError("embed.dim", f"finite vectors of {self.dim} dims", f"shape {vector.shape}")
+        with self._data.transaction() as connection:
+            rows = [(name, vector.astype("<f4").tobytes()) for name, vector in vectors.items()]
+            connection.executemany("INSERT OR IGNORE INTO intents VALUES (?, ?)", rows)
+
+    def plans(self, phase: str, epoch: int, minibatch: int) -> list[Plan]:
+        """The plans of a minibatch by position; empty where it was not begun."""
+        where = "WHERE phase = ? AND epoch = ? AND minibatch = ? ORDER BY position"
+        rows = self._data.rows(f"SELECT body FROM plans {where}", (phase, epoch, minibatch))
+        return [_plan(json.loads(body)) for (body,) in rows]
+
+    def keep_plans(self, phase: str, epoch: int, minibatch: int, plans: Sequence[Plan]) -> None:
+        """A minibatch is begun."""
+        with self._data.transaction() as connection:
+            rows = [(phase, epoch, minibatch, p.position, p.task_id, json.dumps(p)) for p in plans]
+            connection.executemany("INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def attempts(self, phase: str, epoch: int, minibatch: int | None = None) -> dict[str, Attempt]:
+        """Finished attempts, by task id: of a minibatch, or of an epoch, skips included once committed."""
+        rows = self._data.rows(
+            "SELECT body FROM attempts WHERE phase = ? AND epoch = ? AND (? IS NULL OR minibatch = ?)",
+            (phase, epoch, minibatch, minibatch),
+        )
+        attempts = [Attempt(*json.loads(body)) for (body,) in rows]
+        return {attempt.task_id: attempt for attempt in attempts}
+
+    def keep_attempt(self, phase: str, epoch: int, minibatch: int, attempt: Attempt) -> None:
+        """An attempt is finished; its minibatch need not be."""
+        with self._data.transaction() as connection:
+            values = (phase, epoch, attempt.task_id, minibatch, json.dumps(attempt))
+            connection.execute("INSERT INTO attempts VALUES (?, ?, ?, ?, ?)", values)
+
+    def commit(self, event: Event, experiences: Sequence[Experience], skips: Sequence[Attempt]) -> None:
+        """A minibatch is finished: all of it is kept, or nothing."""
+        place = (event.phase, event.epoch)
+        with self._data.transaction() as connection:
+            values = (event.number, *place, event.minibatch, json.dumps(event))
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", values)
+            rows = [_experience_row(event.number, x) for x in experiences]
+            marks = ", ".join("?" * 11)
+            connection.executemany(f"INSERT INTO experiences VALUES ({marks})", rows)
+            skipped = [(*place, s.task_id, event.minibatch, json.dumps(s)) for s in skips]
+            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?)", skipped)
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """The events after one, in order."""
+        number = after
+        next_one = "SELECT body FROM events WHERE number > ? ORDER BY number LIMIT 1"
+        while (row := self._data.one(next_one, (number,))) is not None:
+            event = _event(json.loads(row[0]))
+            number = event.number
+            yield event
+
+    def last_event(self) -> int:
+        """How many events there are."""
+        return self._count("events")
+
+    def num_experiences(self) -> int:
+        """How many rows there are; the next one has this number."""
+        return self._count("experiences")
+
+    def experiences(self, rows: Sequence[int]) -> list[Experience]:
+        """These rows, in the order asked for."""
+        found = []
+        for row in rows:
+            values = self._data.one("SELECT * FROM experiences WHERE row = ?", (row,))
+            if values is None:
+                raise ConfigError(str(self.path), f"a log with experience {row}", "one without")
+            found.append(_experience(values))
+        return found
+
+    def of_task(self, task_id: str, *, last: int) -> list[Experience]:
+        """The last experiences of a task, newest first."""
+        where = "WHERE task_id = ? ORDER BY row DESC LIMIT ?"
+        return [
+            _experience(x) for x in self._data.rows(f"SELECT * FROM experiences {where}", (task_id, last))
+        ]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._data.close()
+
+    def _count(self, table: str) -> int:
+        row = self._data.one(f"SELECT count(*) FROM {table}")
+        assert row is not None
+        return row[0]
+
+
+def _recall(body: Any) -> Recall:
+    return Recall(*(tuple(x) for x in body))
+
+
+def _plan(body: list) -> Plan:
+    position, task_id, intent_hash, recall, version = body
+    return Plan(position, task_id, intent_hash, _recall(recall), version)
+
+
+def _event(body: Any) -> Event:
+    number, phase, epoch, minibatch, tasks, intents, recalls, *columns = body
+    rewards, success, scored, rows = (tuple(column) for column in columns)
+    recalls = tuple(_recall(x) for x in recalls)
+    return Event(
+        number, phase, epoch, minibatch, tuple(tasks), tuple(intents), recalls, rewards, success, scored, rows
+    )
+
+
+def _experience_row(event: int, x: Experience) -> tuple:
+    recall, provenance = json.dumps(x.recall), json.dumps(x.provenance, sort_keys=True)
+    shown = (x.task_id, x.epoch, x.intent, x.content, int(x.success), x.reward)
+    return (x.row, event, *shown, recall, provenance, x.text_hash)
+
+
+def _experience(values: tuple) -> Experience:
+    row, _, task_id, epoch, intent, content, success, reward, recall, provenance, name = values
+    return Experience(
+        row,
+        task_id,
+        epoch,
+        intent,
+        content,
+        bool(success),
+        reward,
+        _recall(json.loads(recall)),
+        json.loads(provenance),
+        name,
+    )

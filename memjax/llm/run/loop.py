@@ -1,0 +1,220 @@
+"""The loop of a language-model agent: a frozen policy that gets better by what it remembers (MemRL).
+
+One minibatch, in the order of the code:
+
+1. `_begin`: embed the intents, retrieve for all tasks at once from the memory as it is, note both in the log,
+   queue the tasks.
+2. Workers play the tasks, a fixed number at a time, write each experience down and note each attempt.
+3. `_finish`: rewards, then one transaction of the log for the whole minibatch, then one compiled update and
+   insertion, then metrics.
+
+Minibatches are learned in order. With `overlap` L the next L are begun before one is learned, so that workers
+never wait for a straggler; which memory each task sees is still fixed by its place, not by who was quick.
+The log is the truth: killed at any point, a run goes on as if it had not been.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memjax.llm.run.concurrency import Batch, Workers
+from memjax.llm.run.config import LanguageConfig
+from memjax.llm.run.events import Timing, compose
+from memjax.llm.run.experience import attempt_task
+from memjax.llm.run.prompts import memory_block, plain
+from memjax.llm.run.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
+from memjax.llm.run.schedule import Slot, schedule
+from memjax.llm.run.state import RunState
+from memjax.llm.types import Benchmark, Chat, ChatError, Embedder, Task
+
+_NOTHING = Recall((), (), ())
+
+
+class Stopped(RuntimeError):
+    """The run cannot go on now: endpoint down, budget spent, key refused. It can be resumed."""
+
+
+class Pending(NamedTuple):
+    """A minibatch that is being played."""
+
+    slot: Slot
+    plans: Sequence[Plan]
+    done: dict[str, Attempt]  # of an earlier launch
+    batch: Batch[str, Attempt]
+
+
+def run_language(
+    workdir: Path,
+    config: LanguageConfig,
+    benchmark: Benchmark,
+    chat: Chat,
+    embedder: Embedder,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> bool:
+    """Runs or resumes in `workdir` to the end; returns whether it got there or was asked to stop.
+
+    `report` is given each minibatch's metrics. Raises ConfigError, and Stopped with one line that says why.
+    """
+    with (
+        RunState.open(workdir, config, benchmark, chat.name, embedder) as state,
+        Workers(config.concurrency) as workers,
+    ):
+        loop = _Loop(state, config, benchmark, chat, embedder, workers, report)
+        try:
+            return loop.run(should_stop)
+        except ChatError as error:
+            raise Stopped(f"{error.kind}: {error}") from None
+
+
+class _Loop:
+    """One launch of a run."""
+
+    def __init__(
+        self,
+        state: RunState,
+        config: LanguageConfig,
+        benchmark: Benchmark,
+        chat: Chat,
+        embedder: Embedder,
+        workers: Workers,
+        report: Callable[[dict[str, Any]], None],
+    ):
+        self.state, self.config, self.chat, self.embedder = state, config, chat, embedder
+        self.tasks = {"learn": benchmark.train, "transfer": benchmark.held_out}
+        self.workers, self.report = workers, report
+        self.skipped_in_a_row = 0
+        self.embed_time = self.retrieve_time = 0.0
+
+    def run(self, should_stop: Callable[[], bool]) -> bool:
+        pending: deque[Pending] = deque()
+        slots = schedule(self.config, len(self.tasks["learn"]), len(self.tasks["transfer"]))
+        for slot in slots[self.state.version :]:
+            if should_stop():
+                return False
+            pending.append(self._begin(slot))
+            while len(pending) > self.config.overlap:
+                if not self._finish(pending.popleft(), should_stop):
+                    return False
+        while pending:
+            if not self._finish(pending.popleft(), should_stop):
+                return False
+        self.state.save()
+        return True
+
+    def _begin(self, slot: Slot) -> Pending:
+        tasks = [self.tasks[slot.phase][i] for i in slot.tasks]
+        plans = self.state.log.plans(*slot.place) or self._plan(slot, tasks)
+        done = self.state.log.attempts(*slot.place)
+        by_id = {task.id: task for task in tasks}
+        jobs = {
+            plan.task_id: partial(self._play, slot, by_id[plan.task_id], plan)
+            for plan in plans
+            if plan.task_id not in done
+        }
+        return Pending(slot, plans, done, self.workers.begin(jobs))
+
+    def _plan(self, slot: Slot, tasks: Sequence[Task]) -> list[Plan]:
+        """Retrieves for a minibatch that was not begun before, and notes it."""
+        log, version = self.state.log, self.state.version
+        hashes = [text_hash(task.intent) for task in tasks]
+        recalls: list[Recall] = [_NOTHING] * len(tasks)
+        if self.config.remembers:
+            vectors = self._embed(dict(zip(hashes, (task.intent for task in tasks), strict=True)))
+            began = time.monotonic()
+            recalls = self.state.find(np.stack([vectors[name] for name in hashes]), slot.number)
+            self.retrieve_time += time.monotonic() - began
+        elif self.config.mode == "reflexion":
+            recalls = [self._own_failures(task) for task in tasks]
+        plans = [
+            Plan(i, task.id, name, recall, version)
+            for i, (task, name, recall) in enumerate(zip(tasks, hashes, recalls, strict=True))
+            if not self._is_left(slot, task)
+        ]
+        log.keep_plans(*slot.place, plans)
+        return plans
+
+    def _embed(self, intents: dict[str, str]) -> dict[str, np.ndarray]:
+        """Vectors by hash; each intent is embedded once in the life of a log."""
+        began, log = time.monotonic(), self.state.log
+        known = log.vectors(list(intents))
+        new = {name: plain(text)[:KEY_CHARS] for name, text in intents.items() if name not in known}
+        if new:
+            vectors = np.asarray(self.embedder.embed(list(new.values())), np.float32)
+            known |= (fresh := dict(zip(new, vectors, strict=True)))
+            log.keep_vectors(fresh)
+        self.embed_time += time.monotonic() - began
+        return known
+
+    def _is_left(self, slot: Slot, task: Task) -> bool:
+        """Whether a task is not played again because it was solved."""
+        return self.config.mode == "reflexion" and slot.phase == "learn" and self.state.is_solved(task.id)
+
+    def _own_failures(self, task: Task) -> Recall:
+        """The task's own last reflections, newest first."""
+        own = self.state.log.of_task(task.id, last=self.config.memory.keep)
+        rows = tuple(x.row for x in own if not x.success)
+        return Recall(rows, (1.0,) * len(rows), (0.0,) * len(rows))
+
+    def _play(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
+        """Runs in a worker. What is finished is noted at once; a skip only with its minibatch."""
+        experiences = self.state.log.experiences(plan.recall.rows)
+        memories = memory_block(experiences, chars=self.config.inject_chars)
+        style = self.config.style(frozen=slot.phase == "transfer")
+        name = f"{slot.phase}/{slot.epoch}/{task.id}"
+        attempt = attempt_task(task, memories, self.chat, style, name=name)
+        if not attempt.error:
+            self.state.log.keep_attempt(*slot.place, attempt)
+        return attempt
+
+    def _finish(self, pending: Pending, should_stop: Callable[[], bool]) -> bool:
+        """Learns a minibatch once all of it is played. False: the run was asked to stop first."""
+        results = pending.batch.results(should_stop)
+        if results is None:
+            return False
+        attempts = pending.done | results
+        played = [attempts[plan.task_id] for plan in pending.plans]
+        for attempt in played:
+            self._watch(attempt)
+        intents = {task.id: task.intent for task in self.tasks[pending.slot.phase]}
+        event, experiences = compose(
+            self.config,
+            pending.slot,
+            pending.plans,
+            played,
+            intents,
+            writer=self.chat.name,
+            first_row=self.state.log.num_experiences(),
+            numbers=self.state.log.number_tasks([plan.task_id for plan in pending.plans]),
+        )
+        began = time.monotonic()
+        self.state.log.commit(event, experiences, [a for a in played if a.error])
+        committed = time.monotonic()
+        self.state.learn(event)
+        learned = time.monotonic()
+        timing = Timing(
+            self.embed_time,
+            self.retrieve_time,
+            committed - began,
+            learned - committed,
+            sum(attempt.seconds for attempt in played),
+        )
+        self.embed_time = self.retrieve_time = 0.0
+        line = self.state.measure(event, pending.plans, attempts)
+        self.state.time(event, timing._asdict() | {"memory_share": timing.memory_share})
+        if event.number % self.config.save_every == 0:
+            self.state.save()
+        self.report(line)
+        return True
+
+    def _watch(self, attempt: Attempt) -> None:
+        """Ends the run where nothing can be played any more. Its minibatch is played when it goes on."""
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if attempt.error else 0
+        if self.skipped_in_a_row >= self.config.give_up_after:
+            raise Stopped(f"{self.skipped_in_a_row} tasks in a row could not be played: {attempt.error}")

@@ -1,0 +1,175 @@
+"""A language-model agent's memory of arrays, found and learned by rows of the experience log.
+
+Live or from the log, an event is learned by the same compiled function on a batch of the same size, so arrays
+that were built anew are bit for bit those of a run that never stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.agents.memrl.agent import Found, MemRL, make_memrl
+from memjax.agents.memrl.config import MemRLConfig
+from memjax.llm.run.records import Event, Recall
+from memjax.memory import MemoryState
+from memjax.memory.state import gather_values
+from memjax.types import Array, Key
+
+
+class Lessons(NamedTuple):
+    """What B tasks teach, as arrays of one size; what a task has not is -1 or False."""
+
+    recalled: Array  # [B, k2] i32 rows that were injected
+    similarity: Array  # [B, k2] f32
+    rewards: Array  # [B] f32
+    scored: Array  # [B] bool, the reward counts
+    intents: Array  # [B, D] f32
+    rows: Array  # [B] i32, of the experiences to store
+    success: Array  # [B] bool
+    tasks: Array  # [B] i32
+
+
+class TextMemory:
+    """MemRL's functions, compiled for minibatches of `batch` tasks. Holds no arrays: state in, state out."""
+
+    def __init__(self, config: MemRLConfig, dim: int, batch: int, seed: int):
+        self.memrl, self._find, self._learn = _compiled(config, dim)
+        self.batch, self.dim = batch, dim
+        self._key = jax.random.key(seed)
+
+    def init(self) -> MemoryState:
+        """No memories."""
+        return self.memrl.init()
+
+    def warm_up(self, state: MemoryState) -> MemoryState:
+        """Compiles both functions; the state that comes back is equal to the one that went in."""
+        self.find(state, np.zeros((1, self.dim), np.float32), 0)
+        return self._learn(state, self._lessons((), (), (), (), np.zeros((0, self.dim)), (), (), ()))
+
+    def find(self, state: MemoryState, intents: np.ndarray, number: int) -> list[Recall]:
+        """The memories to inject for each of n <= batch intents [n, D]; `number` is that of the minibatch."""
+        padded = np.zeros((self.batch, self.dim), np.float32)
+        padded[: len(intents)] = intents
+        rows, similarity, utility = jax.device_get(
+            self._find(state, padded, jax.random.fold_in(self._key, number))
+        )
+        recalls = []
+        for i in range(len(intents)):
+            there = rows[i] >= 0
+            fields = (rows[i][there], similarity[i][there], utility[i][there])
+            recalls.append(Recall(*(tuple(x.tolist()) for x in fields)))
+        return recalls
+
+    def learn(
+        self, state: MemoryState, event: Event, vectors: dict[str, np.ndarray], *, credit: bool
+    ) -> MemoryState:
+        """The state after a minibatch; takes over `state`. `credit`: utilities learn as well."""
+        scored = event.scored if credit else (False,) * len(event.scored)
+        intents = (
+            np.stack([vectors[name] for name in event.intents]) if event.intents else np.zeros((0, self.dim))
+        )
+        lessons = self._lessons(
+            [r.rows for r in event.recalls],
+            [r.similarity for r in event.recalls],
+            event.rewards,
+            scored,
+            intents,
+            event.rows,
+            event.success,
+            event.tasks,
+        )
+        # Why: so that its time is counted as the memory's own, not as that of who waits for it next.
+        return jax.block_until_ready(self._learn(state, lessons))
+
+    def _lessons(
+        self,
+        recalled: Sequence[Sequence[int]],
+        similarity: Sequence[Sequence[float]],
+        rewards: Sequence[float],
+        scored: Sequence[bool],
+        intents: np.ndarray,
+        rows: Sequence[int],
+        success: Sequence[bool],
+        tasks: Sequence[int],
+    ) -> Lessons:
+        """The same as arrays of the compiled size."""
+        n, sources = len(rewards), (self.batch, self.memrl.config.keep)
+        near = np.full(sources, -np.inf, np.float32)
+        injected = np.full(sources, -1, np.int32)
+        for i in range(n):
+            injected[i, : len(recalled[i])], near[i, : len(recalled[i])] = recalled[i], similarity[i]
+        keys = np.zeros((self.batch, self.dim), np.float32)
+        keys[:n] = intents
+
+        def column(values: Sequence[float], missing: float, dtype: type) -> Any:
+            filled = np.full(self.batch, missing, dtype)
+            filled[:n] = values
+            return filled
+
+        host: dict[str, Any] = dict(recalled=injected, similarity=near, intents=keys)
+        return Lessons(
+            **host,
+            rewards=column(rewards, 0.0, np.float32),
+            scored=column(scored, False, bool),
+            rows=column(rows, -1, np.int32),
+            success=column(success, False, bool),
+            tasks=column(tasks, -1, np.int32),
+        )
+
+
+def stored_rows(state: MemoryState) -> dict[int, int]:
+    """Slot of each row of the log that is in the memory."""
+    valid, rows = np.asarray(state.valid), np.asarray(state.values.payload["row"])
+    return {int(rows[slot]): int(slot) for slot in np.flatnonzero(valid)}
+
+
+@lru_cache(maxsize=16)
+def _compiled(config: MemRLConfig, dim: int) -> tuple[MemRL, Callable, Callable]:
+    """The functions of one config, so that several runs in a process compile them once."""
+    memrl = make_memrl(config, dim, {"row": jnp.zeros((), jnp.int32)})
+    return memrl, jax.jit(partial(_find, memrl)), jax.jit(partial(_learn, memrl), donate_argnums=0)
+
+
+def _find(memrl: MemRL, state: MemoryState, intents: Array, key: Key) -> tuple[Array, Array, Array]:
+    """Rows, similarities and utilities [B, k2] of what to inject; row -1: none."""
+    found = memrl.retrieve(state, intents, key=key if memrl.config.epsilon else None)
+    return jnp.where(found.mask, found.payload["row"], -1), found.similarity, found.utility
+
+
+def _learn(memrl: MemRL, state: MemoryState, lessons: Lessons) -> MemoryState:
+    state, _ = memrl.learn(
+        state,
+        _located(state, lessons),
+        lessons.rewards,
+        lessons.intents,
+        {"row": lessons.rows},
+        scored=lessons.scored,
+        success=lessons.success,
+        task=lessons.tasks,
+        mask=lessons.rows >= 0,
+    )
+    return state
+
+
+def _located(state: MemoryState, lessons: Lessons) -> Found:
+    """Where the recalled rows lie now; a row that was displaced meanwhile is found nowhere."""
+    stored = jnp.where(state.valid, state.values.payload["row"], -2)
+    same = lessons.recalled[..., None] == stored
+    mask = jnp.any(same, axis=-1)
+    slots = jnp.where(mask, jnp.argmax(same, axis=-1), state.capacity).astype(jnp.int32)
+    ids, utility, task = gather_values((state.values.id, state.utility, state.group), slots, mask)
+    return Found(
+        payload=(),
+        slots=slots,
+        ids=jnp.where(mask, ids, -1),
+        mask=mask,
+        similarity=lessons.similarity,
+        utility=utility,
+        task=jnp.where(mask, task, -1),
+        pool=jnp.sum(mask, axis=-1, dtype=jnp.int32),
+        clock=state.count,
+    )

@@ -1,0 +1,42 @@
+"""Which tasks are played when: fixed by the config alone, so that a run can go on anywhere."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from memjax.llm.run.config import LanguageConfig
+
+
+class Slot(NamedTuple):
+    """One minibatch of the schedule."""
+
+    number: int  # from 1
+    phase: str  # "learn" or "transfer"
+    epoch: int  # from 0
+    minibatch: int  # in the epoch, from 0
+    tasks: tuple[int, ...]  # places in the benchmark's list
+    last: bool  # of its epoch
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """As the log names it."""
+        return self.phase, self.epoch, self.minibatch
+
+
+def schedule(config: LanguageConfig, tasks: int, held_out: int) -> list[Slot]:
+    """All minibatches of a run, in order."""
+    slots: list[Slot] = []
+    for epoch in range(config.epochs):
+        order = list(range(tasks))
+        if config.shuffle:
+            order = np.random.default_rng([config.seed, epoch]).permutation(tasks).tolist()
+        slots += _cut(len(slots), "learn", epoch, order, config.batch)
+    if config.transfer:
+        slots += _cut(len(slots), "transfer", config.epochs, list(range(held_out)), config.batch)
+    return slots
+
+
+def _cut(before: int, phase: str, epoch: int, order: Sequence[int], batch: int) -> list[Slot]:
+    parts = [tuple(order[i : i + batch]) for i in range(0, len(order), batch)]
+    return [Slot(before + i + 1, phase, epoch, i, part, i == len(parts) - 1) for i, part in enumerate(parts)]

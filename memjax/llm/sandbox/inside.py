@@ -1,0 +1,173 @@
+"""The inner side of a sandbox: raises the walls, then runs one command after another for the outer side.
+
+Started as `python -S -m memjax.llm.sandbox.inside`. One JSON object per line comes in and goes out: first the
+settings and the walls that were had, then requests and replies. Standard library alone.
+"""
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import sys
+import time
+
+from memjax.llm.sandbox import isolation as walls
+from memjax.llm.sandbox.processes import Talk, become
+
+
+def main() -> None:
+    """Serves until the outer side closes the pipe."""
+    requests, replies = _own_pipes()
+    settings = json.loads(requests.readline())
+    try:
+        had = _walls(settings)
+    except OSError as error:  # namespaces were given, but a root of our own could not be built
+        replies.write(json.dumps({"failed": str(error)}) + "\n")
+        replies.flush()
+        os._exit(1)
+    replies.write(json.dumps(had._asdict()) + "\n")
+    replies.flush()
+    # A user of its own for each sandbox, so that counts of processes are not shared.
+    user = random.SystemRandom().randrange(200_000, 4_000_000)
+    lowered = user if os.geteuid() == 0 and had.files == "private" and not had.root else None
+    work = walls.WORK if had.files == "private" else settings["folder"]
+    if lowered is not None:
+        os.chown(work, lowered, lowered)
+    talk: Talk | None = None
+    while line := requests.readline():
+        request = json.loads(line)
+        try:
+            if request["kind"] == "say" and talk is not None:
+                reply = talk.exchange(request["text"], request["wall_s"])
+            elif request["kind"] == "talk":
+                _write(request["files"], work, lowered)
+                talk = Talk(request, work, lowered, had)
+                reply = {}
+            else:
+                reply = _serve(request, work, lowered, had, requests.fileno())
+        except OSError as error:
+            reply = {"error": str(error)}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def _own_pipes():
+    """The two pipes to the outer side, out of reach of what is run."""
+    requests, replies = os.dup(0), os.dup(1)  # not inheritable
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    return open(requests, buffering=1), open(replies, "w", buffering=1)
+
+
+def _walls(settings: dict) -> walls.Walls:
+    if settings["weak"]:
+        return walls.weaker_walls()
+    return walls.raise_walls(
+        settings["folder"],
+        settings["visible"],
+        settings["writable"],
+        settings["disk_bytes"],
+        settings["administrator"],
+    )
+
+
+def _serve(request: dict, work: str, user: int | None, had: walls.Walls, pipe: int) -> dict:
+    """Writes the request's files, runs its command and tells how it ended."""
+    _write(request["files"], work, user)
+    hidden = "/.out" if had.files == "private" else work
+    started = time.monotonic()
+    with _output(hidden, "out") as out, _output(hidden, "err") as err:
+        child = os.fork()
+        if not child:
+            become(request, work, user, had, (0, out.fileno(), err.fileno()))
+        code, in_time = _wait(child, started + request["limits"]["wall_s"], pipe)
+        if not in_time or request["alone"]:
+            _end_all(child, had)
+        _reap()
+        keep = request["limits"]["output_bytes"]
+        return {
+            "code": code,
+            "timed_out": not in_time,
+            "seconds": time.monotonic() - started,
+            "out": _read(out, keep),
+            "err": _read(err, keep),
+        }
+
+
+def _write(files: dict[str, str], work: str, user: int | None) -> None:
+    for name, text in files.items():
+        with open(os.path.join(work, name), "w") as file:
+            file.write(text)
+        if user is not None:
+            os.chown(file.name, user, user)
+
+
+@contextlib.contextmanager
+def _output(folder: str, name: str):
+    """A file that output is written to: a pipe would stay open in processes left in the background."""
+    path = os.path.join(folder, f".{name}{random.getrandbits(48):x}")
+    with open(path, "w+b") as file:
+        os.unlink(path)
+        yield file
+
+
+def _read(file, keep: int) -> str:
+    """The file's text; of more than `keep` bytes the first and the last half."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size <= keep:
+        return file.read().decode(errors="replace")
+    head = file.read(keep // 2)
+    file.seek(size - keep // 2)
+    middle = f"\n[{size - keep} bytes left out]\n"
+    return head.decode(errors="replace") + middle + file.read().decode(errors="replace")
+
+
+def _wait(child: int, deadline: float, pipe: int) -> tuple[int, bool]:
+    """The command's exit status (negative: the signal that ended it), and whether it ended in time."""
+    watched = os.pidfd_open(child)
+    in_time = False
+    try:
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        poll.register(pipe, 0)  # hang-ups alone: the outer side is gone
+        left = max(0.0, deadline - time.monotonic())
+        ready = [number for number, _ in poll.poll(left * 1000)]
+        if pipe in ready:
+            os._exit(1)
+        in_time = watched in ready
+    finally:
+        os.close(watched)
+    if not in_time:
+        _kill_group(child)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), in_time
+
+
+def _kill_group(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+
+
+def _end_all(child: int, had: walls.Walls) -> None:
+    """Ends whatever the command left running."""
+    if had.processes == "namespace":
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)  # in a namespace of our own: all but this process
+        _reap(os.WEXITED)  # until they are gone they count among the processes
+    else:
+        _kill_group(child)
+
+
+def _reap(how: int = os.WEXITED | os.WNOHANG) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitid(os.P_ALL, 0, how):
+            pass
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    main()

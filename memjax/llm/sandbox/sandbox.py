@@ -1,0 +1,229 @@
+"""A sandbox for programs and shell commands that a model wrote. Nothing of them runs in our process.
+
+    with Sandbox() as sandbox:
+        ran = sandbox.python("print(1 + 1)")
+        ran.out, ran.code, sandbox.walls
+
+What is run has limits on time, memory, files and processes, no network, no environment and none of our
+secrets; `walls.py` says what stands around it and what is had where the kernel allows less. Linux alone.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import memjax
+from memjax.llm.sandbox.isolation import Walls
+from memjax.types import ConfigError
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_GRACE = 10.0  # seconds beyond its limit until a sandbox that gives no answer is ended from outside
+
+
+class Limits(NamedTuple):
+    """What one command may use."""
+
+    wall_s: float = 60.0  # seconds, then everything in the sandbox is killed
+    cpu_s: int = 60  # seconds of processor time, per process
+    memory_bytes: int = 4 << 30  # of address space, per process
+    file_bytes: int = 64 << 20  # size of one file, output included
+    disk_bytes: int = 256 << 20  # all new files together; they live in memory
+    processes: int = 128  # where the walls keep users apart, and not for root
+    open_files: int = 256
+    output_bytes: int = 64 << 10  # of either stream that is kept: its first and last half
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    code: int  # exit status; negative: the signal that ended it
+    out: str
+    err: str
+    timed_out: bool
+    seconds: float
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed, not what ran in it."""
+
+
+class Sandbox:
+    """One sandbox: files and background processes stay from one command to the next, until it is closed.
+
+    `administrator` gives a private copy of the system's folders and root's rights over its users and files,
+    as tasks of system administration need; it takes a user who is root, as in most containers. Not for
+    several threads at once.
+    """
+
+    def __init__(self, limits: Limits | None = None, *, administrator: bool = False):
+        self.limits = limits or Limits()
+        self._process: subprocess.Popen | None = None
+        self._folder = tempfile.mkdtemp(prefix="sandbox-")
+        self.shortfall = ""  # why no stronger walls were had
+        try:
+            self.walls = self._start(administrator)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def python(
+        self, program: str, *, argv: Sequence[str] = (), files: Mapping[str, str] | None = None
+    ) -> Ran:
+        """Runs a Python program with this interpreter and its packages, then ends all that it left.
+
+        It starts in a folder of its own; `files` are further texts for that, by name.
+        """
+        named = {"program.py": program, **(files or {})}
+        return self._run([sys.executable, "-s", "program.py", *argv], files=named, alone=True, cwd="")
+
+    def talk(self, program: str, *, files: Mapping[str, str] | None = None) -> None:
+        """Starts a Python program that goes on running and answers every line on its input by one line."""
+        named = {"program.py": program, **(files or {})}
+        request = self._request([sys.executable, "-s", "program.py"], named, cwd="")
+        self._checked(self._ask({"kind": "talk", **request}, _GRACE))
+
+    def say(self, line: str) -> str:
+        """Says a line to the program that `talk` started, and returns its answer. Raises SandboxError."""
+        request = {"kind": "say", "text": line, "wall_s": self.limits.wall_s}
+        return self._checked(self._ask(request, self.limits.wall_s + _GRACE))["line"]
+
+    def shell(self, script: str) -> Ran:
+        """Runs a script by bash in the root folder; what it starts in the background goes on."""
+        return self._run(["/bin/bash", "-c", script], files={}, alone=False, cwd="/")
+
+    def close(self) -> None:
+        """Ends everything inside and forgets its files."""
+        self._end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # the kernel then ends all that was forked inside
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what it did not read is lost
+                    pipe.close()  # type: ignore[union-attr]
+
+    def _start(self, administrator: bool) -> Walls:
+        """The strongest walls to be had. Raises ConfigError where they do not do for an administrator."""
+        answer = self._open(administrator, weak=False)
+        if "failed" in answer:
+            self.shortfall = answer["failed"]
+            answer = self._open(administrator, weak=True)
+        walls = Walls(**answer)
+        if administrator and not walls.root:
+            got = f"{walls}, {self.shortfall or 'not root, or no namespaces'}"
+            raise ConfigError("sandbox", "root, and a kernel that gives namespaces to administrate in", got)
+        return walls
+
+    def _open(self, administrator: bool, weak: bool) -> dict[str, Any]:
+        self._end()
+        self._rest = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-B", "-m", "memjax.llm.sandbox.inside"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PYTHONPATH": str(Path(memjax.__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+            cwd="/",
+            start_new_session=True,
+        )
+        system = [*_SYSTEM, "/etc"]
+        settings = {
+            "weak": weak,
+            "administrator": administrator,
+            "folder": self._folder,
+            "visible": [*([] if administrator else system), *_interpreter()],
+            "writable": [*system, "/var"] if administrator else [],
+            "disk_bytes": self.limits.disk_bytes,
+        }
+        answer = self._ask(settings, _GRACE * 3)
+        if answer is None:
+            raise SandboxError("the sandbox did not start")
+        return answer
+
+    def _run(self, argv: list[str], files: Mapping[str, str], alone: bool, cwd: str) -> Ran:
+        request = {"kind": "run", "alone": alone, **self._request(argv, files, cwd)}
+        started = time.monotonic()
+        answer = self._ask(request, self.limits.wall_s + _GRACE)
+        if answer is None:  # everything inside is dead by now
+            return Ran(-9, "", "the sandbox was ended from outside", True, time.monotonic() - started)
+        return Ran(**self._checked(answer))
+
+    def _request(self, argv: list[str], files: Mapping[str, str], cwd: str) -> dict[str, Any]:
+        return {
+            "argv": argv,
+            "files": dict(files),
+            "cwd": cwd,
+            "env": self._environment(),
+            "limits": self.limits._asdict(),
+        }
+
+    def _checked(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+        if answer is None or "error" in answer:
+            raise SandboxError(answer["error"] if answer else "the sandbox gave no answer")
+        return answer
+
+    def _environment(self) -> dict[str, str]:
+        home = "/root" if self.walls.root else self._work()
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": home,
+            "TMPDIR": self._work(),
+            "LANG": "C.UTF-8",
+            "MPLBACKEND": "Agg",  # no window
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",  # each thread costs address space
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def _work(self) -> str:
+        return "/tmp/work" if self.walls.files == "private" else self._folder
+
+    def _ask(self, request: dict[str, Any], patience: float) -> dict[str, Any] | None:
+        """One line there, one back; None where none came in `patience` seconds: then all inside is ended."""
+        if self._process is None:
+            raise SandboxError("this sandbox is closed")
+        deadline = time.monotonic() + patience
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+            return json.loads(self._line(self._process.stdout.fileno(), deadline))  # type: ignore[union-attr]
+        except (BrokenPipeError, EOFError, TimeoutError):
+            self._end()
+            return None
+
+    def _line(self, pipe: int, deadline: float) -> bytes:
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            got = os.read(pipe, 1 << 16)
+            if not got:
+                raise EOFError
+            self._rest += got
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+def _interpreter() -> list[str]:
+    """The folders that this interpreter and its packages lie in."""
+    folders = {sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))}
+    return sorted(path for path in folders if not path.startswith("/usr"))

@@ -1,0 +1,1 @@
+"""Databases that a benchmark's statements run in."""

@@ -1,0 +1,208 @@
+"""One table in one database for a model to work on: embedded SQLite that behaves like MySQL where it matters.
+
+SQLite runs the tasks' SQL with these differences evened out: `/` divides as real numbers, a real number
+stored in an INT column is rounded, texts compare without regard to case, results show at most four decimals
+as MySQL's averages do, and a few of MySQL's functions are known. What remains
+apart is MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN); a server goes in its place
+(`memjax.llm.tasks.databases.mariadb`).
+"""
+
+import hashlib
+import re
+import sqlite3
+import statistics
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+Value = int | float | str | None
+Rows = list[tuple[Value, ...]]
+
+SECONDS = 5.0  # one statement
+ROWS = 10_000
+_GROUP_CONCAT = 1024  # MySQL's group_concat_max_len
+_QUOTED = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)""")
+_ALLOWED = frozenset(
+    {
+        sqlite3.SQLITE_SELECT,
+        sqlite3.SQLITE_READ,
+        sqlite3.SQLITE_INSERT,
+        sqlite3.SQLITE_UPDATE,
+        sqlite3.SQLITE_DELETE,
+        sqlite3.SQLITE_FUNCTION,
+        sqlite3.SQLITE_RECURSIVE,
+        sqlite3.SQLITE_TRANSACTION,
+        sqlite3.SQLITE_CREATE_TEMP_TABLE,
+        sqlite3.SQLITE_DROP_TEMP_TABLE,
+    }
+)
+
+
+class Table(NamedTuple):
+    """The one table of a task."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]  # (name, "INT" or "TEXT")
+    rows: tuple[tuple[Value, ...], ...]
+
+
+class SqlError(RuntimeError):
+    """What the database said to a statement it could not run."""
+
+
+class Database(Protocol):
+    """A database that holds one table."""
+
+    def execute(self, sql: str) -> Rows:
+        """Runs statements and returns the rows of the last one. Raises SqlError."""
+        ...
+
+    def md5(self) -> str:
+        """LifelongAgentBench's fingerprint of the table."""
+        ...
+
+    def close(self) -> None:
+        """Drops everything."""
+        ...
+
+
+class SqliteDatabase:
+    """A table in memory. What could reach a file (ATTACH, extensions, PRAGMA) is refused."""
+
+    def __init__(self, table: Table):
+        self._table = table
+        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000_000)
+        for name, arguments, function in _FUNCTIONS:
+            self._connection.create_function(name, arguments, function, deterministic=True)
+        names = {"INT": "INT", "TEXT": "TEXT COLLATE NOCASE"}
+        self._connection.create_aggregate("STDDEV", 1, _Deviation)  # type: ignore[arg-type]
+        columns = ", ".join(f"`{name}` {names[kind]}" for name, kind in table.columns)
+        self._connection.execute(f"CREATE TABLE `{table.name}` ({columns})")
+        marks = ", ".join("?" * len(table.columns))
+        self._connection.executemany(f"INSERT INTO `{table.name}` VALUES ({marks})", table.rows)
+        self._connection.set_authorizer(_authorize)
+        self._connection.set_progress_handler(self._out_of_time, 10_000)
+        self._deadline = 0.0
+
+    def execute(self, sql: str) -> Rows:
+        """Runs statements and returns the rows of the last one. Raises SqlError."""
+        rows: Rows = []
+        self._deadline = time.monotonic() + SECONDS
+        try:
+            for statement in split(sql):
+                cursor = self._connection.execute(_divided(statement))
+                rows = [tuple(shown(value) for value in row) for row in cursor.fetchmany(ROWS)]
+                self._round()
+        except (sqlite3.Error, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise SqlError(str(error) or type(error).__name__) from None
+        return rows
+
+    def md5(self) -> str:
+        """LifelongAgentBench's fingerprint of the table."""
+        self._deadline = time.monotonic() + SECONDS
+        names = ", ".join(f"`{name}`" for name, _ in self._table.columns)
+        return fingerprint(self._connection.execute(f"SELECT {names} FROM `{self._table.name}`").fetchall())
+
+    def rows(self) -> Rows:
+        """All rows of the table, sorted."""
+        self._deadline = time.monotonic() + SECONDS
+        found = self._connection.execute(f"SELECT * FROM `{self._table.name}`").fetchall()
+        return sorted(found, key=repr)
+
+    def close(self) -> None:
+        """Drops everything."""
+        self._connection.close()
+
+    def _round(self) -> None:
+        for name, kind in self._table.columns:
+            if kind == "INT":
+                self._connection.execute(
+                    f"UPDATE `{self._table.name}` SET `{name}` = CAST(ROUND(`{name}`) AS INT) "
+                    f"WHERE typeof(`{name}`) = 'real'"
+                )
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() > self._deadline
+
+
+def fingerprint(rows: Sequence[Sequence[Value]]) -> str:
+    """The md5 of a table as LifelongAgentBench defines it: of the sorted, joined first five digits of each
+    row's own md5, a row being its values joined by commas without the NULLs. "None" for an empty table.
+    """
+    digits = sorted(
+        hashlib.md5(",".join(str(value) for value in row if value is not None).encode()).hexdigest()[:5]
+        for row in rows
+    )
+    if not digits:
+        return "None"
+    return hashlib.md5(",".join(digits)[:_GROUP_CONCAT].encode()).hexdigest()
+
+
+def split(sql: str) -> list[str]:
+    """The statements of a text, parted at semicolons outside of quotes."""
+    parts = [[]]
+    for number, piece in enumerate(_QUOTED.split(sql)):
+        first, *others = [piece] if number % 2 else piece.split(";")
+        parts[-1].append(first)
+        parts += [[other] for other in others]
+    return [text for text in ("".join(part).strip() for part in parts) if text]
+
+
+def _divided(statement: str) -> str:
+    """`a / b` as `a * 1.0 / b`, outside of quotes: MySQL divides integers as real numbers."""
+    pieces = _QUOTED.split(statement)
+    return "".join(
+        piece if number % 2 else re.sub(r"(?<![/*])/(?![/*])", " * 1.0 /", piece)
+        for number, piece in enumerate(pieces)
+    )
+
+
+def shown(value: Value) -> Value:
+    """A value as results have it: real numbers with four decimals, as MySQL's averages."""
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _authorize(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+
+
+def _part(start: int, end: int):
+    def part(text: object) -> int | None:
+        digits = str(text)[start:end]
+        return int(digits) if digits.isdigit() else None
+
+    return part
+
+
+def _concat(*texts: object) -> str | None:
+    return None if None in texts else "".join(str(text) for text in texts)
+
+
+def _left(text: object, count: int) -> str | None:
+    return None if text is None else str(text)[:count]
+
+
+class _Deviation:
+    """MySQL's STDDEV: of the population."""
+
+    def __init__(self):
+        self._values: list[float] = []
+
+    def step(self, value: Value) -> None:
+        if value is not None:
+            self._values.append(float(value))
+
+    def finalize(self) -> float | None:
+        return statistics.pstdev(self._values) if self._values else None
+
+
+_FUNCTIONS = (
+    ("YEAR", 1, _part(0, 4)),
+    ("MONTH", 1, _part(5, 7)),
+    ("DAY", 1, _part(8, 10)),
+    ("CONCAT", -1, _concat),
+    ("LEFT", 2, _left),
+    ("GREATEST", -1, lambda *values: None if None in values else max(values)),
+    ("LEAST", -1, lambda *values: None if None in values else min(values)),
+)

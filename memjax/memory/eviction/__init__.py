@@ -1,0 +1,1 @@
+"""Which slot a write takes: policies, and the tree and queue behind them."""

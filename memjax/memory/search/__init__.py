@@ -1,0 +1,1 @@
+"""Exact nearest neighbours inside `jit`: methods, storage types, kernels, and the choice among them."""

@@ -1,0 +1,1 @@
+"""Pallas kernels of the first stage of the grouped search."""

@@ -1,0 +1,175 @@
+"""The directory of one run: its config, its manifest, and a lock that one process at a time can hold."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from memjax import __version__
+from memjax.runs.metrics import replace_file
+from memjax.types import ConfigError
+
+CONFIG_FILE = "config.json"
+MANIFEST_FILE = "manifest.json"
+CHECKPOINTS = "checkpoints"
+
+# May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
+_FREE_FIELDS = ("run.keep_checkpoints",)
+_IDENTITY = ("experiment", "env.id", "agent.name")  # said first where two runs differ in more
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy")
+
+
+@contextlib.contextmanager
+def open_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool = True) -> Iterator[Path]:
+    """Creates or continues `workdir` for `config`, as plain values, and holds its lock until the block ends.
+
+    Raises ConfigError where it cannot be written, another process runs in it, it holds the run of another
+    config, or it holds a run at all and `resume` is False.
+    """
+    workdir = Path(workdir)
+    with locked(workdir):
+        if not resume and any(workdir.glob(f"{CHECKPOINTS}/[0-9]*")):
+            raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
+        _check_same_run(workdir, config)
+        write_json(workdir / CONFIG_FILE, config)
+        yield workdir
+
+
+def write_manifest(workdir: Path, config: Mapping[str, Any], not_reproducible: Sequence[str] = ()) -> None:
+    """Records what this launch runs on; a resumed run keeps one entry per launch, the newest last."""
+    path = Path(workdir) / MANIFEST_FILE
+    launches = read_json(path)["launches"] if path.exists() else []
+    manifest = {
+        "experiment": config["experiment"],
+        "seeds": list(range(config["seed"], config["seed"] + config["num_seeds"])),
+        "not_reproducible": list(not_reproducible),
+        "launches": [*launches, describe_launch()],
+    }
+    write_json(path, manifest)
+
+
+def first_difference(stored: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first field, by name, that makes `new` another run than `stored`: (field, stored, new).
+
+    `run.total_steps` may be raised, which extends a run; what `_FREE_FIELDS` names may change.
+    """
+    old_leaves, new_leaves = _leaves(stored), _leaves(new)
+    for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _IDENTITY, f)):
+        old, value = old_leaves.get(field), new_leaves.get(field)
+        extended = (
+            field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old
+        )
+        if field not in _FREE_FIELDS and not extended and (type(old), old) != (type(value), value):
+            return field, old, value
+    return None
+
+
+def describe_launch() -> dict[str, Any]:
+    """Versions, devices, source revision and command of this process."""
+    import jax
+
+    return {
+        "unix_time": time.time(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {"memjax": __version__} | {name: _version(name) for name in _PACKAGES},
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "git": _git_revision(),
+    }
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON in one atomic step."""
+    replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the lock of `workdir`, which ends with the process whatever ends it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / "lock", "a+")  # noqa: SIM115 - closed below
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise ConfigError(
+            "workdir", "a directory that can be written", f"'{workdir}' ({error.strerror})"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            got = f"'{workdir}', where process {holder} is running"
+            raise ConfigError("workdir", "a directory no other process runs in", got) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _check_same_run(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError if `workdir` holds the run of another config."""
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    difference = first_difference(read_json(path), config)
+    if difference is not None:
+        field, old, new = difference
+        expected = f"the run of {CONFIG_FILE} in it, whose {field} is {old!r} (use another --workdir)"
+        raise ConfigError("workdir", expected, repr(new))
+
+
+def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{path}{name}.")
+        else:
+            leaves[f"{path}{name}"] = value
+    return leaves
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds. Raises ConfigError where it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            str(path), "JSON as this command writes it", f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> dict[str, Any] | None:
+    """Revision of the source memjax runs from, and whether it was changed; None without git."""
+    source = Path(__file__).parents[2]
+    command = ["git", "-C", str(source)]
+    try:
+        if not (source / ".git").exists():
+            return None
+        revision = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            [*command, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision.stdout.strip(), "dirty": bool(status.stdout.strip())}

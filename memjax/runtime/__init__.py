@@ -1,1 +1,0 @@
-"""What runs an agent: configs, workdirs, checkpoints, metrics, training, evaluation, reports."""

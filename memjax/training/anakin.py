@@ -1,0 +1,159 @@
+"""Training with the environment on the device (Anakin, arXiv 2104.06272).
+
+`run.log_every` iterations of rollout and update are one compiled program, the train state is donated to it,
+and seeds are a leading axis [R] under `vmap`.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.agents import AGENTS
+from memjax.envs import make_env
+from memjax.ops.intrinsic import rank_correlation
+from memjax.training import mesh as meshes
+from memjax.training.config import ResolvedConfig
+from memjax.training.evaluate import evaluate
+from memjax.training.program import (
+    TrainState,
+    episode_metrics,
+    map_seeds,
+    round_up,
+    run_iterations,
+    seed_keys,
+)
+from memjax.training.rollout import Actor, start, unroll
+from memjax.types import Agent, Array, Env, Key, PyTree
+
+ATLAS_DRAWS = 8  # noisy renderings of every state that its bonus is averaged over
+
+
+class Anakin:
+    """A JAX environment: whole chunks on the device (Anakin)."""
+
+    not_reproducible: tuple[str, ...] = ()
+
+    def __init__(self, config: ResolvedConfig):
+        self.config = config
+        self.env = make_env(config.env.id, options=config.env.options)
+        self.agent = AGENTS[config.agent_name].make(config.agent, self.env.spec, config.env.num_envs)
+        self.iterations = round_up(config.iterations, config.run.log_every)
+        self.mesh = meshes.make_mesh(config.num_seeds, config.env.num_envs)
+        over_seeds = partial(map_seeds, config.num_seeds)
+        self._init = partial(init_seed, self.env, self.agent, config.env.num_envs)
+        step = partial(iterate, self.env, self.agent)
+        self._chunk_fn = over_seeds(partial(run_iterations, step, config.run.log_every))
+        self._compiled: dict[Any, Any] = {}
+
+    def init(self) -> TrainState:
+        """R seeds, each from its own key."""
+        make = self._init_all
+        placed = self._shardings()
+        return (jax.jit(make) if placed is None else jax.jit(make, out_shardings=placed))()
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and placement."""
+        shapes = jax.eval_shape(self._init_all)
+        placed = self._shardings()
+        if placed is None:
+            return shapes
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed)
+
+    def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """One compiled program."""
+        state, metrics = self.compiled_chunk()(state)
+        return state, jax.device_get(metrics)
+
+    def compiled_chunk(self):
+        """The jitted chunk; the state is donated to it."""
+        if "chunk" not in self._compiled:
+            placed = self._shardings()
+            options = {} if placed is None else {"in_shardings": (placed,), "out_shardings": (placed, None)}
+            self._compiled["chunk"] = jax.jit(self._chunk, donate_argnums=0, **options)
+        return self._compiled["chunk"]
+
+    def evaluate(
+        self, state: TrainState, episodes: int, policies: tuple[str, ...] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Every policy on fresh environments; tabular tasks also tell how the bonus ranks their states."""
+        names = policies or self.agent.policies
+        if (episodes, names) not in self._compiled:
+            one = partial(self._evaluate_seed, episodes, names)
+            self._compiled[episodes, names] = jax.jit(map_seeds(self.config.num_seeds, one))
+        keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, state.iteration), 1))(state.key)
+        return jax.device_get(self._compiled[episodes, names]((state.agent, state.visits, keys)))
+
+    def close(self) -> None:
+        """Nothing runs outside the device."""
+
+    def _init_all(self) -> TrainState:
+        keys = seed_keys(self.config.seed, self.config.num_seeds)
+        agent, actor, visits = jax.vmap(self._init)(keys)
+        return TrainState(jnp.zeros((), jnp.int32), keys, agent, actor, visits)
+
+    def _chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        n = self.config.num_seeds
+        iteration = jnp.broadcast_to(state.iteration, (n,))
+        per_seed = (iteration, state.key, state.agent, state.actor, state.visits)
+        (_, _, agent, actor, visits), metrics = self._chunk_fn(per_seed)
+        after = state.iteration + self.config.run.log_every
+        return TrainState(after, state.key, agent, actor, visits), metrics
+
+    def _evaluate_seed(self, episodes: int, policies: tuple[str, ...], inputs) -> dict[str, Array]:
+        agent_state, visits, key = inputs
+        scores = {}
+        for i, policy in enumerate(policies):
+            found = evaluate(
+                self.env,
+                self.agent,
+                agent_state,
+                jax.random.fold_in(key, i),
+                policy=policy,
+                episodes=episodes,
+                batch=min(self.config.run.eval_envs, episodes),
+            )
+            scores |= {f"eval/{policy}/{name}": value for name, value in found.items()}
+        return scores | explored(
+            self.env, self.agent, agent_state, visits, jax.random.fold_in(key, len(policies))
+        )
+
+    def _shardings(self) -> PyTree | None:
+        if self.mesh is None:
+            return None
+        shapes = jax.eval_shape(self._init_all)
+        return meshes.shardings(self.mesh, shapes, self.config.env.num_envs)
+
+
+def init_seed(env: Env, agent: Agent, num_envs: int, key: Key) -> tuple[PyTree, Actor, Array]:
+    """One seed's agent, environments and visit counts."""
+    key_agent, key_env = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
+    visits = jnp.zeros(max(env.spec.num_states, 1), jnp.int32)
+    return agent.init(key_agent), start(env, agent, num_envs, key_env), visits
+
+
+def iterate(env: Env, agent: Agent, carry, _):
+    """One iteration of one seed: a rollout, then an update."""
+    iteration, key, state, actor, visits = carry
+    key_act, key_update = jax.random.split(jax.random.fold_in(key, iteration))
+    actor, rollout = unroll(env, agent, state, actor, key_act)
+    state, metrics = agent.update(state, rollout, key_update)
+    if env.spec.num_states:
+        visits = visits.at[rollout.state_id].add(rollout.valid.astype(jnp.int32))
+    return (iteration + 1, key, state, actor, visits), metrics | episode_metrics(
+        rollout, env.spec.has_success
+    )
+
+
+def explored(env: Env, agent: Agent, state: PyTree, visits: Array, key: Key) -> dict[str, Array]:
+    """For tabular tasks: states seen, and Spearman's correlation of the bonus with 1 / visits over them."""
+    if not env.spec.num_states:
+        return {}
+    found = {"explore/states": jnp.sum(visits > 0).astype(jnp.float32)}
+    atlas, bonus = env.atlas, agent.bonus
+    if atlas is None or bonus is None:
+        return found
+    draws = jax.lax.map(lambda k: bonus(state, atlas(k)), jax.random.split(key, ATLAS_DRAWS))
+    return found | {"explore/rank_correlation": rank_correlation(draws.mean(0), 1.0 / visits, visits > 0)}

@@ -1,0 +1,286 @@
+"""Training on recorded episodes: a chunk of updates is one compiled program, windows drawn inside it.
+
+The windows of update n depend on `fold_in(key, n)` alone, so a resumed run repeats the one that was never
+interrupted. Data larger than the device stay on the host and a thread sends the same windows.
+
+The state carries a seal: sha256 of the data it learned from and of the bank it retrieves from. A run goes on
+with the same data only, and is evaluated with the same bank unless another one is asked for by name.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.agents import OFFLINE_AGENTS
+from memjax.agents.reframe.bank import content_hash
+from memjax.data.scores import REFERENCES, family, normalised_score
+from memjax.data.streaming import Stream
+from memjax.data.windows import DeviceData, sample, to_device
+from memjax.envs import backend_of, make_env, spec_of
+from memjax.memory import MemoryState
+from memjax.training.config import ResolvedConfig
+from memjax.training.device_room import check_data_room
+from memjax.training.evaluate import evaluate
+from memjax.training.pools import Evaluator, act, pool_seed
+from memjax.training.program import map_seeds, round_up, run_iterations, seed_keys
+from memjax.training.recorded import Recorded, blank_prior, read_recorded
+from memjax.types import Array, ConfigError, Key, PyTree, Windows
+
+_DRAW, _UPDATE, _CREDIT = 0, 1, 2  # what a seed's key is folded with, for draws of three kinds
+_SEALED = 32  # bytes of a sha256
+
+
+class OfflineState(flax.struct.PyTreeNode):
+    """Everything an offline run is; a checkpoint is this."""
+
+    iteration: Array  # [] i32, updates done
+    key: Key  # [R] typed keys, never advanced
+    agent: PyTree  # [R, ...]
+    data: Array  # [32] u8, sha256 of the data learned from
+    bank: Array  # [R, 32] u8, sha256 of each seed's bank; zeros where there is none
+
+
+class Offline:
+    """A run over recorded episodes; implements `train.Program`. With `learns` False no dataset is needed."""
+
+    def __init__(self, config: ResolvedConfig, *, learns: bool = True):
+        assert config.data is not None
+        self.config, self.on_host = config, backend_of(config.env.id) == "host"
+        self.not_reproducible: tuple[str, ...] = ()
+        if self.on_host:
+            pool_seed(config.seed, 0)  # raises ConfigError now rather than at the first evaluation
+            self.not_reproducible = ("evaluations of a resumed run: envpool's state cannot be saved",)
+        self.spec = spec_of(config.env.id, config.env.options)
+        self.recorded = self._read() if learns else None
+        prior = blank_prior(config.data, self.spec) if self.recorded is None else self.recorded.prior
+        self.agent = OFFLINE_AGENTS[config.agent_name].make(config.agent, self.spec, prior)
+        if config.data.credit_every and learns and self.agent.credit is None:
+            raise ConfigError("data.credit_every", "0 with an agent whose memory learns no utilities", "more")
+        if config.data.stream and config.num_seeds > 1:
+            raise ConfigError("num_seeds", "1 with data.stream (launch one run per seed)", config.num_seeds)
+        self.iterations = round_up(config.iterations, config.run.log_every)
+        self._functions: dict[Any, Any] = {}
+        self._placed: dict[str, DeviceData] = {}
+        self._stream: Stream | None = None
+        self._evaluator: Evaluator | None = None
+        self._unsealed = True  # the state has not been looked at yet
+
+    def init(self) -> OfflineState:
+        """R seeds, each from its own key; fills the banks."""
+        state = jax.jit(self._init)()
+        self._unsealed = False
+        return state.replace(data=jnp.asarray(self._digest()), bank=jnp.asarray(bank_hashes(state.agent)))
+
+    def abstract_state(self) -> OfflineState:
+        """Shapes and types."""
+        return jax.eval_shape(self._init)
+
+    def chunk(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
+        """`run.log_every` updates."""
+        if self._unsealed:
+            self._check_data(state)
+            self.check_bank(state)
+            self._unsealed = False
+        if self.config.data.stream:  # type: ignore[union-attr]
+            return self._streamed(state)
+        state, metrics = self.compiled_chunk()(state, self.device_data())
+        return state, jax.device_get(metrics)
+
+    def device_data(self) -> tuple[DeviceData, DeviceData | None]:
+        """What is learned from and what is held out, on the device."""
+        return self._place("learnt"), self._held_out()
+
+    def compiled_chunk(self):
+        """The jitted chunk of (state, device_data()); the state is donated to it."""
+        return self._function("chunk", lambda: jax.jit(self._chunk, donate_argnums=0))
+
+    def evaluate(
+        self, state: OfflineState, episodes: int, policies: tuple[str, ...] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Every policy on fresh environments, with D4RL's normalised score where the task has one."""
+        if self._unsealed:
+            self.check_bank(state)
+        names = policies or self.agent.policies
+        run = self._evaluate_host if self.on_host else self._evaluate_compiled
+        scores = run(state, episodes, names)
+        if family(self.config.env.id) in REFERENCES:
+            for name in names:
+                found = normalised_score(self.config.env.id, scores[f"eval/{name}/return"])
+                scores[f"eval/{name}/score"] = found
+        return scores
+
+    def close(self) -> None:
+        """Ends the stream and the environments."""
+        for part in (self._stream, self._evaluator):
+            if part is not None:
+                part.close()
+        self._stream = self._evaluator = None
+
+    def check_bank(self, state: OfflineState) -> None:
+        """Raises ConfigError where a bank is not the one that its seed was trained with."""
+        for sealed, found in zip(np.asarray(state.bank), bank_hashes(state.agent), strict=True):
+            if not np.array_equal(sealed, found):
+                expected = f"the one that the policy was trained with (sha256 {_hex(sealed)})"
+                raise ConfigError("bank", expected, f"another (sha256 {_hex(found)})")
+
+    def _read(self) -> Recorded:
+        agent = self.config.agent
+        longest = getattr(agent, "longest_episode", None)
+        options = {"batch": agent.batch, "return_scale": agent.return_scale, "longest": longest}
+        recorded = read_recorded(self.config.data, self.spec, **options)  # type: ignore[arg-type]
+        if not self.config.data.stream:  # type: ignore[union-attr]
+            learnt = recorded.learnt
+            needed = learnt.observations.nbytes + learnt.actions.nbytes + 8 * len(learnt.rewards)
+            check_data_room(needed, learnt.source)
+        return recorded
+
+    def _init(self) -> OfflineState:
+        keys = seed_keys(self.config.seed, self.config.num_seeds)
+        agent = map_seeds(len(keys), lambda key: self.agent.init(jax.random.fold_in(key, 2**31 - 1)))(keys)
+        none = jnp.zeros(_SEALED, jnp.uint8)
+        return OfflineState(jnp.zeros((), jnp.int32), keys, agent, none, jnp.tile(none, (len(keys), 1)))
+
+    def _chunk(self, state: OfflineState, data: tuple[DeviceData, DeviceData | None]):
+        n, count = self.config.num_seeds, self.config.run.log_every
+        run = map_seeds(n, partial(run_iterations, partial(self._iterate, data), count))
+        (_, _, agent), metrics = run((jnp.broadcast_to(state.iteration, (n,)), state.key, state.agent))
+        return state.replace(iteration=state.iteration + count, agent=agent), metrics
+
+    def _iterate(self, data: tuple[DeviceData, DeviceData | None], carry, _):
+        """One update of one seed."""
+        iteration, key, agent = carry
+        draw = jax.random.fold_in(jax.random.fold_in(key, _DRAW), iteration)
+        windows = sample(data[0], draw, *self._shape(), self.recorded.mix)  # type: ignore[union-attr]
+        agent, metrics = self._learn(data[1], iteration, key, agent, windows)
+        return (iteration + 1, key, agent), metrics
+
+    def _learn(
+        self, held_out: DeviceData | None, iteration: Array, key: Key, agent: PyTree, windows: Windows
+    ) -> tuple[PyTree, dict[str, Array]]:
+        """An update, and the lesson of the utilities where one is due."""
+        agent, metrics = self.agent.update(
+            agent, windows, jax.random.fold_in(jax.random.fold_in(key, _UPDATE), iteration)
+        )
+        if held_out is None or self.agent.credit is None:
+            return agent, metrics
+        drawn = jax.random.fold_in(jax.random.fold_in(key, _CREDIT), iteration)
+        due = (iteration + 1) % self.config.data.credit_every == 0  # type: ignore[union-attr]
+        lesson = partial(self._lesson, self.agent.credit, held_out, drawn)
+        return jax.lax.cond(due, lesson, lambda agent: agent, agent), metrics
+
+    def _lesson(self, credit: Any, held_out: DeviceData, key: Key, agent: PyTree) -> PyTree:
+        return credit(agent, sample(held_out, key, *self._shape()))
+
+    def _shape(self) -> tuple[int, int]:
+        return self.config.agent.batch, self.config.agent.context
+
+    def _held_out(self) -> DeviceData | None:
+        return self._place("held_out") if self.config.data.credit_every else None  # type: ignore[union-attr]
+
+    def _place(self, name: str) -> DeviceData:
+        """A dataset on the device; put there once."""
+        if name not in self._placed:
+            known = self._known()
+            scale = known.prior.mean, known.prior.std, self.config.agent.return_scale
+            self._placed[name] = to_device(getattr(known, name), *scale)
+        return self._placed[name]
+
+    def _streamed(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
+        """The same updates on windows that a thread gathers on the host."""
+        if self._stream is None:
+            self._stream = self._open_stream(state)
+        step = self._function("step", lambda: jax.jit(self._step, donate_argnums=0))
+        rows = []
+        for _ in range(self.config.run.log_every):
+            state, metrics = step(state, next(self._stream), self._held_out())
+            rows.append(metrics)
+        rows = jax.device_get(rows)
+        return state, {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
+
+    def _open_stream(self, state: OfflineState) -> Stream:
+        known, agent = self._known(), self.config.agent
+        return Stream(
+            known.learnt,
+            known.prior.mean,
+            known.prior.std,
+            agent.return_scale,
+            jax.random.fold_in(state.key[0], _DRAW),
+            *self._shape(),
+            mix=known.mix,
+            first=int(state.iteration),
+        )
+
+    def _step(self, state: OfflineState, windows: Windows, held_out: DeviceData | None):
+        one = jax.tree.map(lambda x: x[0], state.agent)
+        agent, metrics = self._learn(held_out, state.iteration, state.key[0], one, windows)
+        agent, metrics = jax.tree.map(lambda x: x[None], (agent, metrics))
+        return state.replace(iteration=state.iteration + 1, agent=agent), metrics
+
+    def _evaluate_host(
+        self, state: OfflineState, episodes: int, names: tuple[str, ...]
+    ) -> dict[str, np.ndarray]:
+        choose = self._function("act", lambda: jax.jit(partial(act, self.agent), static_argnames="policy"))
+        if self._evaluator is None:
+            batch = min(self.config.run.eval_envs, episodes)
+            self._evaluator = Evaluator(self.config, self.spec, self.agent, choose, batch)
+        scores: dict[str, list[float]] = {}
+        for seed in range(self.config.num_seeds):
+            view = jax.tree.map(lambda x, s=seed: x[s], self.agent.acting(state.agent))
+            for i, name in enumerate(names):
+                key = jax.random.fold_in(jax.random.fold_in(state.key[seed], state.iteration), 2 + i)
+                for metric, value in self._evaluator.run(view, name, episodes, key).items():
+                    scores.setdefault(f"eval/{name}/{metric}", []).append(value)
+        return {name: np.asarray(values) for name, values in scores.items()}
+
+    def _evaluate_compiled(
+        self, state: OfflineState, episodes: int, names: tuple[str, ...]
+    ) -> dict[str, np.ndarray]:
+        env = make_env(self.config.env.id, options=self.config.env.options)
+        batch = min(self.config.run.eval_envs, episodes)
+        scores: dict[str, np.ndarray] = {}
+        for i, name in enumerate(names):
+            one = partial(evaluate, env, self.agent, policy=name, episodes=episodes, batch=batch)
+            run = self._function((name, episodes), lambda one=one: jax.jit(self._over_seeds(one)))
+            keys = jax.vmap(lambda k, i=i: jax.random.fold_in(jax.random.fold_in(k, state.iteration), 2 + i))
+            found = jax.device_get(run((state.agent, keys(state.key))))
+            scores |= {f"eval/{name}/{metric}": value for metric, value in found.items()}
+        return scores
+
+    def _over_seeds(self, one: Any) -> Any:
+        return map_seeds(self.config.num_seeds, lambda pair: one(*pair))
+
+    def _function(self, name: Any, make: Any) -> Any:
+        if name not in self._functions:
+            self._functions[name] = make()
+        return self._functions[name]
+
+    def _known(self) -> Recorded:
+        assert self.recorded is not None, "a program that was built to evaluate has no data"
+        return self.recorded
+
+    def _digest(self) -> np.ndarray:
+        return np.frombuffer(bytes.fromhex(self._known().digest), np.uint8)
+
+    def _check_data(self, state: OfflineState) -> None:
+        sealed, found = np.asarray(state.data), self._digest()
+        if not np.array_equal(sealed, found):
+            expected = f"the data that the run began with (sha256 {_hex(sealed)})"
+            raise ConfigError("data.path", expected, f"{self._known().learnt.source} (sha256 {_hex(found)})")
+
+
+def bank_hashes(agent: PyTree) -> np.ndarray:
+    """[R, 32] u8, sha256 of the bank of each of R seeds; zeros where the agent has none."""
+    bank = getattr(agent, "bank", None)
+    seeds = jax.tree.leaves(agent)[0].shape[0]
+    if not isinstance(bank, MemoryState):
+        return np.zeros((seeds, _SEALED), np.uint8)
+    hashes = [content_hash(jax.tree.map(lambda x, s=seed: x[s], bank)) for seed in range(seeds)]
+    return np.stack([np.frombuffer(bytes.fromhex(each), np.uint8) for each in hashes])
+
+
+def _hex(sealed: np.ndarray) -> str:
+    return bytes(sealed).hex()[:12]

@@ -1,0 +1,208 @@
+"""The acting side of a run over envpool: pools of environments, and the rollouts and scores they give.
+
+A `Lane` is one pool with the episodes it is in. `Collector` steps several lanes in turn: while the threads of
+one step, the policy acts for the next, and what a step gave is written down while the next one runs.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.envs import make_host_env
+from memjax.training.config import ResolvedConfig
+from memjax.training.program import (
+    TrainState,
+)
+from memjax.training.rollout import HostBuffer
+from memjax.types import (
+    Action,
+    Agent,
+    Array,
+    ConfigError,
+    EnvSpec,
+    EpisodeStats,
+    Key,
+    PyTree,
+    Rollout,
+    TimeStep,
+)
+
+SEEDS = 100_000  # seeds of runs lie below; above lie those of resumed runs and of evaluations
+EVALUATION = 2**32 - 1  # in place of the iteration, in `pool_seed`
+
+Act = Callable[..., Any]  # (view, carry, timestep, key, number, **policy) -> Action
+
+
+class PoolFailed(OSError):
+    """An environment broke while it ran; nothing the config could have told."""
+
+
+def pool_seed(seed: int, iteration: int) -> int:
+    """Seed of the environments of run `seed` that are started at `iteration`.
+
+    A resumed run must not replay the episodes that its first launch began with, nor those of another run.
+    """
+    if seed >= SEEDS:
+        raise ConfigError("seed", f"int below {SEEDS} with envpool environments", seed)
+    if iteration == 0:
+        return seed
+    return SEEDS + int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]) % SEEDS
+
+
+class Lane:
+    """One pool, the carry of its actors, and the totals of its episodes."""
+
+    def __init__(self, config: ResolvedConfig, agent: Agent, batch: int, seed: int, first_env: int = 0):
+        self.id, self.columns = config.env.id, slice(first_env, first_env + batch)
+        options = config.env.options
+        self.pool = make_host_env(self.id, num_envs=batch, seed=seed, options=options, first_env=first_env)
+        self._initial_carry = partial(agent.initial_carry, batch)
+
+    def reset(self) -> None:
+        """Begins an episode everywhere."""
+        self.timestep, self.carry = self._pool_call(self.pool.reset), self._initial_carry()
+        self.totals = EpisodeTotals(self.pool.num_envs)
+
+    def send(self, action: np.ndarray) -> None:
+        """Hands actions to the pool's threads."""
+        self._pool_call(self.pool.send, action)
+
+    def receive(self) -> None:
+        """Waits for the answer to the latest `send`; `timestep` and `totals` then include it."""
+        self.timestep = self._pool_call(self.pool.recv)
+        self.totals.step(self.pool.raw_reward, self.timestep)
+
+    def _pool_call(self, call: Callable, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except Exception as error:
+            raise PoolFailed(f"{self.id}: {type(error).__name__}: {error}") from error
+
+
+class Collector:
+    """All lanes of a run, and two buffers filled in turn."""
+
+    def __init__(self, config: ResolvedConfig, agent: Agent, act: Act, *, first_iteration: int):
+        self.act, self.steps = act, agent.rollout_steps
+        batch, seed = config.env.num_envs // config.run.pools, pool_seed(config.seed, first_iteration)
+        self.lanes = [Lane(config, agent, batch, seed, i * batch) for i in range(config.run.pools)]
+        for lane in self.lanes:
+            lane.reset()
+        self.buffers = [HostBuffer(self.steps, config.env.num_envs) for _ in range(2)]
+        self.stopped = False
+
+    def collect(self, view: PyTree, key: Key) -> Rollout:
+        """T steps of all lanes, valid until the call after the next. Raises CancelledError once stopped."""
+        self.buffers.reverse()
+        for t in range(self.steps):
+            for i, lane in enumerate(self.lanes):
+                if self.stopped:
+                    raise CancelledError
+                if t:
+                    lane.receive()
+                self._act(lane, t, view, key, np.int32(t * len(self.lanes) + i))
+        for lane in self.lanes:
+            lane.receive()
+            self._write_outcome(lane, self.steps - 1)
+            self.buffers[0].put("observation", self.steps, lane.columns, lane.timestep.observation)
+        return self.buffers[0].rollout()
+
+    def stop(self) -> None:
+        """Ends a `collect` under way in another thread after its current step."""
+        self.stopped = True
+
+    def close(self) -> None:
+        """Ends the pools' threads."""
+        for lane in self.lanes:
+            lane.pool.close()
+
+    def _act(self, lane: Lane, t: int, view: PyTree, key: Key, number: np.int32) -> None:
+        chosen = self.act(view, lane.carry, lane.timestep, key, number)
+        action = np.asarray(chosen.action)
+        lane.send(action)
+        # The rest is written while the pool's threads step.
+        if t:
+            self._write_outcome(lane, t - 1)
+        lane.carry = chosen.carry
+        buffer = self.buffers[0]
+        buffer.put("observation", t, lane.columns, lane.timestep.observation)
+        buffer.put("action", t, lane.columns, action)
+        for name, value in chosen.extras.items():
+            buffer.put(f"extras/{name}", t, lane.columns, value)
+
+    def _write_outcome(self, lane: Lane, t: int) -> None:
+        for name in ("reward", "terminated", "truncated", "success", "valid", "state_id"):
+            self.buffers[0].put(name, t, lane.columns, getattr(lane.timestep, name))
+        for name in ("episode_return", "episode_length"):
+            self.buffers[0].put(f"stats/{name}", t, lane.columns, getattr(lane.totals.stats, name))
+
+
+class Evaluator:
+    """Environments of its own, reset for every evaluation."""
+
+    def __init__(self, config: ResolvedConfig, spec: EnvSpec, agent: Agent, act: Act, batch: int):
+        self.act, self.batch = act, batch
+        self.names = ("return", "length") + (("success",) if spec.has_success else ())
+        self.lane = Lane(config, agent, batch, pool_seed(config.seed, EVALUATION))
+
+    def run(self, view: PyTree, policy: str, episodes: int, key: Key) -> dict[str, float]:
+        """Means over at least `episodes` episodes: the first ones of each environment, as many of each."""
+        lane, rounds = self.lane, -(-episodes // self.batch)
+        lane.reset()
+        ended, sums, t = np.zeros(self.batch, int), dict.fromkeys(self.names, 0.0), 0
+        while ended.min() < rounds:
+            chosen = self.act(view, lane.carry, lane.timestep, key, np.int32(t), policy=policy)
+            lane.carry, t = chosen.carry, t + 1
+            lane.send(np.asarray(chosen.action))
+            lane.receive()
+            done = np.asarray(lane.timestep.done)
+            counted = done & (ended < rounds)
+            ended += done
+            stats = lane.totals.stats
+            found = {
+                "return": stats.episode_return,
+                "length": stats.episode_length,
+                "success": lane.totals.reached,
+            }
+            for name in sums:
+                sums[name] += float(np.sum(found[name][counted]))
+        return {name: total / (rounds * self.batch) for name, total in sums.items()}
+
+    def close(self) -> None:
+        """Ends the pool's threads."""
+        self.lane.pool.close()
+
+
+class EpisodeTotals:
+    """Episode totals on the host; returns are counted unclipped, fake steps not at all."""
+
+    def __init__(self, batch: int):
+        self.stats = EpisodeStats(np.zeros(batch, np.float32), np.zeros(batch, np.int32))  # type: ignore[arg-type]
+        self.reached = np.zeros(batch, bool)  # success at any step of the episode
+        self._over = np.zeros(batch, bool)
+
+    def step(self, raw_reward: np.ndarray, timestep: TimeStep) -> None:
+        """Totals including this step; episodes that ended with the one before begin anew."""
+        going, valid = ~self._over, np.asarray(timestep.valid)
+        total = self.stats.episode_return * going + np.where(valid, raw_reward, 0.0)
+        length = self.stats.episode_length * going + valid
+        self.stats = EpisodeStats(total.astype(np.float32), length.astype(np.int32))  # type: ignore[arg-type]
+        self.reached = (self.reached & going) | np.asarray(timestep.success)
+        self._over = np.asarray(timestep.done)
+
+
+def acting_view(agent: Agent, state: TrainState) -> PyTree:
+    """A copy of what acting reads, as the update is donated the original."""
+    return jax.tree.map(lambda x: jnp.copy(x[0]), agent.acting(state.agent))
+
+
+def act(
+    agent: Agent, view: PyTree, carry: PyTree, timestep: TimeStep, key: Key, number: Array, **options: Any
+) -> Action:
+    """One decision for a batch; `number` tells the draws of one rollout apart."""
+    return agent.act(view, carry, timestep, jax.random.fold_in(key, number), **options)

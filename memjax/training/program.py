@@ -1,0 +1,102 @@
+"""What every way of training shares: the train state, the protocol of a program, seeds and episode metrics.
+
+Every random draw of iteration i comes from `fold_in(key, i)`, so that a resumed run repeats the one that was
+never interrupted, bit for bit.
+"""
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.types import Agent, Array, Key, PyTree, Rollout
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a run is; a checkpoint is this. R seeds are the leading axis of all but `iteration`."""
+
+    iteration: Array  # [] i32, rollouts done
+    key: Key  # [R] typed keys, never advanced: iteration i uses fold_in(key, i)
+    agent: PyTree  # [R, ...] parameters, optimiser, memories, normalisers
+    actor: Any  # [R, ...] Actor; () where the environment's state cannot be saved (envpool)
+    visits: Array  # [R, S] i32, arrivals in each tabular state; S = 1 where the task is not tabular
+
+
+class Program(Protocol):
+    """A run's compiled parts, whatever its environment runs on.
+
+    Its state is a `TrainState`, or an `OfflineState` where the agent learns from recorded episodes; both have
+    `iteration`, `key` and `agent`.
+    """
+
+    agent: Agent
+    iterations: int  # in all, a multiple of run.log_every
+    not_reproducible: tuple[str, ...]  # what a resumed run may do otherwise
+
+    def init(self) -> Any:
+        """The state before the first iteration."""
+        ...
+
+    def abstract_state(self) -> Any:
+        """Shapes, types and placement of the state; allocates nothing."""
+        ...
+
+    def chunk(self, state: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        """`run.log_every` iterations; the state is donated. Metrics [R, iterations]."""
+        ...
+
+    def evaluate(
+        self, state: Any, episodes: int, policies: tuple[str, ...] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`eval/POLICY/METRIC` [R], the memory frozen."""
+        ...
+
+    def close(self) -> None:
+        """Stops threads and environments."""
+        ...
+
+
+def run_iterations(step, count: int, carry):
+    """`count` iterations of one seed; metrics [count]."""
+    return jax.lax.scan(step, carry, None, length=count)
+
+
+def map_seeds(num_seeds: int, function):
+    """`function` of one seed over the leading axis of its argument.
+
+    A single seed is not vmapped: batched convolutions and scatters are slower than plain ones.
+    """
+    if num_seeds > 1:
+        return jax.vmap(function)
+
+    def single(argument):
+        outputs = function(jax.tree.map(lambda x: x[0], argument))
+        return jax.tree.map(lambda x: x[None], outputs)
+
+    return single
+
+
+def seed_keys(seed: int, num_seeds: int) -> Key:
+    """[R] keys; run r of seed s is run 0 of seed s + r."""
+    return jax.vmap(jax.random.key)(jnp.arange(seed, seed + num_seeds, dtype=jnp.uint32))
+
+
+def episode_metrics(rollout: Rollout, has_success: bool) -> dict[str, Array]:
+    """Sums over the episodes that ended in this rollout, and their number."""
+    ended = rollout.done & rollout.valid
+    sums = {
+        "train/episodes": ended,
+        "train/return": jnp.where(ended, rollout.stats.episode_return, 0.0),
+        "train/length": jnp.where(ended, rollout.stats.episode_length, 0),
+    }
+    if has_success:
+        sums["train/success"] = ended & rollout.success
+        sums["train/falls"] = rollout.terminated & rollout.valid & ~rollout.success
+    return {name: jnp.sum(x.astype(jnp.float32)) for name, x in sums.items()}
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The least multiple not below n."""
+    return -(-n // multiple) * multiple

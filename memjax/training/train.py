@@ -1,0 +1,134 @@
+"""Training, in the order of the data's way: build, unroll, update, evaluate, save, report.
+
+There is one loop for the three ways of training: environments in JAX (`memjax.training.anakin`), envpool
+beside the device (`memjax.training.sebulba`), and recorded episodes (`memjax.training.offline`).
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from memjax.envs import backend_of
+from memjax.runs.checkpoint import Checkpoints
+from memjax.runs.metrics import MetricsWriter
+from memjax.runs.progress import Progress
+from memjax.runs.signals import Diverged, StopOnSignal
+from memjax.runs.workdir import CHECKPOINTS, open_workdir, write_manifest
+from memjax.training.anakin import Anakin
+from memjax.training.config import ResolvedConfig
+from memjax.training.device_room import check_room
+from memjax.training.program import (
+    Program,
+)
+
+
+def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
+    """The program of a checked config; compiles nothing.
+
+    With `learns` False it can only restore and act, and reads no dataset. Raises ConfigError where its parts
+    do not fit, or its state has no room on the device.
+    """
+    program = _program(config, learns)
+    check_room(program.abstract_state())
+    return program
+
+
+def _program(config: ResolvedConfig, learns: bool) -> Program:
+    if config.data is not None:
+        from memjax.training.offline import Offline
+
+        return Offline(config, learns=learns)
+    if backend_of(config.env.id) == "host":
+        from memjax.training.sebulba import Sebulba
+
+        return Sebulba(config)
+    return Anakin(config)
+
+
+def train(config: ResolvedConfig, workdir: Path, *, resume: bool = True) -> int:
+    """Trains to the end, or on from the newest checkpoint in `workdir`. Returns the exit code.
+
+    0: done; 130 or 143: a signal came, the state is saved. Raises ConfigError for mistakes, Diverged where a
+    value is no longer finite.
+    """
+    program = build(config)
+    with open_workdir(workdir, config.raw, resume=resume) as workdir, StopOnSignal() as stop:
+        try:
+            with Checkpoints(workdir / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
+                return _run(program, config, workdir, checkpoints, stop)
+        finally:
+            program.close()
+
+
+def _run(
+    program: Program, config: ResolvedConfig, workdir: Path, checkpoints: Checkpoints, stop: StopOnSignal
+) -> int:
+    restored = checkpoints.restore_latest(program.abstract_state())
+    state = program.init() if restored is None else restored.state
+    done = 0 if restored is None else restored.step // config.steps_per_iteration
+    write_manifest(workdir, config.raw, program.not_reproducible)
+    total, per_iteration = program.iterations, config.steps_per_iteration
+    if restored is not None:
+        finished = "finished; nothing is left to do" if done >= total else "resuming"
+        print(f"memjax: {workdir} is at step {restored.step:,}: {finished}", file=sys.stderr)
+    if done < total:
+        print("memjax: compiling; seconds if it was compiled before, up to a minute if not", file=sys.stderr)
+    saved = done
+    with (
+        MetricsWriter(workdir, after=done * per_iteration) as writer,
+        Progress(total * per_iteration, done * per_iteration) as progress,
+    ):
+        while done < total and not stop.requested:
+            began = time.monotonic()
+            state, metrics = program.chunk(state)
+            check_finite(metrics, done, per_iteration, config.run.stop_on_nan)
+            done += config.run.log_every
+            seconds = time.monotonic() - began
+            values = summarize(metrics)
+            if config.run.eval_every and (done % config.run.eval_every == 0 or done == total):
+                values |= program.evaluate(state, config.run.eval_episodes)
+            writer.write(done * per_iteration, values)
+            speed = config.run.log_every * per_iteration * config.num_seeds / seconds
+            writer.write_timing(done * per_iteration, {"steps_per_second": speed})
+            progress.update(done * per_iteration, values)
+            due = config.run.checkpoint_every and done % config.run.checkpoint_every == 0
+            if due and done < total:
+                writer.flush()
+                checkpoints.save(done * per_iteration, state)
+                saved = done
+        if done > saved:
+            writer.flush()
+            checkpoints.save(done * per_iteration, state)
+    return stop.exit_code
+
+
+def summarize(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Metrics [R, iterations] of a chunk to one value [R] each: counts summed, the rest averaged.
+
+    Means over episodes are weighed by episodes; NaN where none ended.
+    """
+    rest = {name: x.mean(axis=1) for name, x in metrics.items() if not name.startswith("train/")}
+    totals = {name: x.sum(axis=1) for name, x in metrics.items() if name.startswith("train/")}
+    if not totals:  # learned offline: no episodes
+        return rest
+    episodes = totals.pop("train/episodes")
+    falls = {name: totals.pop(name) for name in ("train/falls",) if name in totals}
+    with np.errstate(invalid="ignore"):
+        means = {name: x / np.where(episodes > 0, episodes, np.nan) for name, x in totals.items()}
+    return {"train/episodes": episodes} | falls | means | rest
+
+
+def check_finite(metrics: dict[str, np.ndarray], done: int, per_iteration: int, stop: bool) -> None:
+    """Raises Diverged at the first iteration of a chunk with a value that is not finite."""
+    if not stop:
+        return
+    bad = {name: ~np.isfinite(x).all(axis=0) for name, x in metrics.items()}
+    firsts = {name: int(np.argmax(x)) for name, x in bad.items() if x.any()}
+    if firsts:
+        # Of several in one iteration, the cause before its consequences: rewards, then losses.
+        quantity = min(firsts, key=lambda name: (firsts[name], not name.startswith("train/"), name))
+        at = firsts[quantity]
+        column = metrics[quantity][:, at]
+        raise Diverged((done + at + 1) * per_iteration, quantity, float(column[~np.isfinite(column)][0]))

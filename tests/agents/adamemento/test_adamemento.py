@@ -1,0 +1,298 @@
+"""Acceptance tests of the spec (section 13) that concern AdaMemento as a whole."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax.agents.adamemento import reflection
+from memjax.agents.online.ppo import make_learner
+from memjax.memory import make_memory
+from memjax.networks.distributions import Categorical
+from memjax.runs.digest import digest
+from memjax.training.train import build
+from memjax.types import ConfigError, TimeStep
+
+
+def train_chunks(config, chunks=2):
+    program = build(config)
+    state = program.init()
+    rows = []
+    for _ in range(chunks):
+        state, metrics = program.chunk(state)
+        rows.append(metrics)
+    return program, state, rows
+
+
+def assert_trees_equal(one, other):
+    for (path, a), (_, b) in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree_util.tree_leaves_with_path(other), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_gate_that_never_opens_is_ppo_step_by_step(make):
+    """Acceptance test 1: kappa 1, no intrinsic reward, the same seed; the memories fill all the same."""
+
+    def short(config):
+        config.env.options = {"max_steps_in_episode": 12}
+
+    def closed(config):
+        short(config)
+        config.agent.gate.kappa = 1.0
+
+    _, ada, ada_rows = train_chunks(make("no_novelty", change=closed))
+    _, ppo, ppo_rows = train_chunks(make("ppo", change=short))
+    assert_trees_equal(ada.agent.ppo, ppo.agent)
+    assert_trees_equal(ada.actor, ppo.actor)
+    for ada_row, ppo_row in zip(ada_rows, ppo_rows, strict=True):
+        for name in ppo_row:
+            np.testing.assert_array_equal(ada_row[name], ppo_row[name], err_msg=name)
+    assert bool(ada.agent.failure.valid.any())
+
+
+def test_all_parts_off_is_ppo(make):
+    _, off, _ = train_chunks(make("no_memory+no_novelty"))
+    _, ppo, _ = train_chunks(make("ppo"))
+    assert_trees_equal(off.agent, ppo.agent)
+
+
+@pytest.mark.parametrize("offpolicy", ["mask", "is", "bc"])
+def test_gated_steps_move_the_policy_only_where_asked(make, one_rollout, offpolicy):
+    """Acceptance test 4: under `mask` gated steps give the policy exactly no gradient; the values learn."""
+
+    def change(config):
+        config.agent.ppo.offpolicy = offpolicy
+        config.agent.ppo.entropy_cost = 0.1
+
+    got = one_rollout(make("ppo", change=change))
+    learner = make_learner(got.program.config.agent, got.program.env.spec)
+    gate = jnp.ones_like(got.rollout.valid)
+    # A reward everywhere, so that some advantages are positive.
+    rollout = got.rollout.replace(reward=jax.random.normal(got.key, got.rollout.reward.shape))
+    after, *_ = jax.jit(learner.update)(got.state, rollout, gate, got.key)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, got.state.params)["params"]
+    policy = [moved["policy_head"], moved["actor_torso"]]
+    if offpolicy == "mask":
+        assert max(jax.tree.leaves(policy)) == 0.0
+    else:
+        assert min(jax.tree.leaves(policy)) > 0.0
+    assert max(jax.tree.leaves(moved["value_head"])) > 0.0
+
+
+def test_fake_transitions_teach_nothing(make, one_rollout):
+    got = one_rollout(make("ppo"))
+    learner = make_learner(got.program.config.agent, got.program.env.spec)
+    key = jax.random.key(9)
+    fake = jax.random.uniform(key, got.rollout.valid.shape) < 0.3
+    rollout = got.rollout.replace(valid=~fake, terminated=got.rollout.terminated & ~fake)
+
+    def poisoned(by):
+        return rollout.replace(reward=jnp.where(fake, by, rollout.reward))
+
+    closed = jnp.zeros_like(fake)
+    a, *_ = jax.jit(learner.update)(got.state, poisoned(0.0), closed, key)
+    b, *_ = jax.jit(learner.update)(got.state, poisoned(1e3), closed, key)
+    assert_trees_equal(a, b)
+
+
+def synthetic_banks(key, capacity=4096, ratio=16):
+    """A success policy that takes action 0 in state +e and a failure policy that takes 1; 1:16 imbalance."""
+    value_like = {
+        "observation": jnp.zeros(4),
+        "action": jnp.zeros((), jnp.int32),
+        "to_go": jnp.zeros((), jnp.int32),
+        "return": jnp.zeros(()),
+        "gate_share": jnp.zeros(()),
+        "holdout": jnp.zeros((), bool),
+    }
+    memory = make_memory(capacity, 4, value_like, evict="fifo")
+
+    def fill(key, n, wrong):
+        key_state, key_action = jax.random.split(key)
+        states = jax.random.normal(key_state, (n, 4))
+        right = (states[:, 0] > 0).astype(jnp.int32)
+        slip = jax.random.uniform(key_action, (n,)) < 0.1
+        action = jnp.where(slip ^ wrong, 1 - right, right)
+        zeros = jnp.zeros(n)
+        values = {
+            "observation": states,
+            "action": action,
+            "to_go": zeros.astype(jnp.int32),
+            "return": zeros,
+            "gate_share": zeros,
+            "holdout": jnp.arange(n) % 5 == 0,
+        }
+        return memory.write(memory.init(), states, values)[0], states, action
+
+    keys = jax.random.split(key)
+    return memory, fill(keys[0], capacity // ratio, False), fill(keys[1], capacity, True)
+
+
+def auc(positive, negative):
+    """Probability that a positive scores above a negative."""
+    return float(np.mean(np.asarray(positive)[:, None] > np.asarray(negative)[None, :]))
+
+
+@pytest.mark.parametrize("confidence", ["bce", "value"])
+def test_reflection_tells_two_policies_apart_at_one_to_sixteen(make, confidence):
+    """Acceptance test 3: AUC > 0.95 on fresh states, from 16 times as many failures."""
+    from memjax.types import Discrete, EnvSpec
+
+    def change(config):
+        config.agent.reflection.confidence = confidence
+        config.agent.reflection.minibatches = 50
+        config.agent.reflection.minibatch = 64
+        config.agent.reflection.learning_rate = 3e-3
+
+    config = make(change=change).agent
+    spec = EnvSpec("test", (4,), "float32", Discrete(2), 10, True)
+    memory, (success, *_), (failure, *_) = synthetic_banks(jax.random.key(0))
+    nets = reflection.make_nets(config.reflection, config.ppo, spec, memory, failures=True)
+    learn = jax.jit(lambda s, k: nets.learn(s, success, failure, lambda x: x, k)[0])
+    state = nets.init(jax.random.key(1))
+    for i in range(8):
+        state = learn(state, jax.random.key(i))
+    states = jax.random.normal(jax.random.key(99), (400, 4))
+    right = (states[:, 0] > 0).astype(jnp.int32)
+    good, bad = nets.confidence(state, states, right), nets.confidence(state, states, 1 - right)
+    assert auc(good, bad) > 0.95
+    prediction = nets.predict(state, states, success, states).mode()
+    assert float(jnp.mean(prediction == right)) > 0.9  # P clones the successes
+
+
+def test_the_nearest_successes_vote():
+    from memjax.memory import Retrieved
+    from memjax.types import Discrete, EnvSpec
+
+    spec = EnvSpec("test", (1,), "float32", Discrete(3), 10, True)
+    found = Retrieved(
+        values={"action": jnp.array([[2, 0, 0], [1, 0, 0]])},
+        scores=jnp.array([[0.0, -0.1, -0.2], [-5.0, -jnp.inf, -jnp.inf]]),
+        slots=jnp.zeros((2, 3), jnp.int32),
+        mask=jnp.array([[True, True, True], [True, False, False]]),
+        utility=jnp.zeros((2, 3)),
+        group=jnp.zeros((2, 3), jnp.int32),
+    )
+    vote = reflection.neighbours_vote(spec, found)
+    assert isinstance(vote, Categorical)
+    assert vote.mode().tolist() == [0, 1]
+    nothing = reflection.neighbours_vote(spec, found._replace(mask=jnp.zeros((2, 3), bool)))
+    np.testing.assert_allclose(jax.nn.softmax(nothing.logits), 1 / 3, rtol=1e-5)
+
+
+def test_calibration_error_of_a_known_table():
+    confidence = jnp.array([0.05, 0.05, 0.95, 0.95])
+    outcome = jnp.array([0.0, 1.0, 1.0, 1.0])
+    everything = jnp.ones(4)
+    np.testing.assert_allclose(reflection.calibration_error(confidence, outcome, everything), 0.25, rtol=1e-5)
+    half = jnp.array([0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(reflection.calibration_error(confidence, outcome, half), 0.05, rtol=1e-5)
+
+
+def test_the_gate_obeys_confidence_and_policies_do_what_they_say(make):
+    def change(config):
+        config.agent.gate.min_episodes = 0
+        config.agent.gate.min_updates = 0
+        config.agent.gate.kappa = 0.5
+
+    config = make(change=change)
+    program = build(config)
+    state = program.agent.init(jax.random.key(0))
+    observation = jax.nn.one_hot(jnp.arange(26), 26)
+    timestep = TimeStep(observation, observation, *(jnp.zeros(26),) * 6)
+    key = jax.random.key(1)
+    act = {p: program.agent.act(state, (), timestep, key, policy=p) for p in program.agent.policies}
+    gate = act["ensemble"].extras["gate"]
+    np.testing.assert_array_equal(gate, act["ensemble"].extras["confidence"] > 0.5)
+    assert 0 < int(gate.sum()) < 26
+    expected = jnp.where(gate, act["memory"].action, act["policy"].action)
+    np.testing.assert_array_equal(act["ensemble"].action, expected)
+    learner = make_learner(config.agent.ppo, program.env.spec)
+    log_prob = learner.policy(state.ppo, observation).log_prob(expected)
+    np.testing.assert_allclose(act["ensemble"].extras["log_prob"], log_prob, rtol=1e-6)
+
+
+def test_banks_keep_to_their_kind_and_capacity(make):
+    """Acceptance test 7: outcomes, shapes and eviction in a real run."""
+
+    def change(config):
+        config.env.options = {"random_start": True, "max_steps_in_episode": 12}
+        config.agent.ppo.rollout_steps = 32
+
+    _, state, _ = train_chunks(make(change=change), chunks=6)
+    success, failure = (
+        jax.tree.map(lambda x: x[0], bank) for bank in (state.agent.success, state.agent.failure)
+    )
+    assert success.valid.shape == failure.valid.shape == (64,)
+    assert bool(failure.valid.all())
+    assert float(jnp.max(failure.values["return"][failure.valid])) == 0.0
+    if bool(success.valid.any()):
+        assert float(jnp.min(success.values["return"][success.valid])) == 1.0
+    groups = np.asarray(failure.group)
+    assert groups.max() == int(state.agent.written[0, 1]) - 1  # the newest failure is there
+    assert bool((success.read > 0)[success.valid].any()) or not bool(success.valid.any())
+    assert bool((failure.read > 0).any())  # learning stamps what it read
+    newest = groups == groups.max()
+    assert sorted(np.asarray(failure.values["to_go"])[newest]) == list(range(newest.sum()))
+
+
+def test_the_memory_is_frozen_during_evaluation(make):
+    program, state, _ = train_chunks(make(), chunks=1)
+    before = digest(state)
+    scores = program.evaluate(state, 4)
+    assert digest(state) == before
+    assert {name.split("/")[1] for name in scores if name.startswith("eval/")} == {
+        "ensemble",
+        "policy",
+        "memory",
+    }
+
+
+def test_what_act_reads_is_all_in_its_view(make):
+    """The host loop hands `act` a copy of `acting(state)` alone."""
+    for variant in ("", "ppo", "rnd", "sil"):
+        program = build(make(variant))
+        state = program.agent.init(jax.random.key(0))
+        observation = jax.random.normal(jax.random.key(1), (5, 26))
+        timestep = TimeStep(observation, observation, *(jnp.zeros(5),) * 6)
+        act = partial(program.agent.act, carry=(), timestep=timestep, key=jax.random.key(2))
+        assert_trees_equal(act(state), act(program.agent.acting(state)))
+        assert len(jax.tree.leaves(program.agent.acting(state))) < len(jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "where"),
+    [
+        ("bank.capacity", 8, "bank.capacity"),
+        ("bank.episodes_per_update", 500, "capacity"),
+        ("reflection.neighbours", 100, "reflection.neighbours"),
+        ("ppo.minibatches", 7, "ppo.minibatches"),
+        ("gate.kappa", 1.5, "gate.kappa"),
+        ("ppo.novelty.encoder", "conv", "novelty.encoder"),
+        ("ppo.encoder", "conv", "encoder"),
+    ],
+)
+def test_contradictions_are_refused_by_name(make, field, value, where):
+    def change(config):
+        config.agent.update_from_flattened_dict({field: value})
+
+    with pytest.raises(ConfigError) as error:
+        build(make(change=change))
+    assert where in error.value.field
+
+
+@pytest.mark.parametrize("key_dim", [pytest.param(0, marks=pytest.mark.slow), 8])
+def test_images_are_stored_and_found_by_their_newest_plane(make, key_dim):
+    def change(config):
+        config.agent.bank.key_dim = key_dim
+        config.agent.reflection.prediction = "nearest"
+        config.env.options = {"max_steps_in_episode": 10, "size": 6}
+
+    config = make(env_id="memjax/DarkChamber-v0", change=change)
+    _, state, rows = train_chunks(config)
+    assert state.agent.failure.keys.shape[-1] == (key_dim or 32 * 32)
+    assert bool(state.agent.failure.valid.any())
+    assert all(np.isfinite(x).all() for row in rows for x in row.values())

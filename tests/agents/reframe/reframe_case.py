@@ -1,0 +1,100 @@
+"""A small offline world for the tests of Re:Frame, and configs of a few seconds."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.agents.offline.shared import Prior, Triplets
+from memjax.agents.reframe.autoencoder import AutoencoderConfig
+from memjax.agents.reframe.config import (
+    BankConfig,
+    OptimizerConfig,
+    ReadConfig,
+    ReframeConfig,
+    TransformerConfig,
+)
+from memjax.types import Box, Discrete, EnvSpec, TimeStep, Windows
+
+SIZE = 3  # of an observation
+BOX = Box(2, (-1.0, -2.0), (1.0, 0.0))
+
+
+def spec(action=BOX):
+    return EnvSpec("test/World-v0", (SIZE,), "float32", action, 20, False)
+
+
+def config(**changes):
+    """Sections may be given as mappings of what differs, for example read={"k": 3}."""
+    sections = {
+        "transformer": TransformerConfig(4, 16, 2, 1, 20, 0.1, "float32"),
+        "optimizer": OptimizerConfig(1e-3, 1e-4, 0.25, 10),
+        "autoencoder": AutoencoderConfig(8, 6, 20, 32, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
+        "bank": BankConfig(4, 64, "latents"),
+        "read": ReadConfig("hidden", "dot", 5, "late", 0.0, "step", 0.0, False, "auto", 0, 0.0, 0.3),
+    }
+    for name, section in sections.items():
+        sections[name] = dataclasses.replace(section, **changes.pop(name, {}))
+    plain = dict(
+        memory="associative", batch=8, return_scale=10.0, targets=(20.0, 10.0), evaluate_emptied=False
+    )
+    return ReframeConfig(**{**plain, **changes}, **sections)
+
+
+def triplets(action=BOX, trajectories=4, length=12, seed=0):
+    rng = np.random.default_rng(seed)
+    n = trajectories * length
+    return Triplets(
+        jnp.asarray(np.tile(np.linspace(2.0, 0.1, length), trajectories), jnp.float32),
+        jnp.asarray(rng.normal(size=(n, SIZE)), jnp.float32),
+        actions_of(action, (n,), rng),
+        jnp.asarray(np.arange(n) // length, jnp.int32),
+    )
+
+
+def actions_of(action, shape, rng):
+    if isinstance(action, Discrete):
+        return jnp.asarray(rng.integers(0, action.n, shape), jnp.int32)
+    return jnp.asarray(rng.uniform(action.low, action.high, (*shape, action.size)), jnp.float32)
+
+
+def prior(action=BOX, **options):
+    return Prior(np.array([0.1, -0.2, 0.3]), np.array([1.0, 2.0, 0.5]), triplets(action, **options))
+
+
+def windows(action=BOX, batch=8, context=4, seed=0):
+    rng = np.random.default_rng(seed)
+    length = rng.integers(1, context + 1, batch)
+    mask = np.arange(context)[None, :] >= context - length[:, None]
+    keep = jnp.asarray(mask)
+    actions = actions_of(action, (batch, context), rng)
+    actions = jnp.where(keep if actions.ndim == 2 else keep[..., None], actions, 0)
+    return Windows(
+        jnp.asarray(rng.normal(size=(batch, context, SIZE)) * mask[..., None], jnp.float32),
+        actions,
+        jnp.asarray(rng.uniform(0, 2, (batch, context)) * mask, jnp.float32),
+        jnp.asarray(np.cumsum(mask, axis=1) - mask, jnp.int32) * keep,
+        keep,
+        jnp.asarray(rng.integers(0, 4, batch), jnp.int32),
+    )
+
+
+def timestep(batch, seed=0, **fields):
+    rng = np.random.default_rng(seed)
+    no = jnp.zeros(batch, bool)
+    observation = jnp.asarray(rng.normal(size=(batch, SIZE)), jnp.float32)
+    zero = jnp.zeros(batch)
+    made = TimeStep(observation, observation, zero, no, no, no, ~no, jnp.zeros(batch, jnp.int32))
+    return made.replace(**fields)
+
+
+def opened(state, gate=0.7):
+    """The state with its gate open; every other parameter moved a little, so that none is zero."""
+    leaves, tree = jax.tree.flatten(state.params)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    params = jax.tree.unflatten(tree, leaves)
+    if "gate" in params.get("memory", {"params": {}})["params"]:
+        params["memory"]["params"]["gate"] = jnp.float32(gate)
+    return state.replace(params=params)

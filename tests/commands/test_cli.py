@@ -1,0 +1,189 @@
+import subprocess
+import sys
+import types
+
+import pytest
+
+from memjax import __version__, cli
+from memjax.runs.checkpoint import CheckpointError, Checkpoints
+from memjax.runs.signals import Diverged
+from memjax.training import config as config_module
+
+
+@pytest.fixture
+def launched(monkeypatch, registries):
+    """Replaces training by a recorder, and the registries by the stub's. -> what was launched"""
+    calls = []
+
+    def train(config, workdir, *, resume=True):
+        calls.append((config, workdir, resume))
+        outcome = launched.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    launched = types.SimpleNamespace(calls=calls, outcome=None)
+    monkeypatch.setitem(sys.modules, "memjax.training.train", types.SimpleNamespace(train=train))
+    monkeypatch.setattr(config_module, "_agents", lambda: registries["agents"])
+    monkeypatch.setattr(config_module, "_spec_of", lambda: registries["spec_of"])
+    return launched
+
+
+def test_train_resolves_overrides_and_launches(launched, config_file, tmp_path):
+    argv = ["train", f"--config={config_file}:smoke", "--workdir", str(tmp_path / "w"), "--config.seed=7"]
+    assert cli.main([*argv, "--config.agent.hidden", "8,8", "--no-compilation-cache"]) == 0
+    ((config, workdir, resume),) = launched.calls
+    assert (config.seed, config.agent.hidden, config.run.total_steps) == (7, (8, 8), 64)
+    assert (workdir, resume) == (tmp_path / "w", True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "line"),
+    [
+        (None, 0, ""),
+        (143, 143, ""),
+        (Diverged(64, "loss/policy", float("nan")), 3, "memjax: error: loss/policy is nan at step 64"),
+        (CheckpointError("cannot write"), 1, "memjax: error: cannot write"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "memjax: error: OSError: [Errno 28] No space left on device",
+        ),
+    ],
+)
+def test_exit_code_tells_how_it_ended(launched, config_file, tmp_path, capsys, outcome, code, line):
+    launched.outcome = outcome
+    argv = ["train", f"--config={config_file}", f"--workdir={tmp_path}", "--no-compilation-cache"]
+    assert cli.main(argv) == code
+    error = capsys.readouterr().err
+    assert error.startswith(line)
+    assert error.count("\n") == (1 if line else 0)
+
+
+def test_a_bug_shows_its_traceback(launched, config_file, tmp_path):
+    launched.outcome = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["train", f"--config={config_file}", f"--workdir={tmp_path}", "--no-compilation-cache"])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--config.agent.kk=3"],
+            "memjax: error: agent.kk: expected a known field (did you mean 'agent.k'?)",
+        ),
+        (["--config.agent.k=64"], "memjax: error: agent.k: expected int <= capacity (32), got 64"),
+        (
+            ["--config.agent.k"],
+            "memjax: error: --config.agent.k: expected --config.agent.k=VALUE, got no value",
+        ),
+        (["--config.env.id=memjax/Stob"], "memjax: error: env.id: expected a known environment"),
+        (["--config.seed=1", "--config.seed=x"], "memjax: error: seed: expected int, got 'x'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2_and_launches_nothing(
+    launched, config_file, tmp_path, capsys, words, line
+):
+    assert cli.main(["train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not launched.calls
+    assert not (tmp_path / "w").exists()
+
+
+def test_debug_shows_the_traceback(launched, config_file, tmp_path):
+    argv = ["train", f"--config={config_file}", f"--workdir={tmp_path}", "--config.seed=x", "--debug"]
+    with pytest.raises(ValueError, match="seed"):
+        cli.main(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["trian"],
+        ["train"],
+        ["train", "--workdir=x"],
+        ["train", "--config=x.py"],
+        ["train", "--config=x.py", "--workdir=w", "--unknown=3"],
+        ["train", "--conf=x.py", "--workdir=w"],
+        ["evaluate", "--workdir=w", "--episodes=0"],
+        ["evaluate", "--workdir=w", "--episodes=many"],
+        ["report"],
+        ["inspect"],
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("memjax: error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["report", "{dir}"], ["inspect", "{dir}"], ["inspect", "{dir}", "--digest"]]
+)
+def test_a_directory_without_a_run_is_one_line_and_code_2(argv, capsys, tmp_path):
+    assert cli.main([word.format(dir=tmp_path) for word in argv]) == 2
+    assert capsys.readouterr().err.startswith("memjax: error: workdir: expected a directory with")
+
+
+def test_config_fields_belong_to_train(capsys, tmp_path):
+    assert cli.main(["inspect", str(tmp_path), "--config.seed=3"]) == 2
+    assert "only `memjax train`" in capsys.readouterr().err
+
+
+def test_inspect_prints_the_digest(tmp_path, capsys):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(3, {"count": 1})
+    assert cli.main(["inspect", str(tmp_path), "--digest"]) == 0
+    digest, _, step = capsys.readouterr().out.split()
+    assert (len(digest), step) == (64, "3")
+    assert cli.main(["inspect", str(tmp_path)]) == 0
+    assert "no memories" in capsys.readouterr().out
+
+
+def test_evaluate_prints_a_table(monkeypatch, capsys, tmp_path):
+    def evaluate_workdir(workdir, *, episodes, policies, bank):
+        assert (workdir, episodes, policies, bank) == (tmp_path, 5, ("policy", "memory"), None)
+        table = {"policy": {"return": [1.0, 2.0], "length": 3}, "memory": {"return": 7.0}}
+        return {"step": 5000, "policies": table}
+
+    stub = types.SimpleNamespace(evaluate_workdir=evaluate_workdir, OtherBank=object)
+    monkeypatch.setitem(sys.modules, "memjax.commands.evaluate", stub)
+    argv = ["evaluate", f"--workdir={tmp_path}", "--episodes=5", "--policies=policy,memory"]
+    assert cli.main(argv) == 0
+    title, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert title == ["step", "5,000"]
+    assert rows == [["policy", "return", "length"], ["policy", "1.5", "3"], ["memory", "7", "-"]]
+
+
+def memjax(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "memjax", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_itself_ends_with_code_2_and_no_traceback(tmp_path):
+    run = memjax("train", f"--config={tmp_path}/none.py", f"--workdir={tmp_path}/w")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.startswith("memjax: error: --config: expected a config file")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["remember", "--help"], ["--version"]])
+def test_help_does_not_wait_for_jax(words):
+    program = (
+        "import sys, memjax.cli\n"
+        "try: memjax.cli.main(sys.argv[1:])\n"
+        "except SystemExit: print('jax' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False"
+    assert words[-1] != "--version" or run.stdout.splitlines()[0] == f"memjax {__version__}"

@@ -1,0 +1,78 @@
+"""What a newcomer types: train, evaluate, report, inspect, and a mistake that costs nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memjax.cli import main
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "memjax" / "configs" / "four_rooms.py"
+SMALL = ["--config.run.total_steps=4096", "--config.env.num_envs=8", "--config.num_seeds=2"]
+SMALL += ["--config.run.eval_episodes=4", "--config.run.eval_envs=4"]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "rooms"
+    assert main(["train", f"--config={CONFIG}:smoke", f"--workdir={path}", *SMALL]) == 0
+    return path
+
+
+def test_a_run_leaves_everything_in_its_workdir(workdir):
+    names = {p.name for p in workdir.iterdir()}
+    assert {"config.json", "manifest.json", "metrics.jsonl", "checkpoints", "tensorboard"} <= names
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] >= 4096
+    for name in ("train/episodes", "gate/rate", "memory/failure/fill", "eval/ensemble/success"):
+        assert len(last[name]) == 2, name
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    assert manifest["seeds"] == [0, 1]
+    assert manifest["not_reproducible"] == []
+
+
+def test_evaluate_prints_every_policy(workdir, capsys):
+    assert main(["evaluate", f"--workdir={workdir}", "--episodes=4"]) == 0
+    text = capsys.readouterr().out
+    assert all(policy in text for policy in ("ensemble", "policy", "memory", "success"))
+    assert main(["evaluate", f"--workdir={workdir}", "--policies=greedy"]) == 2
+    assert "ensemble, policy, memory" in capsys.readouterr().err
+
+
+def test_report_draws_curves_and_a_map(workdir, capsys):
+    assert main(["report", str(workdir)]) == 0
+    written = [
+        line.removeprefix("wrote ") for line in capsys.readouterr().out.splitlines() if "wrote" in line
+    ]
+    assert [Path(p).name for p in written] == ["report.png", "map.png"]
+    assert all(Path(p).read_bytes().startswith(b"\x89PNG") for p in written)
+
+
+def test_inspect_tells_what_the_memories_hold(workdir, capsys):
+    assert main(["inspect", str(workdir)]) == 0
+    text = capsys.readouterr().out
+    assert "success" in text
+    assert "failure" in text
+    assert main(["inspect", str(workdir), "--digest"]) == 0
+    first = capsys.readouterr().out
+    assert main(["inspect", str(workdir), "--digest"]) == 0
+    assert capsys.readouterr().out == first
+    assert len(first.split()[0]) == 64
+
+
+def test_another_config_in_the_same_workdir_changes_nothing(workdir, capsys):
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != "lock"}
+    code = main(["train", f"--config={CONFIG}:smoke+ppo", f"--workdir={workdir}", *SMALL])
+    assert code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0
+    assert "agent.name" in error
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != "lock"} == before
+
+
+def test_a_finished_run_is_left_as_it_is(workdir, capsys):
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert main(["train", f"--config={CONFIG}:smoke", f"--workdir={workdir}", *SMALL]) == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+    assert (workdir / "metrics.jsonl").read_bytes() == before

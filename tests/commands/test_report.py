@@ -1,0 +1,72 @@
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from memjax.commands.report import COLOURS, PANELS, load_run, report, summary
+from memjax.runs.metrics import MetricsWriter
+from memjax.types import ConfigError
+
+
+def run_dir(path, seeds=3, **extra):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"experiment": "cliff"}))
+    with MetricsWriter(path, tensorboard=False) as writer:
+        for i in range(1, 6):
+            success = np.linspace(0.1, 0.2, seeds) * i
+            values = {"train/success": success, "train/return": success - 1, "loss/policy": success}
+            writer.write(i * 100, values | {name: success for name in extra.get("also", ())})
+        writer.write(500, {"eval/policy/success": np.asarray([0.25, 0.5, np.nan][:seeds])})
+    return path
+
+
+def test_report_draws_a_picture_and_prints_a_table(tmp_path, capsys):
+    runs = [
+        run_dir(tmp_path / "a", also=["gate/rate", "memory/success/fill"]),
+        run_dir(tmp_path / "b", seeds=1),
+    ]
+    out = report(runs)
+    assert out == tmp_path / "a" / "report.png"
+    image = matplotlib.image.imread(out)
+    colours = {tuple(np.round(c * 255).astype(int)) for c in image[..., :3].reshape(-1, 3)[::3]}
+    for colour in COLOURS[:2]:  # both runs are in the picture
+        assert tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) in colours
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "a", "b"]
+    assert lines[1].split() == ["step", "500", "500"]
+    (row,) = [line for line in lines if line.startswith("eval/policy/success")]
+    assert row.split("  ", 1)[1].split() == ["0.375", "[0.25,", "0.5]", "0.25"]
+    (row,) = [line for line in lines if line.startswith("gate/rate")]
+    assert row.split()[-1] == "-"
+
+
+def test_out_is_where_asked(tmp_path, capsys):
+    assert report([run_dir(tmp_path / "a")], tmp_path / "deep" / "x.png").stat().st_size > 10_000
+
+
+def test_series_keeps_seeds_apart(tmp_path):
+    steps, values = load_run(run_dir(tmp_path / "a")).series("train/success")
+    np.testing.assert_array_equal(steps, [100, 200, 300, 400, 500])
+    np.testing.assert_allclose(values[-1], [0.5, 0.75, 1.0])
+
+
+def test_panels_show_what_the_run_has(tmp_path):
+    run = load_run(run_dir(tmp_path / "a", also=["intrinsic/coarse", "intrinsic/fine"]))
+    shown = {panel.title for panel in PANELS if any(run.metrics(pattern) for pattern in panel.patterns)}
+    assert shown == {"Evaluation", "Training episodes", "Intrinsic reward"}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    paths = [run_dir(tmp_path / "x" / "run"), run_dir(tmp_path / "y" / "run")]
+    names = [load_run(path, paths).name for path in paths]
+    assert names == [str(path) for path in paths]
+    assert all(name in summary([load_run(path, paths) for path in paths]) for name in names)
+
+
+def test_nothing_to_draw_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl"):
+        report([tmp_path])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss/x": 1.0}\n')
+    with pytest.raises(ConfigError, match="metrics that the report knows"):
+        report([tmp_path])

@@ -1,0 +1,142 @@
+"""Every shipped experiment, as a user would name it on the command line."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memjax.config_file import load_config
+from memjax.runs.metrics import read_metrics
+from memjax.training.config import resolve
+from memjax.training.program import round_up
+from memjax.training.train import train
+
+CONFIGS = Path(__file__).parents[2] / "memjax" / "configs"
+if not CONFIGS.is_dir():
+    pytest.skip("no experiment configs beside the tests", allow_module_level=True)
+
+from memjax.configs import base  # noqa: E402
+
+NOT_TRAINED = ("base", "language")  # tests/commands/test_remember.py has those of `memjax remember`
+FILES = sorted(
+    path.stem
+    for path in CONFIGS.glob("*.py")
+    if "def get_config" in path.read_text() and path.stem not in NOT_TRAINED
+)
+
+
+def variants_of(name: str) -> list[str]:
+    """The variants that a config file knows, by what it offers to a user who names none of them."""
+    seen = {}
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            base, "apply_variants", lambda config, text, more: seen.update(base.VARIANTS | dict(more))
+        )
+        patch.setattr(base, "apply", lambda config, text, known: seen.update(known))
+        module.get_config()
+    return sorted(seen)
+
+
+VARIANTS = {name: variants_of(name) for name in FILES}
+ALL = [(name, variant) for name in FILES for variant in VARIANTS[name]]
+
+
+def resolved(name, variant="", **overrides):
+    source = str(CONFIGS / f"{name}.py") + (f":{variant}" if variant else "")
+    return resolve(load_config(source, [(k.replace("__", "."), str(v)) for k, v in overrides.items()]))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_says_what_it_is(name):
+    text = (CONFIGS / f"{name}.py").read_text()
+    assert text.startswith('"""')
+    assert "Source:" in text
+    config = resolved(name)
+    assert config.experiment == name
+    assert config.run.total_steps > resolved(name, "smoke").run.total_steps
+
+
+@pytest.mark.parametrize(("name", "variant"), ALL)
+def test_a_variant_resolves_alone_and_small(name, variant):
+    whole = resolved(name, variant)
+    assert whole.iterations > 0
+    if variant != "smoke":
+        both = resolved(name, f"{variant}+smoke")
+        assert both.agent_name == whole.agent_name
+        assert both.env.id == whole.env.id
+        assert both.run.total_steps <= whole.run.total_steps
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if resolved(name).agent_name == "adamemento"])
+def test_the_baselines_share_the_hyper_parameters_of_ppo(name):
+    own = resolved(name).raw["agent"]["ppo"]
+    for variant, kind in (("ppo", "none"), ("rnd", "rnd")):
+        agent = resolved(name, variant).raw["agent"]
+        assert agent.pop("name") == "ppo"
+        # RND's input statistics keep moving, as published, where those of a frozen code stand still.
+        moving = {"standardize_rollouts": 0} if kind == "rnd" else {}
+        assert agent["novelty"] == own["novelty"] | {"kind": kind} | moving
+        assert {k: v for k, v in agent.items() if k != "novelty"} == {
+            k: v for k, v in own.items() if k != "novelty"
+        }
+
+
+def test_atari_is_sticky_and_keeps_single_frames():
+    config = resolved("atari", "Pong")
+    assert config.env.id == "envpool/Pong-v5"
+    assert config.env.options["repeat_action_probability"] == 0.25
+    assert config.agent.bank.last_frame
+    assert config.agent.bank.key_dim > 0
+
+
+def trained(name, variant, workdir):
+    """Trains to the end; the last value of every metric."""
+    config = resolved(name, variant)
+    assert train(config, workdir) == 0
+    rows = read_metrics(workdir / "metrics.jsonl")
+    iterations = round_up(config.iterations, config.run.log_every)
+    assert rows[-1]["step"] == config.steps_per_iteration * iterations
+    return {name: np.asarray(value, float) for name, value in rows[-1].items()}
+
+
+def finite(values):
+    return all(np.all(np.isfinite(x)) for name, x in values.items() if not name.startswith("train/"))
+
+
+COMPILED = [name for name in FILES if not resolved(name).env.id.startswith("envpool/")]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "four_rooms" else pytest.mark.slow) for n in COMPILED]
+)
+def test_smoke_trains_to_the_end(name, tmp_path):
+    assert finite(trained(name, "smoke", tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "variant"), [("classic", "CartPole+smoke"), ("mujoco", "HalfCheetah+smoke")]
+)
+def test_smoke_on_host_threads_fills_the_memories(name, variant, tmp_path):
+    values = trained(name, variant, tmp_path)
+    assert finite(values)
+    assert values["memory/failure/fill"] > 0
+    assert values["memory/success/fill"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["HalfCheetahSparse", "FetchReach", "BallInCup", "CartpoleSwingupSparse"])
+def test_smoke_on_sparse_control(variant, tmp_path):
+    values = trained("mujoco", f"{variant}+smoke", tmp_path)
+    assert finite(values)
+    assert values["memory/failure/fill"] > 0 or not values["eval/ensemble/return"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["MontezumaRevenge", "Pong", "Freeway", "Pong+sil", "Pong+rnd"])
+def test_smoke_on_images(variant, tmp_path):
+    assert finite(trained("atari", f"{variant}+smoke", tmp_path))

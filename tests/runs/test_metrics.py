@@ -1,0 +1,111 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memjax.runs.metrics import MetricsWriter, mean, read_metrics, truncate_after
+from memjax.runs.progress import Progress
+from memjax.types import ConfigError
+
+
+def write(workdir, steps, after=-1):
+    with MetricsWriter(workdir, after=after, tensorboard=False) as writer:
+        for step in steps:
+            writer.write(
+                step, {"train/return": np.float32(step) / 3, "loss/policy": np.arange(3) * step * 0.1}
+            )
+            writer.write_timing(step, {"steps_per_second": 10.0})
+
+
+@given(st.floats(width=32))
+def test_every_float_comes_back_exactly(value):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        with MetricsWriter(Path(folder), tensorboard=False) as writer:
+            writer.write(1, {"x": np.float32(value), "list": np.asarray([value, 0], np.float32)})
+        (row,) = read_metrics(Path(folder) / "metrics.jsonl")
+    found = row["x"], row["list"][0]
+    if math.isnan(value):
+        assert found == (None, None)
+    else:
+        assert [np.float32(x) for x in found] == [np.float32(value)] * 2
+
+
+def test_lines_are_strict_json_with_the_step_first(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(7, {"a": float("nan"), "b": float("inf"), "c": 3, "d": np.asarray([1.5, np.nan])})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    row = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert text.startswith('{"step": 7,')
+    assert row == {"step": 7, "a": None, "b": "inf", "c": 3, "d": [1.5, None]}
+
+
+def test_a_matrix_is_no_metric(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer, pytest.raises(ValueError, match=r"\(2, 2\)"):
+        writer.write(1, {"x": np.zeros((2, 2))})
+
+
+@pytest.mark.parametrize("after", [-1, 0, 3, 4, 9, 10, 11])
+@pytest.mark.parametrize("torn", ["", '{"step": 11, "train/ret', '{"step": 11}', "\x00\x00", "{"])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, after, torn):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    write(whole, range(1, 13))
+    write(parts, range(1, 11))
+    with open(parts / "metrics.jsonl", "a") as file:
+        file.write(torn)
+    write(parts, range(max(after, 0) + 1, 13) if after <= 10 else range(11, 13), after=after)
+    assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_the_clock_is_in_timing_alone(tmp_path):
+    write(tmp_path, [1])
+    assert "unix_time" in read_metrics(tmp_path / "timing.jsonl")[0]
+    assert set(read_metrics(tmp_path / "metrics.jsonl")[0]) == {"step", "train/return", "loss/policy"}
+
+
+def test_truncation_keeps_several_lines_of_one_step_and_leaves_no_part(tmp_path):
+    write(tmp_path, [1, 2, 2, 3])
+    truncate_after(tmp_path / "metrics.jsonl", 2)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "timing.jsonl"]
+    truncate_after(tmp_path / "absent.jsonl", 2)
+
+
+@pytest.mark.parametrize("line", ["nonsense", '{"no_step": 1}', "[1]", "", '{"step": "1"}'])
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+    with pytest.raises(ConfigError, match="line 2"):
+        read_metrics(path)
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, {"train/return": np.asarray([1.0, 3.0]), "none": np.asarray([np.nan])})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/return" in events.read_bytes()
+    assert b"none" not in events.read_bytes()
+
+
+def test_mean_leaves_out_seeds_without_a_value():
+    assert mean([None, 1.0, 3.0]) == 2.0
+    assert mean(5) == 5.0
+    assert math.isnan(mean([None, None]))
+    assert mean(["inf", None, 1.0]) == math.inf
+
+
+def test_progress_is_plain_and_sparse_without_a_terminal(capsys):
+    with Progress(total=100) as progress:
+        for step in range(0, 101, 10):
+            progress.update(step, {"train/return": [1.0, 2.0], "train/success": [None, None]})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("step 100 of 100  ")
+    assert "return 1.5" in line
+    assert "success" not in line

@@ -1,0 +1,145 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from memjax.config_file import load_config
+from memjax.runs.workdir import open_workdir, write_json, write_manifest
+from memjax.training.config import load_workdir_config, resolve
+from memjax.types import ConfigError
+
+
+@pytest.fixture
+def config(config_file, registries):
+    return resolve(load_config(str(config_file)), **registries)
+
+
+def changed(config_file, registries, field, text):
+    return resolve(load_config(str(config_file), [(field, text)]), **registries)
+
+
+def test_config_comes_back(tmp_path, config, registries):
+    with open_workdir(tmp_path / "a" / "run", config.raw) as workdir:
+        assert load_workdir_config(workdir, **registries) == config
+
+
+def test_the_same_run_may_be_opened_again_and_extended(tmp_path, config, config_file, registries):
+    longer = changed(config_file, registries, "run.total_steps", "9999")
+    for each in (config, config, longer):
+        with open_workdir(tmp_path, each.raw):
+            pass
+    assert load_workdir_config(tmp_path, **registries).run.total_steps == 9999
+    with pytest.raises(ConfigError, match=r"run.total_steps is 9999"), open_workdir(tmp_path, config.raw):
+        pass
+
+
+def test_another_run_is_refused_by_its_first_different_field(tmp_path, config, config_file, registries):
+    with open_workdir(tmp_path, config.raw):
+        pass
+    before = (tmp_path / "config.json").read_bytes()
+    other = changed(config_file, registries, "agent.learning_rate", "0.1")
+    with pytest.raises(ConfigError) as error, open_workdir(tmp_path, other.raw):
+        pass
+    assert error.value.field == "workdir"
+    assert "agent.learning_rate is 0.001 (use another --workdir)" in error.value.expected
+    assert error.value.got == "0.1"
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_no_resume_refuses_a_run_and_touches_nothing(tmp_path, config):
+    with open_workdir(tmp_path, config.raw, resume=False):
+        (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with (
+        pytest.raises(ConfigError, match="without checkpoints"),
+        open_workdir(tmp_path, config.raw, resume=False),
+    ):
+        pass
+    assert (tmp_path / "checkpoints" / "5").is_dir()
+
+
+HOLDER = """
+    import fcntl, sys, os, time
+    file = open(sys.argv[1], "a+")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0); file.write(str(os.getpid())); file.flush()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_one_dies(tmp_path, config):
+    with open_workdir(tmp_path, config.raw):
+        pass
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path / "lock")], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    with (
+        pytest.raises(ConfigError, match=f"process {process.pid} is running"),
+        open_workdir(tmp_path, config.raw),
+    ):
+        pass
+    process.kill()
+    process.communicate()
+    with open_workdir(tmp_path, config.raw):
+        pass
+
+
+def test_the_lock_holds_within_one_process_too(tmp_path, config):
+    refused = pytest.raises(ConfigError, match=f"process {os.getpid()}")
+    with open_workdir(tmp_path, config.raw), refused, open_workdir(tmp_path, config.raw):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, config):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
+        refused = pytest.raises(ConfigError, match="workdir: expected a directory that can be written")
+        with refused, open_workdir(place, config.raw):
+            pass
+
+
+@pytest.mark.parametrize("content", ["{", "", "\x00", '{"experiment": '])
+def test_a_broken_config_json_is_named(tmp_path, config, content, registries):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        load_workdir_config(tmp_path, **registries)
+    with pytest.raises(ConfigError, match=r"config\.json"), open_workdir(tmp_path, config.raw):
+        pass
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"with config\.json in it"):
+        load_workdir_config(tmp_path)
+
+
+def test_manifest_tells_each_launch(tmp_path, config, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-7f3a")
+    for _ in range(2):
+        write_manifest(tmp_path, config.raw, ["environment states of envpool cannot be saved"])
+    text = (tmp_path / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert manifest["seeds"] == [0, 1]
+    assert manifest["not_reproducible"] == ["environment states of envpool cannot be saved"]
+    assert len(manifest["launches"]) == 2
+    launch = manifest["launches"][-1]
+    assert launch["num_devices"] >= 1
+    assert launch["versions"]["jax"].count(".") == 2
+    assert "canary" not in text
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}

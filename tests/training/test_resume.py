@@ -1,0 +1,97 @@
+"""A run that is killed and launched again is, bit for bit, the run that was never interrupted."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from memjax.commands.inspect import latest_digest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "memjax" / "configs" / "four_rooms.py"
+ITERATIONS = 16
+STEPS = 8 * 64 * ITERATIONS  # environments x steps of a rollout
+SMALL = [
+    "--config.env.num_envs=8",
+    "--config.num_seeds=2",
+    f"--config.run.total_steps={STEPS}",
+    "--config.run.log_every=1",
+    "--config.run.eval_every=4",
+    "--config.run.eval_episodes=2",
+    "--config.run.checkpoint_every=1",
+]
+
+pytestmark = pytest.mark.skipif(not CONFIG.exists(), reason="no experiment configs beside the tests")
+
+
+def launch(workdir, variant, *more):
+    config = f"--config={CONFIG}{f':{variant}' if variant else ''}"
+    command = [sys.executable, "-m", "memjax", "train", config, f"--workdir={workdir}", *SMALL, *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+
+
+def lines_of(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def interrupt(process, workdir, more_lines, rng, number):
+    """Sends `number` at a random instant after `more_lines` more lines of metrics, if it still runs then."""
+    goal = lines_of(workdir) + more_lines
+    while process.poll() is None and lines_of(workdir) < goal:
+        time.sleep(0.005)
+    time.sleep(rng.random() * 0.05)
+    if process.poll() is None:
+        os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def outcome(workdir):
+    step, digest = latest_digest(workdir)
+    return step, digest, (workdir / "metrics.jsonl").read_bytes()
+
+
+def assert_equal_after_interruptions(tmp_path, variant, signals, seed=0):
+    rng = random.Random(seed)
+    finish(launch(tmp_path / "whole", variant))
+    codes = []
+    for number in signals:
+        process = launch(tmp_path / "parts", variant)
+        codes.append(interrupt(process, tmp_path / "parts", rng.randrange(2, 4), rng, number))
+    assert set(codes) <= {-9, 143, 130}  # each one hit a run that was under way
+    finish(launch(tmp_path / "parts", variant))
+    whole, parts = outcome(tmp_path / "whole"), outcome(tmp_path / "parts")
+    assert whole[0] == STEPS
+    assert parts == whole
+    assert not list((tmp_path / "parts" / "checkpoints").glob("damaged-*"))
+    return codes
+
+
+def test_killed_and_stopped_runs_end_in_the_same_bits(tmp_path):
+    signals = [signal.SIGKILL, signal.SIGTERM]
+    assert assert_equal_after_interruptions(tmp_path, "", signals) == [-9, 143]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["ppo", "rnd", "sil", ""])
+def test_kills_in_a_row_end_in_the_same_bits(tmp_path, variant):
+    assert_equal_after_interruptions(tmp_path, variant, [signal.SIGKILL] * 4, seed=1)
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_extended(tmp_path):
+    finish(launch(tmp_path / "whole", "ppo"))
+    finish(launch(tmp_path / "parts", "ppo", f"--config.run.total_steps={STEPS // 2}"))
+    finish(launch(tmp_path / "parts", "ppo"))
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")

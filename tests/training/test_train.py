@@ -1,0 +1,185 @@
+"""The training loop: learning, exact seeds, devices, divergence."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax.configs import base
+from memjax.runs.checkpoint import steps_in
+from memjax.runs.signals import Diverged
+from memjax.training import train as training
+from memjax.training.config import resolve
+from memjax.training.train import build, check_finite, summarize, train
+
+
+def cartpole(num_seeds=1, seed=0, steps=40_960):
+    config = base.experiment("test", "gymnax/CartPole-v1")
+    config.agent = base.merged(base.ppo(), name="ppo")
+    config.num_seeds, config.seed = num_seeds, seed
+    config.run.total_steps = steps
+    config.run.log_every = 5
+    config.run.eval_every = config.run.checkpoint_every = 0
+    return resolve(config.lock())
+
+
+def run(config):
+    program = build(config)
+    state, rows = program.init(), []
+    for _ in range(program.iterations // config.run.log_every):
+        state, metrics = program.chunk(state)
+        rows.append(summarize(metrics))
+    return program, state, rows
+
+
+def test_ppo_learns_to_balance_a_pole():
+    program, state, rows = run(cartpole(num_seeds=3))
+    assert (rows[0]["train/return"] < 60).all()
+    # 40,960 steps: a random policy lasts about 22 steps, each of three seeds now well over 100.
+    assert (rows[-1]["train/return"] > 100).all(), rows[-1]["train/return"]
+    assert (program.evaluate(state, 16)["eval/policy/return"] > 100).all()
+
+
+def test_seeds_trained_side_by_side_are_independent_runs():
+    """Run r of seed s is run 0 of seed s + r: the same draws, and the same numbers up to rounding."""
+    _, together, _ = run(cartpole(num_seeds=2, seed=7, steps=20_480))
+    _, alone, _ = run(cartpole(num_seeds=1, seed=8, steps=20_480))
+    np.testing.assert_array_equal(jax.random.key_data(together.key)[1], jax.random.key_data(alone.key)[0])
+    flat = [
+        np.concatenate([np.reshape(x, (x.shape[0], -1)) for x in jax.tree.leaves(t.agent.params)], axis=1)
+        for t in (together, alone)
+    ]
+    same, other = np.linalg.norm(flat[0][1] - flat[1][0]), np.linalg.norm(flat[0][0] - flat[1][0])
+    assert same < 0.02 * other
+
+
+def test_the_chunk_updates_its_state_in_place():
+    config = cartpole()
+    config_ada = base.experiment("test", "memjax/FourRooms-v0")
+    config_ada.agent = base.adamemento()
+    config_ada.agent.bank.capacity = 100_000
+    for each in (config, resolve(config_ada.lock())):
+        program = build(each)
+        state = program.abstract_state()
+        memory = program.compiled_chunk().lower(state).compile().memory_analysis()
+        held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(_data, state)))
+        assert memory.alias_size_in_bytes >= 0.99 * held
+    # 100,000 slots of two banks are 40 MB: a copy of one would be seen.
+    assert memory.temp_size_in_bytes < 20e6
+
+
+def _data(tree):
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+def test_the_chunk_compiles_once():
+    config = cartpole()
+    program = build(config)
+    state = program.init()
+    for _ in range(3):
+        state, _ = program.chunk(state)
+    assert program.compiled_chunk()._cache_size() == 1
+
+
+def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    config = base.experiment("test", "gymnax/CartPole-v1")
+    config.agent = base.merged(base.ppo(), name="ppo")
+    config.run.total_steps = 64 * 64 * 6
+    config.run.log_every = config.run.checkpoint_every = 1
+    config.run.eval_every = 0
+    real = training.Anakin.chunk
+
+    def chunk(self, state):
+        poisoned = int(state.iteration) == 3
+        state, metrics = real(self, state)
+        return state, metrics | ({"loss/value": np.full((1, 1), np.nan)} if poisoned else {})
+
+    monkeypatch.setattr(training.Anakin, "chunk", chunk)
+    with pytest.raises(Diverged) as error:
+        train(resolve(config.lock()), tmp_path)
+    assert error.value.step == 4 * 4096
+    assert error.value.quantity == "loss/value"
+    assert max(steps_in(tmp_path / "checkpoints")) == 3 * 4096
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4096, 8192, 12288]
+
+
+def test_the_first_bad_iteration_and_the_likeliest_cause_are_named():
+    good = np.zeros((2, 4))
+    late, early = good.copy(), good.copy()
+    late[0, 3], early[1, 1:] = np.inf, np.nan
+    with pytest.raises(Diverged) as error:
+        check_finite({"loss/policy": late, "loss/value": early, "train/return": early}, 10, 100, True)
+    assert (error.value.step, error.value.quantity) == (1200, "train/return")
+    check_finite({"loss/policy": late}, 10, 100, False)
+
+
+def test_summaries_weigh_episodes_and_skip_empty_ones():
+    metrics = {
+        "train/episodes": np.array([[1.0, 3.0], [0.0, 0.0]]),
+        "train/return": np.array([[10.0, 90.0], [0.0, 0.0]]),
+        "loss/value": np.array([[1.0, 2.0], [3.0, 5.0]]),
+    }
+    found = summarize(metrics)
+    assert found["train/return"][0] == 25.0
+    assert np.isnan(found["train/return"][1])
+    assert found["loss/value"].tolist() == [1.5, 4.0]
+    assert found["train/episodes"].tolist() == [4.0, 0.0]
+
+
+DEVICES = """
+import jax, sys, numpy as np
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+sys.path.insert(0, {tests!r})
+from test_train import cartpole, run
+seeds = int(sys.argv[2])
+_, state, rows = run(cartpole(num_seeds=seeds, steps=20_480))
+leaf = jax.tree.leaves(state.agent.params)[0]
+print(len(leaf.sharding.device_set), len(state.actor.timestep.observation.sharding.device_set))
+print(" ".join(repr(float(np.sum(np.abs(x)))) for x in jax.tree.leaves(state.agent.params)))
+"""
+
+
+@pytest.mark.parametrize(("devices", "seeds"), [(4, 4), pytest.param(8, 1, marks=pytest.mark.slow)])
+def test_several_devices_compute_what_one_does(devices, seeds, request):
+    """Seeds apart, or the environments of one seed apart, on simulated devices."""
+
+    def on(count):
+        code = DEVICES.format(tests=str(request.path.parent))
+        command = [sys.executable, "-c", code, str(count), str(seeds)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        placed, sums = done.stdout.strip().splitlines()[-2:]
+        return placed, np.array(sums.split(), float)
+
+    (placed, many), (_, one) = on(devices), on(1)
+    assert placed.split()[1] == str(devices)
+    np.testing.assert_allclose(many, one, rtol=2e-2)
+
+
+STRICT = """
+import jax, sys
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+sys.path.insert(0, {agents!r})
+from conftest import small
+from memjax.training.train import build
+for variant in ("", "sil"):
+    program = build(small(variant))
+    state, _ = program.chunk(program.init())
+    program.evaluate(state, 4)
+print("clean")
+"""
+
+
+def test_no_key_is_used_twice_and_no_rank_is_promoted(request):
+    code = STRICT.format(agents=str(request.path.parents[1] / "agents"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.stdout.strip().endswith("clean"), done.stderr[-2000:]
