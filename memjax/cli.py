@@ -98,7 +98,7 @@ def _without_traceback(run: Callable[[], int]) -> int:
     """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
     from absl import logging
 
-    from memjax.types import ConfigError
+    from memjax.types import ConfigError, RunEnded
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it raises as well
     try:
@@ -112,24 +112,8 @@ def _without_traceback(run: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
-    except RuntimeError as error:
-        code = _exit_code(error)
-        if code is None:
-            raise
-        return _fail(str(error), code)
-
-
-def _exit_code(error: RuntimeError) -> int | None:
-    """The exit code of a runtime error that is no bug, else None."""
-    # Why by name: to import the module of an error that was not raised takes longer than to end.
-    if type(error).__module__ == "memjax.llm.run.loop" and type(error).__name__ == "Stopped":
-        return 1
-    from memjax.runs.checkpoint import CheckpointError
-    from memjax.runs.signals import EXIT_DIVERGED, Diverged
-
-    if isinstance(error, Diverged):
-        return EXIT_DIVERGED
-    return 1 if isinstance(error, CheckpointError) else None
+    except RunEnded as error:
+        return _fail(str(error), error.exit_code)
 
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:

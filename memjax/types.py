@@ -25,6 +25,15 @@ class ConfigError(ValueError):
         self.field, self.expected, self.got = field, expected, got
 
 
+class RunEnded(RuntimeError):
+    """A run that ended early for a reason outside memjax's code; the message is one line for the user.
+
+    A subclass sets `exit_code`, with which the command ends.
+    """
+
+    exit_code = 1
+
+
 class Discrete(NamedTuple):
     """Actions 0 .. n-1."""
 

@@ -29,12 +29,12 @@ from memjax.runs.digest import (
     sha256_json,
     sha256_of,
 )
-from memjax.types import ConfigError, PyTree
+from memjax.types import ConfigError, PyTree, RunEnded
 
 SCHEMA_VERSION = 2  # of a checkpoint; raised whenever an older one can no longer be read
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunEnded):
     """A checkpoint could not be written: a full disk, a directory that went away."""
 
 

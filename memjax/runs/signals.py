@@ -5,11 +5,13 @@ import signal
 from types import FrameType
 from typing import Any
 
-EXIT_DIVERGED = 3
+from memjax.types import RunEnded
 
 
-class Diverged(RuntimeError):
+class Diverged(RunEnded):
     """A quantity is no longer finite. The last good checkpoint stays the newest one."""
+
+    exit_code = 3
 
     def __init__(self, step: int, quantity: str, value: float):
         super().__init__(f"{quantity} is {value} at step {step}; checkpoints from before it are kept")

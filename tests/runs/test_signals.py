@@ -7,6 +7,7 @@ import textwrap
 import pytest
 
 from memjax.runs.signals import Diverged, StopOnSignal
+from memjax.types import RunEnded
 
 LOOP = """
     import sys, time
@@ -62,3 +63,8 @@ def test_handlers_are_given_back():
 
 def test_diverged_names_step_and_quantity():
     assert str(Diverged(640, "loss/policy", float("nan"))).startswith("loss/policy is nan at step 640")
+
+
+def test_an_early_end_carries_its_exit_code():
+    assert issubclass(Diverged, RunEnded)
+    assert (Diverged(1, "loss", 0.0).exit_code, RunEnded("the disk is full").exit_code) == (3, 1)

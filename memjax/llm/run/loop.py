@@ -31,11 +31,12 @@ from memjax.llm.run.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
 from memjax.llm.run.schedule import Slot, schedule
 from memjax.llm.run.state import RunState
 from memjax.llm.types import Benchmark, Chat, ChatError, Embedder, Task
+from memjax.types import RunEnded
 
 _NOTHING = Recall((), (), ())
 
 
-class Stopped(RuntimeError):
+class Stopped(RunEnded):
     """The run cannot go on now: endpoint down, budget spent, key refused. It can be resumed."""
 
 
