@@ -1,6 +1,5 @@
 """Requests to an OpenAI-compatible endpoint: retried, limited in size and time, every failure in one line."""
 
-import importlib
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from typing import Any
 from memjax.llm.clients.config import EndpointConfig
 from memjax.llm.clients.retry import Transient, retry_after, with_retries
 from memjax.llm.clients.transport import MAX_BODY, AnswerRefused, make_http_client
+from memjax.llm.packages import need
 from memjax.llm.types import ChatError
 from memjax.types import ConfigError
 
@@ -22,6 +22,7 @@ class Endpoint:
     """One endpoint; safe to use from several threads. Raises ConfigError where the key is missing."""
 
     def __init__(self, config: EndpointConfig, *, field: str = "endpoint", max_body: int = MAX_BODY):
+        need("tenacity")  # a missing package is said before the first request
         self.config, self.max_body = config, max_body
         self._key = read_key(config.key_env, f"{field}.key_env")
         self._client = _make_client(config, self._key, max_body)
@@ -55,7 +56,7 @@ class Endpoint:
         return f"{self.config.model} at {self.config.base_url}"
 
     def _attempt(self, ask: Callable[[Any], Any], read: Callable[[dict], Any]) -> Any:
-        openai = importlib.import_module("openai")
+        openai = need("openai")
 
         try:
             body = ask(self._client).http_response.content
@@ -116,11 +117,7 @@ def read_key(name: str | None, field: str) -> str:
 
 
 def _make_client(config: EndpointConfig, key: str, max_body: int) -> Any:
-    try:
-        openai = importlib.import_module("openai")
-    except ImportError:
-        raise ConfigError("openai", "the package (pip install 'memjax[llm]')", "not installed") from None
-    return openai.OpenAI(
+    return need("openai").OpenAI(
         api_key=key,
         base_url=config.base_url,
         timeout=config.timeout,

@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from memjax.llm.packages import need
 from memjax.llm.types import ChatError
 
 T = TypeVar("T")
 
 
 class Transient(Exception):
-    """An attempt that failed and may succeed when made again."""
+    """A request that failed and may succeed when it is made again."""
 
     def __init__(self, what: str, *, kind: str, wait: float | None = None):
         super().__init__(what)
-        self.kind = kind  # of the ChatError that it becomes when no attempt is left
+        self.kind = kind  # of the ChatError that it becomes when no try is left
         self.wait = wait  # seconds that the endpoint asked for
 
 
@@ -29,31 +30,61 @@ def with_retries(
     sleep: Callable[[float], None] = time.sleep,
     draw: Callable[[], float] = random.random,
 ) -> T:
-    """The result of the first attempt that succeeds, of at most `retries` + 1.
+    """Calls `attempt` until it succeeds, at most `retries` + 1 times.
 
-    Raises ChatError with the last reason, at once where the endpoint asks for a longer pause than `max_wait`.
+    Tenacity runs the loop; the pauses are ours (`pause`), as its own waits know no Retry-After header.
+
+    Args:
+      attempt: makes the request; raises Transient where another try may help.
+      retries: tries after the first.
+      backoff: seconds before the second try, doubled before each further one.
+      max_wait: seconds, the longest pause. An endpoint that asks for a longer one is not asked again.
+      sleep: waits for so many seconds.
+      draw: a number in [0, 1), for the jitter.
+
+    Returns:
+      What the first successful `attempt` returned.
+
+    Raises:
+      ChatError: with the last reason, when no try is left or the endpoint asks for too long a pause.
     """
-    for n in range(retries + 1):
-        try:
-            return attempt()
-        except Transient as error:
-            wait = pause(n, error.wait, backoff=backoff, max_wait=max_wait, draw=draw)
-            if wait is None:
-                what = f"{error}; it asks to wait {error.wait:.0f} s, more than max_wait ({max_wait:g} s)"
-                raise ChatError(what, kind=error.kind) from None
-            if n == retries:
-                tries = f"{retries + 1} attempt{'s' if retries else ''}"
-                raise ChatError(f"{error} (after {tries})", kind=error.kind) from None
-        sleep(wait)
-    raise AssertionError("unreachable")
+    tenacity = need("tenacity")
+
+    def failure(state) -> Transient:
+        return state.outcome.exception()
+
+    def wait(state) -> float:
+        asked = failure(state).wait
+        seconds = pause(state.attempt_number - 1, asked, backoff=backoff, max_wait=max_wait, draw=draw)
+        return seconds or 0.0  # 0.0 is not waited for: `asks_for_too_long` stops first
+
+    def asks_for_too_long(state) -> bool:
+        return (failure(state).wait or 0.0) > max_wait
+
+    tries = tenacity.Retrying(
+        sleep=sleep,
+        wait=wait,
+        stop=tenacity.stop_any(tenacity.stop_after_attempt(retries + 1), asks_for_too_long),
+        retry=tenacity.retry_if_exception_type(Transient),
+        reraise=True,
+    )
+    try:
+        return tries(attempt)
+    except Transient as error:
+        if error.wait is not None and error.wait > max_wait:
+            what = f"it asks to wait {error.wait:.0f} s, more than max_wait ({max_wait:g} s)"
+            raise ChatError(f"{error}; {what}", kind=error.kind) from None
+        times = f"{retries + 1} attempt{'s' if retries else ''}"
+        raise ChatError(f"{error} (after {times})", kind=error.kind) from None
 
 
 def pause(
     n: int, asked: float | None, *, backoff: float, max_wait: float, draw: Callable[[], float]
 ) -> float | None:
-    """Seconds before attempt n + 1, n from 0: doubling, between half and all of it; None: not worth waiting.
+    """Seconds to wait after try n, counted from 0: they double, and are drawn from their upper half.
 
-    Jitter keeps requests that failed together from coming back together; it only adds to what was asked for.
+    The jitter keeps requests that failed together from coming back together. What the endpoint `asked` for is
+    a lower bound: jitter only adds to it. None where that is more than `max_wait`.
     """
     own = min(backoff * 2.0**n, max_wait) * (0.5 + 0.5 * draw())
     if asked is None:

@@ -1,11 +1,12 @@
 """An HTTP client for endpoints that may misbehave: limited bodies, a deadline for the whole answer, no
 redirects, nothing compressed, no proxies from the environment."""
 
-import importlib
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from memjax.llm.packages import need
 
 MAX_BODY = 10 * 1024 * 1024  # bytes of an answer
 
@@ -67,7 +68,7 @@ def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
 
 def http_library() -> Any:
     """The HTTP package that the installed `openai` is built on, which differs between its major versions."""
-    openai = importlib.import_module("openai")
+    openai = need("openai")
 
     base = openai.DefaultHttpxClient.__mro__[1]
     return sys.modules[base.__module__.split(".")[0]]

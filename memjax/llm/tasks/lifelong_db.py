@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memjax.llm.packages import need
 from memjax.llm.tasks.databases.answers import same_rows
 from memjax.llm.tasks.databases.mariadb import MariaDatabase, check_server
 from memjax.llm.tasks.databases.sql import Database, Rows, SqlError, SqliteDatabase, Table
@@ -142,11 +143,16 @@ def first_action(reply: str) -> str:
 
 
 def ordered(query: str) -> bool:
-    """Whether a query asks for an order of its own rows, not only of those of a subquery."""
-    outside = re.sub(r"'(?:[^']|'')*'", "''", query)
-    while (fewer := re.sub(r"\([^()]*\)", "", outside)) != outside:
-        outside = fewer
-    return re.search(r"\bORDER\s+BY\b", outside, re.IGNORECASE) is not None
+    """Whether the last statement of a query asks for an order of its own rows, not only in a subquery.
+
+    True for what sqlglot cannot parse: the order then counts, which is the stricter reading.
+    """
+    sqlglot = need("sqlglot")
+    try:
+        statements = [x for x in sqlglot.parse(query, dialect="mysql") if x is not None]
+    except (sqlglot.errors.SqlglotError, RecursionError):
+        return True
+    return bool(statements) and statements[-1].args.get("order") is not None
 
 
 def load_lifelong_db(
@@ -163,6 +169,7 @@ def load_lifelong_db(
     another format, and a server that is not there.
     """
     check_limit(limit)
+    need("sqlglot")  # a missing package is said before the first task
     connect = _connect_to(server) if server else SqliteDatabase
     make = partial(_task, turns=turns, connect=connect)
     train, held_out = read_splits(folder, "db", make, limit=limit, seed=seed)

@@ -59,6 +59,24 @@ def test_semicolons_in_quotes_part_no_statements(pieces):
 
 
 @pytest.mark.parametrize(
+    ("sql", "statements"),
+    [
+        ("SELECT 1; -- a; b\nSELECT 2;", ["SELECT 1", "SELECT 2"]),
+        ("SELECT /* ; */ 1; /* ; */", ["SELECT /* ; */ 1"]),
+        ("SELECT 'it\\'s; x'; SELECT 3", ["SELECT 'it\\'s; x'", "SELECT 3"]),
+        ("SELECT 'open; SELECT 2", ["SELECT 'open; SELECT 2"]),
+        (" ;; ", []),
+    ],
+)
+def test_semicolons_in_comments_and_after_backslashes_part_no_statements(sql, statements):
+    assert split(sql) == statements
+
+
+def test_comments_are_not_divisions(shop):
+    assert shop.execute("SELECT 3 / 2 /* a/b */ -- c/d") == [(1.5,)]
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "ATTACH DATABASE '/tmp/stolen.db' AS other",
@@ -128,6 +146,10 @@ def test_only_an_order_of_the_query_itself_counts():
     assert ordered("SELECT a FROM t ORDER BY a")
     assert not ordered("SELECT a FROM (SELECT a FROM t ORDER BY a LIMIT 3) AS s")
     assert not ordered("SELECT a FROM t WHERE b = ' ORDER BY '")
+    assert not ordered("SELECT a FROM t -- ORDER BY a")
+    assert not ordered("INSERT INTO t SELECT a FROM t ORDER BY a")
+    assert ordered("SELECT a FROM t; SELECT a FROM t ORDER BY (a)")
+    assert ordered("SELECT 'open")
 
 
 # Attempts

@@ -6,12 +6,12 @@ temporary tables beside it, and nothing else: no other schema, no file, no state
 `SECONDS`. MySQL servers do not know that last limit and are refused.
 """
 
-import importlib
 import os
 import secrets
 from decimal import Decimal
 from typing import Any
 
+from memjax.llm.packages import need
 from memjax.llm.tasks.databases.sql import (
     ROWS,
     SECONDS,
@@ -134,10 +134,7 @@ def _connect(server: str, user: str, password: str, schema: str | None = None) -
 
 
 def _pymysql() -> Any:
-    try:
-        return importlib.import_module("pymysql")
-    except ImportError:
-        raise ConfigError("package PyMySQL", "installed (pip install 'memjax[llm]')", "none") from None
+    return need("pymysql", "PyMySQL")
 
 
 def _value(cell: Any) -> Value:

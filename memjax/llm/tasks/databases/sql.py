@@ -7,13 +7,15 @@ apart is MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN); a server goes in
 (`memjax.llm.tasks.databases.mariadb`).
 """
 
+import functools
 import hashlib
-import re
 import sqlite3
 import statistics
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from memjax.llm.packages import need
 
 Value = int | float | str | None
 Rows = list[tuple[Value, ...]]
@@ -21,7 +23,6 @@ Rows = list[tuple[Value, ...]]
 SECONDS = 5.0  # one statement
 ROWS = 10_000
 _GROUP_CONCAT = 1024  # MySQL's group_concat_max_len
-_QUOTED = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)""")
 _ALLOWED = frozenset(
     {
         sqlite3.SQLITE_SELECT,
@@ -140,22 +141,49 @@ def fingerprint(rows: Sequence[Sequence[Value]]) -> str:
 
 
 def split(sql: str) -> list[str]:
-    """The statements of a text, parted at semicolons outside of quotes."""
-    parts = [[]]
-    for number, piece in enumerate(_QUOTED.split(sql)):
-        first, *others = [piece] if number % 2 else piece.split(";")
-        parts[-1].append(first)
-        parts += [[other] for other in others]
-    return [text for text in ("".join(part).strip() for part in parts) if text]
+    """The statements of a text as they are written, without the semicolons between them.
+
+    MySQL's tokens decide, so a semicolon in a quoted text or in a comment ends nothing. A text that has no
+    tokens of MySQL (an open quote) is one statement, for the database to say what is wrong with it.
+    """
+    tokens = tokens_of(sql)
+    if tokens is None:
+        return [sql.strip()]
+    ends = [i for i, token in enumerate(tokens) if token.text == ";" and token.token_type.name == "SEMICOLON"]
+    parts = [tokens[i + 1 : j] for i, j in zip([-1, *ends], [*ends, len(tokens)], strict=True)]
+    return [sql[part[0].start : part[-1].end + 1] for part in parts if part]
+
+
+def tokens_of(sql: str) -> list[Any] | None:
+    """MySQL's tokens in a text, by sqlglot; None where there is no way to read it."""
+    need("sqlglot")
+    from sqlglot.errors import TokenError
+
+    try:
+        return _tokenizer().tokenize(sql)
+    except TokenError:
+        return None
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    from sqlglot.dialects.mysql import MySQL
+
+    class Tokenizer(MySQL.Tokenizer):
+        """Takes x'..' and b'..' for a name and a text: whether they are numbers is the database's to say."""
+
+        HEX_STRINGS: ClassVar = []
+        BIT_STRINGS: ClassVar = []
+
+    return Tokenizer(dialect="mysql")
 
 
 def _divided(statement: str) -> str:
-    """`a / b` as `a * 1.0 / b`, outside of quotes: MySQL divides integers as real numbers."""
-    pieces = _QUOTED.split(statement)
-    return "".join(
-        piece if number % 2 else re.sub(r"(?<![/*])/(?![/*])", " * 1.0 /", piece)
-        for number, piece in enumerate(pieces)
-    )
+    """`a / b` as `a * 1.0 / b`: MySQL divides integers as real numbers."""
+    for token in reversed(tokens_of(statement) or []):
+        if token.token_type.name == "SLASH":
+            statement = f"{statement[: token.start]} * 1.0 /{statement[token.end + 1 :]}"
+    return statement
 
 
 def shown(value: Value) -> Value:

@@ -1,0 +1,26 @@
+"""Packages of the extra `llm`, imported where they are used: memjax itself works without them."""
+
+import importlib
+from types import ModuleType
+
+from memjax.types import ConfigError
+
+
+def need(module: str, package: str = "") -> ModuleType:
+    """Imports a module of the extra `llm`.
+
+    Args:
+      module: the module's name.
+      package: the name to install it by, where that is another.
+
+    Returns:
+      The module.
+
+    Raises:
+      ConfigError: it is not installed; the line names the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        expected = "installed (pip install 'memjax[llm]')"
+        raise ConfigError(f"package {package or module}", expected, "not installed") from None
