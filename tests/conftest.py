@@ -1,6 +1,9 @@
 """What all tests share: hypothesis without deadlines, and workers that stay within the system's limits."""
 
+import contextlib
+import ctypes
 import gc
+import os
 import sys
 
 import pytest
@@ -14,15 +17,18 @@ settings.load_profile("memjax")
 # Every compiled program holds some memory mappings, and Linux allows a process 65,530 of them
 # (vm.max_map_count). Beyond that the compiler dies of a segmentation fault.
 MAPPINGS = 15_000
+# Compiled programs and what the allocator keeps of their compilation; two workers fit a machine of 8 GB.
+RESIDENT_BYTES = 1_600_000_000
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Between two files, drops the compiled programs of a process that holds too many."""
     jax, last = sys.modules.get("jax"), nextitem is None or nextitem.path != item.path
-    if jax is not None and last and _mappings() > MAPPINGS:
+    if jax is not None and last and (_mappings() > MAPPINGS or _resident_bytes() > RESIDENT_BYTES):
         jax.clear_caches()
         gc.collect()
+        _give_back()
 
 
 def _mappings() -> int:
@@ -31,3 +37,17 @@ def _mappings() -> int:
             return sum(1 for _ in lines)
     except OSError:  # not Linux
         return 0
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return 0
+
+
+def _give_back() -> None:
+    """Asks the allocator to return to the system what is free; glibc alone knows how."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
