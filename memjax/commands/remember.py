@@ -1,8 +1,8 @@
 """A run of a language-model agent from a config file: `memjax remember`.
 
 A config has the sections `language` (what is remembered, how tasks are played), `chat`, `embed`, `store`,
-`budget` and `benchmark`. The workdir holds `config.json` and `manifest.json` beside what the loop itself
-keeps (`memjax.llm.run.state`). Launching the same command again goes on where the run was ended.
+`budget` and `benchmark`. `memjax.llm.run.state` says what the workdir holds. Launching the same command again
+goes on where the run was ended.
 """
 
 import dataclasses
@@ -25,15 +25,30 @@ from memjax.llm.run.loop import Stopped, run_language
 from memjax.llm.run.progress import LanguageProgress
 from memjax.llm.run.prompts import plain
 from memjax.llm.run.records import KEY_CHARS
+from memjax.llm.run.state import Description
 from memjax.llm.sandbox.sandbox import Sandbox
 from memjax.llm.tasks.loading import LOADERS, load
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.signals import StopOnSignal
-from memjax.runs.workdir import CONFIG_FILE, MANIFEST_FILE, describe_launch, write_json
 from memjax.schema import PositiveInt, nearest_name, parse
 from memjax.types import ConfigError
 
+# May differ between the launches of one run: who is asked, how long and at what price, not what is played.
+# The tasks themselves and the embedder are compared apart.
+_FREE = (
+    "experiment",
+    "benchmark.folder",
+    "benchmark.limit",
+    "benchmark.seed",
+    "benchmark.options.checked",
+    "benchmark.options.server",
+    "chat.endpoint",
+    "chat.token_field",
+    "embed",
+    "store",
+    "budget",
+)
 _OPEN_ITEM = (str, int, float, type(None))  # what an option of a loader may be; bool is an int
 
 
@@ -104,23 +119,16 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
     run, workdir = resolve_language(config), Path(workdir)
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)
-        progress = LanguageProgress(workdir, run.language, benchmark)
-
-        def report(line: Mapping[str, Any]) -> None:
-            # Why here: the loop now holds the workdir and has found that it is of this run.
-            if progress.is_new:
-                _describe(workdir, run, benchmark, models.embedder.name)
-            progress.update(line)
-
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, LanguageProgress(workdir, run.language, benchmark) as progress:
             done = run_language(
                 workdir,
                 run.language,
                 benchmark,
                 models.chat,
                 models.embedder,
+                description=_description(run, benchmark),
                 should_stop=lambda: stop.requested,
-                report=report,
+                report=progress.update,
             )
         spent = models.ledger.spent
     if (workdir / METRICS_FILE).stat().st_size:
@@ -153,21 +161,17 @@ def similarities(
     return {name: float(value) for name, value in values.items()}
 
 
-def _describe(workdir: Path, run: RunConfig, benchmark: Benchmark, embedder: str) -> None:
-    """Writes the config, and what this launch runs on."""
-    config, manifest = workdir / CONFIG_FILE, workdir / MANIFEST_FILE
-    launches = json.loads(manifest.read_bytes())["launches"] if manifest.exists() else []
+def _description(run: RunConfig, benchmark: Benchmark) -> Description:
+    """What config.json and the manifest say beside the loop's own config."""
+    settings = json.loads(json.dumps(dataclasses.asdict(run)))
+    del settings["language"]
     left_out = len(benchmark.about.get("left_out", ()))
     about = {
         "experiment": run.experiment,
-        "model": run.chat.endpoint.model,
-        "embedder": embedder,
         "benchmark": benchmark.about | {"left_out": left_out},
         "sandbox": _walls(run.benchmark.name),
-        "launches": [*launches, describe_launch()],
     }
-    write_json(config, dataclasses.asdict(run))
-    write_json(manifest, about)
+    return Description(settings, _FREE, about)
 
 
 def _walls(benchmark: str) -> dict[str, Any] | None:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from memjax.commands.report import COLOURS
 from memjax.llm.run.records import Attempt
-from memjax.llm.run.state import LOG_FILE, RUN_FILE
+from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
+from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.types import ConfigError
 
 
@@ -32,16 +33,15 @@ class Curve(NamedTuple):
 
 def is_language_run(workdir: Path) -> bool:
     """Whether `workdir` is of `memjax remember`."""
-    return (Path(workdir) / RUN_FILE).is_file()
+    return (Path(workdir) / LOG_FILE).is_file()
 
 
 def load_curve(workdir: Path) -> Curve:
     """Reads one workdir. Raises ConfigError where it holds no run of a language-model agent."""
     workdir = Path(workdir)
-    path = workdir / RUN_FILE
-    if not path.is_file() or not (workdir / METRICS_FILE).is_file():
-        raise ConfigError("workdir", f"a directory of `memjax remember`, with {RUN_FILE}", f"'{workdir}'")
-    run: dict[str, Any] = json.loads(path.read_bytes())
+    if any(not (workdir / name).is_file() for name in (LOG_FILE, CONFIG_FILE, METRICS_FILE)):
+        raise ConfigError("workdir", f"a directory of `memjax remember`, with {LOG_FILE}", f"'{workdir}'")
+    run: dict[str, Any] = read_json(workdir / CONFIG_FILE)
     rows = read_metrics(workdir / METRICS_FILE)
     if not rows:
         raise ConfigError("workdir", f"a run with a line in its {METRICS_FILE}", f"'{workdir}'")
@@ -50,9 +50,9 @@ def load_curve(workdir: Path) -> Curve:
     transfer = [row["transfer_success_rate"] for row in rows if "transfer_success_rate" in row]
     return Curve(
         name=workdir.resolve().name,
-        benchmark=run["benchmark"],
+        benchmark=run["tasks"]["benchmark"],
         model=run["model"],
-        tasks=run["tasks"],
+        tasks=f"{run['tasks']['number']}, sha256 {run['tasks']['sha256']}",
         mode=language["mode"] + (" (code)" if buckets else ""),
         seed=language["seed"],
         played=sum(row["tasks"] for row in rows if row["epoch"] == 0 and not row["frozen"]),

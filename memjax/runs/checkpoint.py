@@ -88,6 +88,11 @@ class Checkpoints:
         )
         self._guarded(lambda: self._open().save(step, args=items, force=True))
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save is still being written, so that another one would wait for it."""
+        return self._manager is not None and self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Blocks until every save is on disk. Raises CheckpointError if one failed."""
         if self._manager is not None:
@@ -99,12 +104,13 @@ class Checkpoints:
         if manager is not None:
             self._guarded(manager.close)
 
-    def restore_latest(self, abstract_state: PyTree) -> Restored | None:
+    def restore_latest(self, abstract_state: PyTree, *, required: bool = True) -> Restored | None:
         """The newest intact checkpoint, typed and sharded as `abstract_state` is; None if there is none.
 
         A damaged one is said on one line, and moved aside to `damaged-STEP` by the next `save`; reading alone
-        changes nothing. Raises ConfigError where all are damaged, or where an intact one belongs to another
-        program: other leaves, or another schema version.
+        changes nothing. Raises ConfigError where an intact one belongs to another program (other leaves, or
+        another schema version), and where all are damaged; with `required` False that is None too, for a
+        caller that can make the state anew.
         """
         damaged: list[int] = []
         for step in reversed(steps_in(self.directory)):
@@ -116,9 +122,10 @@ class Checkpoints:
                 continue
             self._damaged = damaged
             return restored
-        if damaged:
+        if damaged and required:
             got = f"{len(damaged)} damaged and none intact in {self.directory}"
             raise ConfigError("workdir", "an intact checkpoint (or start anew in another --workdir)", got)
+        self._damaged = damaged
         return None
 
     def _open(self) -> ocp.CheckpointManager:

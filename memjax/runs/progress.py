@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memjax.runs.metrics import mean
@@ -20,6 +20,7 @@ class Progress:
         self.total, self.start = total, start
         self.file = sys.stderr if file is None else file
         self._shown: dict[str, float] = {}
+        self._parts: Sequence[str] | None = None
         self._began = time.monotonic()
         self._last = self._began
         self._live: Any = None
@@ -37,15 +38,32 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-        """The run has reached `step`; `values` are the newest metrics, by the names of metrics.jsonl."""
+    def update(
+        self,
+        step: int,
+        values: Mapping[str, Any] | None = None,
+        *,
+        parts: Sequence[str] | None = None,
+        keep: bool = False,
+    ) -> None:
+        """The run has reached `step`.
+
+        Args:
+          step: environment steps per seed, or whatever `total` counts.
+          values: the newest metrics, by the names of metrics.jsonl.
+          parts: what the line says in place of step, speed and metrics.
+          keep: the line is printed now, and stays on a terminal.
+        """
         for name, label in _SHOWN.items():
             if values is not None and name in values:
                 self._shown[label] = mean(values[name])
+        self._parts = parts
         now = time.monotonic()
         if self._live is not None:
             self._live.update(self._text(step))
-        elif now - self._last >= QUIET_SECONDS or step >= self.total:
+            if keep:
+                self._live.console.print(self._text(step))
+        elif keep or now - self._last >= QUIET_SECONDS or step >= self.total:
             self._last = now
             print(self._text(step), file=self.file, flush=True)
 
@@ -53,8 +71,10 @@ class Progress:
         elapsed = time.monotonic() - self._began
         speed = (step - self.start) / elapsed if elapsed > 0 else 0.0
         left = _clock((self.total - step) / speed) if speed > 0 else "--:--"
-        parts = [f"step {step:,} of {self.total:,}", f"{speed:,.0f} steps/s"]
-        parts += [f"{label} {value:.3g}" for label, value in self._shown.items() if value == value]
+        parts = self._parts
+        if parts is None:
+            parts = [f"step {step:,} of {self.total:,}", f"{speed:,.0f} steps/s"]
+            parts += [f"{label} {value:.3g}" for label, value in self._shown.items() if value == value]
         return "  ".join([*parts, f"left {left}"])
 
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "g
 
 
 @contextlib.contextmanager
-def open_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool = True) -> Iterator[Path]:
+def open_workdir(
+    workdir: Path, config: Mapping[str, Any], *, resume: bool = True, free: Collection[str] = _FREE_FIELDS
+) -> Iterator[Path]:
     """Creates or continues `workdir` for `config`, as plain values, and holds its lock until the block ends.
+
+    `free` names fields and sections that may differ from those of an earlier launch.
 
     Raises ConfigError where it cannot be written, another process runs in it, it holds the run of another
     config, or it holds a run at all and `resume` is False.
@@ -38,28 +42,34 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool = Tru
     with locked(workdir):
         if not resume and any(workdir.glob(f"{CHECKPOINTS}/[0-9]*")):
             raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
-        _check_same_run(workdir, config)
+        _check_same_run(workdir, config, free)
         write_json(workdir / CONFIG_FILE, config)
         yield workdir
 
 
 def write_manifest(workdir: Path, config: Mapping[str, Any], not_reproducible: Sequence[str] = ()) -> None:
     """Records what this launch runs on; a resumed run keeps one entry per launch, the newest last."""
-    path = Path(workdir) / MANIFEST_FILE
-    launches = read_json(path)["launches"] if path.exists() else []
-    manifest = {
+    about = {
         "experiment": config["experiment"],
         "seeds": list(range(config["seed"], config["seed"] + config["num_seeds"])),
         "not_reproducible": list(not_reproducible),
-        "launches": [*launches, describe_launch()],
     }
-    write_json(path, manifest)
+    record_launch(workdir, about)
 
 
-def first_difference(stored: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+def record_launch(workdir: Path, about: Mapping[str, Any]) -> None:
+    """Writes the manifest: `about` the run, and one entry for each launch so far, this one last."""
+    path = Path(workdir) / MANIFEST_FILE
+    launches = read_json(path)["launches"] if path.exists() else []
+    write_json(path, {**about, "launches": [*launches, describe_launch()]})
+
+
+def first_difference(
+    stored: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = _FREE_FIELDS
+) -> tuple[str, Any, Any] | None:
     """The first field, by name, that makes `new` another run than `stored`: (field, stored, new).
 
-    `run.total_steps` may be raised, which extends a run; what `_FREE_FIELDS` names may change.
+    `run.total_steps` may be raised, which extends a run; fields and sections that `free` names may change.
     """
     old_leaves, new_leaves = _leaves(stored), _leaves(new)
     for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _IDENTITY, f)):
@@ -67,7 +77,8 @@ def first_difference(stored: Mapping[str, Any], new: Mapping[str, Any]) -> tuple
         extended = (
             field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old
         )
-        if field not in _FREE_FIELDS and not extended and (type(old), old) != (type(value), value):
+        is_free = any(field == name or field.startswith(f"{name}.") for name in free)
+        if not is_free and not extended and (type(old), old) != (type(value), value):
             return field, old, value
     return None
 
@@ -120,12 +131,12 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _check_same_run(workdir: Path, config: Mapping[str, Any]) -> None:
+def _check_same_run(workdir: Path, config: Mapping[str, Any], free: Collection[str]) -> None:
     """Raises ConfigError if `workdir` holds the run of another config."""
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
-    difference = first_difference(read_json(path), config)
+    difference = first_difference(read_json(path), config, free)
     if difference is not None:
         field, old, new = difference
         expected = f"the run of {CONFIG_FILE} in it, whose {field} is {old!r} (use another --workdir)"

@@ -164,8 +164,8 @@ def test_a_dead_endpoint_and_a_spent_budget_end_with_one_line_and_cost_no_task(w
         ("memrl", {"benchmark__options__held_out": "much"}, "benchmark.options.held_out: expected float"),
         ("memrl", {"chat__endpoint__key_env": "NO_SUCH_KEY"}, "chat.endpoint.key_env: expected an environ"),
         ("memrl", {"language__mode": "memory"}, "language.mode: expected"),
-        ("memrl", {"language__seed": 1}, "workdir: expected the run in it"),
-        ("rag", {}, "workdir: expected the run in it, whose language.mode is 'memrl'"),
+        ("memrl", {"language__seed": 1}, "workdir: expected the run of config.json in it"),
+        ("rag", {}, "workdir: expected the run of config.json in it, whose language.mode is 'memrl'"),
         ("none", {"store__mode": "replay", "store__path": "/no.sqlite"}, "/no.sqlite: expected an SQLite"),
     ],
 )

@@ -106,11 +106,9 @@ class LanguageConfig:
             chars=self.content_chars,
         )
 
-    def identity(self) -> dict[str, Any]:
-        """What makes it this run and no other. Epochs may be added, unless the held-out tasks follow them."""
-        values = dataclasses.asdict(self)
-        free = _FREE if self.transfer else (*_FREE, "epochs")
-        return {name: value for name, value in values.items() if name not in free}
+    def free_fields(self) -> tuple[str, ...]:
+        """Fields that may change when a run goes on. Epochs may be added unless held-out tasks follow."""
+        return _FREE if self.transfer else (*_FREE, "epochs")
 
 
 def language_config(values: Mapping[str, Any]) -> LanguageConfig:

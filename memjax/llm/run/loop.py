@@ -29,7 +29,7 @@ from memjax.llm.run.experience import attempt_task
 from memjax.llm.run.prompts import memory_block, plain
 from memjax.llm.run.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
 from memjax.llm.run.schedule import Slot, schedule
-from memjax.llm.run.state import RunState
+from memjax.llm.run.state import NO_DESCRIPTION, Description, RunState
 from memjax.llm.types import Benchmark, Chat, ChatError, Embedder, Task
 from memjax.types import RunEnded
 
@@ -56,15 +56,31 @@ def run_language(
     chat: Chat,
     embedder: Embedder,
     *,
+    description: Description = NO_DESCRIPTION,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> bool:
-    """Runs or resumes in `workdir` to the end; returns whether it got there or was asked to stop.
+    """Runs or resumes in `workdir` to the end.
 
-    `report` is given each minibatch's metrics. Raises ConfigError, and Stopped with one line that says why.
+    Args:
+      workdir: the folder of the run; made where there is none.
+      config: the loop's config.
+      benchmark: the tasks.
+      chat: plays them, and writes the summaries.
+      embedder: of the tasks' intents.
+      description: what else config.json and manifest.json are to say.
+      should_stop: asked between tasks; True ends the run, which can be resumed.
+      report: is given the metrics of each minibatch.
+
+    Returns:
+      Whether it got to the end; False where it was asked to stop.
+
+    Raises:
+      ConfigError: `workdir` holds another run or is in use, or the benchmark has no usable tasks.
+      Stopped: the run cannot go on now, with one line that says why.
     """
     with (
-        RunState.open(workdir, config, benchmark, chat.name, embedder) as state,
+        RunState.open(workdir, config, benchmark, chat.name, embedder, description) as state,
         Workers(config.concurrency) as workers,
     ):
         loop = _Loop(state, config, benchmark, chat, embedder, workers, report)
@@ -106,7 +122,7 @@ class _Loop:
         while pending:
             if not self._finish(pending.popleft(), should_stop):
                 return False
-        self.state.save()
+        self.state.save(last=True)
         return True
 
     def _begin(self, slot: Slot) -> Pending:

@@ -1,58 +1,52 @@
 """The line that tells how a run of a language-model agent is doing."""
 
-import sys
-import time
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.types import Benchmark
 from memjax.runs.metrics import METRICS_FILE, read_metrics
-from memjax.runs.progress import QUIET_SECONDS
+from memjax.runs.progress import Progress
 
 
 class LanguageProgress:
-    """One line after a minibatch: tasks, success, tokens, time left."""
+    """Says after a minibatch: epoch, tasks, success, what failed, tokens, time left. A context manager."""
 
     def __init__(self, workdir: Path, config: LanguageConfig, benchmark: Benchmark):
-        self._path, self._config = workdir / METRICS_FILE, config
+        self._path, self._epochs = workdir / METRICS_FILE, config.epochs
         held_out = len(benchmark.held_out) if config.transfer else 0
-        self._total = config.epochs * len(benchmark.train) + held_out
-        self._lines: list[Mapping[str, Any]] = []
-        self._began, self._before, self._last = time.monotonic(), 0, 0.0
+        self._line = Progress(config.epochs * len(benchmark.train) + held_out)
+        self._rows: list[Mapping[str, Any]] = []  # of metrics.jsonl
 
-    @property
-    def is_new(self) -> bool:
-        """Nothing was reported yet in this launch."""
-        return not self._lines
+    def __enter__(self) -> "LanguageProgress":
+        self._line.__enter__()
+        return self
 
-    def update(self, line: Mapping[str, Any]) -> None:
-        """A minibatch is learned."""
-        if self.is_new:  # the file has the minibatches of earlier launches, and this one
-            self._lines = list(read_metrics(self._path))
-            self._before = sum(x["tasks"] for x in self._lines[:-1])
-        else:
-            self._lines.append(line)
-        now = time.monotonic()
-        ends = "success_rate" in line or "transfer_success_rate" in line
-        if ends or now - self._last >= QUIET_SECONDS:
-            self._last = now
-            print(self._text(line), file=sys.stderr, flush=True)
+    def __exit__(self, *_) -> None:
+        self._line.__exit__()
 
-    def _text(self, line: Mapping[str, Any]) -> str:
-        here = [x for x in self._lines if x["epoch"] == line["epoch"]]
+    def update(self, row: Mapping[str, Any]) -> None:
+        """A minibatch is learned; `row` holds its metrics."""
+        if self._rows:
+            self._rows.append(row)
+        else:  # the file has the minibatches of earlier launches, and this one
+            self._rows = list(read_metrics(self._path))
+            self._line.start = sum(x["tasks"] for x in self._rows[:-1])
+        ends_epoch = "success_rate" in row or "transfer_success_rate" in row
+        self._line.update(sum(x["tasks"] for x in self._rows), parts=self._parts(row), keep=ends_epoch)
+
+    def _parts(self, row: Mapping[str, Any]) -> list[str]:
+        def total(*names: str) -> int:
+            return sum(x[name] for x in self._rows for name in names)
+
+        here = [x for x in self._rows if x["epoch"] == row["epoch"]]
         played, solved = sum(x["tasks"] for x in here), sum(x["solved"] for x in here)
-        done = sum(x["tasks"] for x in self._lines)
-        phase = "transfer" if line["frozen"] else f"epoch {line['epoch'] + 1} of {self._config.epochs}"
-        parts = [phase, f"task {done:,} of {self._total:,}"]
+        parts = ["transfer" if row["frozen"] else f"epoch {row['epoch'] + 1} of {self._epochs}"]
+        parts.append(f"task {total('tasks'):,} of {self._line.total:,}")
         parts.append(f"solved {solved} of {played} ({solved / max(played, 1):.0%})")
-        cumulative = [x["cumulative_success_rate"] for x in self._lines if "cumulative_success_rate" in x]
+        cumulative = [x["cumulative_success_rate"] for x in self._rows if "cumulative_success_rate" in x]
         parts += [f"ever {cumulative[-1]:.0%}"] if cumulative else []
-        skipped = sum(x["skipped"] for x in self._lines)
-        parts += [f"skipped {skipped}"] if skipped else []
-        tokens = sum(x["prompt_tokens"] + x["completion_tokens"] for x in self._lines)
-        speed = (done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        left = timedelta(seconds=round((self._total - done) / speed)) if speed else "--:--"
-        return "  ".join([*parts, f"{tokens:,} tokens", f"left {left}"])
+        parts += [f"skipped {total('skipped')}"] if total("skipped") else []
+        parts += [f"summaries failed {total('summaries_failed')}"] if total("summaries_failed") else []
+        return [*parts, f"{total('prompt_tokens', 'completion_tokens'):,} tokens"]

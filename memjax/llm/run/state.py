@@ -1,18 +1,20 @@
 """What a run of a language-model agent consists of on disk and in memory, opened and kept together.
 
-A workdir holds `run.json` (what makes it this run), `experience.sqlite` (the truth), `memory.npz` (arrays at
-some event), `metrics.jsonl` (computed from the log) and `timing.jsonl`.
+A workdir holds what any run's does (memjax.runs): `config.json`, `manifest.json`, `checkpoints/` with the
+arrays as of some event, `metrics.jsonl`, `timing.jsonl`. The truth is `experience.sqlite`: the metrics are
+computed from it, and events that came after the checkpoint, or all of them where none is intact, are learned
+again.
 """
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.llm.run.arrays import load_memory, save_memory
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.memory import TextMemory
@@ -21,22 +23,39 @@ from memjax.llm.run.schedule import schedule
 from memjax.llm.run.tally import Tally
 from memjax.llm.types import Benchmark, Embedder
 from memjax.memory import MemoryState
+from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.metrics import METRICS_FILE, MetricsWriter
-from memjax.runs.workdir import first_difference, locked, write_json
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, open_workdir, record_launch
 from memjax.types import ConfigError
 
-RUN_FILE = "run.json"
 LOG_FILE = "experience.sqlite"
-ARRAYS_FILE = "memory.npz"
+
+
+class Description(NamedTuple):
+    """What is written about a run beside the config of its loop."""
+
+    settings: Mapping[str, Any] = {}  # further sections of config.json, as plain values
+    free: tuple[str, ...] = ()  # fields and sections of those that may differ in another launch
+    about: Mapping[str, Any] = {}  # for the manifest
+
+
+NO_DESCRIPTION = Description()
 
 
 class RunState:
     """Log, arrays and metrics of one run; `version` is the last event that all of them have seen."""
 
     def __init__(
-        self, workdir: Path, config: LanguageConfig, benchmark: Benchmark, log: ExperienceLog, dim: int
+        self,
+        workdir: Path,
+        config: LanguageConfig,
+        benchmark: Benchmark,
+        log: ExperienceLog,
+        checkpoints: Checkpoints,
+        dim: int,
     ):
         self.workdir, self.config, self.log = workdir, config, log
+        self._checkpoints, self._saved = checkpoints, 0
         self._memory = TextMemory(config.bank, dim, config.batch, config.seed) if config.remembers else None
         self._slots = schedule(config, len(benchmark.train), len(benchmark.held_out))
         if log.last_event() > len(self._slots):
@@ -51,7 +70,13 @@ class RunState:
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, workdir: Path, config: LanguageConfig, benchmark: Benchmark, model: str, embedder: Embedder
+        cls,
+        workdir: Path,
+        config: LanguageConfig,
+        benchmark: Benchmark,
+        model: str,
+        embedder: Embedder,
+        description: Description = NO_DESCRIPTION,
     ) -> Iterator["RunState"]:
         """Makes or continues `workdir` and holds its lock.
 
@@ -59,14 +84,21 @@ class RunState:
         """
         workdir = Path(workdir)
         _check_tasks(config, benchmark)
-        with locked(workdir):
-            _check_same_run(workdir / RUN_FILE, config, benchmark, model)
-            with contextlib.closing(
+        if (workdir / LOG_FILE).exists() and not (workdir / CONFIG_FILE).exists():
+            raise ConfigError("workdir", f"{CONFIG_FILE} beside {LOG_FILE}", f"'{workdir}' without it")
+        values = _identity(config, benchmark, model) | dict(description.settings)
+        free = tuple(f"language.{name}" for name in config.free_fields()) + description.free
+        with (
+            open_workdir(workdir, values, free=free),
+            contextlib.closing(
                 ExperienceLog(workdir / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
-            ) as log:
-                state = cls(workdir, config, benchmark, log, embedder.dim)
-                with state._writer:
-                    yield state
+            ) as log,
+            Checkpoints(workdir / CHECKPOINTS) as checkpoints,
+        ):
+            record_launch(workdir, {"model": model, "embedder": embedder.name, **description.about})
+            state = cls(workdir, config, benchmark, log, checkpoints, embedder.dim)
+            with state._writer:
+                yield state
 
     @property
     def arrays(self) -> MemoryState | None:
@@ -86,10 +118,16 @@ class RunState:
             self._arrays = self._memory.learn(self._arrays, event, vectors, credit=self.config.learns)  # type: ignore[arg-type]
         self.version = event.number
 
-    def save(self) -> None:
-        """Writes the arrays."""
-        if self._arrays is not None:
-            save_memory(self.workdir / ARRAYS_FILE, self._arrays, self.version)
+    def save(self, *, last: bool = False) -> None:
+        """Begins to write the arrays as a checkpoint.
+
+        Nothing is written while the last save is still on its way to the disk, unless it is the `last` one:
+        a minibatch can be quicker than the disk, and the log has what a checkpoint lacks.
+        """
+        if self._arrays is None or self._saved == self.version or (self._checkpoints.busy and not last):
+            return
+        self._checkpoints.save(self.version, self._arrays)
+        self._saved = self.version
 
     def is_solved(self, task_id: str) -> bool:
         """Whether a training task was solved in an event so far."""
@@ -111,11 +149,15 @@ class RunState:
         return self._tally.line(event, plans, attempts, self._slots[event.number - 1].last)
 
     def _open_arrays(self) -> tuple[MemoryState | None, int]:
-        """The arrays at the last event of the log: those of the file, and what came after it."""
+        """The arrays at the last event of the log: those of the checkpoint, and what came after it."""
         last = self.log.last_event()
         if self._memory is None:
             return None, last
-        arrays, self.version = load_memory(self.workdir / ARRAYS_FILE, self._memory.init())
+        arrays, self.version = self._memory.init(), 0
+        restored = self._checkpoints.restore_latest(arrays, required=False)
+        if restored is not None:
+            arrays, self.version = restored.state, restored.step
+        self._saved = self.version
         if self.version > last:
             got = f"one that ends at {last}"
             raise ConfigError(str(self.log.path), f"a log with event {self.version}, as the arrays have", got)
@@ -150,25 +192,15 @@ def _check_tasks(config: LanguageConfig, benchmark: Benchmark) -> None:
             raise ConfigError("benchmark", "tasks with ids of their own", f"'{twice[0]}' twice")
 
 
-def _check_same_run(path: Path, config: LanguageConfig, benchmark: Benchmark, model: str) -> None:
-    """Raises ConfigError where `path` is of another run; writes it where there is none."""
-    ids = [task.id for task in (*benchmark.train, *benchmark.held_out)]
-    run = {
+def _identity(config: LanguageConfig, benchmark: Benchmark, model: str) -> dict[str, Any]:
+    """What makes it this run, as plain values: model, tasks and the loop's config."""
+    tasks = [*benchmark.train, *benchmark.held_out]
+    return {
         "model": model,
-        "benchmark": benchmark.name,
-        "tasks": f"{len(ids)}, sha256 {text_hash(*ids)}",
-        "language": config.identity(),
+        "tasks": {
+            "benchmark": benchmark.name,
+            "number": len(tasks),
+            "sha256": text_hash(*(text for task in tasks for text in (task.id, task.intent))),
+        },
+        "language": json.loads(json.dumps(dataclasses.asdict(config))),
     }
-    if path.exists():
-        try:
-            stored = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ConfigError(str(path), "JSON as this command writes it", f"{error}") from None
-        difference = first_difference(stored, run)
-        if difference is not None:
-            field, old, new = difference
-            raise ConfigError(
-                "workdir", f"the run in it, whose {field} is {old!r} (use another one)", repr(new)
-            )
-    else:
-        write_json(path, run)

@@ -1,6 +1,7 @@
 """A run killed at random points and resumed is the run that was never killed."""
 
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,21 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from language_case import ScriptedChat, benchmark, embedder, kill_config
+from language_case import ScriptedChat, arrays_of, benchmark, embedder, kill_config
 
-from memjax.llm.run.arrays import load_memory
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.loop import run_language
-from memjax.llm.run.memory import TextMemory, stored_rows
+from memjax.llm.run.memory import stored_rows
 from memjax.runs.digest import digest
 
 CASE = Path(__file__).parents[1] / "language_case.py"
-
-
-def arrays_of(workdir: Path, overlap: int):
-    config = kill_config(overlap)
-    empty = TextMemory(config.bank, embedder().dim, config.batch, config.seed).init()
-    return load_memory(workdir / "memory.npz", empty)
 
 
 def contents(workdir: Path) -> dict:
@@ -47,7 +41,7 @@ def reference(tmp_path_factory):
     for overlap in (0, 2):
         workdir = tmp_path_factory.mktemp(f"whole-{overlap}")
         assert run_language(workdir, kill_config(overlap), benchmark(), ScriptedChat(), embedder())
-        arrays, version = arrays_of(workdir, overlap)
+        arrays, version = arrays_of(workdir, kill_config(overlap))
         found[overlap] = contents(workdir), digest(arrays), version
     return found
 
@@ -83,7 +77,7 @@ def check(workdir: Path, overlap: int, reference) -> None:
     found = contents(workdir)
     for name in whole:
         assert found[name] == whole[name], name
-    arrays, at = arrays_of(workdir, overlap)
+    arrays, at = arrays_of(workdir, kill_config(overlap))
     assert at == version
     assert digest(arrays) == expected
     with_text_agree(workdir, arrays)
@@ -146,21 +140,24 @@ def test_a_kill_between_log_and_arrays_loses_no_update(tmp_path, reference, at, 
     check(tmp_path, 0, reference)
 
 
-def test_arrays_are_built_anew_where_their_file_is_gone_or_damaged(tmp_path, reference, capsys):
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
+def test_arrays_are_built_anew_where_their_file_is_gone_or_damaged(tmp_path, reference, capsys, damage):
     run_language(tmp_path, kill_config(0), benchmark(), ScriptedChat(), embedder())
-    path = tmp_path / "memory.npz"
-    whole = path.read_bytes()
-    flipped = whole[:3000] + bytes([whole[3000] ^ 1]) + whole[3001:]
-    for damage in (None, whole[: len(whole) // 2], flipped):
-        if damage is None:
-            path.unlink()
-        else:
-            path.write_bytes(damage)
-        asked = ScriptedChat()
-        assert run_language(tmp_path, kill_config(0), benchmark(), asked, embedder())
-        assert asked.asked == []  # nothing was played again
-        check(tmp_path, 0, reference)
-    assert "damaged" in capsys.readouterr().out
+    checkpoints = tmp_path / "checkpoints"
+    if damage == "gone":
+        shutil.rmtree(checkpoints)
+    else:
+        path = max((p for p in checkpoints.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        whole = path.read_bytes()
+        half = len(whole) // 2
+        path.write_bytes(
+            whole[:half] if damage == "cut" else whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+        )
+    asked = ScriptedChat()
+    assert run_language(tmp_path, kill_config(0), benchmark(), asked, embedder())
+    assert asked.asked == []  # nothing was played again
+    check(tmp_path, 0, reference)
+    assert ("damaged" in capsys.readouterr().out) is (damage != "gone")
 
 
 def test_finished_attempts_are_not_played_again(tmp_path):

@@ -1,18 +1,18 @@
 """The loop: what is learned, in which order, by whom it is seen, and what ends it."""
 
 import json
+import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
-from language_case import ScriptedChat, ScriptedTask, benchmark, config, embedder
+from language_case import ScriptedChat, ScriptedTask, arrays_of, benchmark, config, embedder
 
 from memjax.llm.clients.budget import BudgetedChat, Ledger
 from memjax.llm.clients.cache import Store, StoredChat, StoredEmbedder
 from memjax.llm.clients.config import BudgetConfig, StoreConfig
 from memjax.llm.clients.embed_local import HashedNgrams
-from memjax.llm.run.arrays import load_memory
 from memjax.llm.run.config import language_config
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.loop import Stopped, run_language
@@ -38,8 +38,7 @@ def open_log(workdir):
 
 
 def arrays(workdir, settings):
-    memory = TextMemory(settings.bank, embedder().dim, settings.batch, settings.seed)
-    return load_memory(workdir / "memory.npz", memory.init())[0]
+    return arrays_of(workdir, settings)[0]
 
 
 def test_utilities_are_those_of_one_update_after_the_other(tmp_path):
@@ -351,10 +350,8 @@ def test_each_intent_is_embedded_once(tmp_path):
 def test_saved_arrays_are_refused_to_a_memory_of_another_shape(tmp_path):
     settings = config(epochs=1)
     run(tmp_path, settings)
-    other = config(memory=dict(capacity=32))
-    memory = TextMemory(other.bank, embedder().dim, 4, 0)
-    with pytest.raises(ConfigError, match="the arrays of this memory"):
-        load_memory(tmp_path / "memory.npz", memory.init())
+    with pytest.raises(ConfigError, match=r"checkpoint.*as in this program"):
+        arrays_of(tmp_path, config(memory=dict(capacity=32)))
 
 
 def test_warming_up_changes_nothing():
@@ -372,7 +369,7 @@ def test_both_presets_run_and_resume(tmp_path, name, place):
     found = run(tmp_path, settings)
     assert found[-1]["injected"] > 0
     whole = digest(arrays(tmp_path, settings))
-    (tmp_path / "memory.npz").unlink()
+    shutil.rmtree(tmp_path / "checkpoints")
     assert run(tmp_path, settings) == found
     assert digest(arrays(tmp_path, settings)) == whole
 
