@@ -67,6 +67,35 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
     return parsed
 
 
+def check_section(section: type) -> None:
+    """Raises ConfigError unless `parse` can build `section`: a dataclass of annotations that it knows."""
+    name = getattr(section, "__name__", repr(section))
+    if not (isinstance(section, type) and dataclasses.is_dataclass(section)):
+        raise ConfigError(name, "a dataclass, one field per field of the section", repr(section))
+    try:
+        hints = typing.get_type_hints(section, include_extras=True)
+    except NameError as error:
+        raise ConfigError(name, "annotations that can be resolved", error) from error
+    for field, hint in hints.items():
+        if not _is_known(hint):
+            expected = "an annotation that memjax.schema describes (int, float, bool, str, Literal, ...)"
+            raise ConfigError(f"{name}.{field}", expected, hint)
+
+
+def _is_known(hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _is_known(arguments[0]) and all(isinstance(each, (Above, Between)) for each in arguments[1:])
+    if origin is tuple:
+        return len(arguments) == 2 and arguments[1] is Ellipsis and _is_known(arguments[0])
+    if origin in (types.UnionType, typing.Union):
+        return len(arguments) == 2 and arguments[1] is type(None) and _is_known(arguments[0])
+    if dataclasses.is_dataclass(hint):
+        check_section(typing.cast(type, hint))
+        return True
+    return origin is Literal or origin in (Mapping, dict) or hint in (int, float, bool, str, Mapping, dict)
+
+
 def nearest_name(name: str, known: list[str]) -> str | None:
     """The known name most like `name`, or None."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)

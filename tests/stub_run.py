@@ -65,8 +65,8 @@ def stub_spec_of(id, options):
 
 
 AGENTS = {
-    "stub": SimpleNamespace(config=StubConfig, make=None),
-    "ppo": SimpleNamespace(config=StubConfig, make=None),
+    "stub": SimpleNamespace(config=StubConfig, make=None, learns_from="rollouts"),
+    "ppo": SimpleNamespace(config=StubConfig, make=None, learns_from="rollouts"),
 }
 
 

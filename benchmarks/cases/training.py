@@ -174,9 +174,7 @@ def _threaded(function: Callable[[Any], tuple[Any, Any]], state: Any) -> Callabl
 
 def _ppo_flops(config: Any) -> float:
     """Multiply-adds of one iteration, twice: acting; two values per step; forward and backward per epoch."""
-    from memjax.envs import spec_of
-
-    size = int(np.prod(spec_of(config.env.id, config.env.options).observation_shape))
+    size = int(np.prod(config.spec.observation_shape))
     torso = size * 64 + 64 * 64
     actor, critic = torso + 64 * 4, torso + 64
     per_step = actor + 2 * critic + 3 * config.agent.epochs * (actor + critic)

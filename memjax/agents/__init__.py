@@ -1,42 +1,80 @@
-"""Agents by name. Each file reads in one sitting and opens with the steps of one update."""
+"""Agents by name: one table of what a config's `agent.name` may select, open to others by `register_agent`.
+
+Each agent's file reads in one sitting and opens with the steps of one update.
+"""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from memjax.agents.adamemento.agent import AdaMementoConfig, make_adamemento
 from memjax.agents.offline.baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
-from memjax.agents.offline.shared import Prior
 from memjax.agents.online.ppo import PPOConfig, make_ppo
 from memjax.agents.online.sil import SILConfig, make_sil
 from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.utility import make_learning_reframe
-from memjax.types import Agent, EnvSpec
+from memjax.schema import check_section
+from memjax.types import Agent, ConfigError
+
+# What training reads of an agent's section, whatever else stands in it.
+_REQUIRED = {
+    "rollouts": ("rollout_steps",),
+    "windows": ("rollout_steps", "batch", "context", "return_scale"),
+}
 
 
 class AgentEntry(NamedTuple):
-    """What a config's `agent.name` selects."""
+    """What a config's `agent.name` selects.
+
+    `make` takes the checked section, the environment's `EnvSpec`, and what the agent learns from: the number
+    of environments where these are "rollouts", a summary of the recorded data where these are "windows".
+    """
 
     config: type  # the dataclass of its section
-    make: Callable[[Any, EnvSpec, int], Agent]  # (section, spec, num_envs)
+    make: Callable[..., Agent]  # (section, spec, num_envs), or (section, spec, summary of the data)
+    learns_from: Literal["rollouts", "windows"] = "rollouts"
 
 
 AGENTS: dict[str, AgentEntry] = {
     "adamemento": AgentEntry(AdaMementoConfig, make_adamemento),
     "ppo": AgentEntry(PPOConfig, make_ppo),
     "sil": AgentEntry(SILConfig, make_sil),
+    "bc": AgentEntry(CloningConfig, make_cloning, "windows"),
+    "nearest": AgentEntry(NearestConfig, make_nearest, "windows"),
+    "reframe": AgentEntry(ReframeConfig, make_learning_reframe, "windows"),
 }
 
 
-class OfflineEntry(NamedTuple):
-    """An agent that learns from recorded windows; its `update` takes `Windows` in place of a rollout."""
+def register_agent(
+    name: str,
+    *,
+    config: type,
+    make: Callable[..., Agent],
+    learns_from: Literal["rollouts", "windows"] = "rollouts",
+) -> None:
+    """Adds an agent of your own: a config may then say `agent.name = NAME`.
 
-    config: type  # the dataclass of its section
-    make: Callable[[Any, EnvSpec, Prior], Agent]  # (section, spec, what is known of the data)
-    offline: bool = True
+    Args:
+      name: a name that no other agent has.
+      config: the dataclass of the agent's section, every field annotated as `memjax.schema` describes. Its
+        fields or properties must include `rollout_steps` (T, environment steps per update and environment),
+        and for "windows", where `rollout_steps` is 1, also `batch`, `context` and `return_scale`.
+      make: builds the agent; `make(section, spec, num_envs)` for "rollouts", `make(section, spec, summary)`
+        for "windows", with a `memjax.agents.offline.shared` summary of the recorded data.
+      learns_from: "rollouts" of the environment, or "windows" of recorded episodes; the latter needs a
+        `data` section in its config.
 
-
-OFFLINE_AGENTS: dict[str, OfflineEntry] = {
-    "bc": OfflineEntry(CloningConfig, make_cloning),
-    "nearest": OfflineEntry(NearestConfig, make_nearest),
-    "reframe": OfflineEntry(ReframeConfig, make_learning_reframe),
-}
+    Raises:
+      ConfigError: the name exists, `config` is not a section, or it lacks a field that training reads.
+    """
+    if not isinstance(name, str) or not name or name in AGENTS:
+        raise ConfigError("register_agent: name", "a name that no agent has", repr(name))
+    if learns_from not in _REQUIRED:
+        raise ConfigError("register_agent: learns_from", "'rollouts' or 'windows'", repr(learns_from))
+    check_section(config)
+    for field in _REQUIRED[learns_from]:
+        if field not in config.__dataclass_fields__ and not hasattr(config, field):
+            expected = f"a field or property {field}, as '{name}' learns from {learns_from}"
+            raise ConfigError(f"register_agent: {config.__name__}", expected, "none")
+    if not callable(make):
+        raise ConfigError("register_agent: make", "a function that builds the agent", repr(make))
+    AGENTS[name] = AgentEntry(config, make, learns_from)

@@ -10,7 +10,6 @@ import numpy as np
 
 from memjax.data.hdf5 import shown
 from memjax.data.policies import Act, Policy, network_policy, random_policy
-from memjax.envs import spec_of
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.digest import digest
 from memjax.runs.workdir import CHECKPOINTS
@@ -34,7 +33,7 @@ def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
 def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
     """The agent of a run's newest checkpoint, of its first seed."""
     field, config = shown(workdir), load_workdir_config(workdir)
-    trained = spec_of(config.env.id, config.env.options)
+    trained = config.spec
     if (trained.observation_shape, trained.action) != (spec.observation_shape, spec.action):
         raise ConfigError(f"{field}: env.id", f"observations and actions as in {spec.id}", trained.id)
     program = build(config, learns=False)

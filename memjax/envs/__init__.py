@@ -1,27 +1,58 @@
 """Environments by id: `memjax/...` and `gymnax/...` run inside JAX, `envpool/...` on host threads.
 
-Importing this module imports neither gymnax nor envpool; naming an environment imports its backend.
+`register_env` adds environments of your own, which run inside JAX. Importing this module imports neither
+gymnax nor envpool; naming an environment imports its backend.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from memjax.envs.checks import unknown_id
-from memjax.types import Env, EnvSpec
+from memjax.types import ConfigError, Env, EnvSpec
 
 if TYPE_CHECKING:
     from memjax.envs.envpool_adapter import HostEnv
 
 PREFIXES = {"memjax": "jax", "gymnax": "jax", "envpool": "host"}
 
+_REGISTERED: dict[str, Callable[[Mapping[str, Any]], Env]] = {}
+
+
+def register_env(id: str, make: Callable[[Mapping[str, Any]], Env]) -> None:
+    """Adds an environment of your own: a config may then say `env.id = ID`.
+
+    `memjax.envs.gymnax_adapter.from_gymnax` turns an environment that is written for gymnax into an `Env`.
+
+    Args:
+      id: PREFIX/NAME, for example "mine/Maze-v0", with a prefix that is not memjax's own and an id that no
+        other environment has.
+      make: builds the environment from the config's `env.options`. It is called several times, so it should
+        be cheap, and it raises ConfigError("env.options.NAME", ...) on an option that it does not take. The
+        `spec.id` of what it returns is `id`.
+
+    Raises:
+      ConfigError: the id has another form or exists, or `make` is no function.
+    """
+    prefix, _, name = id.partition("/")
+    if not prefix or not name or prefix in PREFIXES or any(c.isspace() for c in id):
+        taken = ", ".join(f"{known}/" for known in PREFIXES)
+        raise ConfigError("register_env: id", f"PREFIX/NAME with another prefix than {taken}", repr(id))
+    if id in _REGISTERED:
+        raise ConfigError("register_env: id", "an id that no environment has", repr(id))
+    if not callable(make):
+        raise ConfigError("register_env: make", "a function (options) -> Env", repr(make))
+    _REGISTERED[id] = make
+
 
 def backend_of(id: str) -> Literal["jax", "host"]:
-    """Where the environment runs. Raises ConfigError unless the id is PREFIX/NAME with a known prefix."""
+    """Where the environment runs. Raises ConfigError unless it is registered or has a known prefix."""
+    if id in _REGISTERED:
+        return "jax"
     prefix, _, name = id.partition("/")
     if prefix not in PREFIXES or not name:
-        raise unknown_id(id, [f"{known}/{name or 'NAME'}" for known in PREFIXES])
+        raise unknown_id(id, [*_REGISTERED, *(f"{known}/{name or 'NAME'}" for known in PREFIXES)])
     return PREFIXES[prefix]  # type: ignore[return-value]
 
 
@@ -34,6 +65,8 @@ def make_env(id: str, *, options: Mapping[str, Any]) -> Env:
     """
     if backend_of(id) != "jax":
         raise unknown_id(id, ["memjax/...", "gymnax/..."])
+    if id in _REGISTERED:
+        return _make_registered(id, options)
     from memjax.envs.gymnax_adapter import make_gymnax_env
 
     return make_gymnax_env(id, options)
@@ -67,8 +100,26 @@ def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
 
     State s of such a world is in cell `s % (H * W)`, cell c in row `c // W`. Raises as `make_env` does.
     """
-    if backend_of(id) != "jax":
+    if backend_of(id) != "jax" or id in _REGISTERED:
         return None
     from memjax.envs.gymnax_adapter import wall_map
 
     return wall_map(id, options)
+
+
+def _make_registered(id: str, options: Mapping[str, Any]) -> Env:
+    try:
+        env = _REGISTERED[id](options)
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = f"{dict(options)}: {type(error).__name__}: {error}"
+        raise ConfigError("env.options", f"options that {id} can be built with", reason) from error
+    if not isinstance(env, Env) or not isinstance(env.spec, EnvSpec) or env.spec.id != id:
+        got = (
+            repr(env.spec.id)
+            if isinstance(env, Env) and isinstance(env.spec, EnvSpec)
+            else type(env).__name__
+        )
+        raise ConfigError("env.id", f"its function to return an Env whose spec.id is {id!r}", got)
+    return env

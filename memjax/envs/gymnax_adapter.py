@@ -36,7 +36,14 @@ def make_gymnax_env(id: str, options: Mapping[str, Any]) -> Env:
     of its constructor (`size`, ...). Raises ConfigError on an unknown id, option or value, and where
     actions are neither Discrete nor a flat Box.
     """
-    environment, params = _build(id, options)
+    return from_gymnax(id, *_build(id, options))
+
+
+def from_gymnax(id: str, environment: Any, params: Any) -> Env:
+    """An environment written for gymnax (a subclass of its `Environment`, with its parameters) as an `Env`.
+
+    Raises ConfigError where actions are neither Discrete nor a flat Box.
+    """
     spec = _spec(id, environment, params)
     atlas = getattr(environment, "atlas", None)
     return Env(

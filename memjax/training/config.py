@@ -13,12 +13,10 @@ from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
-from memjax.runs.workdir import (
-    CONFIG_FILE,
-    read_json,
-)
+from memjax.envs import backend_of
+from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, nearest_name, parse
-from memjax.types import ConfigError
+from memjax.types import ConfigError, EnvSpec
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,8 @@ class ResolvedConfig:
     agent: Any  # the agent's own section
     run: RunConfig
     raw: Mapping[str, Any]  # the same as plain values, for config.json
+    spec: EnvSpec  # of `env`
+    backend: Literal["jax", "host"]  # where `env` runs
     data: DataConfig | None = None  # what an offline agent learns from
 
     @property
@@ -132,7 +132,7 @@ def resolve(
 ) -> ResolvedConfig:
     """Checks, derives and freezes. Raises ConfigError; nothing is allocated or compiled before.
 
-    `agents` and `spec_of` default to all of `memjax.agents` and `memjax.envs.spec_of`.
+    `agents` and `spec_of` default to `memjax.agents.AGENTS` and `memjax.envs.spec_of`.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     try:
@@ -147,13 +147,23 @@ def resolve(
     agent = _agent(top.agent, env.num_envs, agents)
     data = _data(top, env, agents)
     spec_of = _spec_of() if spec_of is None else spec_of
-    _relative("env", lambda: spec_of(env.id, env.options))
+    spec = _relative("env", lambda: spec_of(env.id, env.options))
     sections = {"env": env, "agent": agent, "run": run} | ({} if data is None else {"data": data})
     raw = {"experiment": top.experiment, "seed": top.seed, "num_seeds": top.num_seeds}
     raw |= {name: dataclasses.asdict(section) for name, section in sections.items()}
     raw["agent"] = {"name": top.agent["name"]} | raw["agent"]
     return ResolvedConfig(
-        top.experiment, top.seed, top.num_seeds, env, top.agent["name"], agent, run, _plain(raw), data
+        experiment=top.experiment,
+        seed=top.seed,
+        num_seeds=top.num_seeds,
+        env=env,
+        agent_name=top.agent["name"],
+        agent=agent,
+        run=run,
+        raw=_plain(raw),
+        spec=spec,
+        backend=backend_of(env.id),
+        data=data,
     )
 
 
@@ -179,7 +189,7 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
 def _data(top: _Top, env: EnvConfig, agents: Mapping[str, Any]) -> DataConfig | None:
     """The section of an offline agent; no other may have one."""
     name = top.agent["name"]
-    if not getattr(agents[name], "offline", False):
+    if agents[name].learns_from == "rollouts":
         if top.data is not None:
             raise ConfigError("data", f"no such section with agent '{name}', which learns by acting", "one")
         return None
@@ -202,9 +212,9 @@ def _relative(section: str, call: Callable[[], Any]) -> Any:
 
 
 def _agents() -> Mapping[str, Any]:
-    from memjax.agents import AGENTS, OFFLINE_AGENTS
+    from memjax.agents import AGENTS
 
-    return {**AGENTS, **OFFLINE_AGENTS}
+    return AGENTS
 
 
 def _spec_of() -> Callable[[str, Mapping[str, Any]], Any]:

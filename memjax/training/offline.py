@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.agents import OFFLINE_AGENTS
+from memjax.agents import AGENTS
 from memjax.agents.reframe.bank import content_hash
 from memjax.data.scores import REFERENCES, family, normalised_score
 from memjax.data.streaming import Stream
 from memjax.data.windows import DeviceData, sample, to_device
-from memjax.envs import backend_of, make_env, spec_of
+from memjax.envs import make_env
 from memjax.memory import MemoryState
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_data_room
@@ -49,15 +49,15 @@ class Offline:
 
     def __init__(self, config: ResolvedConfig, *, learns: bool = True):
         assert config.data is not None
-        self.config, self.on_host = config, backend_of(config.env.id) == "host"
+        self.config, self.on_host = config, config.backend == "host"
         self.not_reproducible: tuple[str, ...] = ()
         if self.on_host:
             pool_seed(config.seed, 0)  # raises ConfigError now rather than at the first evaluation
             self.not_reproducible = ("evaluations of a resumed run: envpool's state cannot be saved",)
-        self.spec = spec_of(config.env.id, config.env.options)
+        self.spec = config.spec
         self.recorded = self._read() if learns else None
         prior = blank_prior(config.data, self.spec) if self.recorded is None else self.recorded.prior
-        self.agent = OFFLINE_AGENTS[config.agent_name].make(config.agent, self.spec, prior)
+        self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, prior)
         if config.data.credit_every and learns and self.agent.credit is None:
             raise ConfigError("data.credit_every", "0 with an agent whose memory learns no utilities", "more")
         if config.data.stream and config.num_seeds > 1:

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.agents import AGENTS
-from memjax.envs import spec_of
 from memjax.training.config import ResolvedConfig
 from memjax.training.pools import Collector, Evaluator, act, acting_view, pool_seed
 from memjax.training.program import (
@@ -39,7 +38,7 @@ class Sebulba:
         require_single_seed(config)
         pool_seed(config.seed, 0)  # raises ConfigError now rather than at the first rollout
         self.config = config
-        self.spec = spec_of(config.env.id, config.env.options)
+        self.spec = config.spec
         self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, config.env.num_envs)
         self.iterations = round_up(config.iterations, config.run.log_every)
         self._update = jax.jit(partial(update, self.agent, self.spec), donate_argnums=0)

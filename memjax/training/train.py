@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from memjax.envs import backend_of
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.metrics import MetricsWriter
 from memjax.runs.progress import Progress
@@ -19,9 +18,7 @@ from memjax.runs.workdir import CHECKPOINTS, open_workdir, write_manifest
 from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_room
-from memjax.training.program import (
-    Program,
-)
+from memjax.training.program import Program
 
 
 def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
@@ -40,7 +37,7 @@ def _program(config: ResolvedConfig, learns: bool) -> Program:
         from memjax.training.offline import Offline
 
         return Offline(config, learns=learns)
-    if backend_of(config.env.id) == "host":
+    if config.backend == "host":
         from memjax.training.sebulba import Sebulba
 
         return Sebulba(config)

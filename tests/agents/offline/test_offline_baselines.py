@@ -5,7 +5,7 @@ import pytest
 from jax import random
 from reframe_case import BOX, prior, spec, timestep, triplets, windows
 
-from memjax.agents import OFFLINE_AGENTS
+from memjax.agents import AGENTS
 from memjax.agents.offline.baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
 from memjax.types import ConfigError, Discrete
 
@@ -85,4 +85,5 @@ def test_wrong_data_are_refused():
         make_nearest(NEAREST, spec(), prior()._replace(experts=None))
     with pytest.raises(ConfigError, match="at least the 48 steps"):
         make_nearest(NearestConfig(8, 4, 10.0, 4, 40, 1, "auto"), spec(), prior())
-    assert set(OFFLINE_AGENTS) == {"bc", "nearest", "reframe"}
+    offline = {name for name, entry in AGENTS.items() if entry.learns_from == "windows"}
+    assert offline == {"bc", "nearest", "reframe"}

@@ -7,7 +7,7 @@ import pytest
 from jax import random
 from reframe_case import BOX, config, opened, prior, spec, timestep, triplets, windows
 
-from memjax.agents import OFFLINE_AGENTS
+from memjax.agents import AGENTS
 from memjax.agents.offline.shared import empty_context, observe
 from memjax.agents.reframe import bank as latents
 from memjax.agents.reframe.agent import make_bank, make_reframe, with_bank, with_target
@@ -349,7 +349,7 @@ def test_what_a_user_can_get_wrong_is_said_in_one_line():
             config(read=wrong).read.check()
 
 
-def test_it_stands_in_the_table_of_offline_agents():
-    entry = OFFLINE_AGENTS["reframe"]
+def test_it_stands_in_the_table_of_agents():
+    entry = AGENTS["reframe"]
     agent = entry.make(config(), spec(), prior())
     assert agent.policies == ("target20", "target10")
