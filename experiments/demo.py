@@ -21,7 +21,7 @@ SEEDS = 5
 def main() -> None:
     """Trains, prints, draws."""
     print(f"memjax: AdaMemento and PPO on Four Rooms, {SEEDS} seeds each, in {FOLDER}", file=sys.stderr)
-    workdirs = run_variants("memjax/configs/four_rooms.py", ("", "ppo"), FOLDER, seeds=SEEDS)
+    workdirs = run_variants("four_rooms", ("", "ppo"), FOLDER, seeds=SEEDS)
     table = {}
     for variant, workdir in workdirs.items():
         run = load_run(workdir)

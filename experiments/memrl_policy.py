@@ -160,9 +160,9 @@ def play(
 
 def main() -> None:
     """Command line."""
-    from memjax.cli import enable_compilation_cache
+    from memjax.commands.compilation_cache import use_compilation_cache
 
-    enable_compilation_cache()
+    use_compilation_cache()
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()

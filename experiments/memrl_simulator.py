@@ -185,7 +185,7 @@ def draw(found: Mapping[tuple[str, str], Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from memjax.commands.report import COLOURS
+    from memjax.commands.curves import COLOURS
 
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
     shown = ("MemRL", *BASELINES, "utility only, no gate", "MemRL, bonus 0.5", "oracle")

@@ -114,9 +114,9 @@ class Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    from memjax.cli import enable_compilation_cache
+    from memjax.commands.compilation_cache import use_compilation_cache
 
-    enable_compilation_cache()
+    use_compilation_cache()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -219,7 +219,7 @@ def draw(found: Mapping[tuple[str, str], Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from memjax.commands.report import COLOURS
+    from memjax.commands.curves import COLOURS
 
     figure, axes = plt.subplots(1, len(STREAMS), figsize=(11, 4.4), layout="constrained", sharey=True)
     for axis, stream in zip(axes, STREAMS, strict=True):

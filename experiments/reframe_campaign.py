@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-CONFIG = "memjax/configs/reframe.py"
+CONFIG = "reframe"
 RUNS = Path("runs/reframe")
 # Every setting's first three arms are the comparison; the rest are controls that say why.
 ARMS = ("reframe", "dt", "dt_mixed")

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from memjax.commands.report import COLOURS, Run, load_run
+from memjax.commands.curves import COLOURS, Run
+from memjax.commands.report import load_run
 
 RESULTS = Path(__file__).parent / "results"
 MAIN = "adamemento"  # the variant without a suffix
@@ -91,7 +92,7 @@ def own(run: Run, metric: str) -> str:
 SUCCESS = "eval/POLICY/success"
 STUDIES = {
     "four_rooms": Study(
-        "memjax/configs/four_rooms.py",
+        "four_rooms",
         "Four Rooms: exploration and exploitation coordinated",
         (
             *("", "ppo", "rnd", "sil", "no_memory", "no_novelty", "no_failures", "no_gate", "memory_only"),
@@ -109,7 +110,7 @@ STUDIES = {
         "evaluation success",
     ),
     "cliff_walking": Study(
-        "memjax/configs/cliff_walking.py",
+        "cliff_walking",
         "Cliff Walking: learning from failures",
         ("", "no_failures", "no_gate", "no_memory", "ppo", "rnd", "sil"),
         {
@@ -122,7 +123,7 @@ STUDIES = {
         "evaluation success",
     ),
     "dark_chamber": Study(
-        "memjax/configs/dark_chamber.py",
+        "dark_chamber",
         "Dark Chamber: telling nearly identical states apart",
         ("", "coarse", "fine", "rnd_memory", "ppo"),
         {
@@ -169,12 +170,12 @@ def run_variants(
     overrides: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Path]:
     """Trains every variant in its own workdir under `folder`; finished ones are left as they are."""
-    from memjax.cli import enable_compilation_cache
+    from memjax.commands.compilation_cache import use_compilation_cache
     from memjax.config_file import load_config
     from memjax.training.config import resolve
     from memjax.training.train import train
 
-    enable_compilation_cache()
+    use_compilation_cache()
     workdirs = {}
     for variant in variants:
         workdir = workdirs[variant or MAIN] = folder / (variant or MAIN)

@@ -1,13 +1,18 @@
-"""Config files, and overrides of their fields on the command line.
+"""Configs by their name or file, and overrides of their fields on the command line.
 
-A config file is Python: `get_config(variant: str = "") -> ml_collections.ConfigDict`. Everything a user can
-get wrong there, or in an override, ends as one `ConfigError`; nothing is adjusted on the way.
+A config is a Python module with a function `get_config(variant: str = "") -> ml_collections.ConfigDict`: one
+that memjax comes with, or a file of the user's own. Everything that can be wrong there, or in an override,
+ends as one `ConfigError`; nothing is adjusted on the way.
 """
 
 import ast
+import importlib
+import importlib.resources
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,21 +20,62 @@ from ml_collections import ConfigDict
 from memjax.schema import nearest_name
 from memjax.types import ConfigError
 
+SHIPPED = "memjax.configs"  # the package of the configs that are found by their name
+
 # An override may add fields to these; who reads them checks them itself.
 _OPEN_SECTIONS = ("env.options", "benchmark.options", "chat.extra")
 
 
 def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
-    """The config of `FILE.py` or `FILE.py:VARIANT` with `(field, text)` overrides. Raises ConfigError."""
-    path, colon, variant = source.partition(".py:")
-    file = Path(f"{path}.py" if colon else path)
-    config = _call_get_config(file, variant)
+    """The config that a user names on the command line, with fields set.
+
+    Args:
+      source: `NAME` of a shipped config, or the path of a Python file, which ends with `.py` or holds a
+        slash. `:VARIANT` may follow either and is handed to `get_config`.
+      overrides: (field, text) pairs, such as ("agent.gate.kappa", "0.5"). The text is read as the type of
+        the value that stands in the field.
+
+    Returns:
+      The ConfigDict of the module's `get_config`. It is not checked yet; `resolve` does that.
+
+    Raises:
+      ConfigError: for an unknown name, a module without a config, an unknown field, a value of another type.
+    """
+    module, variant = find_config(source)
+    config = _call_get_config(module, variant)
     for field, text in overrides:
         _override(config, field, text)
     return config
 
 
-def _call_get_config(file: Path, variant: str) -> ConfigDict:
+def find_config(source: str) -> tuple[ModuleType, str]:
+    """The module of a config and its variant, of a source as `load_config` takes it. Raises ConfigError."""
+    path, colon, variant = source.partition(".py:")
+    if colon:
+        return _import_file(f"{path}.py"), variant
+    if source.endswith(".py") or os.sep in source.partition(":")[0]:
+        return _import_file(source), ""
+    name, _, variant = source.partition(":")
+    known = shipped_configs()
+    if name not in known:
+        near = nearest_name(name, known)
+        hint = f"did you mean '{near}'?" if near else f"one of {', '.join(known)}"
+        raise ConfigError("--config", f"a shipped config ({hint}) or the path of a .py file", f"'{name}'")
+    return _run_module(name, lambda: importlib.import_module(f"{SHIPPED}.{name}")), variant
+
+
+def shipped_configs() -> list[str]:
+    """The names of the configs that memjax comes with, sorted."""
+    files = importlib.resources.files(SHIPPED).iterdir()
+    return sorted(
+        file.name.removesuffix(".py")
+        for file in files
+        if file.name.endswith(".py") and "def get_config(" in file.read_text(encoding="utf-8")
+    )
+
+
+def _import_file(path: str) -> ModuleType:
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         near = nearest_name(file.name, [p.name for p in file.parent.glob("*.py")])
         hint = f" (did you mean '{file.parent / near}'?)" if near else ""
@@ -37,20 +83,37 @@ def _call_get_config(file: Path, variant: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"memjax_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError("--config", "a config file FILE.py or FILE.py:VARIANT", f"'{file}'")
-    module = importlib.util.module_from_spec(spec)
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def run() -> ModuleType:
+        loader.exec_module(module)
+        return module
+
+    return _run_module(path, run)
+
+
+def _call_get_config(module: ModuleType, variant: str) -> ConfigDict:
+    where = module.__name__ if module.__name__.startswith(f"{SHIPPED}.") else module.__file__
+
+    def call() -> ConfigDict:
+        return module.get_config(variant) if variant else module.get_config()
+
+    config = _run_module(f"get_config('{variant}') of {where}", call)
+    if not isinstance(config, ConfigDict):
+        got = type(config).__name__
+        raise ConfigError("--config", f"get_config of {where} to return a ConfigDict", got)
+    return config
+
+
+def _run_module(what: str, run: Callable[[], Any]) -> Any:
+    """What `run` returns. Whatever the user's own code raises in it becomes a ConfigError, `sys.exit` too."""
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(variant) if variant else module.get_config()
+        return run()
     except ConfigError:
         raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(
-            "--config", f"get_config('{variant}') of {file} to return a ConfigDict", what
-        ) from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError("--config", f"get_config of {file} to return a ConfigDict", type(config).__name__)
-    return config
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError("--config", f"{what} to run and give a ConfigDict", text) from error
 
 
 def _override(config: ConfigDict, field: str, text: str) -> None:

@@ -30,7 +30,7 @@ BELOW = {
         *("types", "schema", "config_file", "memory", "networks", "ops", "agents", "envs", "data"),
         *("runs", "training", "llm", "configs"),
     },
-    "cli": {"types", "config_file", "runs", "training", "commands"},
+    "cli": {"types", "config_file", "commands"},
     "__main__": {"cli"},
 }
 

@@ -147,7 +147,7 @@ def _config(env_id: str, variant: str, agent: Any = None) -> Any:
     for section in ("eval_every", "checkpoint_every"):
         config.run[section] = 0
     config.run.log_every = UPDATES
-    return resolve(base.apply_variants(config, variant, {}))
+    return resolve(base.apply(config, variant, base.VARIANTS))
 
 
 def _experiment(env_id: str, agent: Any) -> Any:

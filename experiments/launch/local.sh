@@ -3,13 +3,13 @@
 # newest checkpoint. Ends when the run is done, when you stop it (Ctrl-C, SIGTERM: the run saves first), on a
 # mistake in the config, or where a value is no longer finite.
 #
-#   CONFIG=memjax/configs/atari.py:Pong WORKDIR=runs/pong experiments/launch/local.sh --config.seed=1
+#   CONFIG=atari:Pong WORKDIR=runs/pong experiments/launch/local.sh --config.seed=1
 #   DRY_RUN=1 experiments/launch/local.sh        # prints the command
 #
 # Tried on one Linux machine, with kill -9 of the run and SIGTERM of this script.
 set -euo pipefail
 
-CONFIG=${CONFIG:-memjax/configs/four_rooms.py}
+CONFIG=${CONFIG:-four_rooms}
 WORKDIR=${WORKDIR:-runs/four_rooms}
 MEMJAX=${MEMJAX:-memjax}     # the command, such as .venv/bin/memjax
 MAX_LAUNCHES=${MAX_LAUNCHES:-20}

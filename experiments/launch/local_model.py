@@ -2,7 +2,7 @@
 
   pip install xllamacpp
   python experiments/launch/local_model.py MODEL.gguf
-  memjax remember --config=memjax/configs/language.py:lifelong_db+local --workdir=runs/language/db
+  memjax remember --config=language:lifelong_db+local --workdir=runs/language/db
 
 Any chat model in GGUF format will do; the configs name Qwen2.5-Coder-1.5B-Instruct (Q4_K_M, 1.1 GB). The
 prompt's beginning is kept between requests, which is why the prompts of memjax begin alike. One request at a

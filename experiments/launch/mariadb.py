@@ -2,7 +2,7 @@
 
   sudo apt-get install mariadb-server
   python experiments/launch/mariadb.py runs/mariadb
-  memjax remember --config=memjax/configs/language.py:lifelong_db --workdir=runs/language/db \\
+  memjax remember --config=language:lifelong_db --workdir=runs/language/db \\
       --config.benchmark.options.server=127.0.0.1:3307
 
 The folder holds the server's files and is made where there is none. The administrator is root without a

@@ -4,7 +4,7 @@
 # code 143, and the job is queued again.
 #
 #   mkdir -p logs
-#   CONFIG=memjax/configs/atari.py:Pong WORKDIR=runs/pong sbatch experiments/launch/slurm.sh
+#   CONFIG=atari:Pong WORKDIR=runs/pong sbatch experiments/launch/slurm.sh
 #   DRY_RUN=1 experiments/launch/slurm.sh        # prints the commands
 #
 # Only the dry run was tried: partition, account, modules and the grace period differ between clusters. One
@@ -23,7 +23,7 @@
 #SBATCH --output=logs/%x-%A_%a.out
 set -euo pipefail
 
-CONFIG=${CONFIG:-memjax/configs/four_rooms.py}
+CONFIG=${CONFIG:-four_rooms}
 WORKDIR=${WORKDIR:-runs/four_rooms}
 MEMJAX=${MEMJAX:-.venv/bin/memjax}
 SEED=${SLURM_ARRAY_TASK_ID:-0}

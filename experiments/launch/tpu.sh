@@ -22,7 +22,7 @@ SPOT=${SPOT:-1}              # 1: cheap, and may be taken away
 SOURCE=${SOURCE:-}           # the git repository that every worker clones
 PYTHON=${PYTHON:-python3.11} # 3.11 or later, on the workers
 REVISION=${REVISION:-main}
-CONFIG=${CONFIG:-memjax/configs/four_rooms.py}
+CONFIG=${CONFIG:-four_rooms}
 WORKDIR=${WORKDIR:-runs/four_rooms}
 
 show_or_run() {

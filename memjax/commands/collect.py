@@ -21,6 +21,7 @@ from memjax.data.hdf5 import shown
 from memjax.data.policies import Policy
 from memjax.data.writer import Writer
 from memjax.envs import backend_of, make_host_env, spec_of
+from memjax.runs.imports import import_all
 from memjax.runs.progress import Progress
 from memjax.types import ConfigError, EnvSpec
 
@@ -46,6 +47,18 @@ class Request:
     next_observations: bool
     compress: bool
     overwrite: bool
+
+
+def run(request: Request, *, imports: Sequence[str] = ()) -> int:
+    """Makes the dataset and prints what each policy gave. Returns the exit code."""
+    import_all(imports)
+    made = collect_dataset(request)
+    for entry in made["policies"]:
+        counts = f"{entry['episodes']:,} episodes, {entry['steps']:,} steps"
+        print(f"{entry['policy']}: {counts}, return {entry['return']:.4g} +- {entry['return_std']:.3g}")
+    rate = made["stepped"] / made["seconds"]
+    print(f"wrote {made['steps']:,} steps to {request.out} ({rate:,.0f} environment steps/s)")
+    return 0
 
 
 def collect_dataset(request: Request) -> dict[str, Any]:

@@ -1,9 +1,6 @@
-"""Another bank for a trained agent, or other utilities in its own, without training its networks.
+"""`memjax evaluate`: a trained agent acts without learning, with its own bank of experts or another one."""
 
-`with_bank` swaps the experts: others, more of them, or fewer. `learn_online` lets the entries that episodes
-read earn those episodes' returns, so that a policy that reads by MemRL's rule improves while it acts.
-"""
-
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +10,8 @@ import numpy as np
 
 from memjax.agents.offline.shared import Triplets
 from memjax.memory import MemoryState
+from memjax.runs.imports import import_for_run
+from memjax.runs.metrics import mean
 from memjax.training.offline import Offline, OfflineState, bank_hashes
 from memjax.training.recorded import read_bank
 from memjax.types import ConfigError
@@ -25,6 +24,33 @@ class OtherBank(NamedTuple):
     episodes: int
     seed: int  # which of them
     swap: bool  # take them although they are others; else they must be those trained with
+
+
+def run(
+    workdir: Path,
+    *,
+    imports: Sequence[str] = (),
+    episodes: int | None = None,
+    policies: tuple[str, ...] | None = None,
+    bank: OtherBank | None = None,
+) -> int:
+    """Prints the evaluation of `evaluate_workdir` as a table. Returns the exit code."""
+    import_for_run(workdir, imports)
+    results = evaluate_workdir(workdir, episodes=episodes, policies=policies, bank=bank)
+    print(f"step {results['step']:,}")
+    print(table(results["policies"]))
+    return 0
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line for each policy and one column for each metric, the mean over seeds."""
+    columns = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+    width = max(len(policy) for policy in ["policy", *results])
+    lines = ["  ".join(["policy".ljust(width), *(name.rjust(12) for name in columns)])]
+    for policy, metrics in results.items():
+        cells = [f"{mean(metrics[name]):.4g}" if name in metrics else "-" for name in columns]
+        lines.append("  ".join([policy.ljust(width), *(cell.rjust(12) for cell in cells)]))
+    return "\n".join(lines)
 
 
 def evaluate_workdir(
@@ -57,8 +83,6 @@ def evaluate_workdir(
         raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")
     state: Any = restored.state
     if bank is not None:
-        from memjax.commands.evaluate import with_bank
-
         state = with_bank(program, state, bank)  # type: ignore[arg-type]
     try:
         scores = program.evaluate(state, episodes or config.run.eval_episodes, policies)

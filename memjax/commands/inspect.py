@@ -1,4 +1,4 @@
-"""What the memories in a checkpoint hold, as text; read without the program that wrote it."""
+"""`memjax inspect`: what the memories in a checkpoint hold, read without the program that wrote it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from memjax.memory import MemoryState
+from memjax.memory.telemetry import AGE_QUANTILES, describe
 from memjax.runs.checkpoint import Damaged, read_record, restore_leaves, steps_in
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.types import ConfigError
@@ -14,16 +16,31 @@ from memjax.types import ConfigError
 BINS = 8  # of the utility histogram
 BAR = 30  # characters of its longest bar
 
-_FIELDS = ("keys", "utility", "visits", "group", "written", "read", "valid", "clock", "count", "refused")
+_COUNTERS = ("clock", "count", "refused")
+_SLOTS = ("keys", "utility", "visits", "group", "written", "read", "valid")
 
 
 @dataclass(frozen=True)
 class StoredMemory:
-    """One memory of a checkpoint, on the host. A single run counts as one seed: R seeds, N slots."""
+    """One memory of a checkpoint, on the host: R seeds of N slots; without seeds R is 1."""
 
     name: str
-    fields: Mapping[str, np.ndarray]  # by the names of `MemoryState`, seeds first: [R, N, ...]
+    fields: Mapping[str, np.ndarray]  # by the names of `MemoryState`: [R, N, ...] or [R]
     num_bytes: int  # values included
+
+
+def run(workdir: Path, *, digest: bool = False) -> int:
+    """Prints what the newest checkpoint's memories hold, or its digest. Returns the exit code."""
+    if digest:
+        step, text = latest_digest(workdir)
+        print(f"{text}  step {step}")
+        return 0
+    step, leaves = latest_leaves(workdir)
+    memories = find_memories(leaves)
+    print(f"checkpoint of step {step:,}, {len(memories) or 'no'} memories")
+    for memory in memories:
+        print(describe_memory(memory))
+    return 0
 
 
 def latest_leaves(workdir: Path) -> tuple[int, dict[str, Any]]:
@@ -48,44 +65,45 @@ def latest_digest(workdir: Path) -> tuple[int, str]:
 def find_memories(leaves: Mapping[str, Any]) -> list[StoredMemory]:
     """Every memory among the leaves of a state, by the fields of `memjax.memory.MemoryState`."""
     roots = [path.removesuffix(".utility") for path in leaves if path.endswith(".utility")]
-    roots = [root for root in roots if all(f"{root}.{field}" in leaves for field in _FIELDS)]
+    roots = [root for root in roots if all(f"{root}.{field}" in leaves for field in (*_SLOTS, *_COUNTERS))]
     return [_memory(root, leaves) for root in roots]
 
 
 def describe_memory(memory: StoredMemory) -> str:
-    """A page of text about one memory."""
+    """A page of text about one memory, all its seeds together."""
     fields = memory.fields
-    valid = fields["valid"]
+    valid, keys = fields["valid"], fields["keys"]
     seeds, capacity = valid.shape
-    keys = fields["keys"]
-    shape = (
-        f"{f'{seeds} seeds x ' if seeds > 1 else ''}{capacity:,} slots, keys [{keys.shape[-1]}] {keys.dtype}"
-    )
-    lines = [f"memory {memory.name}: {shape}, {_bytes(memory.num_bytes)}"]
-    fill = valid.mean(axis=1)
-    lines.append(_line("filled", f"{valid.sum():,} slots, {_share(fill.mean())}{_each(fill)}"))
-    refused = int(fields["refused"].sum())
-    lines.append(
-        _line("offered", f"{int(fields['count'].sum()):,} items{f', {refused:,} refused' if refused else ''}")
-    )
+    many = f"{seeds} seeds x " if seeds > 1 else ""
+    head = f"{many}{capacity:,} slots, keys [{keys.shape[-1]}] {keys.dtype}, {_bytes(memory.num_bytes)}"
+    report = {name: np.asarray(value) for name, value in describe(_as_one(fields), bins=BINS).items()}
+    fill, refused = valid.mean(axis=1), int(fields["refused"].sum())
+    lines = [
+        f"memory {memory.name}: {head}",
+        _line("filled", f"{int(report['size']):,} slots, {_share(report['fill'])}{_each(fill)}"),
+        _line(
+            "offered", f"{int(fields['count'].sum()):,} items{f', {refused:,} refused' if refused else ''}"
+        ),
+    ]
     if not valid.any():
         return "\n".join(lines)
-    age = (fields["clock"][:, None] - fields["written"])[valid]
     groups = sum(len(np.unique(g[v])) for g, v in zip(fields["group"], valid, strict=True))
-    visits, utility = fields["visits"][valid], fields["utility"][valid]
-    lines.append(_line("groups", f"{groups:,}"))
-    lines.append(_line("age", f"median {np.median(age):,.0f}, oldest {age.max():,} events since the write"))
-    lines.append(_line("never read", _share((fields["read"][valid] == 0).mean())))
-    lines.append(_line("visits", f"median {np.median(visits):,.0f}, most {visits.max():,}"))
-    lines.append(_line("utility", f"mean {utility.mean():.4g}, standard deviation {utility.std():.4g}"))
-    return "\n".join([*lines, *histogram(utility)])
+    median, oldest = report["age"][[AGE_QUANTILES.index(0.5), AGE_QUANTILES.index(1.0)]]
+    most, spread = fields["visits"][valid].max(), fields["utility"][valid].std()
+    lines += [
+        _line("groups", f"{groups:,}"),
+        _line("age", f"median {median:,.0f}, oldest {oldest:,.0f} events since the write"),
+        _line("never read", _share(report["never_read"])),
+        _line("visits", f"mean {report['visits_mean']:.4g}, most {most:,}"),
+        _line("utility", f"mean {report['utility_mean']:.4g}, standard deviation {spread:.4g}"),
+    ]
+    return "\n".join([*lines, *bars(report["utility_histogram"], *report["utility_range"])])
 
 
-def histogram(values: np.ndarray) -> list[str]:
-    """A bar chart in text: one line per bin, from the smallest value to the largest."""
-    counts, edges = np.histogram(values, bins=1 if values.min() == values.max() else BINS)
-    if len(counts) == 1:
-        edges = np.asarray([values.min(), values.max()])
+def bars(counts: np.ndarray, low: float, high: float) -> list[str]:
+    """A bar chart in text: one line for each of the bins of equal width between `low` and `high`."""
+    counts = counts[:1] if low == high else counts
+    edges = np.linspace(low, high, len(counts) + 1)
     longest = counts.max()
     return [
         f"    {low:>10.4g} .. {high:<10.4g} {'#' * -(-int(count) * BAR // int(longest)):<{BAR}} {count:,}"
@@ -93,8 +111,17 @@ def histogram(values: np.ndarray) -> list[str]:
     ]
 
 
+def _as_one(fields: Mapping[str, np.ndarray]) -> MemoryState:
+    """The slots of all seeds as those of one memory, for `describe`; each keeps the clock of its seed."""
+    slots = {name: fields[name].reshape(-1, *fields[name].shape[2:]) for name in _SLOTS}
+    clock = np.repeat(fields["clock"], fields["valid"].shape[1])
+    counters = {name: fields[name].sum() for name in ("count", "refused")}
+    unused = dict(scale=None, values=(), cursor=np.int32(0), seed=np.uint32(0), index=())
+    return MemoryState(**slots, **counters, **unused, clock=clock)  # type: ignore[arg-type]
+
+
 def _memory(root: str, leaves: Mapping[str, Any]) -> StoredMemory:
-    fields = {field: np.asarray(leaves[f"{root}.{field}"]) for field in _FIELDS}
+    fields = {field: np.asarray(leaves[f"{root}.{field}"]) for field in (*_SLOTS, *_COUNTERS)}
     if fields["valid"].ndim == 1:
         fields = {field: array[None] for field, array in fields.items()}
     inside = [leaf for path, leaf in leaves.items() if path.startswith(f"{root}.")]
@@ -105,8 +132,8 @@ def _line(label: str, text: str) -> str:
     return f"  {label:<12}{text}"
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def _share(value: float | np.ndarray) -> str:
+    return f"{100 * float(value):.1f} %"
 
 
 def _each(shares: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from memjax.data.hdf5 import shown
 from memjax.data.policies import Act, Policy, network_policy, random_policy
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.digest import digest
+from memjax.runs.imports import import_for_run
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.config import load_workdir_config
 from memjax.training.pools import acting_view
@@ -32,6 +33,7 @@ def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
 
 def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
     """The agent of a run's newest checkpoint, of its first seed."""
+    import_for_run(workdir, ())
     field, config = shown(workdir), load_workdir_config(workdir)
     trained = config.spec
     if (trained.observation_shape, trained.action) != (spec.observation_shape, spec.action):

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from memjax.commands.compilation_cache import use_compilation_cache
 from memjax.commands.report_language import load_curve, table
+from memjax.config_file import load_config
 from memjax.llm.clients.config import BudgetConfig, ChatConfig, EmbedConfig, StoreConfig
 from memjax.llm.clients.setup import open_models
 from memjax.llm.run.config import LanguageConfig
@@ -29,6 +31,7 @@ from memjax.llm.run.state import Description
 from memjax.llm.sandbox.sandbox import Sandbox
 from memjax.llm.tasks.loading import LOADERS, load
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
+from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.signals import StopOnSignal
 from memjax.schema import PositiveInt, nearest_name, parse
@@ -111,8 +114,34 @@ def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
     return load(config.name, config.folder, limit=config.limit, seed=config.seed, **options)
 
 
-def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
+def run(
+    source: str,
+    overrides: Sequence[tuple[str, str]],
+    workdir: Path,
+    *,
+    imports: Sequence[str] = (),
+    only_similarities: bool = False,
+    cache: bool = True,
+) -> int:
+    """Runs or resumes the config `source`, or only prints how alike its tasks are. Returns the exit code.
+
+    Raises ConfigError, and RunEnded where the endpoint is down or the budget is spent.
+    """
+    imported = import_for_run(workdir, imports)
+    config = load_config(source, overrides)
+    resolve_language(config)  # a mistake is said before anything is compiled or asked
+    if only_similarities:
+        found = similarities(config, workdir)
+        print("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        return 0
+    use_compilation_cache(cache)
+    return remember(config, workdir, imports=imported)
+
+
+def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: Sequence[Import] = ()) -> int:
     """Runs or resumes to the end and prints what came out; returns the exit code.
+
+    `imports` are recorded in `workdir`.
 
     Raises ConfigError, and Stopped where the endpoint is down or the budget is spent.
     """
@@ -126,7 +155,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> int:
                 benchmark,
                 models.chat,
                 models.embedder,
-                description=_description(run, benchmark),
+                description=_description(run, benchmark, imports),
                 should_stop=lambda: stop.requested,
                 report=progress.update,
             )
@@ -161,7 +190,7 @@ def similarities(
     return {name: float(value) for name, value in values.items()}
 
 
-def _description(run: RunConfig, benchmark: Benchmark) -> Description:
+def _description(run: RunConfig, benchmark: Benchmark, imports: Sequence[Import]) -> Description:
     """What config.json and the manifest say beside the loop's own config."""
     settings = json.loads(json.dumps(dataclasses.asdict(run)))
     del settings["language"]
@@ -171,7 +200,7 @@ def _description(run: RunConfig, benchmark: Benchmark) -> Description:
         "benchmark": benchmark.about | {"left_out": left_out},
         "sandbox": _walls(run.benchmark.name),
     }
-    return Description(settings, _FREE, about)
+    return Description(settings, _FREE, about, tuple(imports))
 
 
 def _walls(benchmark: str) -> dict[str, Any] | None:

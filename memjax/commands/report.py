@@ -1,48 +1,14 @@
-"""One picture and one table out of the metrics of one or several runs."""
+"""`memjax report`: one picture and one table out of the metrics of one or several runs."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from memjax.commands.curves import PANELS, Run, draw, shown
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 from memjax.types import ConfigError
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One axes of the report: which metrics it shows, and what its axis says."""
-
-    title: str
-    label: str  # of the vertical axis
-    patterns: tuple[str, ...]  # the first one that any run has is shown
-    unit_interval: bool = False  # the values lie within [0, 1]
-
-
-PANELS = (
-    Panel("Evaluation", "success rate", ("eval/*/success",), True),
-    Panel("Evaluation", "episode return", ("eval/*/return",)),
-    Panel("Evaluation", "D4RL score", ("eval/*/score",)),
-    Panel("Recorded actions", "error of the prediction", ("loss/action",)),
-    Panel("Associative memory", "gate", ("memory/gate",)),
-    Panel("Associative memory", "entropy of a read, nats", ("memory/entropy",)),
-    Panel("Training episodes", "success rate", ("train/success",), True),
-    Panel("Training episodes", "episode return", ("train/return",)),
-    Panel("Actions taken from memory", "share", ("gate/rate",), True),
-    Panel("Confidence of the gate", "mean", ("gate/confidence",)),
-    Panel("Memory fill", "filled share of the slots", ("memory/*/fill",), True),
-    Panel("Intrinsic reward", "mean per step", ("intrinsic/*",)),
-    Panel("Exploration", "states visited", ("explore/states",)),
-    Panel("Bonus against rarity of states", "rank correlation", ("explore/rank_correlation",)),
-)
 
 SUMMARY = (
     "eval/*/*",
@@ -58,30 +24,27 @@ SUMMARY = (
 )  # lines of the table
 
 
-@dataclass(frozen=True)
-class Run:
-    """The metrics of one workdir."""
+def run(workdirs: Sequence[Path], out: Path | None = None, *, imports: Sequence[str] = ()) -> int:
+    """Draws and prints the report of runs of one kind, and their maps. Returns the exit code."""
+    from memjax.commands.report_language import is_language_run, language_report
 
-    name: str
-    experiment: str
-    rows: list[dict[str, Any]]
-    steps: str = "environment steps"  # what a step is
+    remembered = [is_language_run(workdir) for workdir in workdirs]
+    if all(remembered):
+        print(f"wrote {language_report(workdirs, out)}")
+        return 0
+    if any(remembered):
+        other = workdirs[remembered.index(False)]
+        raise ConfigError("workdir", "runs of `memjax remember` alone, or none", f"'{other}' beside them")
+    print(f"wrote {report(workdirs, out)}")
+    from memjax.commands.maps import draw_map
+    from memjax.runs.imports import import_for_run
 
-    @property
-    def num_seeds(self) -> int:
-        """Seeds trained side by side, the most any metric tells of."""
-        return max(len(v) if isinstance(v, list) else 1 for row in self.rows for v in row.values())
-
-    def metrics(self, pattern: str) -> list[str]:
-        """Names that match `pattern` and have a value somewhere."""
-        names = dict.fromkeys(name for row in self.rows for name in row if fnmatch(name, pattern))
-        return [name for name in names if np.isfinite(self.series(name)[1]).any()]
-
-    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps [n] and values [n, num_seeds] of one metric; NaN where a seed has no value."""
-        points = [(row["step"], row[name]) for row in self.rows if name in row]
-        values = [value if isinstance(value, list) else [value] for _, value in points]
-        return np.asarray([step for step, _ in points]), np.asarray(values, np.float64)
+    for workdir in workdirs:
+        import_for_run(workdir, imports)
+        picture = draw_map(workdir)
+        if picture is not None:
+            print(f"wrote {picture}")
+    return 0
 
 
 def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -90,13 +53,13 @@ def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
     `out` defaults to `report.png` in the first workdir. Raises ConfigError where there is nothing to draw.
     """
     runs = [load_run(Path(workdir), [Path(w) for w in workdirs]) for workdir in workdirs]
-    panels = [panel for panel in PANELS if any(_shown(run, panel) for run in runs)]
+    panels = [panel for panel in PANELS if any(shown(run, panel) for run in runs)]
     if not panels:
         raise ConfigError(
             "workdir", "metrics that the report knows", f"none in {runs[0].name}/{METRICS_FILE}"
         )
     out = Path(workdirs[0]) / "report.png" if out is None else Path(out)
-    _draw(runs, panels, out)
+    draw(runs, panels, out)
     print(summary(runs))
     return out
 
@@ -138,75 +101,3 @@ def _last(run: Run, name: str) -> str:
     seeds = rows[-1][np.isfinite(rows[-1])]
     spread = f" [{seeds.min():.3g}, {seeds.max():.3g}]" if seeds.size > 1 else ""
     return f"{seeds.mean():.3g}{spread}"
-
-
-def _shown(run: Run, panel: Panel) -> list[str]:
-    return next((names for pattern in panel.patterns if (names := run.metrics(pattern))), [])
-
-
-def _draw(runs: Sequence[Run], panels: Sequence[Panel], out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    columns = {2: 2, 4: 2}.get(len(panels), min(3 if len(panels) <= 9 else 4, len(panels)))
-    rows = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.3 * rows + 0.6), squeeze=False)
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        _draw_panel(axis, panel, runs)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    figure.suptitle(_title(runs), fontsize=13)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    pyplot.close(figure)
-
-
-def _draw_panel(axis: Any, panel: Panel, runs: Sequence[Run]) -> None:
-    """One colour a run, one line style a metric."""
-    names = list(dict.fromkeys(name for run in runs for name in _shown(run, panel)))
-    for i, run in enumerate(runs):
-        for name in _shown(run, panel):
-            steps, values = run.series(name)
-            style = dict(color=COLOURS[i % len(COLOURS)], linestyle=STYLES[names.index(name) % len(STYLES)])
-            _draw_series(axis, steps, values, _line_label(run, name, runs, names), style)
-    from matplotlib.ticker import EngFormatter
-
-    axis.set_title(panel.title, fontsize=11)
-    axis.set_xlabel(f"{' or '.join(dict.fromkeys(run.steps for run in runs))} per seed")
-    axis.set_ylabel(panel.label)
-    if panel.unit_interval:
-        axis.set_ylim(-0.03, 1.03)
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    if len(axis.lines) > 1 or len(runs) > 1:
-        axis.legend(fontsize=8, frameon=False)
-
-
-def _draw_series(axis: Any, steps: np.ndarray, values: np.ndarray, label: str, style: dict[str, Any]) -> None:
-    """The mean over the seeds that have a value, and their range around it."""
-    known = np.isfinite(values).any(axis=1)
-    steps, values = steps[known], np.where(np.isfinite(values), values, np.nan)[known]
-    marker = "o" if len(steps) == 1 else ""
-    axis.plot(steps, np.nanmean(values, axis=1), label=label, linewidth=1.8, marker=marker, **style)
-    if values.shape[1] > 1:
-        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-        axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _title(runs: Sequence[Run]) -> str:
-    seeds = max(run.num_seeds for run in runs)
-    what = ", ".join(dict.fromkeys(run.experiment for run in runs))
-    return f"{what}: mean over {seeds} seeds, bands from the lowest to the highest" if seeds > 1 else what
-
-
-def _line_label(run: Run, name: str, runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Of run and metric, what tells this line from the others of its panel."""
-    parts = name.split("/")
-    short = parts[1] if len(parts) == 3 else parts[-1]
-    labels = [run.name] if len(runs) > 1 else []
-    return ", ".join([*labels, short] if len(names) > 1 or not labels else labels)

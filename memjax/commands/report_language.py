@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.commands.report import COLOURS
+from memjax.commands.curves import COLOURS, draw_legend
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
@@ -121,22 +121,21 @@ def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
 
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(dict.fromkeys(labels))}
     figure, axes = pyplot.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, layout="constrained")
+    lines: dict[str, Any] = {}  # one of each label; of the second panel, after the loop
     for axis, title in zip(axes, ("solved in the epoch", "solved at least once"), strict=True):
-        named: set[str] = set()
         for curve, label in zip(curves, labels, strict=True):
             values = curve.success if title == "solved in the epoch" else curve.cumulative
             epochs = range(1, len(values) + 1)
-            shown = None if label in named else label
-            axis.plot(epochs, values, "o-", color=colours[label], label=shown, linewidth=1.8, markersize=4)
-            named.add(label)
+            (line,) = axis.plot(epochs, values, "o-", color=colours[label], linewidth=1.8, markersize=4)
+            lines[label] = line
         axis.set(title=title, xlabel="epoch", ylim=(-0.03, 1.03))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("share of the tasks")
-    axes[1].legend(fontsize=8, frameon=False)
+    draw_legend(axes[1], {line: label for label, line in lines.items()})
     what = dict.fromkeys(f"{c.benchmark}, {c.played} tasks, {c.model}" for c in curves)
-    figure.suptitle("; ".join(what), fontsize=11)
+    figure.suptitle("; ".join(what), fontsize=11, parse_math=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     pyplot.close(figure)

@@ -16,10 +16,10 @@ the last 1,000 steps of each). A checkpoint holds all of it. `cpu`: 2 x 60 MB an
 Cost: 50 million frames (12.5 million steps) per game, not measured by us. On two cores of a CPU `cpu` took 15
 minutes and `smoke` takes about one.
 
-  memjax train --config=memjax/configs/atari.py --workdir=runs/montezuma
-  memjax train --config=memjax/configs/atari.py:Pong+ppo --workdir=runs/pong_ppo
-  memjax train --config=memjax/configs/atari.py:MontezumaRevenge+cpu --workdir=runs/montezuma_cpu
-  memjax train --config=memjax/configs/atari.py:Freeway+smoke --workdir=runs/freeway_smoke
+  memjax train --config=atari --workdir=runs/montezuma
+  memjax train --config=atari:Pong+ppo --workdir=runs/pong_ppo
+  memjax train --config=atari:MontezumaRevenge+cpu --workdir=runs/montezuma_cpu
+  memjax train --config=atari:Freeway+smoke --workdir=runs/freeway_smoke
 
 A game that is not among the variants: --config.env.id=envpool/Amidar-v5
 """
@@ -51,8 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.eval_envs = 32
     config.run.checkpoint_every = 50
     config.run.log_every = 1  # an iteration takes long enough to be reported by itself
-    games = {game: partial(_game, game=game) for game in HARD + EASY}
-    return base.apply_variants(config, variant, games | {"sil": _sil, "cpu": _cpu, "smoke": _smoke})
+    return base.apply(config, variant, VARIANTS)
 
 
 def _agent() -> ConfigDict:
@@ -81,6 +80,7 @@ def _agent() -> ConfigDict:
 
 
 def _game(config: ConfigDict, game: str) -> None:
+    """Another game."""
     config.env.id = f"envpool/{game}-v5"
 
 
@@ -126,3 +126,12 @@ def _memory(
         config.agent.reflection.minibatch = minibatch
     if "imitation" in config.agent:
         config.agent.imitation.update(sizes, minibatch=minibatch)
+
+
+VARIANTS: dict[str, base.Variant] = {
+    **base.VARIANTS,
+    **{game: partial(_game, game=game) for game in HARD + EASY},
+    "sil": _sil,
+    "cpu": _cpu,
+    "smoke": _smoke,
+}

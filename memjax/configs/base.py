@@ -1,4 +1,4 @@
-"""Defaults that the experiment files share: one place for every hyper-parameter.
+"""Defaults that the shipped configs share: one place for every hyper-parameter.
 
 Steps are environment steps, per seed; "per rollout" is per update of num_envs * rollout_steps of them.
 
@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from memjax.schema import nearest_name
 from memjax.types import ConfigError
+
+Variant = Callable[[ConfigDict], None]  # changes a config in place
 
 
 def merged(section: ConfigDict, **fields) -> ConfigDict:
@@ -199,19 +201,24 @@ def with_agent(config: ConfigDict, name: str) -> None:
         config.agent = merged(section, name="ppo", novelty=merged(section.novelty, kind="none"))
 
 
-def _novelty(kind: str) -> Callable[[ConfigDict], None]:
-    def change(config: ConfigDict) -> None:
-        section = config.agent.ppo if "ppo" in config.agent else config.agent
-        section.novelty.kind = kind
+def _baseline(config: ConfigDict, name: str) -> None:
+    """A baseline on the same hyper-parameters, without the memory."""
+    with_agent(config, name)
 
-    return change
+
+def _novelty(config: ConfigDict, kind: str) -> None:
+    """Another intrinsic reward, or none."""
+    section = config.agent.ppo if "ppo" in config.agent else config.agent
+    section.novelty.kind = kind
 
 
 def _no_memory(config: ConfigDict) -> None:
+    """PPO with the coarse-fine intrinsic reward."""
     config.agent.bank.enabled = False
 
 
 def _no_failures(config: ConfigDict) -> None:
+    """Without the memory of failures."""
     config.agent.bank.failures = False
 
 
@@ -223,22 +230,22 @@ def _no_gate(config: ConfigDict) -> None:
 def _memory_only(config: ConfigDict) -> None:
     """No gate, and no intrinsic reward either."""
     _no_gate(config)
-    _novelty("none")(config)
+    _novelty(config, "none")
 
 
-# What an experiment file's `:VARIANT` may name; several are joined by "+".
-VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
-    "ppo": partial(with_agent, name="ppo"),
-    "rnd": partial(with_agent, name="rnd"),
-    "sil": partial(with_agent, name="sil"),
-    "no_memory": _no_memory,  # PPO with the coarse-fine reward
-    "no_novelty": _novelty("none"),  # memory without intrinsic reward
+# What the `:VARIANT` of every AdaMemento config may name, beside its own.
+VARIANTS: dict[str, Variant] = {
+    "ppo": partial(_baseline, name="ppo"),
+    "rnd": partial(_baseline, name="rnd"),
+    "sil": partial(_baseline, name="sil"),
+    "no_memory": _no_memory,
+    "no_novelty": partial(_novelty, kind="none"),
     "no_failures": _no_failures,
     "no_gate": _no_gate,
     "memory_only": _memory_only,
-    "coarse": _novelty("coarse"),
-    "fine": _novelty("fine"),
-    "rnd_memory": _novelty("rnd"),  # AdaMemento with RND in place of coarse-fine
+    "coarse": partial(_novelty, kind="coarse"),
+    "fine": partial(_novelty, kind="fine"),
+    "rnd_memory": partial(_novelty, kind="rnd"),
 }
 
 
@@ -250,15 +257,20 @@ def smoke(config: ConfigDict) -> None:
     config.run.eval_envs = 16
 
 
-def apply_variants(
-    config: ConfigDict, text: str, more: Mapping[str, Callable[[ConfigDict], None]]
-) -> ConfigDict:
-    """The locked config with the variants named in `text` ("coarse", "ppo+smoke"). Raises ConfigError."""
-    return apply(config, text, VARIANTS | dict(more))
+def apply(config: ConfigDict, text: str, known: Mapping[str, Variant]) -> ConfigDict:
+    """Applies variants in the order in which they are named, and locks the config.
 
+    Args:
+      config: the config without variants; it is changed in place.
+      text: names joined by "+", such as "coarse" or "ppo+smoke"; "" for none.
+      known: what each name does to a config.
 
-def apply(config: ConfigDict, text: str, known: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
-    """The same, of variants that share none of these."""
+    Returns:
+      The same config, locked: fields can be set, but none can be added.
+
+    Raises:
+      ConfigError: for a name that is not among `known`.
+    """
     for name in filter(None, text.split("+")):
         if name not in known:
             close = nearest_name(name, list(known))

@@ -8,9 +8,9 @@ after 300,000 (seed 0).
 MountainCar pays nothing before the goal, which is what the memories and the intrinsic reward are for.
 Cost: 300,000 steps; `smoke` takes seconds on two cores.
 
-  memjax train --config=memjax/configs/classic.py --workdir=runs/cartpole
-  memjax train --config=memjax/configs/classic.py:MountainCar+rnd --workdir=runs/mountain_car
-  memjax train --config=memjax/configs/classic.py:gymnax+ppo --workdir=runs/cartpole_jax
+  memjax train --config=classic --workdir=runs/cartpole
+  memjax train --config=classic:MountainCar+rnd --workdir=runs/mountain_car
+  memjax train --config=classic:gymnax+ppo --workdir=runs/cartpole_jax
 """
 
 from functools import partial
@@ -35,11 +35,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.agent.bank.update(capacity=32_768, episode_steps=500, episodes_per_update=8)
     config.agent.label.min_return = -1e6  # returns may be negative: the window alone says what a success is
     config.agent.label.length_discount = 1.0
-    tasks = {name: partial(_task, id=id) for name, id in TASKS.items()}
-    return base.apply_variants(config, variant, tasks | {"smoke": _smoke})
+    return base.apply(config, variant, VARIANTS)
 
 
 def _task(config: ConfigDict, id: str) -> None:
+    """Another task."""
     config.env.id = id
 
 
@@ -47,3 +47,10 @@ def _smoke(config: ConfigDict) -> None:
     """Every part once, in seconds."""
     config.env.num_envs = 16
     config.run.update(total_steps=8_192, eval_episodes=16, eval_envs=16)
+
+
+VARIANTS: dict[str, base.Variant] = {
+    **base.VARIANTS,
+    **{name: partial(_task, id=id) for name, id in TASKS.items()},
+    "smoke": _smoke,
+}

@@ -3,8 +3,8 @@
 Source: AdaMemento (arXiv 2410.04498) names the task; the map is that of Sutton and Barto, rewards and all
 hyper-parameters are ours.
 
-    memjax train --config=memjax/configs/cliff_walking.py --workdir=runs/cliff --config.num_seeds=5
-    memjax train --config=memjax/configs/cliff_walking.py:no_failures --config.num_seeds=5 \\
+    memjax train --config=cliff_walking --workdir=runs/cliff --config.num_seeds=5
+    memjax train --config=cliff_walking:no_failures --config.num_seeds=5 \\
         --workdir=runs/cliff_no
 
 Further variants: ppo, rnd, sil, smoke, and all of base.VARIANTS.
@@ -26,4 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.log_every = config.run.eval_every = 2  # iterations of 4,096 steps
     config.agent = base.illustration()
     config.agent.reflection.fail_credit = 0.95  # the steps before a fall are to blame, not the way there
-    return base.apply_variants(config, variant, {"smoke": base.smoke})
+    return base.apply(config, variant, VARIANTS)
+
+
+VARIANTS: dict[str, base.Variant] = {**base.VARIANTS, "smoke": base.smoke}

@@ -3,8 +3,8 @@
 Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be read: chamber, lever, sizes and
 all hyper-parameters are ours.
 
-    memjax train --config=memjax/configs/dark_chamber.py --workdir=runs/dark_chamber --config.num_seeds=5
-    memjax train --config=memjax/configs/dark_chamber.py:coarse --config.num_seeds=5 \\
+    memjax train --config=dark_chamber --workdir=runs/dark_chamber --config.num_seeds=5
+    memjax train --config=dark_chamber:coarse --config.num_seeds=5 \\
         --workdir=runs/dark_chamber_coarse
 
 Further variants: fine, rnd_memory, flicker (the room's floor flickers), smoke, and all of base.VARIANTS.
@@ -36,9 +36,12 @@ def get_config(variant: str = "") -> ConfigDict:
     novelty.widths = (128,)
     novelty.latent = 64
     novelty.sample_share = 1.0
-    return base.apply_variants(config, variant, {"smoke": base.smoke, "flicker": _flicker})
+    return base.apply(config, variant, VARIANTS)
 
 
 def _flicker(config: ConfigDict) -> None:
     """The floor flickers with the environment's own default."""
     config.env.options.noise = 0.02  # standard deviation, in grey levels
+
+
+VARIANTS: dict[str, base.Variant] = {**base.VARIANTS, "smoke": base.smoke, "flicker": _flicker}

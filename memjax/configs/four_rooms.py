@@ -3,8 +3,8 @@
 Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be read: map, time limit and all
 hyper-parameters are ours.
 
-    memjax train --config=memjax/configs/four_rooms.py --workdir=runs/four_rooms --config.num_seeds=5
-    memjax train --config=memjax/configs/four_rooms.py:rnd --config.num_seeds=5 \\
+    memjax train --config=four_rooms --workdir=runs/four_rooms --config.num_seeds=5
+    memjax train --config=four_rooms:rnd --config.num_seeds=5 \\
         --workdir=runs/four_rooms_rnd
 
 Further variants: ppo, sil, smoke, and all of base.VARIANTS.
@@ -27,4 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = base.experiment("four_rooms", "memjax/FourRooms-v0", random_start=False, max_steps_in_episode=50)
     config.run.log_every = config.run.eval_every = 2  # iterations of 4,096 steps
     config.agent = base.illustration()
-    return base.apply_variants(config, variant, {"smoke": base.smoke})
+    return base.apply(config, variant, VARIANTS)
+
+
+VARIANTS: dict[str, base.Variant] = {**base.VARIANTS, "smoke": base.smoke}

@@ -21,16 +21,15 @@ Variants, joined by "+" with `local` and `smoke` last:
   embedder   (default: an endpoint's) ngrams minilm wordllama
   and        transfer (held-out tasks after the last epoch, memory frozen), local, smoke
 
-  memjax remember --config=memjax/configs/language.py:lifelong_db --workdir=runs/language/db
-  memjax remember --config=memjax/configs/language.py:alfworld+rag+transfer --workdir=runs/language/rag
+  memjax remember --config=language:lifelong_db --workdir=runs/language/db
+  memjax remember --config=language:alfworld+rag+transfer --workdir=runs/language/rag
   python experiments/launch/local_model.py MODEL.gguf     # in another shell
   for mode in memrl rag none; do memjax remember --workdir=runs/language/db_$mode \\
-      --config=memjax/configs/language.py:lifelong_db+$mode+local; done
+      --config=language:lifelong_db+$mode+local; done
   python -m experiments.language_results runs/language/db_* --out experiments/results/language_db
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 from ml_collections import ConfigDict
@@ -169,6 +168,7 @@ def _endpoint(model: str) -> dict:
 
 
 def _benchmark(config: ConfigDict, name: str) -> None:
+    """Which tasks are played, and the model and sizes of the source for them."""
     model, tokens, batch, capacity = SIZES[name]
     config.benchmark.name = name
     config.benchmark.folder = DATA.format(name=FOLDERS.get(name, name))
@@ -195,12 +195,14 @@ def _preset_of(config: ConfigDict) -> str:
 
 
 def _preset(config: ConfigDict, name: str) -> None:
+    """How memories are chosen: as the paper writes it, or as the authors' code does it."""
     _memory(config, name, config.language.memory.capacity)
     if config.embed.kind == "local":
         _ngrams(config)
 
 
 def _mode(config: ConfigDict, mode: str) -> None:
+    """What is remembered, and how it is chosen."""
     config.language.mode = mode
     if mode == "pass_at_k" and not config.language.temperature:
         config.language.temperature = 0.7
@@ -257,7 +259,7 @@ def _smoke(config: ConfigDict) -> None:
     config.language.memory.capacity = 64
 
 
-VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+VARIANTS: dict[str, base.Variant] = {
     **{name: partial(_benchmark, name=name) for name in SOURCE},
     **{
         mode: partial(_mode, mode=mode) for mode in ("memrl", "memp", "rag", "none", "reflexion", "pass_at_k")

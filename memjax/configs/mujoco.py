@@ -12,10 +12,10 @@ or not at all.
 Cost: 3 million steps per task; HalfCheetah took three and a half minutes on two cores of a CPU. `cpu` stops
 after 1 million steps; `smoke` takes half a minute.
 
-  memjax train --config=memjax/configs/mujoco.py --workdir=runs/half_cheetah
-  memjax train --config=memjax/configs/mujoco.py:Hopper+ppo --workdir=runs/hopper_ppo
-  memjax train --config=memjax/configs/mujoco.py:HalfCheetahSparse+no_gate --workdir=runs/sparse
-  memjax train --config=memjax/configs/mujoco.py:FetchReach+smoke --workdir=runs/fetch_smoke
+  memjax train --config=mujoco --workdir=runs/half_cheetah
+  memjax train --config=mujoco:Hopper+ppo --workdir=runs/hopper_ppo
+  memjax train --config=mujoco:HalfCheetahSparse+no_gate --workdir=runs/sparse
+  memjax train --config=mujoco:FetchReach+smoke --workdir=runs/fetch_smoke
 """
 
 from functools import partial
@@ -47,8 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.eval_envs = 16
     config.run.checkpoint_every = 10
     config.run.log_every = 1
-    tasks = {name: partial(_task, id=id, options=options) for name, (id, options) in TASKS.items()}
-    return base.apply_variants(config, variant, tasks | {"sil": _sil, "cpu": _cpu, "smoke": _smoke})
+    return base.apply(config, variant, VARIANTS)
 
 
 def _agent() -> ConfigDict:
@@ -76,11 +75,13 @@ def _agent() -> ConfigDict:
 
 
 def _task(config: ConfigDict, id: str, options: dict) -> None:
+    """Another task."""
     config.env.id = f"envpool/{id}"
     config.env.options = options
 
 
 def _sil(config: ConfigDict) -> None:
+    """PPO with self-imitation, its memory sized for long episodes."""
     base.with_agent(config, "sil")
     config.agent.imitation.update(episode_steps=1_000, episodes_per_update=16)
 
@@ -103,3 +104,12 @@ def _smoke(config: ConfigDict) -> None:
         config.agent.label.min_count = 4
     if "imitation" in config.agent:
         config.agent.imitation.update(capacity=1_024, episode_steps=50, episodes_per_update=8, minibatch=128)
+
+
+VARIANTS: dict[str, base.Variant] = {
+    **base.VARIANTS,
+    **{name: partial(_task, id=id, options=options) for name, (id, options) in TASKS.items()},
+    "sil": _sil,
+    "cpu": _cpu,
+    "smoke": _smoke,
+}

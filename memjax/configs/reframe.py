@@ -11,14 +11,13 @@ Expected: see results/reframe, with all controls. Data: your own D4RL files or M
 Cost: 100,000 updates. On two cores of a CPU an update takes a tenth of a second: `cpu` is a smaller
 transformer and fewer updates, minutes; `smoke` takes half a minute.
 
-  memjax train --config=memjax/configs/reframe.py:hopper+medium --workdir=runs/reframe
-  memjax train --config=memjax/configs/reframe.py:hopper --workdir=runs/mine \\
+  memjax train --config=reframe:hopper+medium --workdir=runs/reframe
+  memjax train --config=reframe:hopper --workdir=runs/mine \\
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
-  memjax train --config=memjax/configs/reframe.py:walker2d+random+dt --workdir=runs/dt
+  memjax train --config=reframe:walker2d+random+dt --workdir=runs/dt
   memjax evaluate --workdir=runs/reframe --bank runs/data/hopper_expert.hdf5 --bank-episodes 15 --swap-bank
 """
 
-from collections.abc import Callable
 from functools import partial
 
 from ml_collections import ConfigDict
@@ -69,9 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
         }
     )
-    known: dict[str, Callable[[ConfigDict], None]] = {name: partial(_environment, env=name) for name in NAMES}
-    known |= {tier: partial(_tier, tier=tier) for tier in TIERS}
-    return base.apply(config, variant, known | CONTROLS | ABLATIONS | {"cpu": _cpu, "smoke": _smoke})
+    return base.apply(config, variant, VARIANTS)
 
 
 def _agent() -> ConfigDict:
@@ -130,6 +127,7 @@ def _agent() -> ConfigDict:
 
 
 def _environment(config: ConfigDict, env: str) -> None:
+    """The task, its datasets and the returns that are asked for."""
     tier = config.data.path.rpartition("_")[2].removesuffix(".hdf5")
     config.env.id = f"envpool/{NAMES[env]}"
     config.data.path = DATA.format(env=env, tier=tier)
@@ -138,6 +136,7 @@ def _environment(config: ConfigDict, env: str) -> None:
 
 
 def _tier(config: ConfigDict, tier: str) -> None:
+    """How good the recorded data are."""
     env = config.data.experts.rpartition("/")[2].removesuffix("_expert.hdf5")
     config.data.path = DATA.format(env=env, tier=tier)
 
@@ -209,7 +208,7 @@ def _nearest(config: ConfigDict) -> None:
     config.run.update(total_steps=100, eval_every=100, checkpoint_every=100)  # it learns nothing
 
 
-CONTROLS: dict[str, Callable[[ConfigDict], None]] = {
+CONTROLS: dict[str, base.Variant] = {
     "dt": _dt,
     "dt_mixed": partial(_dt_mixed, share=0.0),
     "dt_mixed10": partial(_dt_mixed, share=0.1),
@@ -225,6 +224,7 @@ CONTROLS: dict[str, Callable[[ConfigDict], None]] = {
 
 
 def _read(config: ConfigDict, **fields) -> None:
+    """Another way to read the bank: query, similarity, fusion or number of neighbours."""
     config.agent.read.update(fields)
 
 
@@ -255,7 +255,7 @@ def _utilities(config: ConfigDict) -> None:
     config.data.update(holdout=0.1, credit_every=10)
 
 
-ABLATIONS: dict[str, Callable[[ConfigDict], None]] = {
+ABLATIONS: dict[str, base.Variant] = {
     "query_ae": partial(_read, query="ae"),
     "query_both": partial(_read, query="hidden+ae"),
     "concat": partial(_read, fusion="concat"),
@@ -291,3 +291,13 @@ def _smoke(config: ConfigDict) -> None:
     if "transformer" in config.agent:
         config.agent.transformer.update(width=16, context=5, layers=2)
         config.agent.autoencoder.update(width=8, latent=8, steps=50, batch=64)
+
+
+VARIANTS: dict[str, base.Variant] = {
+    **{name: partial(_environment, env=name) for name in NAMES},
+    **{tier: partial(_tier, tier=tier) for tier in TIERS},
+    **CONTROLS,
+    **ABLATIONS,
+    "cpu": _cpu,
+    "smoke": _smoke,
+}

@@ -6,11 +6,13 @@ beside the device (`memjax.training.sebulba`), and recorded episodes (`memjax.tr
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from memjax.runs.checkpoint import Checkpoints
+from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import MetricsWriter
 from memjax.runs.progress import Progress
 from memjax.runs.signals import Diverged, StopOnSignal
@@ -44,14 +46,19 @@ def _program(config: ResolvedConfig, learns: bool) -> Program:
     return Anakin(config)
 
 
-def train(config: ResolvedConfig, workdir: Path, *, resume: bool = True) -> int:
+def train(
+    config: ResolvedConfig, workdir: Path, *, resume: bool = True, imports: Sequence[Import] = ()
+) -> int:
     """Trains to the end, or on from the newest checkpoint in `workdir`. Returns the exit code.
+
+    `imports` are recorded in `workdir`, for the processes that work with the run later.
 
     0: done; 130 or 143: a signal came, the state is saved. Raises ConfigError for mistakes, Diverged where a
     value is no longer finite.
     """
     program = build(config)
     with open_workdir(workdir, config.raw, resume=resume) as workdir, StopOnSignal() as stop:
+        write_imports(workdir, imports)
         try:
             with Checkpoints(workdir / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
                 return _run(program, config, workdir, checkpoints, stop)

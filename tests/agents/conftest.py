@@ -34,7 +34,7 @@ def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
     config.run.eval_envs = 4
     if change is not None:
         change(config)
-    return resolve(base.apply_variants(config, variant, {}))
+    return resolve(base.apply(config, variant, base.VARIANTS))
 
 
 @pytest.fixture

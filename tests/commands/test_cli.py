@@ -5,6 +5,7 @@ import types
 import pytest
 
 from memjax import __version__, cli
+from memjax.commands import compilation_cache, evaluate
 from memjax.runs.checkpoint import CheckpointError, Checkpoints
 from memjax.runs.signals import Diverged
 from memjax.training import config as config_module
@@ -15,7 +16,7 @@ def launched(monkeypatch, registries):
     """Replaces training by a recorder, and the registries by the stub's. -> what was launched"""
     calls = []
 
-    def train(config, workdir, *, resume=True):
+    def train(config, workdir, *, resume=True, imports=()):
         calls.append((config, workdir, resume))
         outcome = launched.outcome
         if isinstance(outcome, Exception):
@@ -23,6 +24,7 @@ def launched(monkeypatch, registries):
         return outcome
 
     launched = types.SimpleNamespace(calls=calls, outcome=None)
+    monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda enabled=True: None)
     monkeypatch.setitem(sys.modules, "memjax.training.train", types.SimpleNamespace(train=train))
     monkeypatch.setattr(config_module, "_agents", lambda: registries["agents"])
     monkeypatch.setattr(config_module, "_spec_of", lambda: registries["spec_of"])
@@ -154,8 +156,7 @@ def test_evaluate_prints_a_table(monkeypatch, capsys, tmp_path):
         table = {"policy": {"return": [1.0, 2.0], "length": 3}, "memory": {"return": 7.0}}
         return {"step": 5000, "policies": table}
 
-    stub = types.SimpleNamespace(evaluate_workdir=evaluate_workdir, OtherBank=object)
-    monkeypatch.setitem(sys.modules, "memjax.commands.evaluate", stub)
+    monkeypatch.setattr(evaluate, "evaluate_workdir", evaluate_workdir)
     argv = ["evaluate", f"--workdir={tmp_path}", "--episodes=5", "--policies=policy,memory"]
     assert cli.main(argv) == 0
     title, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.commands.inspect import describe_memory, find_memories, histogram, latest_digest, latest_leaves
+from memjax.commands.inspect import describe_memory, find_memories, latest_digest, latest_leaves
 from memjax.memory import make_memory
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.digest import digest
 from memjax.types import ConfigError
+
+FIELDS = ("keys", "utility", "visits", "group", "written", "read", "valid", "clock", "count", "refused")
 
 
 def state(seeds):
@@ -92,8 +94,13 @@ def test_no_checkpoint_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [0.0, 1.0, 1.0, 5.0], np.linspace(-3, 3, 50)])
-def test_histogram_counts_everything_and_no_bar_of_something_is_empty(values):
-    lines = histogram(np.asarray(values))
+def test_the_bars_count_everything_and_no_bar_of_something_is_empty(values):
+    memory = make_memory(64, 2, jnp.float32(0), evict="fifo")
+    keys, payload = jnp.ones((len(values), 2)), jnp.zeros(len(values))
+    filled, _ = memory.write(memory.init(), keys, payload, utility=jnp.asarray(values))
+    leaves = {f".{name}": np.asarray(value) for name, value in vars(filled).items() if name in FIELDS}
+    (found,) = find_memories(leaves)
+    lines = [line for line in describe_memory(found).splitlines() if ".." in line]
     counts = [int(line.split()[-1]) for line in lines]
     assert sum(counts) == len(values)
     assert all(("#" in line) == (count > 0) for line, count in zip(lines, counts, strict=True))

@@ -76,7 +76,7 @@ def words(tmp_path, url, workdir, mode="memrl", store="store", **overrides):
     } | {name.replace("__", "."): value for name, value in overrides.items()}
     given = [f"--config.{name}={value}" for name, value in fields.items()]
     source = f"--config={CONFIG}:humaneval+{mode}+local"
-    return ["remember", source, f"--workdir={tmp_path / workdir}", "--no-compilation-cache", *given]
+    return ["remember", source, f"--workdir={tmp_path / workdir}", *given]
 
 
 def metrics(tmp_path, workdir):

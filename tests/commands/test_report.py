@@ -4,7 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from memjax.commands.report import COLOURS, PANELS, load_run, report, summary
+from memjax.commands.curves import COLOURS, PANELS
+from memjax.commands.report import load_run, report, summary
 from memjax.runs.metrics import MetricsWriter
 from memjax.types import ConfigError
 

@@ -1,60 +1,30 @@
 """Every shipped experiment, as a user would name it on the command line."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from memjax.config_file import load_config
+from memjax.config_file import find_config, load_config, shipped_configs
 from memjax.runs.metrics import read_metrics
 from memjax.training.config import resolve
 from memjax.training.program import round_up
 from memjax.training.train import train
 
-CONFIGS = Path(__file__).parents[2] / "memjax" / "configs"
-if not CONFIGS.is_dir():
-    pytest.skip("no experiment configs beside the tests", allow_module_level=True)
-
-from memjax.configs import base  # noqa: E402
-
-NOT_TRAINED = ("base", "language")  # tests/commands/test_remember.py has those of `memjax remember`
-FILES = sorted(
-    path.stem
-    for path in CONFIGS.glob("*.py")
-    if "def get_config" in path.read_text() and path.stem not in NOT_TRAINED
-)
-
-
-def variants_of(name: str) -> list[str]:
-    """The variants that a config file knows, by what it offers to a user who names none of them."""
-    seen = {}
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            base, "apply_variants", lambda config, text, more: seen.update(base.VARIANTS | dict(more))
-        )
-        patch.setattr(base, "apply", lambda config, text, known: seen.update(known))
-        module.get_config()
-    return sorted(seen)
-
-
-VARIANTS = {name: variants_of(name) for name in FILES}
+NOT_TRAINED = ("language",)  # tests/commands/test_remember.py has those of `memjax remember`
+FILES = [name for name in shipped_configs() if name not in NOT_TRAINED]
+VARIANTS = {name: sorted(find_config(name)[0].VARIANTS) for name in FILES}
 ALL = [(name, variant) for name in FILES for variant in VARIANTS[name]]
 
 
 def resolved(name, variant="", **overrides):
-    source = str(CONFIGS / f"{name}.py") + (f":{variant}" if variant else "")
+    source = f"{name}:{variant}" if variant else name
     return resolve(load_config(source, [(k.replace("__", "."), str(v)) for k, v in overrides.items()]))
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_says_what_it_is(name):
-    text = (CONFIGS / f"{name}.py").read_text()
-    assert text.startswith('"""')
+    text = find_config(name)[0].__doc__
     assert "Source:" in text
+    assert text.index(f"memjax train --config={name}")
     config = resolved(name)
     assert config.experiment == name
     assert config.run.total_steps > resolved(name, "smoke").run.total_steps

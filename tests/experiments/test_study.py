@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import study
-from memjax.commands.report import Run
+from memjax.commands.curves import Run
 from memjax.runs.metrics import MetricsWriter
 
 

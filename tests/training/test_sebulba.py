@@ -365,7 +365,7 @@ def test_an_environment_that_breaks_ends_the_command_in_one_line(tmp_path, monke
         return answer(self)
 
     monkeypatch.setattr(HostEnv, "recv", recv)
-    command = ["train", f"--config={CONFIG}:ppo+smoke", f"--workdir={tmp_path}", "--no-compilation-cache"]
+    command = ["train", f"--config={CONFIG}:ppo+smoke", f"--workdir={tmp_path}"]
     assert cli.main(command) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert errors == ["memjax: error: PoolFailed: envpool/CartPole-v1: RuntimeError: the physics exploded"]

@@ -24,6 +24,7 @@ from memjax.llm.run.tally import Tally
 from memjax.llm.types import Benchmark, Embedder
 from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
+from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import METRICS_FILE, MetricsWriter
 from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, open_workdir, record_launch
 from memjax.types import ConfigError
@@ -37,6 +38,7 @@ class Description(NamedTuple):
     settings: Mapping[str, Any] = {}  # further sections of config.json, as plain values
     free: tuple[str, ...] = ()  # fields and sections of those that may differ in another launch
     about: Mapping[str, Any] = {}  # for the manifest
+    imports: tuple[Import, ...] = ()  # code of the user's own that was imported for the run
 
 
 NO_DESCRIPTION = Description()
@@ -95,6 +97,7 @@ class RunState:
             ) as log,
             Checkpoints(workdir / CHECKPOINTS) as checkpoints,
         ):
+            write_imports(workdir, description.imports)
             record_launch(workdir, {"model": model, "embedder": embedder.name, **description.about})
             state = cls(workdir, config, benchmark, log, checkpoints, embedder.dim)
             with state._writer:

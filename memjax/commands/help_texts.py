@@ -1,0 +1,81 @@
+"""What `memjax COMMAND --help` says above its options. Imports nothing, so that help appears at once."""
+
+TRAIN = """\
+Trains the agent of a config. Launch the same command again to continue a run that was stopped or killed. A
+finished run is left as it is; a larger --config.run.total_steps extends it.
+
+--config takes the name of a shipped config (`memjax configs` lists them) or the path of a file of your own.
+
+examples:
+  memjax train --config=four_rooms --workdir=runs/first
+  memjax train --config=four_rooms:smoke --workdir=runs/smoke
+  memjax train --config=four_rooms:ppo --workdir=runs/ppo --config.agent.learning_rate=3e-4 --config.seed=7
+  memjax train --config=my_config.py:VARIANT --workdir=runs/mine --import=my_env.py
+  memjax train --config=reframe:hopper --workdir=runs/offline \\
+      --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
+"""
+
+EVALUATE = """\
+Evaluates the newest checkpoint of a run. Nothing is learned, and nothing is written. An offline run needs no
+dataset here; --bank replaces the experts that it retrieves from by those of another dataset.
+
+examples:
+  memjax evaluate runs/first --episodes=100
+  memjax evaluate runs/reframe --bank=hopper_expert.hdf5 --bank-episodes=15 --swap-bank
+"""
+
+REMEMBER = """\
+Plays the tasks of a benchmark with a language model, epoch after epoch, and remembers how they ended; see
+docs/memrl.md. Launch the same command again to continue a run that was stopped or killed. A finished run is
+left as it is; a larger --config.language.epochs extends it. The key of an endpoint is read from an
+environment variable and from nowhere else.
+
+examples:
+  memjax remember --config=language:lifelong_db --workdir=runs/language/db
+  memjax remember --config=language:humaneval+rag+local --workdir=runs/language/rag
+  memjax remember --config=language:bigcodebench --workdir=runs/language/mine \\
+      --config.chat.endpoint.base_url=http://127.0.0.1:8000/v1 --config.chat.endpoint.model=NAME
+  memjax remember --config=language:humaneval+local --workdir=runs/language/again --config.store.mode=replay
+"""
+
+REPORT = """\
+Draws the learning curves of one or several runs into one picture and prints the last values as a table. For
+grid worlds it also draws a map of what each agent knows.
+
+examples:
+  memjax report runs/first
+  memjax report runs/first runs/ppo --out=comparison.png
+"""
+
+INSPECT = """\
+Shows what the memories in the newest checkpoint of a run hold: how full they are, how old and how useful
+their entries are. With --digest it prints a sha256 over the whole state, which tells whether two runs are
+equal bit for bit.
+
+examples:
+  memjax inspect runs/first
+  memjax inspect runs/first --digest
+"""
+
+CONFIGS = """\
+Lists the shipped configs. With a name it prints every field of that config with its value and meaning, and
+the variants that the config offers; a path of your own config file works as well.
+
+examples:
+  memjax configs
+  memjax configs four_rooms
+  memjax configs atari:Pong+ppo
+"""
+
+COLLECT = """\
+Makes an offline dataset in D4RL's HDF5 layout: policies act in envpool, and every episode is kept whole. The
+file appears when it is complete. With --steps it holds a little more than asked for, as no episode is cut.
+
+A policy is `random`, an .npz file of a Gaussian network, or the directory of a run. Several make a mixture.
+
+examples:
+  memjax collect --env=envpool/Hopper-v4 --policy random --steps=1e6 --out=hopper_random.hdf5
+  memjax collect --env=envpool/Hopper-v4 --policy expert.npz --episodes=60 --mean --out=hopper_expert.hdf5
+  memjax collect --env=envpool/Hopper-v4 --policy it00*.npz --steps=4e5 --out=hopper_medium_replay.hdf5
+  memjax collect --env=envpool/Hopper-v4 --policy runs/hopper random --shares 3 1 --steps=1e5 --out=mixed.hdf5
+"""

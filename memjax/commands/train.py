@@ -1,0 +1,41 @@
+"""`memjax train`: from the name of a config to a finished run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from memjax.config_file import load_config
+from memjax.runs.imports import import_for_run
+from memjax.training.config import resolve
+
+
+def run(
+    source: str,
+    overrides: Sequence[tuple[str, str]],
+    workdir: Path,
+    *,
+    imports: Sequence[str] = (),
+    resume: bool = True,
+    cache: bool = True,
+) -> int:
+    """Trains to the end, or on from the newest checkpoint in `workdir`. Returns the exit code.
+
+    Args:
+      source: the config, as `load_config` takes it.
+      overrides: (field, text) pairs.
+      workdir: the directory of the run.
+      imports: modules and files of the user's own, as `import_for_run` takes them.
+      resume: False refuses a workdir that already has checkpoints.
+      cache: whether compiled programs are kept on disk.
+
+    Raises:
+      ConfigError: for a mistake, before anything is allocated or compiled.
+      RunEnded: where the run cannot go on.
+    """
+    imported = import_for_run(workdir, imports)
+    config = resolve(load_config(source, overrides))
+    # Why here: these take a second to import, and a mistake in the config should not wait for them.
+    from memjax.commands.compilation_cache import use_compilation_cache
+    from memjax.training.train import train
+
+    use_compilation_cache(cache)
+    return train(config, workdir, resume=resume, imports=imported)
