@@ -60,8 +60,12 @@ def find_config(source: str) -> tuple[ModuleType, str]:
     if name not in known:
         near = nearest_name(name, known)
         hint = f"did you mean '{near}'?" if near else f"one of {', '.join(known)}"
-        raise ConfigError("--config", f"a shipped config ({hint}) or the path of a .py file", f"'{name}'")
-    return _run_module(name, lambda: importlib.import_module(f"{SHIPPED}.{name}")), variant
+        raise ConfigError(
+            "--config", f"a config file FILE.py or the name of a shipped config ({hint})", f"'{name}'"
+        )
+    return _run_module(
+        f"get_config('') of {name}", lambda: importlib.import_module(f"{SHIPPED}.{name}")
+    ), variant
 
 
 def shipped_configs() -> list[str]:
@@ -89,7 +93,7 @@ def _import_file(path: str) -> ModuleType:
         loader.exec_module(module)
         return module
 
-    return _run_module(path, run)
+    return _run_module(f"get_config('') of {path}", run)
 
 
 def _call_get_config(module: ModuleType, variant: str) -> ConfigDict:
@@ -113,7 +117,7 @@ def _run_module(what: str, run: Callable[[], Any]) -> Any:
         raise
     except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError("--config", f"{what} to run and give a ConfigDict", text) from error
+        raise ConfigError("--config", f"{what} to return a ConfigDict", text) from error
 
 
 def _override(config: ConfigDict, field: str, text: str) -> None:

@@ -21,7 +21,7 @@ def launched(monkeypatch, registries):
         outcome = launched.outcome
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return outcome or 0
 
     launched = types.SimpleNamespace(calls=calls, outcome=None)
     monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda enabled=True: None)

@@ -68,10 +68,7 @@ def test_a_tpu_run_is_quoted_for_the_workers():
 def test_a_crashed_run_is_launched_again_until_it_is_done(start):
     process, log = start("[[ $launches -lt 3 ]] && kill -9 $$; exit 0")
     assert process.wait(30) == 0
-    assert (
-        log.read_text().splitlines()
-        == ["train --config=memjax/configs/four_rooms.py --workdir=w --config.seed=3"] * 3
-    )
+    assert log.read_text().splitlines() == ["train --config=four_rooms --workdir=w --config.seed=3"] * 3
 
 
 @pytest.mark.parametrize("code", [2, 3])
