@@ -8,6 +8,7 @@ A section may have a method `check(self)` for what involves several fields; it r
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -37,11 +38,19 @@ class Above(NamedTuple):
         return f"> {self.low:g}"
 
 
+class ExpandHome(NamedTuple):
+    """Marks a path that a user gives: `~` at its beginning becomes the home folder."""
+
+    def __str__(self) -> str:
+        return "path"
+
+
 PositiveInt = Annotated[int, Between(1)]
 NonNegativeInt = Annotated[int, Between(0)]
 PositiveFloat = Annotated[float, Above(0)]
 NonNegativeFloat = Annotated[float, Between(0)]
 Fraction = Annotated[float, Between(0, 1)]
+UserPath = Annotated[str, ExpandHome()]
 Widths = tuple[PositiveInt, ...]  # widths of hidden layers
 
 
@@ -85,7 +94,9 @@ def check_section(section: type) -> None:
 def _is_known(hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _is_known(arguments[0]) and all(isinstance(each, (Above, Between)) for each in arguments[1:])
+        return _is_known(arguments[0]) and all(
+            isinstance(each, (Above, Between, ExpandHome)) for each in arguments[1:]
+        )
     if origin is tuple:
         return len(arguments) == 2 and arguments[1] is Ellipsis and _is_known(arguments[0])
     if origin in (types.UnionType, typing.Union):
@@ -141,6 +152,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 def _bounded(hint: Any, bounds: tuple[Any, ...], value: Any, path: str, whole: Any) -> Any:
     value = _value(hint, value, path)
     for bound in bounds:
+        if isinstance(bound, ExpandHome):
+            value = os.path.expanduser(value)
+            continue
         above = value > bound.low if isinstance(bound, Above) else bound.low <= value <= bound.high
         if not above:
             raise ConfigError(path, _describe(whole), repr(value))

@@ -8,6 +8,7 @@ goes on where the run was ended.
 import dataclasses
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.signals import StopOnSignal
-from memjax.schema import PositiveInt, nearest_name, parse
+from memjax.schema import PositiveInt, UserPath, nearest_name, parse
 from memjax.types import ConfigError
 
 # May differ between the launches of one run: who is asked, how long and at what price, not what is played.
@@ -60,7 +61,7 @@ class BenchmarkConfig:
     """Which tasks are played."""
 
     name: str  # one of memjax.llm.tasks.loading.LOADERS
-    folder: str  # of its data
+    folder: UserPath  # of its data
     limit: PositiveInt | None  # tasks of either split, drawn by `seed`; None: all
     seed: int  # of the draw alone: runs with another language.seed play the same tasks
     options: Mapping[str, Any]  # the loader's own; "judge" True: the run's model grades (HLE)
@@ -104,7 +105,7 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
 
 def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
     """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
-    options = dict(config.options)
+    options = {n: os.path.expanduser(v) if isinstance(v, str) else v for n, v in config.options.items()}
     if options.get("checked"):
         print(
             "running solutions to see which tasks can be judged here; what is known is kept", file=sys.stderr

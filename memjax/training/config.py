@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
 from memjax.runs.workdir import CONFIG_FILE, read_json
-from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, nearest_name, parse
+from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, UserPath, nearest_name, parse
 from memjax.types import ConfigError, EnvSpec
 
 
@@ -35,8 +35,8 @@ class DataConfig:
     A dataset is a D4RL file, a Minari folder or file, or the id of a Minari dataset on this machine.
     """
 
-    path: str  # what the agent learns from
-    experts: str  # "": none. The same as `path`: random episodes of the data themselves, a control
+    path: UserPath  # what the agent learns from
+    experts: UserPath  # "": none. The same as `path`: random episodes of the data themselves, a control
     num_experts: NonNegativeInt  # episodes taken of it
     expert_seed: NonNegativeInt  # which ones
     mix: Literal["none", "uniform", "share", "only"]  # whether the agent learns from those directly as well
@@ -46,7 +46,7 @@ class DataConfig:
     credit_every: NonNegativeInt  # updates between two lessons of the utilities from these; 0: never
     keep_unfinished: bool  # the last episode, where the data end within it
     max_episode_steps: NonNegativeInt  # where the data do not tell how long an episode may be; 0: they do
-    cache: str  # a folder to map converted arrays from, for data larger than memory; "": read them whole
+    cache: UserPath  # a folder to map converted arrays from, for data larger than memory; "": read them whole
     stream: bool  # keep the data on the host and send windows, for data larger than the device
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from memjax.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserPath
 from memjax.types import ConfigError
 
 
@@ -89,7 +89,7 @@ class StoreConfig:
     """The store of replies and vectors, by the hash of what was asked."""
 
     mode: Literal["off", "cache", "replay"]  # "replay": nothing is asked of any endpoint
-    path: str  # an SQLite file, made where there is none (but not by "replay"); "" with "off"
+    path: UserPath  # an SQLite file, made where there is none (but not by "replay"); "" with "off"
 
     def check(self) -> None:
         """Raises ConfigError where a path is missing."""

@@ -1,0 +1,69 @@
+"""The example of docs/extending.md: an environment and an agent outside of the package, from end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from doc_blocks import ROOT, blocks, commands, python_files
+
+from memjax import agents, envs
+from memjax.cli import main
+
+DOCUMENT = Path("docs/extending.md")
+pytestmark = pytest.mark.skipif(not (ROOT / DOCUMENT).is_file(), reason="no documents beside the tests")
+
+LATER = """
+import sys
+from memjax.cli import main
+for words in {commands!r}:
+    assert main(words) == 0, words
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The example's files, and the run that its first command makes, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name, text in python_files(DOCUMENT).items():
+        (folder / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(agents, "AGENTS", dict(agents.AGENTS))
+        patch.setattr(envs, "_REGISTERED", {})
+        assert main(LINES[0]) == 0
+    return folder
+
+
+LINES = [words for block in blocks(DOCUMENT) for words in commands(block.text)]
+
+
+def test_the_agent_learns_the_corridor(folder):
+    last = json.loads((folder / "runs/corridor/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval/policy/success"][0] > 0.8
+    assert last["memory/recall/fill"] == [1.0]
+    (recorded,) = json.loads((folder / "runs/corridor/imports.json").read_text())
+    assert recorded["name"] == str(folder / "my_lab.py")
+    assert len(recorded["sha256"]) == 64
+
+
+def test_a_later_process_needs_no_word_of_it(folder):
+    assert [words[0] for words in LINES[1:4]] == ["evaluate", "report", "inspect"]
+    with open(folder / "my_lab.py", "a") as file:
+        file.write("# a remark\n")
+    program = LATER.format(commands=LINES[1:4])
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = f"memjax: {folder / 'my_lab.py'} has changed since the run imported it"
+    assert said in done.stderr.splitlines()
+    assert "policy" in done.stdout
+    assert (folder / "runs/corridor/report.png").stat().st_size > 5_000
+    assert "512 slots, 100.0 %" in done.stdout
+
+
+def test_without_the_import_the_environment_is_unknown(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(["train", "--config=my_config.py", "--workdir=runs/other"]) == 2
+    assert capsys.readouterr().err.startswith("memjax: error: env.id: expected")
+    assert not (folder / "runs/other").exists()
