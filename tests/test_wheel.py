@@ -20,8 +20,8 @@ from memjax.cli import main
 assert main(["configs"]) == 0
 sys.exit(main(sys.argv[2:]))
 """
-TINY = """env.num_envs=4 run.total_steps=64 agent.rollout_steps=16 agent.novelty.minibatch=16 agent.minibatches=1
-run.eval_every=0 run.checkpoint_every=0 run.log_every=1 agent.widths=8, agent.novelty.widths=8,"""
+TINY = """env.num_envs=4 agent.rollout_steps=16 agent.minibatches=1 agent.novelty.minibatch=16 agent.widths=8,
+agent.novelty.widths=8, run.total_steps=64 run.eval_every=0 run.checkpoint_every=0 run.log_every=1"""
 
 
 def test_a_wheel_trains_a_shipped_config_by_its_name(tmp_path):
