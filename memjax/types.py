@@ -4,8 +4,8 @@ Axis letters: B batch of environments, T time, N memory slots, D key width, Q qu
 A actions, E ensemble, S tabular states. Masks are True where the entry is valid.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -95,13 +95,37 @@ class TimeStep(flax.struct.PyTreeNode):
         return self.terminated | self.truncated
 
 
+class EnvInit(Protocol):
+    """`Env.init`."""
+
+    def __call__(self, key: Key, batch: int, /) -> tuple[PyTree, TimeStep]:
+        """Begins an episode in each of `batch` environments: their state, and the first time step."""
+        ...
+
+
+class EnvStep(Protocol):
+    """`Env.step`."""
+
+    def __call__(self, state: PyTree, actions: Array, key: Key, /) -> tuple[PyTree, TimeStep]:
+        """Takes actions [B] i32 or [B, size] f32: the state after them, and what they led to."""
+        ...
+
+
+class Atlas(Protocol):
+    """`Env.atlas`."""
+
+    def __call__(self, key: Key, /) -> Array:
+        """The observation of every state of a tabular environment, [S, ...] in the order of `state_id`."""
+        ...
+
+
 class Env(NamedTuple):
     """An environment in JAX: pure functions over a batch of B."""
 
     spec: EnvSpec
-    init: Callable[[Key, int], tuple[PyTree, TimeStep]]  # (key, B) -> state, first step
-    step: Callable[[PyTree, Array, Key], tuple[PyTree, TimeStep]]  # (state, actions [B, ...], key)
-    atlas: Callable[[Key], Array] | None = None  # (key) -> the observation of every state [S, ...]
+    init: EnvInit
+    step: EnvStep
+    atlas: Atlas | None = None  # None where states cannot be listed
 
 
 class EpisodeStats(flax.struct.PyTreeNode):
@@ -165,38 +189,124 @@ class Action(NamedTuple):
     extras: dict[str, Array]  # [B, ...] each
 
 
+class InitAgent(Protocol):
+    """`Agent.init`."""
+
+    def __call__(self, key: Key, /) -> PyTree:
+        """The agent's state before it has learned: parameters, optimiser, memories, normalisers."""
+        ...
+
+
+class InitialCarry(Protocol):
+    """`Agent.initial_carry`."""
+
+    def __call__(self, batch: int, /) -> PyTree:
+        """What each of B = `batch` actors carries from step to step, at the beginning of an episode."""
+        ...
+
+
+class Act(Protocol):
+    """`Agent.act`."""
+
+    def __call__(
+        self, state: PyTree, carry: PyTree, timestep: TimeStep, key: Key, *, policy: str = ...
+    ) -> Action:
+        """Chooses the actions of B environments; the agent's state is only read.
+
+        Args:
+          state: the agent's, or what `Agent.acting` gives of it.
+          carry: of B actors, as the step before returned it.
+          timestep: what B environments show.
+          key: of whatever is drawn.
+          policy: one of `Agent.policies`; the first of them unless told otherwise.
+        """
+        ...
+
+
+class Update(Protocol):
+    """`Agent.update`."""
+
+    def __call__(self, state: PyTree, experience: Any, key: Key, /) -> tuple[PyTree, dict[str, Array]]:
+        """Learns from a `Rollout`, or from `Windows` where the agent learns offline.
+
+        Returns the state after it, and scalar metrics by name.
+        """
+        ...
+
+
+class Bonus(Protocol):
+    """`Agent.bonus`."""
+
+    def __call__(self, state: PyTree, observation: Array, /) -> Array:
+        """The intrinsic reward [n] f32 of observations [n, ...]."""
+        ...
+
+
+class Acting(Protocol):
+    """`Agent.acting`."""
+
+    def __call__(self, state: PyTree, /) -> PyTree:
+        """The state with all that `act` does not read replaced by ()."""
+        ...
+
+
+class Refill(Protocol):
+    """`Agent.refill`."""
+
+    def __call__(self, state: PyTree, triplets: Any, /) -> PyTree:
+        """The state with its bank filled anew from `Triplets`; everything else is unchanged."""
+        ...
+
+
+class Credit(Protocol):
+    """`Agent.credit`."""
+
+    def __call__(self, state: PyTree, windows: Windows, /) -> PyTree:
+        """The state after the entries of its bank were credited for what held-out windows show."""
+        ...
+
+
+def no_carry(batch: int) -> PyTree:
+    """The carry of an agent whose actors keep nothing."""
+    return ()
+
+
+def whole_state(state: PyTree) -> PyTree:
+    """What acting reads of an agent that says nothing about it: everything."""
+    return state
+
+
 class Agent(NamedTuple):
     """A learner as pure functions; the environment's spec is bound when the agent is made.
 
-    `init` takes no spec (design section 4 has `init(key, spec)`): `act` and `update` need it as well, so
-    the factory binds it once.
+    `init` takes no spec: `act` and `update` need it as well, so the factory binds it once.
     """
 
-    init: Callable[[Key], PyTree]  # (key) -> agent state: parameters, optimiser, memories, normalisers
-    initial_carry: Callable[[int], PyTree]  # (B) -> carry
-    act: Callable[..., Action]  # (state, carry, timestep, key, *, policy: str)
-    # (state, Rollout, or Windows where the agent learns offline, key) -> state, scalar metrics
-    update: Callable[[PyTree, Any, Key], tuple[PyTree, dict[str, Array]]]
+    init: InitAgent
+    initial_carry: InitialCarry
+    act: Act
+    update: Update
     rollout_steps: int  # T
     policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
-    bonus: Callable[[PyTree, Array], Array] | None = None  # (state, observations [n, ...]) -> [n] novelty
-    acting: Callable[[PyTree], PyTree] = lambda state: state  # what `act` reads, all else replaced by ()
+    bonus: Bonus | None = None  # None: no intrinsic reward
+    acting: Acting = whole_state
     # Of agents that retrieve from a bank filled before they learn:
-    refill: Callable[[PyTree, Any], PyTree] | None = None  # (state, Triplets) -> the same with another bank
-    credit: Callable[[PyTree, Any], PyTree] | None = None  # (state, held-out Windows) -> utilities learned
+    refill: Refill | None = None
+    credit: Credit | None = None
 
 
 def zeros_timestep(spec: EnvSpec, batch: int) -> TimeStep:
-    """A host-side time step of the right shapes and types, all zero and valid."""
+    """A host-side time step of B = `batch` of the right shapes and types, all zero and valid."""
     observation = np.zeros((batch, *spec.observation_shape), spec.observation_dtype)
     no = np.zeros(batch, bool)
-    return TimeStep(
-        observation=observation,  # type: ignore[arg-type]
-        final_observation=observation,  # type: ignore[arg-type]
-        reward=np.zeros(batch, np.float32),  # type: ignore[arg-type]
-        terminated=no,  # type: ignore[arg-type]
-        truncated=no,  # type: ignore[arg-type]
-        success=no,  # type: ignore[arg-type]
-        valid=~no,  # type: ignore[arg-type]
-        state_id=np.zeros(batch, np.int32),  # type: ignore[arg-type]
+    fields: dict[str, Any] = dict(  # NumPy's arrays stand for JAX's on the host
+        observation=observation,
+        final_observation=observation,
+        reward=np.zeros(batch, np.float32),
+        terminated=no,
+        truncated=no,
+        success=no,
+        valid=~no,
+        state_id=np.zeros(batch, np.int32),
     )
+    return TimeStep(**fields)

@@ -6,10 +6,12 @@ Each agent's file reads in one sitting and opens with the steps of one update.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from memjax.agents.adamemento.agent import AdaMementoConfig, make_adamemento
+from memjax.agents.adamemento.agent import make_adamemento
+from memjax.agents.adamemento.config import AdaMementoConfig
 from memjax.agents.offline.baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
-from memjax.agents.online.ppo import PPOConfig, make_ppo
-from memjax.agents.online.sil import SILConfig, make_sil
+from memjax.agents.online.config import PPOConfig, SILConfig
+from memjax.agents.online.ppo import make_ppo
+from memjax.agents.online.sil import make_sil
 from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.utility import make_learning_reframe
 from memjax.schema import check_section

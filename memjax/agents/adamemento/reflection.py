@@ -1,50 +1,35 @@
 """Memory-reflection: the prediction network P and the reflection network C, learned from the two banks.
 
-Spec AdaMemento section 3. The paper says what each is trained on; the losses are our choice.
+Spec AdaMemento section 3. The paper says what each is trained on; the losses are our choice. One update:
+  1. steps are drawn from both banks, and stamped as read;
+  2. P imitates the successes, and C learns to tell them from the failures, minibatch by minibatch;
+  3. every so many rollouts, C is calibrated on episodes that were held out.
+
+Every function takes first `ReflectionNets`, the parts that do not change while a run learns.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from memjax.agents.online.episodes import Episodes
-from memjax.agents.online.ppo import PPOConfig
+from memjax.agents.adamemento.banks import Observe, Steps
+from memjax.agents.adamemento.banks import draw as draw_steps
+from memjax.agents.adamemento.config import ReflectionConfig
+from memjax.agents.online.config import PPOConfig
 from memjax.memory import Memory, MemoryState, Retrieved
 from memjax.networks.actor_critic import Predictor, Reflection
 from memjax.networks.distributions import Categorical, Distribution, Normal
 from memjax.ops import losses
-from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from memjax.types import Array, Discrete, EnvSpec, Key, PyTree
 
 TEMPERATURES = 33  # candidates of the calibration, log-spaced within [1/8, 8]
 
 
-@dataclass(frozen=True)
-class ReflectionConfig:
-    """How P and C learn."""
-
-    prediction: Literal["network", "nearest"]  # P is a network, or the actions of the nearest successes
-    neighbours: PositiveInt  # K of "nearest"
-    weighting: Literal["uniform", "return"]  # "return": by outcome_discount ** to_go
-    label_smoothing: Fraction
-    confidence: Literal["bce", "value"]  # C says success or failure, or regresses the discounted outcome
-    fail_credit: Fraction  # a failed episode's step weighs fail_credit ** steps to its end; 1: all alike
-    learning_rate: PositiveFloat
-    minibatches: PositiveInt  # per rollout, for P and for C
-    minibatch: PositiveInt  # steps; for C, half from each bank
-    cloned_share: Fraction  # most of a minibatch that may come from episodes the memory itself played
-    holdout: NonNegativeInt  # every so-many-th episode is kept for calibration; 0: none
-    calibrate_every: NonNegativeInt  # rollouts between calibrations of C; 0: never
-    outcome_discount: Fraction  # of "value"
-    weight_decay: NonNegativeFloat
-
-
-class NetState(flax.struct.PyTreeNode):
+class ReflectionState(flax.struct.PyTreeNode):
     """P, C and what trains them."""
 
     params: Any  # {"prediction": ..., "reflection": ...}
@@ -55,168 +40,158 @@ class NetState(flax.struct.PyTreeNode):
     rollouts: Array  # [] i32
 
 
-class Steps(flax.struct.PyTreeNode):
-    """n steps drawn from a bank."""
+class ReflectionNets(NamedTuple):
+    """P and C for one environment as the banks store it. Static and hashable; holds no arrays."""
 
-    slots: Array  # [n] i32, where they came from
-    observation: Array  # [n, ...] as the networks see it
-    action: Array  # [n, ...]
-    to_go: Array  # [n] i32, steps to the episode's end
-    gate_share: Array  # [n] f32
-    train: Array  # [n] f32, 1 where there is a step to train on
-    held: Array  # [n] f32, 1 where it is held out for calibration
-
-
-Observe = Callable[[Array], Array]  # stored observations [n, ...] -> as the networks see them
-
-
-class Nets(NamedTuple):
-    """Pure functions of memory-reflection."""
-
-    init: Callable[[Key], NetState]
-    predict: Callable[..., Distribution]  # (state, obs [n, ...], success bank, queries [n, D])
-    confidence: Callable[[NetState, Array, Array], Array]  # (state, obs [n, ...], actions) -> [n] in (0, 1)
-    # (state, success, failure, observe, key) -> state, both banks with what was read stamped, metrics
-    learn: Callable[..., tuple[NetState, MemoryState, MemoryState, dict[str, Array]]]
-
-
-def write_episodes(
-    memory: Memory,
-    bank: MemoryState,
-    keys: Array,
-    episodes: Episodes,
-    worth: Array,
-    first_id: Array,
-    *,
-    holdout: int,
-) -> MemoryState:
-    """Writes E episodes of L steps, keys [E * L, D]; ids from `first_id` on, worth [E] is their utility."""
-    count, length = episodes.mask.shape
-    ids = first_id + jnp.cumsum(episodes.chosen) - 1
-    held = (ids % holdout == 0) if holdout else jnp.zeros_like(episodes.chosen)
-
-    def spread(x: Array) -> Array:
-        return jnp.repeat(x, length)
-
-    values = {
-        "observation": episodes.observation.reshape(count * length, *episodes.observation.shape[2:]),
-        "action": episodes.action.reshape(count * length, *episodes.action.shape[2:]),
-        "to_go": jnp.tile(jnp.arange(length - 1, -1, -1, dtype=jnp.int32), count),
-        "return": spread(episodes.episode_return),
-        "gate_share": spread(episodes.gate_share),
-        "holdout": spread(held),
-    }
-    bank, _ = memory.write(
-        bank,
-        keys,
-        values,
-        utility=spread(worth),
-        group=spread(ids.astype(jnp.int32)),
-        mask=episodes.mask.reshape(-1),
-    )
-    return bank
+    config: ReflectionConfig
+    spec: EnvSpec
+    success: Memory  # of the success bank
+    failure: Memory
+    failures: bool  # False: C's negatives are success states with random actions (ablation of spec 8)
+    predictor: Predictor
+    reflector: Reflection
+    optimizer: optax.GradientTransformation
 
 
 def make_nets(
-    config: ReflectionConfig, ppo: PPOConfig, spec: EnvSpec, memory: Memory, *, failures: bool
-) -> Nets:
-    """Binds P and C to the environment as the memory stores it.
-
-    Without `failures` the negatives of C are success states with random actions (ablation of spec 8).
-    """
+    config: ReflectionConfig,
+    ppo: PPOConfig,
+    spec: EnvSpec,
+    success: Memory,
+    failure: Memory,
+    *,
+    failures: bool,
+) -> ReflectionNets:
+    """P and C with the networks of PPO's section, for the environment as the banks store it."""
     shape = (spec.action, ppo.encoder, ppo.widths, ppo.activation)
-    predictor, reflector = Predictor(*shape), Reflection(*shape)
     optimizer = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
+    return ReflectionNets(
+        config, spec, success, failure, failures, Predictor(*shape), Reflection(*shape), optimizer
+    )
 
-    def init(key: Key) -> NetState:
-        keys = jax.random.split(key)
-        observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
-        params = {
-            "prediction": predictor.init(keys[0], observation),
-            "reflection": reflector.init(keys[1], observation, spec.zero_actions(1)),
-        }
-        zero = jnp.zeros((), jnp.int32)
-        return NetState(params, optimizer.init(params), jnp.ones(()), jnp.zeros(()), zero, zero)
 
-    def predict(state: NetState, observation: Array, bank: MemoryState, queries: Array) -> Distribution:
-        if config.prediction == "nearest":
-            return neighbours_vote(spec, memory.retrieve(bank, queries))
-        return predictor.apply(state.params["prediction"], observation)  # type: ignore[return-value]
+def init(nets: ReflectionNets, key: Key) -> ReflectionState:
+    """The state before anything was learned."""
+    keys, spec = jax.random.split(key), nets.spec
+    observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    params = {
+        "prediction": nets.predictor.init(keys[0], observation),
+        "reflection": nets.reflector.init(keys[1], observation, spec.zero_actions(1)),
+    }
+    zero = jnp.zeros((), jnp.int32)
+    return ReflectionState(params, nets.optimizer.init(params), jnp.ones(()), jnp.zeros(()), zero, zero)
 
-    def logits(params: PyTree, observation: Array, action: Array) -> Array:
-        return reflector.apply(params["reflection"], observation, action)  # type: ignore[return-value]
 
-    def confidence(state: NetState, observation: Array, action: Array) -> Array:
-        return jax.nn.sigmoid(logits(state.params, observation, action) / state.temperature)
+def predict(
+    nets: ReflectionNets, state: ReflectionState, observation: Array, bank: MemoryState, queries: Array
+) -> Distribution:
+    """P(a | s), what the memory would do at observations [n, ...].
 
-    def draw(
-        success: MemoryState, failure: MemoryState, observe: Observe, n: int, key: Key
-    ) -> tuple[Steps, Steps]:
-        """n steps of successes and n // 2 negatives."""
-        key_good, key_bad = jax.random.split(key)
-        good = _sample(memory, success, observe, n, key_good)
-        if failures:
-            return good, _sample(memory, failure, observe, n // 2, key_bad)
-        half = jax.tree.map(lambda x: x[: n // 2], good)
-        return good, half.replace(action=_random_actions(spec, n // 2, key_bad))
+    Of `prediction` "nearest" it is the vote of the entries of the success bank nearest to queries [n, D].
+    """
+    if nets.config.prediction == "nearest":
+        return neighbours_vote(nets.spec, nets.success.retrieve(bank, queries))
+    return cast(Distribution, nets.predictor.apply(state.params["prediction"], observation))
 
-    def loss(params: PyTree, good: Steps, bad: Steps) -> tuple[Array, dict[str, Array]]:
-        clone = jnp.zeros(())
-        if config.prediction == "network":
-            distribution = predictor.apply(params["prediction"], good.observation)
-            log_prob = _smoothed_log_prob(distribution, good.action, config.label_smoothing)  # type: ignore[arg-type]
-            clone = losses.clone_loss(log_prob, good.train * _clone_weight(config, good))
-        credit = config.fail_credit ** bad.to_go.astype(jnp.float32)
-        both, outcome = _paired(config, good, bad.replace(train=bad.train * credit))
-        # C also learns while only failures are known, and so begins doubtful. Waiting for both banks was
-        # worse on Four Rooms: 17 of 20 seeds solved instead of 19.
-        logit = logits(params, both.observation, both.action)
-        if config.confidence == "value":
-            reflect = jnp.sum((jax.nn.sigmoid(logit) - outcome) ** 2 * both.train) / jnp.maximum(
-                jnp.sum(both.train), 1e-6
-            )
-        else:
-            reflect = losses.binary_cross_entropy(logit, outcome, both.train)
-        return clone + reflect, {"loss/prediction": clone, "loss/reflection": reflect}
 
-    def learn(state: NetState, success: MemoryState, failure: MemoryState, observe: Observe, key: Key):
-        key_draw, key_check = jax.random.split(key)
-        drawn = draw(success, failure, observe, config.minibatches * config.minibatch, key_draw)
-        success = memory.touch(success, drawn[0].slots)
-        failure = memory.touch(failure, drawn[1].slots) if failures else failure
-        batches = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), drawn)
+def confidence(nets: ReflectionNets, state: ReflectionState, observation: Array, action: Array) -> Array:
+    """C(s, a), [n] within (0, 1): that actions [n, ...] lead to success at observations [n, ...]."""
+    return jax.nn.sigmoid(logits(nets, state.params, observation, action) / state.temperature)
 
-        def step(carry: tuple[Any, Any], batch: tuple[Steps, Steps]):
-            params, opt_state = carry
-            (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, *batch)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), metrics
 
-        start: tuple[Any, Any] = (state.params, state.optimizer)
-        (params, opt_state), metrics = jax.lax.scan(step, start, batches)
-        usable = jnp.any(success.valid) & (jnp.any(failure.valid) | (not failures))
-        state = NetState(
-            params=params,
-            optimizer=opt_state,
-            temperature=state.temperature,
-            ece=state.ece,
-            updates=state.updates + config.minibatches * usable,
-            rollouts=state.rollouts + 1,
-        )
-        metrics = jax.tree.map(jnp.mean, metrics)
-        if not (config.calibrate_every and config.holdout):
-            return state, success, failure, metrics
+def logits(nets: ReflectionNets, params: PyTree, observation: Array, action: Array) -> Array:
+    """C before calibration and sigmoid, [n]."""
+    return cast(Array, nets.reflector.apply(params["reflection"], observation, action))
 
-        def check(state: NetState) -> NetState:
-            return _calibrate(
-                config, logits, state, *draw(success, failure, observe, config.minibatch, key_check)
-            )
 
-        state = jax.lax.cond(state.rollouts % config.calibrate_every == 0, check, lambda s: s, state)
-        metrics |= {"gate/temperature": state.temperature, "gate/ece": state.ece}
+def learn(
+    nets: ReflectionNets,
+    state: ReflectionState,
+    success: MemoryState,
+    failure: MemoryState,
+    observe: Observe,
+    key: Key,
+) -> tuple[ReflectionState, MemoryState, MemoryState, dict[str, Array]]:
+    """One update, steps 1 to 3 of this module.
+
+    Args:
+      nets: the static parts.
+      state: of P and C.
+      success: the success bank.
+      failure: the failure bank; unused without `failures`.
+      observe: stored observations [n, ...] -> as the networks see them.
+      key: of what is drawn.
+
+    Returns:
+      The state, both banks with what was read stamped, and metrics.
+    """
+    config = nets.config
+    key_draw, key_check = jax.random.split(key)
+    drawn = draw(nets, success, failure, observe, config.minibatches * config.minibatch, key_draw)
+    success = nets.success.touch(success, drawn[0].slots)
+    failure = nets.failure.touch(failure, drawn[1].slots) if nets.failures else failure
+    batches = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), drawn)
+    start: tuple[Any, Any] = (state.params, state.optimizer)
+    (params, opt_state), metrics = jax.lax.scan(partial(_step, nets), start, batches)
+    usable = jnp.any(success.valid) & (jnp.any(failure.valid) | (not nets.failures))
+    state = ReflectionState(
+        params=params,
+        optimizer=opt_state,
+        temperature=state.temperature,
+        ece=state.ece,
+        updates=state.updates + config.minibatches * usable,
+        rollouts=state.rollouts + 1,
+    )
+    metrics = jax.tree.map(jnp.mean, metrics)
+    if not (config.calibrate_every and config.holdout):
         return state, success, failure, metrics
+    check = partial(_calibrate_on_draw, nets, success, failure, observe, key_check)
+    state = jax.lax.cond(state.rollouts % config.calibrate_every == 0, check, lambda s: s, state)
+    metrics |= {"gate/temperature": state.temperature, "gate/ece": state.ece}
+    return state, success, failure, metrics
 
-    return Nets(init, predict, confidence, learn)
+
+def draw(
+    nets: ReflectionNets, success: MemoryState, failure: MemoryState, observe: Observe, n: int, key: Key
+) -> tuple[Steps, Steps]:
+    """n steps of successes, and n // 2 negatives: failures, or successes with random actions."""
+    key_good, key_bad = jax.random.split(key)
+    good = draw_steps(nets.success, success, observe, n, key_good)
+    if nets.failures:
+        return good, draw_steps(nets.failure, failure, observe, n // 2, key_bad)
+    half = jax.tree.map(lambda x: x[: n // 2], good)
+    return good, half.replace(action=_random_actions(nets.spec, n // 2, key_bad))
+
+
+def _step(
+    nets: ReflectionNets, carry: tuple[Any, Any], batch: tuple[Steps, Steps]
+) -> tuple[tuple[Any, Any], dict[str, Array]]:
+    """One optimiser step of P and C on one minibatch."""
+    params, opt_state = carry
+    (_, metrics), gradient = jax.value_and_grad(partial(loss, nets), has_aux=True)(params, *batch)
+    updates, opt_state = nets.optimizer.update(gradient, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), metrics
+
+
+def loss(nets: ReflectionNets, params: PyTree, good: Steps, bad: Steps) -> tuple[Array, dict[str, Array]]:
+    """The losses of P and of C on n successes and n // 2 negatives, and both as metrics."""
+    config, clone = nets.config, jnp.zeros(())
+    if config.prediction == "network":
+        found = cast(Distribution, nets.predictor.apply(params["prediction"], good.observation))
+        log_prob = _smoothed_log_prob(found, good.action, config.label_smoothing)
+        clone = losses.clone_loss(log_prob, good.train * _clone_weight(config, good))
+    credit = config.fail_credit ** bad.to_go.astype(jnp.float32)
+    both, outcome = _paired(config, good, bad.replace(train=bad.train * credit))
+    # C also learns while only failures are known, and so begins doubtful. Waiting for both banks was
+    # worse on Four Rooms: 17 of 20 seeds solved instead of 19.
+    logit = logits(nets, params, both.observation, both.action)
+    if config.confidence == "value":
+        reflect = jnp.sum((jax.nn.sigmoid(logit) - outcome) ** 2 * both.train) / jnp.maximum(
+            jnp.sum(both.train), 1e-6
+        )
+    else:
+        reflect = losses.binary_cross_entropy(logit, outcome, both.train)
+    return clone + reflect, {"loss/prediction": clone, "loss/reflection": reflect}
 
 
 def neighbours_vote(spec: EnvSpec, found: Retrieved) -> Distribution:
@@ -236,18 +211,10 @@ def neighbours_vote(spec: EnvSpec, found: Retrieved) -> Distribution:
     return Normal(mean, jnp.full_like(mean, -1.0))
 
 
-def calibration_error(confidence: Array, outcome: Array, mask: Array, bins: int = 10) -> Array:
-    """Expected calibration error (Guo et al. 2017, Eq. 3) over equal-width bins. [n] each -> []."""
-    index = jnp.clip((confidence * bins).astype(jnp.int32), 0, bins - 1)
-    member = jax.nn.one_hot(index, bins) * mask[:, None]
-    gap = jnp.abs(jnp.sum(member * (confidence - outcome)[:, None], axis=0))
-    return jnp.sum(gap) / jnp.maximum(jnp.sum(member), 1.0)
-
-
-def _calibrate(config: ReflectionConfig, logits, state: NetState, good: Steps, bad: Steps) -> NetState:
+def calibrate(nets: ReflectionNets, state: ReflectionState, good: Steps, bad: Steps) -> ReflectionState:
     """Temperature scaling (Guo et al. 2017) on held-out episodes, by search; unchanged where none are."""
-    both, outcome = _paired(config, good, bad)
-    logit = logits(state.params, both.observation, both.action)
+    both, outcome = _paired(nets.config, good, bad)
+    logit = logits(nets, state.params, both.observation, both.action)
     candidates = jnp.logspace(-3.0, 3.0, TEMPERATURES, base=2.0)
     cost = jax.vmap(lambda t: losses.binary_cross_entropy(logit / t, outcome, both.held))(candidates)
     chosen = candidates[jnp.argmin(cost)]
@@ -258,18 +225,24 @@ def _calibrate(config: ReflectionConfig, logits, state: NetState, good: Steps, b
     return state.replace(temperature=temperature, ece=ece)
 
 
-def _sample(memory: Memory, bank: MemoryState, observe: Observe, n: int, key: Key) -> Steps:
-    values, slots, mask = memory.sample(bank, key, n)
-    held = values["holdout"] & mask
-    return Steps(
-        slots=slots,
-        observation=observe(values["observation"]),
-        action=values["action"],
-        to_go=values["to_go"],
-        gate_share=values["gate_share"],
-        train=(mask & ~held).astype(jnp.float32),
-        held=held.astype(jnp.float32),
-    )
+def calibration_error(confidence: Array, outcome: Array, mask: Array, bins: int = 10) -> Array:
+    """Expected calibration error (Guo et al. 2017, Eq. 3) over equal-width bins. [n] each -> []."""
+    index = jnp.clip((confidence * bins).astype(jnp.int32), 0, bins - 1)
+    member = jax.nn.one_hot(index, bins) * mask[:, None]
+    gap = jnp.abs(jnp.sum(member * (confidence - outcome)[:, None], axis=0))
+    return jnp.sum(gap) / jnp.maximum(jnp.sum(member), 1.0)
+
+
+def _calibrate_on_draw(
+    nets: ReflectionNets,
+    success: MemoryState,
+    failure: MemoryState,
+    observe: Observe,
+    key: Key,
+    state: ReflectionState,
+) -> ReflectionState:
+    good, bad = draw(nets, success, failure, observe, nets.config.minibatch, key)
+    return calibrate(nets, state, good, bad)
 
 
 def _clone_weight(config: ReflectionConfig, good: Steps) -> Array:
@@ -311,6 +284,7 @@ def _outcome(config: ReflectionConfig, good: Steps) -> Array:
 
 
 def _random_actions(spec: EnvSpec, n: int, key: Key) -> Array:
+    """[n, ...] uniform over the action space."""
     if isinstance(spec.action, Discrete):
         return jax.random.randint(key, (n,), 0, spec.action.n)
     low, high = jnp.asarray(spec.action.low), jnp.asarray(spec.action.high)

@@ -2,68 +2,32 @@
 
 One update of a rollout, in this order:
   1. episodes that ended go, step by step with their discounted return, into one memory;
-  2. PPO as in agents/ppo.py;
+  2. PPO as in memjax/agents/online/ppo.py;
   3. minibatches of the memory: imitate actions whose return exceeded the value, Eq. 1-3 of the paper.
 
 Departure: steps are drawn uniformly. The paper draws by max(R - V, 0) and then weighs the losses by it;
 here the weight alone does that, as the value of every drawn step is computed anyway.
+
+Every function takes first a `SIL`, the parts that do not change while a run learns.
 """
 
-from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from memjax.agents.online import ppo
+from memjax.agents.online.config import SILConfig
 from memjax.agents.online.episodes import Scratch, append, init_scratch, keep_last, take_episodes
-from memjax.agents.online.ppo import PPOConfig, PPOState, make_learner, ppo_agent
-from memjax.memory import MemoryState, make_memory
+from memjax.agents.online.ppo import Learner, PPOState, make_learner
+from memjax.memory import Memory, MemoryState, make_memory
+from memjax.networks.distributions import Distribution
 from memjax.ops.returns import returns_to_go
 from memjax.ops.statistics import masked_mean
-from memjax.schema import NonNegativeFloat, PositiveInt
-from memjax.types import Agent, Array, ConfigError, EnvSpec, Key, PyTree, Rollout
-
-
-@dataclass(frozen=True)
-class ImitationConfig:
-    """The memory, and how it is learned from."""
-
-    capacity: PositiveInt  # steps
-    episode_steps: PositiveInt  # longer episodes keep their last steps
-    episodes_per_update: PositiveInt
-    minibatches: PositiveInt  # per rollout
-    minibatch: PositiveInt  # steps
-    weight: NonNegativeFloat
-    value_weight: NonNegativeFloat  # beta_sil
-
-    def check(self) -> None:
-        """Raises ConfigError where one rollout's episodes would overflow the memory."""
-        need = self.episode_steps * self.episodes_per_update
-        if need > self.capacity:
-            raise ConfigError(
-                "capacity", f"at least episode_steps * episodes_per_update = {need}", self.capacity
-            )
-
-
-@dataclass(frozen=True)
-class SILConfig:
-    """PPO's section and the imitation's."""
-
-    ppo: PPOConfig
-    imitation: ImitationConfig
-
-    @property
-    def rollout_steps(self) -> int:
-        """T."""
-        return self.ppo.rollout_steps
-
-    def check_batch(self, num_envs: int) -> None:
-        """Raises ConfigError unless the rollout divides into the minibatches."""
-        try:
-            self.ppo.check_batch(num_envs)
-        except ConfigError as error:
-            raise ConfigError(f"ppo.{error.field}", error.expected, error.got) from None
+from memjax.types import Action, Agent, Array, EnvSpec, Key, PyTree, Rollout, TimeStep, no_carry
 
 
 class SILState(flax.struct.PyTreeNode):
@@ -74,74 +38,126 @@ class SILState(flax.struct.PyTreeNode):
     scratch: Scratch
 
 
+class Remembered(flax.struct.PyTreeNode):
+    """n steps drawn from the memory."""
+
+    observation: Array  # [n, ...] as the networks see it
+    action: Array  # [n, ...]
+    returns: Array  # [n] f32, discounted return from the step on
+    mask: Array  # [n] bool, there was a step to draw
+
+
+class SIL(NamedTuple):
+    """Self-imitation for one environment. Static and hashable; holds no arrays."""
+
+    config: SILConfig
+    learner: Learner
+    memory: Memory
+
+
 def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
     """The agent called "sil". Raises ConfigError where spec and config do not fit."""
-    learner = make_learner(config.ppo, spec)
-    imitation = config.imitation
-    plain = ppo_agent(config.ppo, learner, num_envs)
+    sil = make_parts(config, spec)
+    return Agent(
+        init=partial(init, sil, num_envs),
+        initial_carry=no_carry,
+        act=partial(act, sil),
+        update=partial(update, sil),
+        rollout_steps=config.rollout_steps,
+        policies=("policy", "greedy"),
+        acting=acting,
+        bonus=partial(bonus, sil) if sil.learner.novelty else None,
+    )
+
+
+def make_parts(config: SILConfig, spec: EnvSpec) -> SIL:
+    """PPO and the memory of one environment. Raises ConfigError where spec and config do not fit."""
     observation = jnp.zeros(spec.observation_shape, spec.observation_dtype)
     value_like = {"observation": observation, "action": spec.zero_actions(), "return": jnp.zeros(())}
     # Nothing is looked up by nearness: the key is a constant of one number.
-    memory = make_memory(imitation.capacity, 1, value_like, evict="fifo")
+    memory = make_memory(config.imitation.capacity, 1, value_like, evict="fifo")
+    return SIL(config, make_learner(config.ppo, spec), memory)
 
-    def init(key: Key) -> SILState:
-        scratch = init_scratch(spec, imitation.episode_steps, num_envs)
-        return SILState(learner.init(key, num_envs), memory.init(), scratch)
 
-    def act(state: SILState, carry: PyTree, timestep, key: Key, *, policy: str = "policy"):
-        return plain.act(state.ppo, carry, timestep, key, policy=policy)
+def init(sil: SIL, num_envs: int, key: Key) -> SILState:
+    """The state before the first rollout of `num_envs` environments."""
+    scratch = init_scratch(sil.learner.spec, sil.config.imitation.episode_steps, num_envs)
+    return SILState(ppo.init(sil.learner, num_envs, key), sil.memory.init(), scratch)
 
-    def update(state: SILState, rollout: Rollout, key: Key):
-        key_take, key_draw = jax.random.split(jax.random.fold_in(key, 1))
-        state = remember(state, rollout, key_take)
-        ppo, metrics = plain.update(state.ppo, rollout, key)
-        ppo, more = imitate(ppo, state.bank, key_draw)
-        return state.replace(ppo=ppo), metrics | more | {"memory/episodes/fill": jnp.mean(state.bank.valid)}
 
-    def remember(state: SILState, rollout: Rollout, key: Key) -> SILState:
-        never = jnp.zeros_like(rollout.valid)
-        timeline = append(state.scratch, rollout, rollout.observation[:-1], never)
-        ended = rollout.done & rollout.valid
-        # Episodes that earned most first; equal ones by chance.
-        rank = rollout.stats.episode_return + 1e-3 * jax.random.uniform(key, ended.shape)
-        episodes = take_episodes(timeline, rollout, ended, rank, imitation.episodes_per_update)
-        n = episodes.mask.size
-        to_go = returns_to_go(episodes.reward, episodes.mask, discount=config.ppo.discount)
-        values = {
-            "observation": episodes.observation.reshape(n, *episodes.observation.shape[2:]),
-            "action": episodes.action.reshape(n, *episodes.action.shape[2:]),
-            "return": to_go.reshape(n),
-        }
-        bank, _ = memory.write(state.bank, jnp.zeros((n, 1)), values, mask=episodes.mask.reshape(n))
-        return state.replace(bank=bank, scratch=keep_last(timeline, imitation.episode_steps))
+def act(
+    sil: SIL, state: SILState, carry: PyTree, timestep: TimeStep, key: Key, *, policy: str = "policy"
+) -> Action:
+    """As PPO acts."""
+    return ppo.act(sil.learner, state.ppo, carry, timestep, key, policy=policy)
 
-    def loss(params: PyTree, observation: Array, action: Array, returns: Array, mask: Array):
-        distribution, value = learner.apply(params, observation)
-        gain = jnp.maximum(returns - value[:, 0], 0.0)
-        imitate = -masked_mean(distribution.log_prob(action) * jax.lax.stop_gradient(gain), mask)
-        return imitation.weight * (imitate + imitation.value_weight * 0.5 * masked_mean(gain**2, mask))
 
-    def imitate(ppo: PPOState, bank: MemoryState, key: Key):
-        values, _, mask = memory.sample(bank, key, imitation.minibatches * imitation.minibatch)
-        observed = learner.observe(ppo, values["observation"])
-        batches = jax.tree.map(
-            lambda x: x.reshape(imitation.minibatches, -1, *x.shape[1:]),
-            (observed, values["action"], values["return"], mask),
-        )
+def acting(state: SILState) -> SILState:
+    """What `act` reads."""
+    return state.replace(ppo=ppo.acting(state.ppo), bank=(), scratch=())
 
-        def step(carry, batch):
-            params, opt_state = carry
-            value, gradient = jax.value_and_grad(loss)(params, *batch)
-            updates, opt_state = learner.optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), value
 
-        (params, opt_state), values = jax.lax.scan(step, (ppo.params, ppo.optimizer), batches)
-        return ppo.replace(params=params, optimizer=opt_state), {"loss/imitation": values.mean()}
+def bonus(sil: SIL, state: SILState, observation: Array) -> Array:
+    """The intrinsic reward [n] of observations [n, ...]."""
+    return ppo.bonus(sil.learner, state.ppo, observation)
 
-    return plain._replace(
-        init=init,
-        act=act,
-        update=update,
-        bonus=plain.bonus and (lambda state, obs: plain.bonus(state.ppo, obs)),  # type: ignore[misc]
-        acting=lambda state: state.replace(ppo=plain.acting(state.ppo), bank=(), scratch=()),
-    )
+
+def update(sil: SIL, state: SILState, rollout: Rollout, key: Key) -> tuple[SILState, dict[str, Array]]:
+    """One update, steps 1 to 3 of this module."""
+    key_take, key_draw = jax.random.split(jax.random.fold_in(key, 1))
+    state = remember(sil, state, rollout, key_take)
+    learned, metrics = ppo.update(sil.learner, state.ppo, rollout, key)
+    learned, more = imitate(sil, learned, state.bank, key_draw)
+    fill = {"memory/episodes/fill": jnp.mean(state.bank.valid)}
+    return state.replace(ppo=learned), metrics | more | fill
+
+
+def remember(sil: SIL, state: SILState, rollout: Rollout, key: Key) -> SILState:
+    """Step 1: writes the steps of the episodes that ended, those that earned most first."""
+    imitation = sil.config.imitation
+    never = jnp.zeros_like(rollout.valid)
+    timeline = append(state.scratch, rollout, rollout.observation[:-1], never)
+    ended = rollout.done & rollout.valid
+    # Of episodes that earned the same, chance decides.
+    rank = rollout.stats.episode_return + 1e-3 * jax.random.uniform(key, ended.shape)
+    episodes = take_episodes(timeline, rollout, ended, rank, imitation.episodes_per_update)
+    n = episodes.mask.size
+    to_go = returns_to_go(episodes.reward, episodes.mask, discount=sil.config.ppo.discount)
+    values = {
+        "observation": episodes.observation.reshape(n, *episodes.observation.shape[2:]),
+        "action": episodes.action.reshape(n, *episodes.action.shape[2:]),
+        "return": to_go.reshape(n),
+    }
+    bank, _ = sil.memory.write(state.bank, jnp.zeros((n, 1)), values, mask=episodes.mask.reshape(n))
+    return state.replace(bank=bank, scratch=keep_last(timeline, imitation.episode_steps))
+
+
+def imitate(sil: SIL, state: PPOState, bank: MemoryState, key: Key) -> tuple[PPOState, dict[str, Array]]:
+    """Step 3: optimiser steps on minibatches of the memory."""
+    imitation = sil.config.imitation
+    values, _, mask = sil.memory.sample(bank, key, imitation.minibatches * imitation.minibatch)
+    observed = ppo.observe(sil.learner, state, values["observation"])
+    drawn = Remembered(observed, values["action"], values["return"], mask)
+    batches = jax.tree.map(lambda x: x.reshape(imitation.minibatches, -1, *x.shape[1:]), drawn)
+    start = (state.params, state.optimizer)
+    (params, opt_state), errors = jax.lax.scan(partial(_step, sil), start, batches)
+    return state.replace(params=params, optimizer=opt_state), {"loss/imitation": errors.mean()}
+
+
+def _step(sil: SIL, carry: tuple[PyTree, Any], batch: Remembered) -> tuple[tuple[PyTree, Any], Array]:
+    """One optimiser step on one minibatch."""
+    params, opt_state = carry
+    value, gradient = jax.value_and_grad(partial(loss, sil))(params, batch)
+    updates, opt_state = sil.learner.optimizer.update(gradient, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), value
+
+
+def loss(sil: SIL, params: PyTree, batch: Remembered) -> Array:
+    """Eq. 1-3 of the paper: imitation of actions, and of values, where the return exceeded the value."""
+    imitation = sil.config.imitation
+    found = sil.learner.net.apply(params, batch.observation)
+    distribution, value = cast(tuple[Distribution, Array], found)
+    gain = jnp.maximum(batch.returns - value[:, 0], 0.0)
+    likelihood = -masked_mean(distribution.log_prob(batch.action) * jax.lax.stop_gradient(gain), batch.mask)
+    error = masked_mean(gain**2, batch.mask)
+    return imitation.weight * (likelihood + imitation.value_weight * 0.5 * error)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memjax.agents.adamemento import reflection
-from memjax.agents.online.ppo import make_learner
+from memjax.agents.online import ppo
 from memjax.memory import make_memory
 from memjax.networks.distributions import Categorical
 from memjax.runs.digest import digest
@@ -68,11 +68,11 @@ def test_gated_steps_move_the_policy_only_where_asked(make, one_rollout, offpoli
         config.agent.ppo.entropy_cost = 0.1
 
     got = one_rollout(make("ppo", change=change))
-    learner = make_learner(got.program.config.agent, got.program.env.spec)
+    learner = ppo.make_learner(got.program.config.agent, got.program.env.spec)
     gate = jnp.ones_like(got.rollout.valid)
     # A reward everywhere, so that some advantages are positive.
     rollout = got.rollout.replace(reward=jax.random.normal(got.key, got.rollout.reward.shape))
-    after, *_ = jax.jit(learner.update)(got.state, rollout, gate, got.key)
+    after, *_ = jax.jit(partial(ppo.learn, learner))(got.state, rollout, gate, got.key)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, got.state.params)["params"]
     policy = [moved["policy_head"], moved["actor_torso"]]
     if offpolicy == "mask":
@@ -84,7 +84,7 @@ def test_gated_steps_move_the_policy_only_where_asked(make, one_rollout, offpoli
 
 def test_fake_transitions_teach_nothing(make, one_rollout):
     got = one_rollout(make("ppo"))
-    learner = make_learner(got.program.config.agent, got.program.env.spec)
+    learner = ppo.make_learner(got.program.config.agent, got.program.env.spec)
     key = jax.random.key(9)
     fake = jax.random.uniform(key, got.rollout.valid.shape) < 0.3
     rollout = got.rollout.replace(valid=~fake, terminated=got.rollout.terminated & ~fake)
@@ -93,8 +93,8 @@ def test_fake_transitions_teach_nothing(make, one_rollout):
         return rollout.replace(reward=jnp.where(fake, by, rollout.reward))
 
     closed = jnp.zeros_like(fake)
-    a, *_ = jax.jit(learner.update)(got.state, poisoned(0.0), closed, key)
-    b, *_ = jax.jit(learner.update)(got.state, poisoned(1e3), closed, key)
+    a, *_ = jax.jit(partial(ppo.learn, learner))(got.state, poisoned(0.0), closed, key)
+    b, *_ = jax.jit(partial(ppo.learn, learner))(got.state, poisoned(1e3), closed, key)
     assert_trees_equal(a, b)
 
 
@@ -150,16 +150,16 @@ def test_reflection_tells_two_policies_apart_at_one_to_sixteen(make, confidence)
     config = make(change=change).agent
     spec = EnvSpec("test", (4,), "float32", Discrete(2), 10, True)
     memory, (success, *_), (failure, *_) = synthetic_banks(jax.random.key(0))
-    nets = reflection.make_nets(config.reflection, config.ppo, spec, memory, failures=True)
-    learn = jax.jit(lambda s, k: nets.learn(s, success, failure, lambda x: x, k)[0])
-    state = nets.init(jax.random.key(1))
+    nets = reflection.make_nets(config.reflection, config.ppo, spec, memory, memory, failures=True)
+    learn = jax.jit(lambda s, k: reflection.learn(nets, s, success, failure, lambda x: x, k)[0])
+    state = reflection.init(nets, jax.random.key(1))
     for i in range(8):
         state = learn(state, jax.random.key(i))
     states = jax.random.normal(jax.random.key(99), (400, 4))
     right = (states[:, 0] > 0).astype(jnp.int32)
-    good, bad = nets.confidence(state, states, right), nets.confidence(state, states, 1 - right)
+    good, bad = (reflection.confidence(nets, state, states, action) for action in (right, 1 - right))
     assert auc(good, bad) > 0.95
-    prediction = nets.predict(state, states, success, states).mode()
+    prediction = reflection.predict(nets, state, states, success, states).mode()
     assert float(jnp.mean(prediction == right)) > 0.9  # P clones the successes
 
 
@@ -210,8 +210,8 @@ def test_the_gate_obeys_confidence_and_policies_do_what_they_say(make):
     assert 0 < int(gate.sum()) < 26
     expected = jnp.where(gate, act["memory"].action, act["policy"].action)
     np.testing.assert_array_equal(act["ensemble"].action, expected)
-    learner = make_learner(config.agent.ppo, program.env.spec)
-    log_prob = learner.policy(state.ppo, observation).log_prob(expected)
+    learner = ppo.make_learner(config.agent.ppo, program.env.spec)
+    log_prob = ppo.distribution(learner, state.ppo, observation).log_prob(expected)
     np.testing.assert_allclose(act["ensemble"].extras["log_prob"], log_prob, rtol=1e-6)
 
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memjax.agents.adamemento import labels
+from memjax.agents.adamemento.config import LabelConfig
 from memjax.types import ConfigError
 
-CONFIG = labels.LabelConfig(
+CONFIG = LabelConfig(
     window=10,
     min_count=5,
     success_quantile=0.8,
@@ -80,4 +81,4 @@ def test_the_window_holds_the_last_returns(batches, bits):
 
 def test_quantiles_in_the_wrong_order_are_refused():
     with pytest.raises(ConfigError, match="keep_quantile"):
-        labels.LabelConfig(**{**CONFIG.__dict__, "keep_quantile": 0.9}).check()
+        LabelConfig(**{**CONFIG.__dict__, "keep_quantile": 0.9}).check()

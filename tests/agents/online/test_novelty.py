@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.agents.online.novelty import NoveltyConfig, make_novelty
+from memjax.agents.online import novelty as novelties
+from memjax.agents.online.config import NoveltyConfig
+from memjax.agents.online.novelty import make_novelty
 from memjax.configs import base
 from memjax.envs import make_env
 from memjax.ops.intrinsic import hoyer_density, reconstruction_error
@@ -18,7 +20,9 @@ SPEC = EnvSpec("test", (12,), "float32", Discrete(4), 100, False)
 def novelty_of(kind, spec=SPEC, **fields):
     fields = {"widths": (32,), "latent": 16, "minibatch": 32, "learning_rate": 3e-3} | fields
     section = base.merged(base.novelty(kind), **fields)
-    return make_novelty(parse(NoveltyConfig, section.to_dict()), spec)
+    novelty = make_novelty(parse(NoveltyConfig, section.to_dict()), spec)
+    assert novelty is not None
+    return novelty
 
 
 def visit(novelty, state, observations, times):
@@ -29,8 +33,8 @@ def visit(novelty, state, observations, times):
         key_pick, key_learn = jax.random.split(key)
         pick = jax.random.randint(key_pick, (8, 4), 0, len(observations))
         valid = jnp.ones((8, 4), bool)
-        state, *_ = novelty.rewards(state, observations[pick], valid)
-        return novelty.learn(state, observations[pick], valid, key_learn)[0]
+        state, *_ = novelties.rewards(novelty, state, observations[pick], valid)
+        return novelties.learn(novelty, state, observations[pick], valid, key_learn)[0]
 
     for i in range(times):
         state = once(state, jax.random.key(i))
@@ -41,24 +45,26 @@ def visit(novelty, state, observations, times):
 def test_the_bonus_falls_where_the_agent_was_and_stays_where_it_was_not(kind):
     novelty = novelty_of(kind, standardize=False)
     seen, unseen = jnp.eye(12)[:4], jnp.eye(12)[8:]
-    state = visit(novelty, novelty.init(jax.random.key(0), 4), seen, 5)
+    state = visit(novelty, novelties.init(novelty, jax.random.key(0), 4), seen, 5)
     name = "rnd" if kind == "rnd" else "coarse"
-    before = novelty.bonus(state, seen)[name].mean()
+    before = novelties.streams(novelty, state, seen)[name].mean()
     state = visit(novelty, state, seen, 200)
-    assert float(novelty.bonus(state, seen)[name].mean()) < 0.3 * float(before)
-    assert float(novelty.bonus(state, unseen)[name].mean()) > 3 * float(
-        novelty.bonus(state, seen)[name].mean()
+    assert float(novelties.streams(novelty, state, seen)[name].mean()) < 0.3 * float(before)
+    assert float(novelties.streams(novelty, state, unseen)[name].mean()) > 3 * float(
+        novelties.streams(novelty, state, seen)[name].mean()
     )
 
 
 def test_active_sets_count_visits():
     novelty = novelty_of("fine", fine="active_set", standardize=False, learning_rate=1e-9)
-    state = novelty.init(jax.random.key(0), 4)
+    state = novelties.init(novelty, jax.random.key(0), 4)
     seen = jnp.eye(12)[:1]
-    fresh = float(novelty.bonus(state, seen)["fine"][0])
+    fresh = float(novelties.streams(novelty, state, seen)["fine"][0])
     state = visit(novelty, state, seen, 3)
     assert fresh == 1.0
-    np.testing.assert_allclose(novelty.bonus(state, seen)["fine"], 1 / np.sqrt(1 + 3 * 32), rtol=1e-5)
+    np.testing.assert_allclose(
+        novelties.streams(novelty, state, seen)["fine"], 1 / np.sqrt(1 + 3 * 32), rtol=1e-5
+    )
 
 
 def test_density_and_reconstruction_error_are_two_signals():
@@ -69,8 +75,8 @@ def test_density_and_reconstruction_error_are_two_signals():
     assert env.atlas is not None
     novelty = novelty_of("coarse_fine", env.spec, widths=(64,), latent=32)
     atlas = env.atlas(jax.random.key(0))
-    state = visit(novelty, novelty.init(jax.random.key(1), 4), atlas[: len(atlas) // 2], 100)
-    streams = novelty.bonus(state, atlas)
+    state = visit(novelty, novelties.init(novelty, jax.random.key(1), 4), atlas[: len(atlas) // 2], 100)
+    streams = novelties.streams(novelty, state, atlas)
     everywhere = jnp.ones(len(atlas), bool)
     assert abs(float(rank_correlation(streams["coarse"], streams["fine"], everywhere))) < 0.9
     assert float(jnp.std(streams["fine"])) > 0
@@ -78,24 +84,24 @@ def test_density_and_reconstruction_error_are_two_signals():
 
 def test_invalid_steps_earn_no_bonus_and_the_streams_are_scaled():
     novelty = novelty_of("coarse_fine")
-    state = novelty.init(jax.random.key(0), 4)
+    state = novelties.init(novelty, jax.random.key(0), 4)
     observations = jax.random.normal(jax.random.key(1), (8, 4, 12))
     valid = jnp.ones((8, 4), bool).at[2].set(False)
-    state, total, metrics = novelty.rewards(state, observations, valid)
+    state, total, metrics = novelties.rewards(novelty, state, observations, valid)
     assert not np.asarray(total)[2].any()
     assert np.isfinite(np.asarray(total)).all()
-    raw = novelty.bonus(state, observations[0])
+    raw = novelties.streams(novelty, state, observations[0])
     expected = raw["coarse"] / state.streams["coarse"].std + raw["fine"] / state.streams["fine"].std
     np.testing.assert_allclose(total[0], expected, rtol=1e-5)
-    np.testing.assert_allclose(total[0], novelty.scaled(state, observations[0]), rtol=1e-5)
+    np.testing.assert_allclose(total[0], novelties.bonus(novelty, state, observations[0]), rtol=1e-5)
     assert set(metrics) == {"intrinsic/coarse", "intrinsic/fine", "intrinsic/total"}
 
 
 def test_the_reward_is_of_the_parameters_before_learning():
     novelty = novelty_of("coarse", standardize=False)
-    state = novelty.init(jax.random.key(0), 4)
+    state = novelties.init(novelty, jax.random.key(0), 4)
     observations, valid = jax.random.normal(jax.random.key(1), (8, 4, 12)), jnp.ones((8, 4), bool)
-    after, *_ = novelty.rewards(state, observations, valid)
+    after, *_ = novelties.rewards(novelty, state, observations, valid)
     for name in ("params", "counts"):
         for a, b in zip(
             jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(after, name)), strict=True
@@ -113,15 +119,17 @@ def test_formulas_agree_with_numpy():
 
 def test_frozen_statistics_and_codes_do_not_move():
     novelty = novelty_of("coarse_fine", fine="frozen_set", standardize_rollouts=1)
-    state = novelty.init(jax.random.key(0), 4)
+    state = novelties.init(novelty, jax.random.key(0), 4)
     valid = jnp.ones((8, 4), bool)
-    first, *_ = novelty.rewards(state, jax.random.normal(jax.random.key(1), (8, 4, 12)), valid)
-    later, *_ = novelty.rewards(first, 5.0 + jax.random.normal(jax.random.key(2), (8, 4, 12)), valid)
+    first, *_ = novelties.rewards(novelty, state, jax.random.normal(jax.random.key(1), (8, 4, 12)), valid)
+    later, *_ = novelties.rewards(
+        novelty, first, 5.0 + jax.random.normal(jax.random.key(2), (8, 4, 12)), valid
+    )
     assert not np.array_equal(first.pixels.mean, state.pixels.mean)
     np.testing.assert_array_equal(first.pixels.mean, later.pixels.mean)
     # A state's count is its own: learning moves no state into another bucket.
     seen = jnp.eye(12)
     state = visit(novelty, first, seen[:4], 20)
-    counted = 1.0 / np.asarray(novelty.bonus(state, seen)["fine"]) ** 2 - 1.0
+    counted = 1.0 / np.asarray(novelties.streams(novelty, state, seen)["fine"]) ** 2 - 1.0
     assert counted[:4].min() > 100
     np.testing.assert_allclose(counted[4:].max(), 0.0, atol=1e-3)

@@ -1,0 +1,112 @@
+"""AdaMemento's part of a config: its sections, and what contradicts within and between them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from memjax.agents.online.config import PPOConfig, check_ppo_batch
+from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.types import ConfigError
+
+
+@dataclass(frozen=True)
+class BanksConfig:
+    """The two memories. Switching `enabled` off leaves PPO with its intrinsic reward, step by step."""
+
+    enabled: bool
+    failures: bool  # False: no failure bank; the reflection network tells successes from random actions
+    capacity: PositiveInt  # steps, each bank
+    episode_steps: PositiveInt  # L: longer episodes keep their last L steps
+    episodes_per_update: PositiveInt  # E: at most so many enter each bank per rollout
+    last_frame: bool  # images: store, and show to P and C, the newest plane only
+    key_dim: NonNegativeInt  # width of a random projection of the observation; 0: the observation itself
+
+    def check(self) -> None:
+        """Raises ConfigError where one rollout's episodes would overflow a bank."""
+        need = self.episode_steps * self.episodes_per_update
+        if self.enabled and need > self.capacity:
+            expected = f"at least episode_steps * episodes_per_update = {need}"
+            raise ConfigError("capacity", expected, self.capacity)
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Thresholds over the returns of the last `window` episodes; unused where the environment has a goal."""
+
+    window: PositiveInt
+    min_count: PositiveInt  # episodes in the window before anything is labelled
+    success_quantile: Fraction
+    failure_quantile: Fraction
+    keep_quantile: Fraction  # successes below it are forgotten
+    min_return: float  # a success is above this, whatever the window says
+    length_discount: Fraction  # worth of an episode = return * length_discount ** length
+
+    def check(self) -> None:
+        """Raises ConfigError unless failure <= keep <= success."""
+        if not self.failure_quantile <= self.keep_quantile <= self.success_quantile:
+            ends = f"[{self.failure_quantile}, {self.success_quantile}]"
+            expected = f"within [failure_quantile, success_quantile] = {ends}"
+            raise ConfigError("keep_quantile", expected, self.keep_quantile)
+        if self.min_count > self.window:
+            raise ConfigError("min_count", f"at most window ({self.window})", self.min_count)
+
+
+@dataclass(frozen=True)
+class ReflectionConfig:
+    """How the prediction network P and the reflection network C learn."""
+
+    prediction: Literal["network", "nearest"]  # P is a network, or the actions of the nearest successes
+    neighbours: PositiveInt  # K of "nearest"
+    weighting: Literal["uniform", "return"]  # "return": by outcome_discount ** to_go
+    label_smoothing: Fraction
+    confidence: Literal["bce", "value"]  # C says success or failure, or regresses the discounted outcome
+    fail_credit: Fraction  # a failed episode's step weighs fail_credit ** steps to its end; 1: all alike
+    learning_rate: PositiveFloat
+    minibatches: PositiveInt  # per rollout, for P and for C
+    minibatch: PositiveInt  # steps; for C, half from each bank
+    cloned_share: Fraction  # most of a minibatch that may come from episodes the memory itself played
+    holdout: NonNegativeInt  # every so-many-th episode is kept for calibration; 0: none
+    calibrate_every: NonNegativeInt  # rollouts between calibrations of C; 0: never
+    outcome_discount: Fraction  # of "value"
+    weight_decay: NonNegativeFloat
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The ensemble: when the memory's action is executed."""
+
+    kappa: Fraction  # execute a_m where the confidence is above
+    adaptive: bool  # raise kappa so that at most max_share of the steps are the memory's
+    max_share: Fraction
+    sample: bool  # a_m ~ P(a | s) in place of its mode
+    min_episodes: NonNegativeInt  # in each bank, before the gate may open
+    min_updates: NonNegativeInt  # gradient steps of P and C, before the gate may open
+
+
+@dataclass(frozen=True)
+class AdaMementoConfig:
+    """PPO's section, and the parts that AdaMemento adds."""
+
+    ppo: PPOConfig
+    bank: BanksConfig
+    label: LabelConfig
+    reflection: ReflectionConfig
+    gate: GateConfig
+
+    @property
+    def rollout_steps(self) -> int:
+        """T, the steps of a rollout."""
+        return self.ppo.rollout_steps
+
+    def check(self) -> None:
+        """Raises ConfigError where the sections contradict each other."""
+        if self.reflection.neighbours > self.bank.capacity:
+            expected = f"at most bank.capacity ({self.bank.capacity})"
+            raise ConfigError("reflection.neighbours", expected, self.reflection.neighbours)
+
+    def check_batch(self, num_envs: int) -> None:
+        """Raises ConfigError where the rollout does not divide, or has fewer steps than episodes to take."""
+        check_ppo_batch(self.ppo, num_envs)
+        steps = num_envs * self.rollout_steps
+        if self.bank.episodes_per_update > steps:
+            expected = f"at most the {steps} steps of a rollout"
+            raise ConfigError("bank.episodes_per_update", expected, self.bank.episodes_per_update)

@@ -1,0 +1,119 @@
+"""The sections of a config that agents learning by acting share: PPO, its intrinsic reward, imitation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Widths
+from memjax.types import ConfigError
+
+
+@dataclass(frozen=True)
+class NoveltyConfig:
+    """Intrinsic reward. `kind` "none" switches all of it off."""
+
+    kind: Literal["none", "rnd", "coarse", "fine", "coarse_fine"]
+    fine: Literal["hoyer", "l1", "l0", "kl", "active_set", "frozen_set"]
+    combine: Literal["sum", "product"]
+    beta_coarse: NonNegativeFloat
+    beta_fine: NonNegativeFloat
+    encoder: Literal["mlp", "conv"]
+    widths: Widths  # hidden layers of the autoencoder, or of RND's networks
+    latent: PositiveInt  # code width, or RND's feature width
+    sparsity: NonNegativeFloat  # lambda_s, weight of the mean absolute code
+    learning_rate: PositiveFloat
+    sample_share: Fraction  # share of the rollout that is trained on
+    minibatch: PositiveInt
+    standardize: bool  # per-pixel running mean and std, clipped to +-5
+    standardize_rollouts: NonNegativeInt  # rollouts that those statistics are taken from; 0: all
+    discount: Fraction  # gamma_int
+
+    def check(self) -> None:
+        """Raises ConfigError where fields contradict each other."""
+        if self.kind in ("fine", "coarse_fine", "coarse") and self.latent < 2:
+            raise ConfigError(
+                "latent", "int >= 2 (sparsity of a code of one unit means nothing)", self.latent
+            )
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO's part of a config, the same for PPO, PPO+RND, PPO+SIL and AdaMemento."""
+
+    rollout_steps: PositiveInt  # T
+    epochs: PositiveInt
+    minibatches: PositiveInt
+    learning_rate: PositiveFloat
+    anneal_updates: int  # linear decay to 0 over this many rollouts; 0: constant
+    max_grad_norm: PositiveFloat
+    clip: PositiveFloat
+    discount: Fraction  # gamma_ext
+    gae_decay: Fraction  # lambda
+    entropy_cost: NonNegativeFloat
+    value_cost: NonNegativeFloat
+    encoder: Literal["mlp", "conv"]
+    shared_torso: bool
+    widths: Widths
+    activation: Literal["tanh", "relu"]
+    normalize_observations: bool  # running mean and std, clipped to +-10; vectors only
+    scale_rewards: bool  # by the running std of the discounted return, clipped to +-10
+    reward_mix: Literal["two_heads", "single"]
+    extrinsic_weight: NonNegativeFloat  # c_ext
+    intrinsic_weight: NonNegativeFloat  # c_int
+    offpolicy: Literal["mask", "is", "bc"]  # what PPO makes of actions it did not choose
+    clone_weight: NonNegativeFloat  # eta of "bc"
+    novelty: NoveltyConfig
+
+    def check_batch(self, num_envs: int) -> None:
+        """Raises ConfigError unless the rollout divides into the minibatches."""
+        steps = num_envs * self.rollout_steps
+        if steps % self.minibatches:
+            expected = (
+                f"a divisor of env.num_envs * rollout_steps = {num_envs} * {self.rollout_steps} = {steps}"
+            )
+            raise ConfigError("minibatches", expected, self.minibatches)
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """The memory of SIL, and how it is learned from."""
+
+    capacity: PositiveInt  # steps
+    episode_steps: PositiveInt  # longer episodes keep their last steps
+    episodes_per_update: PositiveInt
+    minibatches: PositiveInt  # per rollout
+    minibatch: PositiveInt  # steps
+    weight: NonNegativeFloat
+    value_weight: NonNegativeFloat  # beta_sil
+
+    def check(self) -> None:
+        """Raises ConfigError where one rollout's episodes would overflow the memory."""
+        need = self.episode_steps * self.episodes_per_update
+        if need > self.capacity:
+            raise ConfigError(
+                "capacity", f"at least episode_steps * episodes_per_update = {need}", self.capacity
+            )
+
+
+@dataclass(frozen=True)
+class SILConfig:
+    """PPO's section and the imitation's."""
+
+    ppo: PPOConfig
+    imitation: ImitationConfig
+
+    @property
+    def rollout_steps(self) -> int:
+        """T, the steps of a rollout."""
+        return self.ppo.rollout_steps
+
+    def check_batch(self, num_envs: int) -> None:
+        """Raises ConfigError unless the rollout divides into the minibatches."""
+        check_ppo_batch(self.ppo, num_envs)
+
+
+def check_ppo_batch(ppo: PPOConfig, num_envs: int) -> None:
+    """Raises ConfigError, its field within the section `ppo`, unless the rollout divides into minibatches."""
+    try:
+        ppo.check_batch(num_envs)
+    except ConfigError as error:
+        raise ConfigError(f"ppo.{error.field}", error.expected, error.got) from None
