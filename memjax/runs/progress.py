@@ -13,16 +13,22 @@ _SHOWN = {"train/return": "return", "train/success": "success"}
 
 
 class Progress:
-    """Shows step, speed, return, success and time left. Use as a context manager."""
+    """Shows step, speed, return, success and time left. Use as a context manager.
 
-    def __init__(self, total: int, start: int = 0, file: Any = None):
-        """`total` and `start` count environment steps per seed."""
-        self.total, self.start = total, start
+    The speed leaves out what is compiled: the first update, and the first one that brings an evaluation.
+    Until another one has come there is no speed to tell.
+    """
+
+    def __init__(self, total: int, start: int = 0, file: Any = None, *, compiles: bool = True):
+        """`total` and `start` count environment steps per seed; `compiles`: first ones compile."""
+        self.total, self.step = total, start
         self.file = sys.stderr if file is None else file
         self._shown: dict[str, float] = {}
         self._parts: Sequence[str] | None = None
-        self._began = time.monotonic()
-        self._last = self._began
+        self._at = time.monotonic()  # of the latest update
+        self._compiled = set() if compiles else {False, True}  # kinds of updates: without, with an evaluation
+        self._steps, self._seconds = 0, 0.0  # of the updates that compiled nothing
+        self._printed = self._at
         self._live: Any = None
 
     def __enter__(self) -> "Progress":
@@ -30,7 +36,7 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(self._text(self.start), console=Console(file=self.file), refresh_per_second=4)
+            self._live = Live(self._text(), console=Console(file=self.file), refresh_per_second=4)
             self._live.start()
         return self
 
@@ -54,28 +60,35 @@ class Progress:
           parts: what the line says in place of step, speed and metrics.
           keep: the line is printed now, and stays on a terminal.
         """
-        for name, label in _SHOWN.items():
-            if values is not None and name in values:
-                self._shown[label] = mean(values[name])
+        values = {} if values is None else values
+        self._shown |= {label: mean(values[name]) for name, label in _SHOWN.items() if name in values}
         self._parts = parts
         now = time.monotonic()
+        self._measure(step, now, any(name.startswith("eval/") for name in values))
         if self._live is not None:
-            self._live.update(self._text(step))
+            self._live.update(self._text())
             if keep:
-                self._live.console.print(self._text(step))
-        elif keep or now - self._last >= QUIET_SECONDS or step >= self.total:
-            self._last = now
-            print(self._text(step), file=self.file, flush=True)
+                self._live.console.print(self._text())
+        elif keep or now - self._printed >= QUIET_SECONDS or step >= self.total:
+            self._printed = now
+            print(self._text(), file=self.file, flush=True)
 
-    def _text(self, step: int) -> str:
-        elapsed = time.monotonic() - self._began
-        speed = (step - self.start) / elapsed if elapsed > 0 else 0.0
-        left = _clock((self.total - step) / speed) if speed > 0 else "--:--"
+    def _measure(self, step: int, now: float, evaluated: bool) -> None:
+        """Counts the time since the latest update, unless it was the first of its kind."""
+        if evaluated in self._compiled:
+            self._steps, self._seconds = self._steps + step - self.step, self._seconds + now - self._at
+        self._compiled.add(evaluated)
+        self.step, self._at = step, now
+
+    def _text(self) -> str:
+        speed = self._steps / self._seconds if self._seconds > 0 else 0.0
+        left = _clock((self.total - self.step) / speed) if speed > 0 else "--:--"
         parts = self._parts
         if parts is None:
-            parts = [f"step {step:,} of {self.total:,}", f"{speed:,.0f} steps/s"]
+            parts = [f"step {self.step:,} of {self.total:,}"]
+            parts += [f"{speed:,.0f} steps/s"] if speed > 0 else []
             parts += [f"{label} {value:.3g}" for label, value in self._shown.items() if value == value]
-        return "  ".join([*parts, f"left {left}"])
+        return "  ".join([*parts, f"left {'00:00' if self.step >= self.total else left}"])
 
 
 def _clock(seconds: float) -> str:

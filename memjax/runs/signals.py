@@ -2,10 +2,14 @@
 
 import os
 import signal
+import threading
+import time
 from types import FrameType
 from typing import Any
 
 from memjax.types import RunEnded
+
+COPY_SECONDS = 0.1  # `timeout` and some schedulers send a signal to a process and to its group
 
 
 class Diverged(RunEnded):
@@ -22,7 +26,11 @@ class StopOnSignal:
     """Turns the first SIGTERM or SIGINT into `requested`; the second one ends the process at once.
 
     Use as a context manager in the main thread. The loop polls `requested`, saves, and returns `exit_code`:
-    128 + the signal's number, that is 143 or 130.
+    128 + the signal's number, that is 143 or 130. The same signal within 0.1 s is a copy of the first.
+
+    Python calls its handlers in the main thread and between two instructions of it only, so two signals that
+    arrive while that thread waits for a compiled program would call one of them once. The interpreter's
+    wake-up descriptor gets a byte for each signal when it arrives; a thread of its own reads and counts them.
     """
 
     def __init__(self):
@@ -40,16 +48,40 @@ class StopOnSignal:
         return 0 if self.received is None else 128 + self.received
 
     def __enter__(self) -> "StopOnSignal":
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._handle)
+        self._counter = threading.Thread(
+            target=self._count, args=(reading,), name="memjax-signals", daemon=True
+        )
+        self._counter.start()
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._writing)  # the counting thread reads to the end and returns
+        self._counter.join()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            os._exit(128 + number)  # no clean-up: a save under way is left as a temporary directory
-        self.received = signal.Signals(number)
-        os.write(2, f"\nmemjax: {self.received.name}: saving, then ending\n".encode())
+        """Notes the first signal; that there is a handler also lets the interpreter write its bytes."""
+        if self.received is None:
+            self.received = signal.Signals(number)
+
+    def _count(self, reading: int) -> None:
+        first = None
+        with open(reading, "rb", buffering=0) as arrivals:
+            while byte := arrivals.read(1):
+                number = byte[0]
+                if number not in self._before:
+                    continue
+                if first is None:
+                    first = number, time.monotonic()
+                    self._handle(number, None)
+                    name = signal.Signals(number).name
+                    os.write(2, f"\nmemjax: {name}: saving, then ending\n".encode())
+                elif number != first[0] or time.monotonic() - first[1] > COPY_SECONDS:
+                    os._exit(128 + number)  # no clean-up: a save under way is left as a temporary directory

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memjax.runs import progress as progress_module
 from memjax.runs.metrics import MetricsWriter, mean, read_metrics, truncate_after
 from memjax.runs.progress import Progress
 from memjax.types import ConfigError
@@ -99,6 +100,45 @@ def test_mean_leaves_out_seeds_without_a_value():
     assert mean(5) == 5.0
     assert math.isnan(mean([None, None]))
     assert mean(["inf", None, 1.0]) == math.inf
+
+
+class Clock:
+    """Seconds that a test sets by hand."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize("evaluations", [(), (3, 6, 9), (1, 2, 3, 4, 5, 6, 7, 8, 9), (10,)])
+def test_the_rate_leaves_out_what_was_compiled(evaluations, capsys, monkeypatch):
+    """Ten updates of 100 steps in 2 s each; the first, and the first evaluation, compile for a minute."""
+    clock = Clock()
+    monkeypatch.setattr(progress_module, "time", clock)
+    with Progress(total=1000) as progress:
+        for i in range(1, 11):
+            clock.now += 2 + 60 * (i == 1) + 60 * (i in evaluations[:1])
+            progress.update(100 * i, {"eval/policy/return": [1.0]} if i in evaluations else {})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step 100 of 1,000  left --:--"
+    assert "50 steps/s" in lines[-1]
+    assert lines[-1].endswith("left 00:00")
+
+
+def test_the_time_left_follows_from_the_rate(capsys, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress_module, "time", clock)
+    with Progress(total=5000, start=2000) as progress:  # a run that was resumed
+        for i in range(1, 5):
+            clock.now += 40 if i == 1 else 15
+            progress.update(2000 + 300 * i)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 2,300 of 5,000  left --:--",
+        "step 2,600 of 5,000  20 steps/s  left 02:00",
+        "step 2,900 of 5,000  20 steps/s  left 01:45",
+        "step 3,200 of 5,000  20 steps/s  left 01:30",
+    ]
 
 
 def test_progress_is_plain_and_sparse_without_a_terminal(capsys):

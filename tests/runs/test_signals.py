@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 
@@ -23,9 +25,21 @@ LOOP = """
 """
 
 
-def start(seconds_to_save):
+# Like a compiled chunk: the main thread is within one call for a minute and runs no handler of Python's.
+CHUNK = """
+    import hashlib, sys
+    from memjax.runs.signals import StopOnSignal
+    with StopOnSignal() as stop:
+        print("running", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1]))
+        print("saving" if stop.requested else "not asked to", flush=True)
+    sys.exit(stop.exit_code)
+"""
+
+
+def start(argument, code=LOOP):
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(LOOP), str(seconds_to_save)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code), str(argument)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
@@ -50,8 +64,29 @@ def test_the_second_signal_ends_at_once():
     assert process.returncode == 130
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
+def test_the_second_signal_is_seen_within_a_long_chunk(numbers):
+    process = start(10**9, CHUNK)
+    process.send_signal(numbers[0])
+    time.sleep(0.3)
+    process.send_signal(numbers[1])
+    assert process.communicate(timeout=60)[0] == ""
+    assert process.returncode == 128 + numbers[1]
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_a_signal_that_arrives_in_copies_is_one(copies):
+    """`timeout` sends a signal to its child, and to the group that the child is in."""
+    process = start(10**6, CHUNK)
+    for _ in range(copies):
+        process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "saving\n"
+    assert process.returncode == 143
+
+
 def test_handlers_are_given_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    threads = set(threading.enumerate())
     with StopOnSignal() as stop:
         assert not stop.requested
         assert stop.exit_code == 0
@@ -59,6 +94,8 @@ def test_handlers_are_given_back():
         assert stop.requested
         assert stop.exit_code == 143
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert set(threading.enumerate()) == threads
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_diverged_names_step_and_quantity():

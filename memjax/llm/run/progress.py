@@ -16,7 +16,7 @@ class LanguageProgress:
     def __init__(self, workdir: Path, config: LanguageConfig, benchmark: Benchmark):
         self._path, self._epochs = workdir / METRICS_FILE, config.epochs
         held_out = len(benchmark.held_out) if config.transfer else 0
-        self._line = Progress(config.epochs * len(benchmark.train) + held_out)
+        self._line = Progress(config.epochs * len(benchmark.train) + held_out, compiles=False)
         self._rows: list[Mapping[str, Any]] = []  # of metrics.jsonl
 
     def __enter__(self) -> "LanguageProgress":
@@ -32,7 +32,7 @@ class LanguageProgress:
             self._rows.append(row)
         else:  # the file has the minibatches of earlier launches, and this one
             self._rows = list(read_metrics(self._path))
-            self._line.start = sum(x["tasks"] for x in self._rows[:-1])
+            self._line.step = sum(x["tasks"] for x in self._rows[:-1])
         ends_epoch = "success_rate" in row or "transfer_success_rate" in row
         self._line.update(sum(x["tasks"] for x in self._rows), parts=self._parts(row), keep=ends_epoch)
 
