@@ -43,7 +43,6 @@ def ppo() -> ConfigDict:
             "activation": "tanh",
             "normalize_observations": False,
             "scale_rewards": False,
-            "reward_mix": "two_heads",
             "extrinsic_weight": 2.0,  # (spec)
             "intrinsic_weight": 1.0,  # (spec)
             "offpolicy": "mask",  # (spec) mask | is | bc
@@ -59,7 +58,6 @@ def novelty(kind: str) -> ConfigDict:
         {
             "kind": kind,
             "fine": "hoyer",  # hoyer | l1 | l0 | kl | active_set | frozen_set
-            "combine": "sum",  # (spec) sum | product
             "beta_coarse": 1.0,  # (spec)
             "beta_fine": 1.0,  # (spec)
             "encoder": "mlp",

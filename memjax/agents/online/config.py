@@ -13,7 +13,6 @@ class NoveltyConfig:
 
     kind: Literal["none", "rnd", "coarse", "fine", "coarse_fine"]
     fine: Literal["hoyer", "l1", "l0", "kl", "active_set", "frozen_set"]
-    combine: Literal["sum", "product"]
     beta_coarse: NonNegativeFloat
     beta_fine: NonNegativeFloat
     encoder: Literal["mlp", "conv"]
@@ -56,7 +55,6 @@ class PPOConfig:
     activation: Literal["tanh", "relu"]
     normalize_observations: bool  # running mean and std, clipped to +-10; vectors only
     scale_rewards: bool  # by the running std of the discounted return, clipped to +-10
-    reward_mix: Literal["two_heads", "single"]
     extrinsic_weight: NonNegativeFloat  # c_ext
     intrinsic_weight: NonNegativeFloat  # c_int
     offpolicy: Literal["mask", "is", "bc"]  # what PPO makes of actions it did not choose

@@ -133,7 +133,7 @@ def streams(novelty: Novelty, state: NoveltyState, observation: Array) -> dict[s
 
 
 def bonus(novelty: Novelty, state: NoveltyState, observation: Array) -> Array:
-    """The intrinsic reward [n] of observations [n, ...]: the streams scaled and combined."""
+    """The intrinsic reward [n] of observations [n, ...]: the weighted sum of the scaled streams."""
     return _combine(novelty, state, streams(novelty, state, observation))
 
 
@@ -206,8 +206,6 @@ def _prepare(novelty: Novelty, state: NoveltyState, observation: Array) -> Array
 def _combine(novelty: Novelty, state: NoveltyState, raw: dict[str, Array]) -> Array:
     weights = novelty.model.streams
     scaled = [weight * raw[name] / state.streams[name].std for name, weight in weights.items()]
-    if novelty.config.combine == "product":
-        return jnp.prod(jnp.stack(scaled), 0)
     return sum(scaled[1:], scaled[0])
 
 

@@ -93,7 +93,7 @@ def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:
     if config.normalize_observations and spec.is_image:
         raise ConfigError("agent.normalize_observations", f"False for the images of {spec.id}", True)
     novelty = make_novelty(config.novelty, spec)
-    heads = 2 if novelty and config.reward_mix == "two_heads" else 1
+    heads = 2 if novelty else 1
     net = ActorCritic(
         spec.action, config.encoder, config.widths, config.activation, heads=heads, shared=config.shared_torso
     )
@@ -259,9 +259,6 @@ def advantages(
       The combined advantages [T, B], and the value targets [T, B, heads].
     """
     ends = {"terminated": rollout.terminated, "done": rollout.done}
-    single = config.reward_mix == "single"
-    if single:
-        reward = reward + config.intrinsic_weight * bonus
     extrinsic = generalized_advantage(
         reward, value[..., 0], next_value[..., 0], **ends, discount=config.discount, decay=config.gae_decay
     )
