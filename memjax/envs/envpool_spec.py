@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from memjax.envs.checks import action_of, check_options, check_step_limit, unknown_id
+from memjax.envs.envpool_options import check_ranges
 from memjax.types import ConfigError, EnvSpec
 
 NO_LIMIT = 2**31 - 1  # what envpool writes where episodes have no time limit
@@ -49,9 +50,8 @@ def pool_spec(id: str, options: Mapping[str, Any]) -> Any:
     if "info:x_position" in plain.state_array_spec:
         defaults["sparse_distance"] = 1.0
     check_options(options, defaults)
-    if not options.get("sparse_distance", 1) > 0:
-        raise ConfigError("env.options.sparse_distance", "a distance > 0", options["sparse_distance"])
     check_step_limit("max_episode_steps", options.get("max_episode_steps", 1))
+    check_ranges(options, defaults)
     if plain.config.max_num_players != 1:
         raise ConfigError("env.id", "an environment for one player", f"{id}: {plain.config.max_num_players}")
     return _make_spec(id, split_options(options)[1])

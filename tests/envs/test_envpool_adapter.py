@@ -244,6 +244,64 @@ def test_mistakes_are_named_before_anything_starts(id, options, message, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("Breakout-v5", {"noop_max": -5}, r"int within \[1, "),
+        ("Breakout-v5", {"img_width": 0}, r"int within \[1, 1024\]"),
+        ("Breakout-v5", {"stack_num": -1}, r"int within \[1, 128\]"),
+        ("Breakout-v5", {"stack_num": 10**12}, r"int within \[1, 128\]"),
+        ("Breakout-v5", {"frame_skip": -4}, r"int within \[1, 1000\]"),
+        ("Breakout-v5", {"repeat_action_probability": -0.25}, r"float within \[0, 1\]"),
+        ("Breakout-v5", {"repeat_action_probability": float("nan")}, r"float within \[0, 1\]"),
+        ("Breakout-v5", {"task": "pong"}, "'breakout' \\(the id decides it\\)"),
+        ("Acrobot-v1", {"num_threads": -8}, r"int within \[0, 1024\]"),
+        ("Acrobot-v1", {"num_threads": 10**6}, r"int within \[0, 1024\]"),
+        ("Acrobot-v1", {"max_episode_steps": 2**40}, r"int within \[1, "),
+        ("Acrobot-v1", {"reward_threshold": float("inf")}, "float within"),
+        ("Walker2d-v5", {"frame_skip": 0}, r"int within \[1, 1000\]"),
+        ("Walker2d-v5", {"ctrl_cost_weight": float("nan")}, "float within"),
+        ("Walker2d-v5", {"reset_noise_scale": -0.1}, "float within"),
+        ("Walker2d-v5", {"sparse_distance": float("inf")}, "float > 0"),
+        ("Walker2d-v5", {"xml_file": "../../secret.xml"}, "the id decides it"),
+        ("CheetahRun-v1", {"frame_stack": 0}, r"int within \[1, 128\]"),
+        ("FetchPush-v4", {"reward_type": "dens"}, "one of sparse, dense"),
+        ("PointMaze_UMaze-v3", {"maze_height": 0.0}, "float within"),
+        ("AdroitHandPen-v1", {"obs_dim": 44}, "the id decides it"),
+        ("MiniGrid-MemoryS7-v0", {"agent_view_size": -3}, "7, its default"),
+        ("MiniGrid-MemoryS7-v0", {"locked_room_prob": 1.01}, r"float within \[0, 1\]"),
+        ("Catch-v0", {"height": 0}, "10, its default"),
+    ],
+)
+def test_values_that_would_end_the_process_are_refused(name, options, expected, monkeypatch):
+    """Most of these end the process by a signal where envpool is given them, or make every number NaN."""
+    monkeypatch.setattr(envpool, "make_gymnasium", None)
+    (field,) = options
+    with pytest.raises(ConfigError, match=rf"^env.options.{field}: expected .*{expected}") as caught:
+        make(name, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Breakout-v5", {"noop_max": 1, "stack_num": 1, "frame_skip": 1, "img_height": 36, "img_width": 36}),
+        ("Breakout-v5", {"task": "breakout", "repeat_action_probability": 1.0, "mode": 0, "difficulty": 1}),
+        (
+            "Hopper-v5",
+            {"frame_skip": 1, "frame_stack": 3, "reset_noise_scale": 0.0},
+        ),
+        ("PointMaze_UMaze-v3", {"reward_type": "dense", "continuing_task": False, "maze_height": 0.5}),
+    ],
+)
+def test_values_at_the_ends_of_the_ranges_run(name, options):
+    env = make(name, **options)
+    timesteps = play(env, 3)
+    assert all(np.isfinite(timestep.observation).all() for timestep in timesteps)
+    assert timesteps[0].observation.shape == (2, *env.spec.observation_shape)
+    env.close()
+
+
+@pytest.mark.parametrize(
     ("num_envs", "seed", "first_env", "field"),
     [
         (1, -1, 0, "env.seed"),
