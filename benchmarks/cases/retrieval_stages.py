@@ -14,7 +14,9 @@ from benchmarks.harness import Figure, Options, case, progress, time_in_turns
 from benchmarks.plans import plan_for
 from benchmarks.trials import Shape, gaussian, label
 from memjax.memory import nearest
-from memjax.memory.search.methods import QUERIES, Search, best_of, by_queries, piece_of, piece_size, prepare
+from memjax.memory.search.methods import QUERIES, best_of, by_queries, piece_size
+from memjax.memory.search.ranks import prepare, rank_piece
+from memjax.memory.search.table import Search, Table
 from memjax.memory.search.top_k import WIDTH, maxima, members, top
 from memjax.types import Array
 
@@ -51,7 +53,7 @@ def _stages(question: Question) -> dict[str, Callable[[], Any]]:
 
 
 def _search(queries: Array, keys: Array) -> Search:
-    return prepare(queries, keys, None, None, None, None, "dot")
+    return prepare(queries, Table(keys), None, "dot")
 
 
 def _first(ranks: Array) -> Array:
@@ -65,7 +67,7 @@ def _maxima(queries: Array, keys: Array, reduce: Callable[[Array], Array] = maxi
         size = min(piece_size(q, keys.shape[1]), n)
 
         def piece(i: Array) -> Array:
-            return reduce(piece_of(search, i, size, n % size == 0)[1])
+            return reduce(rank_piece(search, i, size, whole=n % size == 0)[1])
 
         found = lax.map(piece, jnp.arange(-(-n // size)))
         return jnp.swapaxes(found, 0, 1).reshape(q, -1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from memjax.agents.offline.shared import Triplets
 from memjax.memory import Memory, MemoryState
-from memjax.memory.search.groups import measure, order_of
+from memjax.memory.search.groups import group_order, measure_groups
 from memjax.types import Array, ConfigError, Key, PyTree
 
 BINS = 10  # equal parts of the range of a bank's returns to go, for telemetry
@@ -31,7 +31,7 @@ def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState
     # Why by slots: the shapes of a bank must not depend on what is in it, or no checkpoint could be restored.
     grouped = empty.capacity >= LEAST
     if grouped:
-        order = order_of(latents)
+        order = group_order(latents)
         latents, triplets = latents[order], Triplets(*(jnp.asarray(x)[order] for x in triplets))
     values = {
         "returns_to_go": triplets.returns_to_go,
@@ -39,7 +39,7 @@ def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState
         "action": triplets.actions,
     }
     bank, _ = memory.write(empty, latents, values, group=jnp.asarray(triplets.episode))
-    return _with(bank, GROUPS, measure(bank.keys, bank.valid, empty.capacity)) if grouped else bank
+    return _with(bank, GROUPS, measure_groups(bank.keys, bank.valid, empty.capacity)) if grouped else bank
 
 
 def value_like(observation_size: int, action: Array) -> dict[str, Array]:

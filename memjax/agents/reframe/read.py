@@ -19,7 +19,7 @@ from memjax.agents.reframe.bank import BINS, CONTENT, GROUPS, bins_of, content_o
 from memjax.agents.reframe.soft_read import NEVER, read_all
 from memjax.memory import Memory, MemoryState
 from memjax.memory.search.branch_and_bound import nearest_in_groups
-from memjax.memory.search.similarity import unit
+from memjax.memory.search.similarity import normalize
 from memjax.types import Array, ConfigError, Key
 
 
@@ -149,7 +149,7 @@ def _of_all(
     bank: MemoryState, queries: Array, sharpness: Array, similarity: str, exclude_group: Array | None
 ) -> Reading:
     """A read of everything, as a `Reading` that names no slots."""
-    queries = (unit(queries) if similarity == "cosine" else queries) * sharpness
+    queries = (normalize(queries) if similarity == "cosine" else queries) * sharpness
     found = read_all(bank, queries, similarity=similarity, exclude_group=exclude_group)
     none = (queries.shape[0], 0)
     return Reading(
@@ -166,7 +166,7 @@ def _of_all(
 def _similarity(queries: Array, rows: Array, similarity: str) -> Array:
     """[Q, k] of queries [Q, m] and rows [Q, k, m]."""
     if similarity == "cosine":
-        queries, rows = unit(queries), unit(rows)
+        queries, rows = normalize(queries), normalize(rows)
     return jnp.einsum("qm,qkm->qk", queries, rows, precision=lax.Precision.HIGHEST)
 
 

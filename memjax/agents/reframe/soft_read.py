@@ -9,7 +9,7 @@ from jax import lax
 
 from memjax.agents.reframe.bank import BINS, bins_of, content_of
 from memjax.memory import MemoryState
-from memjax.memory.search.similarity import unit
+from memjax.memory.search.similarity import normalize
 from memjax.types import Array
 
 _BLOCK = 2048  # entries at once
@@ -111,7 +111,7 @@ def _block(similarity: str, queries: Array, table: _Table, i: Array) -> tuple[Ar
     size = min(_BLOCK, n)
     start = jnp.minimum(i * size, n - size)
     cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-    keys = unit(cut(table.keys)) if similarity == "cosine" else cut(table.keys)
+    keys = normalize(cut(table.keys)) if similarity == "cosine" else cut(table.keys)
     part = _Table(
         keys, cut(table.content), cut(table.bins), cut(table.valid), cut(table.group), table.exclude
     )

@@ -1,4 +1,4 @@
-"""Groups of like rows of a constant table, and how near to any query the rows of each can be at most."""
+"""Groups of like rows of a constant table, and how large their products with a query can be at most."""
 
 import math
 from functools import partial
@@ -16,22 +16,35 @@ _ROUNDING = 2e-5  # of a product of two rows in float32, generously
 
 
 class Groups(NamedTuple):
-    """What is known of each group of a table."""
+    """What is known of each group of a table, made by `measure_groups`."""
 
-    slots: Array  # [G, size] i32, ascending; N where there is none
+    slots: Array  # [G, size] i32, the rows of each group, ascending; N where there is none
     centre: Array  # [m] mean row
     basis: Array  # [m, p] directions in which rows differ most, orthonormal
     bounds: Array  # [G, 2 p + 2] most and least along each, most beyond all, most that is lost to rounding
 
 
-def order_of(rows: Array) -> Array:
-    """[n] i32: an order of rows [n, m] in which neighbours are alike. O(n log^2 n)."""
+def group_order(rows: Array) -> Array:
+    """An order [n] i32 of rows [n, m] in which neighbours are alike, for `measure_groups`. O(n log^2 n)."""
     _, basis = _directions(rows, jnp.ones(rows.shape[0], bool))
     return halved((rows - jnp.mean(rows, axis=0)) @ basis, _levels(rows.shape[0]))
 
 
-def measure(rows: Array, valid: Array, n: int) -> Groups:
-    """Groups of a table [N, m] whose first n rows are in the order of `order_of`."""
+def measure_groups(rows: Array, valid: Array, n: int) -> Groups:
+    """Cuts a table into groups of neighbouring rows and measures a box around each.
+
+    A row r is its part along the p directions of `basis`, r.b for each b, and what lies beyond them, of some
+    length. A group's box is the most and the least of each r.b, and the most of that length, over its rows;
+    `mosts_of` turns it into a bound.
+
+    Args:
+      rows: [N, m] f32, the first n of them in the order of `group_order`.
+      valid: [N] bool, the rows that a search may find; the others count as zero.
+      n: how many rows lie in groups, 1 to N.
+
+    Returns:
+      Groups of at most 16 rows each; they hold for these very rows.
+    """
     levels = _levels(n)
     count, size = 2**levels, math.ceil(n / 2**levels)
     slots = jnp.arange(count * size, dtype=jnp.int32).reshape(count, size)
@@ -51,7 +64,13 @@ def measure(rows: Array, valid: Array, n: int) -> Groups:
 
 
 def mosts_of(groups: Groups, queries: Array) -> Array:
-    """[G, q] the most that any row of a group can be, less the product with the centre."""
+    """What a row of a group makes with a query at most: products [G, q], less the query's with the centre.
+
+    Along each direction a row's part is at most the box's most where the query's is positive, and at least
+    its least where it is negative; beyond the directions the product of the two lengths bounds it (Cauchy and
+    Schwarz). What float32 may have rounded away is added in proportion to the query's length. So the bound is
+    one product of `bounds` with the query's positive parts, negative parts, length beyond, and whole length.
+    """
     queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
     along = queries @ groups.basis
     beyond = jnp.linalg.norm(queries - along @ groups.basis.T, axis=1, keepdims=True)
@@ -61,7 +80,11 @@ def mosts_of(groups: Groups, queries: Array) -> Array:
 
 
 def halved(x: Array, levels: int) -> Array:
-    """[n] i32 an order of rows [n, p], halved so many times along what is widest in each part."""
+    """An order [n] i32 of rows [n, p]: `levels` times, each part is halved along its widest column.
+
+    All parts of one level are halved at once: rows are sorted by part, then by the column with the largest
+    variance in their part. With 2**levels parts of equal size, places beyond n are filled up with nothing.
+    """
     n, count = x.shape[0], 2**levels
     whole = math.ceil(n / count) * count
     place = jnp.arange(whole, dtype=jnp.int32)
@@ -88,4 +111,5 @@ def _directions(rows: Array, valid: Array) -> tuple[Array, Array]:
 
 
 def _levels(n: int) -> int:
-    return max(0, math.ceil(math.log2(n / _GROUP)))
+    """How many times n rows are halved until a part has at most _GROUP of them."""
+    return max(0, math.ceil(math.log2(max(n, 1) / _GROUP)))

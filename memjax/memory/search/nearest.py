@@ -15,9 +15,11 @@ from jax import lax
 
 from memjax.memory.checks import check_array, check_size
 from memjax.memory.search.dispatch import choose
-from memjax.memory.search.methods import METHODS, approx_max_k, prepare
+from memjax.memory.search.methods import METHODS, approx_max_k
+from memjax.memory.search.ranks import prepare
 from memjax.memory.search.similarity import METRICS, score
 from memjax.memory.search.storage import load, pin
+from memjax.memory.search.table import Table
 from memjax.memory.search.top_k import top
 from memjax.types import Array, ConfigError
 
@@ -52,39 +54,61 @@ def nearest(
     block: int | None = None,
     recall_target: float = 0.95,
 ) -> Neighbors:
-    """The k nearest keys [N, D] of each query [Q, D], exactly unless the method is approximate by name.
+    """The k nearest keys of each query, exactly unless the method is approximate by name.
 
-    keys: of a floating type, or int8 with a `scale` [N] that multiplies each row. metric: "dot", "cosine"
-    (0 where a norm is zero) or "l2" (negative squared distance). method: "auto" (the quickest measured for
-    such a shape), one of EXACT_METHODS, or one of APPROXIMATE_METHODS with its expected `recall_target`;
-    `block` is how many keys are looked at in one piece. Ties go to the lowest slot. `valid` [N] says which
-    slots take part; those whose `group` [N] equals the query's `exclude_group` [Q] do not, unless that is
-    negative. A key or a query with a number that is not finite, or whose score overflows, finds nothing and
-    is never found. Where fewer than k slots are left, the rest has `mask` False, `slots` N and `scores` -inf.
-    Gradients reach queries and keys through the chosen scores. Raises ConfigError on an unknown metric or
-    method, k < 1, and shapes or types that do not fit.
+    A slot is found at most once per query; ties go to the lowest slot. A key or a query with a number that is
+    not finite, or whose score overflows, finds nothing and is never found. Where fewer than k slots are left,
+    also because k exceeds N or there are no keys, the rest of a row has `mask` False, `slots` N and `scores`
+    -inf; no queries give arrays [0, k]. Gradients reach `queries` and `keys` through the chosen scores.
+
+    Args:
+      queries: [Q, D] of a floating type; compared in float32.
+      keys: [N, D] of a floating type, or int8 together with `scale`.
+      k: how many to find, at least 1; it may exceed N.
+      scale: [N] of a floating type, with int8 keys only: a key is its row times this.
+      valid: [N] bool, which slots take part; None: all.
+      group: [N] whole numbers, the group (trajectory, task) of each slot; needed with `exclude_group`.
+      exclude_group: [Q] whole numbers, the group that each query must not find; negative: none.
+      metric: what a score is: "dot", "cosine" (0 where a norm is 0) or "l2" (the negative squared distance).
+      method: "auto" (the quickest that was measured for such a shape), one of EXACT_METHODS, or one of
+        APPROXIMATE_METHODS. All exact methods give the same answer; docs/retrieval.md says what each costs.
+      block: how many keys are looked at in one piece; None: as many as suit a cache.
+      recall_target: the share of the true neighbours, in (0, 1], that an approximate method should find.
+
+    Returns:
+      Neighbors with scores, slots and mask [Q, k], nearest first.
+
+    Raises:
+      ConfigError: an unknown metric or method, k or block below 1, shapes or types that do not fit, and
+        `group` without `exclude_group` or the reverse.
     """
     queries, keys = jnp.asarray(queries), jnp.asarray(keys)
     _check_choices(k, metric, method, block, recall_target)
-    _check_arrays(queries, keys, scale, valid, group, exclude_group)
+    table = Table(keys, *(x if x is None else jnp.asarray(x) for x in (scale, valid, group)))
+    exclude_group = exclude_group if exclude_group is None else jnp.asarray(exclude_group)
+    _check_arrays(queries, table, exclude_group)
     (q, d), n = queries.shape, keys.shape[0]
+    if q == 0 or n == 0:
+        return Neighbors(
+            jnp.full((q, k), -jnp.inf, jnp.float32), jnp.full((q, k), n, jnp.int32), jnp.zeros((q, k), bool)
+        )
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, k + 16 if metric == "l2" else k)
-    fixed_queries, fixed_keys = (jnp.asarray(lax.stop_gradient(x)) for x in (queries, keys))
-    search = prepare(fixed_queries, fixed_keys, scale, valid, group, exclude_group, metric)
+    fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)))
+    search = prepare(jnp.asarray(lax.stop_gradient(queries)), fixed, exclude_group, metric)
     if method == "auto":
         method = choose(jax.default_backend(), q, n, d, shortlist, metric)
     find = METHODS.get(method) or partial(approx_max_k, recall_target=recall_target)
-    return _finish(queries, keys, scale, find(search, shortlist, block), k, metric)
+    return _finish(queries, table, find(search, shortlist, block), k, metric)
 
 
-def _finish(queries: Array, keys: Array, scale: Array | None, slots: Array, k: int, metric: str) -> Neighbors:
+def _finish(queries: Array, table: Table, slots: Array, k: int, metric: str) -> Neighbors:
     """Exact scores of a shortlist [Q, C] and the best k of it; the only part that gradients go through."""
-    n = keys.shape[0]
+    n = table.keys.shape[0]
     slots = jnp.sort(slots, axis=1)
     found = slots < n
-    keys, slots = pin(keys, slots)
-    scale = None if scale is None else scale.at[slots].get(mode="clip")
+    keys, slots = pin(table.keys, slots)
+    scale = None if table.scale is None else table.scale.at[slots].get(mode="clip")
     rows = load(keys.at[slots].get(mode="clip"), scale)
     rows = jnp.where(found[..., None], rows, 0.0)
     queries = queries.astype(jnp.float32)
@@ -111,20 +135,15 @@ def _check_choices(k: int, metric: str, method: str, block: int | None, recall_t
         raise ConfigError("metric", f"one of {METRICS}", metric)
     if method not in ALL_METHODS:
         raise ConfigError("method", f"one of {ALL_METHODS}", method)
-    if not 0.0 < recall_target <= 1.0:
+    if not isinstance(recall_target, int | float) or not 0.0 < recall_target <= 1.0:
         raise ConfigError("recall_target", "a number above 0, at most 1", recall_target)
 
 
-def _check_arrays(
-    queries: Array,
-    keys: Array,
-    scale: Array | None,
-    valid: Array | None,
-    group: Array | None,
-    exclude_group: Array | None,
-) -> None:
-    if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1]:
-        raise ConfigError("queries", "[Q, D] beside keys [N, D]", f"{queries.shape} beside {keys.shape}")
+def _check_arrays(queries: Array, table: Table, exclude_group: Array | None) -> None:
+    keys, scale, valid, group = table
+    if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1] or not keys.shape[1]:
+        expected = "[Q, D] beside keys [N, D], D at least 1"
+        raise ConfigError("queries", expected, f"{queries.shape} beside {keys.shape}")
     if not jnp.issubdtype(queries.dtype, jnp.floating):
         raise ConfigError("queries", "a floating type", queries.dtype)
     if (keys.dtype == jnp.int8) != (scale is not None):
@@ -136,7 +155,7 @@ def _check_arrays(
     if (group is None) != (exclude_group is None):
         missing, given = ("group", "exclude_group") if group is None else ("exclude_group", "group")
         raise ConfigError(missing, f"{_MISSING[missing]}, because {given} is given", None)
-    (q, _), n = queries.shape, keys.shape[0]
+    q, n = queries.shape[0], keys.shape[0]
     for field, x, kind, size in (
         ("scale", scale, "of a floating type", n),
         ("valid", valid, "bool", n),
@@ -144,4 +163,4 @@ def _check_arrays(
         ("exclude_group", exclude_group, "of whole numbers", q),
     ):
         if x is not None:
-            check_array(field, jnp.asarray(x), kind, (size,))
+            check_array(field, x, kind, (size,))

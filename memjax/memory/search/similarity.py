@@ -9,17 +9,29 @@ METRICS = ("dot", "cosine", "l2")
 
 
 def score(query: Array, keys: Array, metric: str) -> Array:
-    """[..., C] of queries [..., D] and keys [..., C, D], summed in one fixed order."""
+    """Scores [..., C] of a query [..., D] and keys [..., C, D], larger is nearer.
+
+    Args:
+      query: [..., 1, D] f32; each is compared with its C keys.
+      keys: [..., C, D] f32.
+      metric: one of METRICS; "l2" is the negative squared distance.
+
+    The D products are summed in one fixed order, so a pair has the same score whatever it is searched among.
+    """
     if metric == "l2":
         difference = query - keys
         return -_sum(difference * difference)
     if metric == "cosine":
-        query, keys = unit(query), unit(keys)
+        query, keys = normalize(query), normalize(keys)
     return _sum(query * keys)
 
 
 def _sum(x: Array) -> Array:
-    """[...] of x [..., D], in halves: on a CPU several times faster than one by one, and more accurate."""
+    """The sum [...] of x [..., D] over D.
+
+    The upper half of D is added to the lower one, four times or until an odd or short row is left. On a CPU
+    that is several times as fast as one by one, and more accurate.
+    """
     for _ in range(4):
         if x.shape[-1] % 2 or x.shape[-1] < 8:
             break
@@ -29,7 +41,7 @@ def _sum(x: Array) -> Array:
 
 
 def inverse_norm(x: Array) -> Array:
-    """[..., 1] one over the Euclidean norm, 0 where that is zero; finite in value and gradient."""
+    """One over the norm of x [..., D]: [..., 1], 0 where that is 0; finite in value and gradient."""
     # Why: scaled by the largest entry, so that squares neither overflow nor vanish.
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     nothing = largest == 0.0
@@ -38,6 +50,6 @@ def inverse_norm(x: Array) -> Array:
     return jnp.where(nothing, 0.0, 1.0 / jnp.where(nothing, 1.0, norm))
 
 
-def unit(x: Array) -> Array:
-    """[..., D] of norm one, or zero."""
+def normalize(x: Array) -> Array:
+    """Rows [..., D] of Euclidean norm one; a row of zeros stays zero. Finite in value and gradient."""
     return x * inverse_norm(x)

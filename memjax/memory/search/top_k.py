@@ -23,15 +23,20 @@ _Top = Callable[[Array, int], tuple[Array, Array]]
 
 
 def top(x: Array, k: int) -> tuple[Array, Array]:
-    """Values [Q, k], largest first, and positions [Q, k] i32 of x [Q, n] without NaN; k <= n.
+    """The k largest of each row, exactly, ties to the lowest position.
 
-    A position is n where the value is -inf.
+    Args:
+      x: [Q, n] without NaN, Q >= 1.
+      k: 1 <= k <= n.
+
+    Returns:
+      Values [Q, k], largest first, and their positions [Q, k] i32; n where the value is -inf.
     """
     return _by_groups(x, k, WIDTH, top, _top) if x.shape[1] >= 4 * k * WIDTH else _top(x, k)
 
 
 def maxima(x: Array, width: int = WIDTH) -> Array:
-    """[Q, ceil(n / width)] of each group of `width` neighbours of x [Q, n]."""
+    """The largest of each group of `width` neighbours, the last maybe shorter: [Q, ceil(n / width)]."""
     q, n = x.shape
     whole = n // width * width
     groups = jnp.max(x[:, :whole].reshape(q, -1, width), axis=2)
@@ -41,7 +46,7 @@ def maxima(x: Array, width: int = WIDTH) -> Array:
 
 
 def members(groups: Array, width: int = WIDTH) -> Array:
-    """[Q, k * width] positions of the members of groups [Q, k], ascending."""
+    """Positions [Q, k * width] of the members of the groups with the numbers [Q, k], ascending."""
     # Why: in slot order, a tie between candidates again goes to the lowest position.
     groups = jnp.sort(groups, axis=1)
     positions = groups[:, :, None] * width + jnp.arange(width, dtype=jnp.int32)[None, None]
@@ -51,6 +56,7 @@ def members(groups: Array, width: int = WIDTH) -> Array:
 def _by_groups(
     x: Array, k: int, width: int, top_of_maxima: _Top, top_of_members: _Top
 ) -> tuple[Array, Array]:
+    """`top` through the maxima of groups of `width` neighbours, which choose the groups to look into."""
     _, groups = top_of_maxima(maxima(x, width), k)
     positions = members(groups, width)
     # Why: the last group may reach beyond the row, and a group of -inf lies beyond it.
@@ -74,7 +80,11 @@ def _row_by_row(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def _thinned(x: Array, k: int) -> Array:
-    """x with -inf for most of what is not among the k largest."""
+    """x [Q, n] with -inf for most of what is not among the k largest, so that `lax.top_k` has less to sort.
+
+    A row is cut into k parts of equal length. Each part has its own maximum, so at least k entries reach the
+    least of these k maxima, and no entry below it is among the k largest.
+    """
     q, n = x.shape
     if n < 4 * k:
         return x
@@ -87,16 +97,26 @@ def _side_by_side(x: Array, k: int) -> tuple[Array, Array]:
     """Many rows at once, in vector registers on all cores: on a CPU 2 to 13 times as fast as top_k."""
     q, n = x.shape
     rows = even(q, max(64, _CACHED // n))
-    some = _few if n >= 4 * k * _NARROW else _one_by_one
+    some = _few if n >= 4 * k * _NARROW else _in_turns
     return in_parts(lambda first: some(lax.dynamic_slice_in_dim(x, first, rows), k), q, rows)
 
 
 def _few(x: Array, k: int) -> tuple[Array, Array]:
-    return _by_groups(x, k, _NARROW, _one_by_one, _one_by_one)
+    return _by_groups(x, k, _NARROW, _in_turns, _in_turns)
 
 
-def _one_by_one(x: Array, k: int) -> tuple[Array, Array]:
-    n = x.shape[1]
+def _in_turns(x: Array, k: int) -> tuple[Array, Array]:
+    values, positions = top_of_columns(x.T, k)
+    return values.T, positions.T
+
+
+def top_of_columns(x: Array, k: int) -> tuple[Array, Array]:
+    """Values [k, Q], largest first, and positions [k, Q] i32 of each column of x [n, Q], n a few hundred.
+
+    The largest is taken k times, over all columns at once. Ties go to the first row; a position is n where
+    the value is -inf.
+    """
+    n = x.shape[0]
     place = jnp.arange(n, dtype=jnp.int32)[:, None]
 
     def take(x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
@@ -104,12 +124,21 @@ def _one_by_one(x: Array, k: int) -> tuple[Array, Array]:
         position = jnp.min(jnp.where(x == largest[None], place, n), axis=0)
         return jnp.where(place == position[None], -jnp.inf, x), (largest, position)
 
-    _, (values, positions) = lax.scan(take, x.T, None, length=k)
-    return values.T, jnp.where(values > -jnp.inf, positions, n).T
+    _, (values, positions) = lax.scan(take, x, None, length=k)
+    return values, jnp.where(values > -jnp.inf, positions, n)
 
 
 def in_parts(find: Callable[[Array | int], PyTree], q: int, size: int) -> PyTree:
-    """What `find` gives for `size` rows from its argument on, leaves [size, ...], for all q rows."""
+    """`find` for q rows, `size` of them at a time.
+
+    Args:
+      find: the number of the first row -> a pytree for `size` rows from there on, leaves [size, ...].
+      q: the rows there are.
+      size: rows in a part, at most q; the last part begins early where q is no multiple of it.
+
+    Returns:
+      The pytree for all rows, leaves [q, ...].
+    """
     if q == size:
         return find(0)
     parts = math.ceil(q / size)

@@ -13,7 +13,7 @@ from memjax.agents.reframe import bank as latents
 from memjax.agents.reframe.read import read
 from memjax.memory import make_memory
 from memjax.memory.search.branch_and_bound import nearest_in_groups
-from memjax.memory.search.groups import measure, mosts_of, order_of
+from memjax.memory.search.groups import group_order, measure_groups, mosts_of
 
 N, CAPACITY, M, Q = 3000, 3100, 8, 512
 
@@ -25,7 +25,7 @@ def table(seed):
     phase = rng.uniform(0, 2 * np.pi, N)
     waves = np.stack([f(i * phase) for i in (1, 2) for f in (np.sin, np.cos)], axis=1)
     rows = waves @ rng.normal(size=(4, M)) + 0.1 * rng.normal(size=(N, M)) + rng.normal(size=M)
-    order = np.asarray(jax.jit(order_of)(jnp.asarray(rows, jnp.float32)))
+    order = np.asarray(jax.jit(group_order)(jnp.asarray(rows, jnp.float32)))
     np.testing.assert_array_equal(np.sort(order), np.arange(N))
     return jnp.zeros((CAPACITY, M)).at[:N].set(rows[order])
 
@@ -40,7 +40,7 @@ def holes(seed, share=0.1):
     return jnp.asarray((np.random.default_rng(seed).random(CAPACITY) > share) & (np.arange(CAPACITY) < N))
 
 
-measured = jax.jit(lambda keys, valid: measure(keys, valid, N))
+measured = jax.jit(lambda keys, valid: measure_groups(keys, valid, N))
 
 
 @jax.jit

@@ -17,6 +17,7 @@ from memjax.memory.search.kernels.group_maxima import group_maxima
 from memjax.memory.search.kernels.operands import KEY_TYPES, PLATFORMS
 from memjax.memory.search.kernels.tpu import slots_along_lanes
 from memjax.memory.search.similarity import METRICS
+from memjax.memory.search.table import Search, Table
 from memjax.types import ConfigError
 
 # Q, N, D, width: one query; D in blocks; D beyond a block and N below a group; several tiles of queries.
@@ -27,13 +28,20 @@ every_type = pytest.mark.parametrize("dtype", KEY_TYPES)
 CUSTOM_CALL = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}
 
 
+def maxima(queries, keys, width, *, scale=None, valid=None, group=None, exclude_group=None, **options):
+    """`group_maxima` with the arrays by name."""
+    search = {name: options.pop(name) for name in ("shift", "metric") if name in options}
+    table = Table(keys, scale, valid, group)
+    return group_maxima(Search(queries, table, exclude_group, **search), width, **options)
+
+
 @functools.cache
 def kernel(platform, width, metric, interpret=True, query_parts=3):
     """`options` holds scale, shift, valid, group and exclude_group, or None for each."""
 
     def run(queries, keys, options):
         static = dict(metric=metric, platform=platform, interpret=interpret, query_parts=query_parts)
-        return group_maxima(queries, keys, width, **options, **static)
+        return maxima(queries, keys, width, **options, **static)
 
     return jax.jit(run)
 
@@ -223,7 +231,7 @@ def test_distances_far_from_the_origin(platform):
 @every_platform
 @pytest.mark.parametrize(("q", "n", "groups"), [(0, 40, 5), (3, 0, 0)])
 def test_nothing_to_look_for_or_in(platform, q, n, groups):
-    found = group_maxima(jnp.zeros((q, 4)), jnp.zeros((n, 4)), 8, platform=platform)
+    found = maxima(jnp.zeros((q, 4)), jnp.zeros((n, 4)), 8, platform=platform)
     assert found.shape == (q, groups)
 
 
@@ -234,7 +242,7 @@ def test_vmap_is_a_loop(platform):
     valid = rng.random((3, 40)) < 0.5
 
     def run(queries, keys, valid):
-        return group_maxima(queries, keys, 8, valid=valid, platform=platform, interpret=True)
+        return maxima(queries, keys, 8, valid=valid, platform=platform, interpret=True)
 
     looped = np.stack([run(*x) for x in zip(queries, keys, valid, strict=True)])
     np.testing.assert_array_equal(jax.vmap(run)(queries, keys, valid), looped)
@@ -286,7 +294,7 @@ def test_lowers_for_a_device_that_is_not_here(platform, dtype, shape, metric):
 
 @every_platform
 def test_lowers_in_a_batch(platform):
-    run = jax.vmap(lambda q, k: group_maxima(q, k, 32, platform=platform), in_axes=(0, None))
+    run = jax.vmap(lambda q, k: maxima(q, k, 32, platform=platform), in_axes=(0, None))
     shapes = jax.ShapeDtypeStruct((5, 40, 64), jnp.float32), jax.ShapeDtypeStruct((700, 64), jnp.float32)
     assert f"@{CUSTOM_CALL[platform]}" in lowered(jax.jit(run), shapes, platform)
 
@@ -361,7 +369,7 @@ def test_int8_tables_that_would_be_read_wrongly_are_refused(n):
 )
 def test_a_mistake_names_its_field(field, options):
     with pytest.raises(ConfigError) as error:
-        group_maxima(**{"queries": jnp.zeros((1, 2)), "keys": jnp.zeros((9, 2)), "width": 8, **options})
+        maxima(**{"queries": jnp.zeros((1, 2)), "keys": jnp.zeros((9, 2)), "width": 8, **options})
     assert error.value.field == field
 
 

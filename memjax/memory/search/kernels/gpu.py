@@ -1,4 +1,4 @@
-"""The kernel of `kernels` for NVIDIA GPUs, through Pallas' Triton route.
+"""The kernel of `group_maxima` for NVIDIA GPUs, through Pallas' Triton route.
 
 One program holds a tile of queries and walks over `steps` tiles of keys; where D is too long to hold, over
 the blocks of D of one tile. Programs of all query tiles for the same keys are neighbours in the grid, so that
@@ -68,7 +68,7 @@ def choose_tiles(q: int, n: int, d: int, width: int, itemsize: int) -> Tiles:
 
 
 def maxima(operands: Operands, width: int, metric: str, query_parts: int, interpret: bool) -> Array:
-    """`kernels.group_maxima` of checked operands."""
+    """`group_maxima` of checked operands: [Q, ceil(N / width)] f32."""
     (q, d), (n, _), itemsize = operands.queries.shape, operands.keys.shape, operands.keys.dtype.itemsize
     if itemsize == 1 and 2**31 <= n * d <= 2**32:
         # Why: here Pallas counts entries in 32 bits and Triton reads that as a signed number.

@@ -21,52 +21,57 @@ from jax import lax
 
 from memjax.memory.search.kernels.operands import KEY_TYPES, PLATFORMS, WIDTHS, Operands
 from memjax.memory.search.similarity import METRICS
+from memjax.memory.search.table import Search
 from memjax.types import Array, ConfigError
 
 
 def group_maxima(
-    queries: Array,
-    keys: Array,
+    search: Search,
     width: int,
     *,
-    scale: Array | None = None,
-    shift: Array | None = None,
-    valid: Array | None = None,
-    group: Array | None = None,
-    exclude_group: Array | None = None,
-    metric: str = "dot",
     platform: str = "cuda",
     query_parts: int = 3,
     interpret: bool = False,
 ) -> Array:
-    """[Q, ceil(N / width)] f32: the largest rank among `width` slots in a row (8 to 128, a power of two).
+    """The largest rank among each `width` neighbouring slots. No gradients; in `shard_map`, check_vma=False.
 
-    queries [Q, D] f32, of norm one or zero for "cosine", already shifted for "l2"; keys [N, D] float32,
-    bfloat16, or int8 with `scale` [N]. A rank is q.k ("dot"), q.k / |k| and 0 where |k| is 0 ("cosine"), or
-    2 q.(k - shift) - |k - shift|^2 ("l2", `shift` [D] or none). It is -inf where not `valid` [N], where
-    `group` [N] equals a non-negative `exclude_group` [Q], and where it is not finite; a query beyond 3.38e38
-    counts as infinite. `query_parts` 1 or 2 lets it round queries to 8 or 16 significant bits, for a third or
-    two thirds of the products; with float32 keys it has no effect. `interpret` runs the kernel anywhere,
-    slowly. No gradients; inside `shard_map` with check_vma=False only. Raises ConfigError on options or
-    shapes that do not fit.
+    A rank is q.k ("dot"), q.k / |k| and 0 where |k| is 0 ("cosine"), or 2 q.(k - shift) - |k - shift|^2
+    ("l2"). It is -inf where the slot is not valid or of the excluded group, and where it is not finite; a
+    query beyond 3.38e38 counts as infinite.
+
+    Args:
+      search: queries [Q, D] and keys [N, D] of a type in KEY_TYPES, with D >= 1; `shift` for "l2" alone.
+      width: slots in a group, one of WIDTHS.
+      platform: "cuda" or "tpu".
+      query_parts: how many bfloat16 parts stand for a query. 3: as exact as float32. 1 and 2 let it round
+        queries to 8 or 16 significant bits, for a third or two thirds of the products; with float32 keys they
+        have no effect.
+      interpret: runs the kernel anywhere, slowly, for tests.
+
+    Returns:
+      [Q, ceil(N / width)] f32.
+
+    Raises:
+      ConfigError: options, shapes or types that do not fit.
     """
-    _check_options(metric, platform, width, query_parts, keys.dtype.name)
-    _check_arrays(queries, keys, scale, shift, group, exclude_group, metric)
+    queries, (keys, scale, valid, group) = search.queries, search.table
+    _check_options(search.metric, platform, width, query_parts, keys.dtype.name)
+    _check_arrays(search)
     (q, _), n = queries.shape, keys.shape[0]
     if q == 0 or n == 0:
         return jnp.full((q, -(-n // width)), -jnp.inf, jnp.float32)
-    queries, offset = queries.astype(jnp.float32), None
+    queries, shift, offset = queries.astype(jnp.float32), search.shift, None
     if shift is not None and keys.dtype != jnp.float32:
         offset = 2.0 * jnp.matmul(queries, shift, precision=lax.Precision.HIGHEST)
-    if exclude_group is None:
+    if search.exclude_group is None:
         group = None
-    operands = Operands(queries, keys, scale, shift, offset, valid, group, exclude_group)
-    # Why here: both import this module, and Pallas, which most programs can do without.
+    operands = Operands(queries, keys, scale, shift, offset, valid, group, search.exclude_group)
+    # Why here: they import Pallas, which most programs can do without.
     if platform == "cuda":
         from memjax.memory.search.kernels.gpu import maxima
     else:
         from memjax.memory.search.kernels.tpu import maxima
-    return maxima(operands, width, metric, query_parts, interpret)
+    return maxima(operands, width, search.metric, query_parts, interpret)
 
 
 def readable(keys: Array) -> bool:
@@ -89,21 +94,14 @@ def _check_options(metric: str, platform: str, width: int, query_parts: int, key
             raise ConfigError(field, f"one of {expected}", got)
 
 
-def _check_arrays(
-    queries: Array,
-    keys: Array,
-    scale: Array | None,
-    shift: Array | None,
-    group: Array | None,
-    exclude_group: Array | None,
-    metric: str,
-) -> None:
+def _check_arrays(search: Search) -> None:
+    queries, keys, scale = search.queries, search.table.keys, search.table.scale
     if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1] or not keys.shape[1]:
         expected = "[Q, D] beside keys [N, D], D at least 1"
         raise ConfigError("queries", expected, f"{queries.shape} beside {keys.shape}")
     if (scale is None) != (keys.dtype != jnp.int8):
         raise ConfigError("scale", "given with int8 keys, and with no others", keys.dtype.name)
-    if shift is not None and metric != "l2":
-        raise ConfigError("shift", "given with metric l2 alone", metric)
-    if exclude_group is not None and group is None:
+    if search.shift is not None and search.metric != "l2":
+        raise ConfigError("shift", "given with metric l2 alone", search.metric)
+    if search.exclude_group is not None and search.table.group is None:
         raise ConfigError("group", "the groups of the slots, because exclude_group is given", None)

@@ -1,4 +1,4 @@
-"""The kernel of `kernels` for TPUs, through Mosaic.
+"""The kernel of `group_maxima` for TPUs, through Mosaic.
 
 The product is laid out as [slots, queries]: groups lie along sublanes, and a group maximum is an elementwise
 maximum of registers but for its last three steps. The queries are the inner loop of the grid, so that a block
@@ -35,7 +35,7 @@ _DEPTH = 512
 
 
 def maxima(operands: Operands, width: int, metric: str, query_parts: int, interpret: bool) -> Array:
-    """`kernels.group_maxima` of checked operands."""
+    """`group_maxima` of checked operands: [Q, ceil(N / width)] f32."""
     (q, d), n = operands.queries.shape, operands.keys.shape[0]
     columns, depth, turned = 128 if q <= 128 else 256, min(d, _DEPTH), slots_along_lanes(n, d)
     tiles, blocks = pl.cdiv(q, columns), pl.cdiv(d, depth)
@@ -123,7 +123,7 @@ def _kernel(refs: Operands, out, total, *size, shape, turned: bool, width: int, 
 
 
 def _weigh(refs: Operands, size, first, n: int, turned: bool, metric: str) -> tuple[Array, Array]:
-    """`kernels.weigh` of a block of slots, each [slots, 1]."""
+    """`operands.weigh` of a block of slots, each [slots, 1]."""
     unit = (1, _SLOTS) if turned else (_SLOTS, 1)
     allowed = first + lax.broadcasted_iota(jnp.int32, unit, 1 if turned else 0) < n
     if refs.valid is not None:
