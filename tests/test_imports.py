@@ -14,16 +14,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {
     "__init__": set(),
     "types": set(),
+    "machine": set(),
     "schema": {"types"},
     "config_file": {"types", "schema"},
     "runs": {"types"},
-    "memory": {"types", "schema"},
+    "memory": {"types", "schema", "machine"},
     "networks": {"types", "schema", "memory"},
     "ops": {"types", "schema", "memory"},
     "agents": {"types", "schema", "memory", "networks", "ops"},
     "envs": {"types", "schema"},
-    "data": {"types", "schema"},
-    "training": {"types", "schema", "memory", "networks", "ops", "agents", "envs", "data", "runs"},
+    "data": {"types", "schema", "machine"},
+    "training": {
+        *("types", "schema", "machine", "memory", "networks", "ops", "agents", "envs", "data", "runs"),
+    },
     "llm": {"types", "schema", "config_file", "memory", "agents", "runs"},
     "configs": {"types", "schema", "agents"},
     "commands": {

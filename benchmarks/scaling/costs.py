@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.scaling.devices import HOP_SECONDS, LAUNCH_SECONDS, USABLE, Slice
+from memjax.memory import plan_bytes
 from memjax.memory.eviction.tree import FANOUT, TOP
-from memjax.memory.plan import plan_bytes
 
 KEY_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 VALUE = jax.ShapeDtypeStruct((16,), jnp.float32)

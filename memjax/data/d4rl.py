@@ -23,6 +23,7 @@ import numpy as np
 from memjax.data.hdf5 import dataset, has, open_hdf5, read_flags, read_into, shown, where
 from memjax.data.scores import TIME_LIMITS, family
 from memjax.data.trajectories import Trajectories
+from memjax.machine import free_memory
 from memjax.types import ConfigError
 
 if TYPE_CHECKING:
@@ -46,15 +47,6 @@ def in_memory(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     if free is not None and needed > free:
         raise MemoryError(f"{needed:,} bytes, and {free:,} are free")
     return np.empty(shape, dtype)
-
-
-def free_memory() -> int | None:
-    """Bytes that this machine can give away, None where it does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def new_array(allocate: Allocate, field: str, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -10,11 +10,15 @@ state = memory.update(state, found.slots, rewards[:, None], found.mask)
 from memjax.memory.bank import Memory, make_memory, null_memory
 from memjax.memory.eviction.policies import POLICIES
 from memjax.memory.exchange import nearest_sharded
+from memjax.memory.plan import check_fits, plan_bytes
 from memjax.memory.rerank import CODE, PAPER, Ranked, rerank
 from memjax.memory.retrieval import Retrieved, retrieve
+from memjax.memory.search.branch_and_bound import nearest_in_groups
+from memjax.memory.search.groups import group_order, measure_groups
 from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, Neighbors, nearest
+from memjax.memory.search.similarity import normalize
 from memjax.memory.sharded import make_sharded_memory, shardings
-from memjax.memory.state import MemoryState
+from memjax.memory.state import MemoryState, gather_values
 from memjax.memory.telemetry import describe
 from memjax.memory.utility import q_update, q_update_batched, q_update_sequential
 
@@ -29,12 +33,19 @@ __all__ = [
     "Neighbors",
     "Ranked",
     "Retrieved",
+    "check_fits",
     "describe",
+    "gather_values",
+    "group_order",
     "make_memory",
     "make_sharded_memory",
+    "measure_groups",
     "nearest",
+    "nearest_in_groups",
     "nearest_sharded",
+    "normalize",
     "null_memory",
+    "plan_bytes",
     "q_update",
     "q_update_batched",
     "q_update_sequential",

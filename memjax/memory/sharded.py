@@ -37,8 +37,9 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from memjax.machine import Device
 from memjax.memory.bank import Memory, make_memory
-from memjax.memory.budget import Device, check_slots
+from memjax.memory.budget import check_slots
 from memjax.memory.eviction.policies import POLICIES, Counters, Policy, Turn
 from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
 from memjax.memory.retrieval import Retrieved

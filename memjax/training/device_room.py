@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from memjax.machine import Device, device_bytes, readable
 from memjax.memory import MemoryState
-from memjax.memory.budget import Device, device_bytes, readable
 from memjax.types import ConfigError, PyTree
 
 

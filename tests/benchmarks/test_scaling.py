@@ -11,8 +11,7 @@ import pytest
 from benchmarks.scaling import costs, measured, picture, tables, text
 from benchmarks.scaling.__main__ import DOCS, MEASURED, PAPER, filled, markers
 from benchmarks.scaling.devices import H200, SLICES, USABLE, V5E_8, V5E_256, V5E_CHIP, Slice
-from memjax.memory import POLICIES, make_memory
-from memjax.memory.plan import plan_bytes
+from memjax.memory import POLICIES, make_memory, plan_bytes
 
 V5E_1 = Slice("v5e-1", V5E_CHIP)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memjax.memory import POLICIES, budget, make_memory
-from memjax.memory.budget import MAX_SLOTS, device_bytes, most_slots, readable
-from memjax.memory.plan import check_fits, largest_capacity, plan_bytes
-from memjax.memory.sharded import make_sharded_memory
+from memjax import machine
+from memjax.machine import device_bytes, readable
+from memjax.memory import POLICIES, budget, check_fits, make_memory, make_sharded_memory, plan_bytes
+from memjax.memory.budget import MAX_SLOTS, most_slots
 from memjax.types import ConfigError
 
 VALUES = {
@@ -26,6 +26,15 @@ def device(free=10_000, platform="gpu", stats=True):
     """An accelerator with some bytes left."""
     known = {"bytes_limit": free + 2_000, "bytes_in_use": 2_000} if stats else None
     return types.SimpleNamespace(platform=platform, memory_stats=lambda: known)
+
+
+def largest_capacity(free, *, shards=1, **options):
+    """The most slots over `shards` devices that take at most `free` bytes on each."""
+
+    def build(capacity):
+        return make_memory(capacity, **options).init()
+
+    return min(MAX_SLOTS, shards * most_slots(build, free))
 
 
 def types_of_keys():
@@ -169,17 +178,17 @@ def test_a_container_may_have_less_than_its_machine(tmp_path, monkeypatch, files
     )
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(budget, "_MEMINFO", meminfo)
-    monkeypatch.setattr(budget, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     assert device_bytes() == expected
 
 
 def test_without_proc_all_of_the_memory_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "_MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(budget, "_CGROUP", tmp_path)
-    monkeypatch.setattr(budget.os, "sysconf", {"SC_PHYS_PAGES": 3, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine.os, "sysconf", {"SC_PHYS_PAGES": 3, "SC_PAGE_SIZE": 4096}.__getitem__)
     assert device_bytes() == 3 * 4096
-    monkeypatch.delattr(budget.os, "sysconf")
+    monkeypatch.delattr(machine.os, "sysconf")
     assert device_bytes() is None
 
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.agents.offline.shared import Triplets
-from memjax.memory import Memory, MemoryState
-from memjax.memory.search.groups import group_order, measure_groups
+from memjax.memory import Memory, MemoryState, group_order, measure_groups
 from memjax.types import Array, ConfigError, Key, PyTree
 
 BINS = 10  # equal parts of the range of a bank's returns to go, for telemetry

@@ -17,9 +17,7 @@ from jax import lax
 
 from memjax.agents.reframe.bank import BINS, CONTENT, GROUPS, bins_of, content_of
 from memjax.agents.reframe.soft_read import NEVER, read_all
-from memjax.memory import Memory, MemoryState
-from memjax.memory.search.branch_and_bound import nearest_in_groups
-from memjax.memory.search.similarity import normalize
+from memjax.memory import Memory, MemoryState, nearest_in_groups, normalize
 from memjax.types import Array, ConfigError, Key
 
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.agents.reframe.bank import BINS, bins_of, content_of
-from memjax.memory import MemoryState
-from memjax.memory.search.similarity import normalize
+from memjax.memory import MemoryState, normalize
 from memjax.types import Array
 
 _BLOCK = 2048  # entries at once

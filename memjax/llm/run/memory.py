@@ -15,8 +15,7 @@ import numpy as np
 from memjax.agents.memrl.agent import Found, MemRL, make_memrl
 from memjax.agents.memrl.config import MemRLConfig
 from memjax.llm.run.records import Event, Recall
-from memjax.memory import MemoryState
-from memjax.memory.state import gather_values
+from memjax.memory import MemoryState, gather_values
 from memjax.types import Array, Key
 
 
