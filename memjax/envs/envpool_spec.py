@@ -25,7 +25,8 @@ def import_envpool() -> ModuleType:
         import envpool
     except ImportError as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError("env.id", "envpool, from: pip install 'envpool>=1.2,<2'", reason) from error
+        source = "pip install 'envpool>=1.2,<2' (wheels for Linux, Windows and Macs with Apple silicon)"
+        raise ConfigError("env.id", f"envpool, from: {source}", reason) from error
     return envpool
 
 

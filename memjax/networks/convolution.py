@@ -8,6 +8,7 @@ that form; on other devices they are JAX's own. All are [n, H, W, C], unpadded; 
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,11 +20,13 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")  # the form meant above
 
 def conv(x: Array, kernel: Array, stride: int) -> Array:
     """x [n, H, W, C] -> [n, (H - h) // stride + 1, (W - w) // stride + 1, F]."""
+    chex.assert_rank([x, kernel], 4)
     return _conv(x, kernel, stride)
 
 
 def conv_transpose(y: Array, kernel: Array, stride: int) -> Array:
     """The adjoint of `conv` in x: y [n, H, W, F] -> [n, (H - 1) * stride + h, (W - 1) * stride + w, C]."""
+    chex.assert_rank([y, kernel], 4)
     return _conv_transpose(y, kernel, stride)
 
 

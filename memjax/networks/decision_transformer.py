@@ -7,6 +7,7 @@ order of tokens, the causal mask tells who comes before whom, and nothing has to
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,7 @@ class DecisionTransformer(nn.Module):
         `prefix` [B, M, d] are tokens before the window that every other may see. What stands where the mask
         is False has no effect on any valid step.
         """
+        chex.assert_rank([windows.observations, windows.returns_to_go, windows.mask], [3, 2, 2])
         keys = (
             [None] * (self.sizes.layers + 1) if key is None else jax.random.split(key, self.sizes.layers + 1)
         )

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +25,7 @@ class Categorical(NamedTuple):
 
     def log_prob(self, action: Array) -> Array:
         """[...] in nats."""
+        chex.assert_equal_rank([action, self.logits[..., 0]])
         log_p = jax.nn.log_softmax(self.logits)
         # A one-hot product instead of a gather: its gradient is no scatter.
         return jnp.sum(jax.nn.one_hot(action, log_p.shape[-1], dtype=log_p.dtype) * log_p, axis=-1)
@@ -50,6 +52,7 @@ class Normal(NamedTuple):
 
     def log_prob(self, action: Array) -> Array:
         """[...] in nats."""
+        chex.assert_equal_rank([action, self.mean])
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return -jnp.sum(0.5 * z**2 + self.log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 

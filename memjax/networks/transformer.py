@@ -6,6 +6,7 @@ GPT-2's pre-norm block (Radford et al. 2019) with ReLU; queries, keys and values
 import math
 from typing import NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, allowed: Array, key: Key | None, wanted: slice) -> Array:
         """x [B, T, d], allowed [B, T, T] -> [B, t, d], the t `wanted` of the T tokens."""
+        chex.assert_rank([x, allowed], 3)
         width, rate = self.sizes.width, self.sizes.dropout
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         normal = nn.LayerNorm(epsilon=1e-5, name="norm_attention")(x).astype(x.dtype)

@@ -5,6 +5,7 @@ code, and both are one intrinsic reward. The formulas are our choice; the readin
 here under their names.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -15,14 +16,17 @@ FINE_FORMS = ("hoyer", "l1", "l0", "kl", "active_set", "frozen_set")
 
 def reconstruction_error(x: Array, reconstruction: Array) -> Array:
     """Coarse: mean squared error over the pixels. [n, d], [n, d] -> [n]."""
+    chex.assert_rank(x, 2)
+    chex.assert_equal_shape([x, reconstruction])
     return jnp.mean((x - reconstruction) ** 2, axis=-1)
 
 
 def hoyer_density(code: Array) -> Array:
     """1 - Hoyer sparsity (Hoyer 2004, section 3.1) of codes [n, d]: 0 for one active unit, 1 for all alike.
 
-    A dead code (all zero) is as sparse as can be: 0.
+    A dead code (all zero) is as sparse as can be: 0. [n, d] -> [n].
     """
+    chex.assert_rank(code, 2)
     d = code.shape[-1]
     l1 = jnp.sum(jnp.abs(code), axis=-1)
     l2 = jnp.sqrt(jnp.sum(code**2, axis=-1))
@@ -32,16 +36,19 @@ def hoyer_density(code: Array) -> Array:
 
 def l1_density(code: Array) -> Array:
     """Mean absolute activation. [n, d] -> [n]."""
+    chex.assert_rank(code, 2)
     return jnp.mean(jnp.abs(code), axis=-1)
 
 
 def l0_density(code: Array, threshold: float = 1e-2) -> Array:
-    """Share of active units. [n, d] -> [n]."""
+    """Share of the units that are above `threshold`. [n, d] -> [n]."""
+    chex.assert_rank(code, 2)
     return jnp.mean(code > threshold, axis=-1)
 
 
 def kl_density(code: Array, rate: float = 0.05) -> Array:
-    """Mean over units of KL(rate || activation), activations squashed to z / (1 + z). [n, d] -> [n]."""
+    """Mean over units of KL(rate || activation), nats, activations squashed to z / (1 + z). [n, d] -> [n]."""
+    chex.assert_rank(code, 2)
     a = jnp.clip(code / (1.0 + code), 1e-3, 1.0 - 1e-3)
     return jnp.mean(rate * jnp.log(rate / a) + (1.0 - rate) * jnp.log((1.0 - rate) / (1.0 - a)), axis=-1)
 
@@ -49,9 +56,18 @@ def kl_density(code: Array, rate: float = 0.05) -> Array:
 def active_set_hash(code: Array, multipliers: Array, *, table_size: int) -> Array:
     """A bucket for the set of active units; states whose codes use the same units share it.
 
-    code [n, d] >= 0, multipliers [d] u32 odd and random, table_size a power of two -> [n] i32. A unit is
-    active above half of the largest of its code, so the set does not depend on the code's scale.
+    A unit is active above half of the largest of its code, so the set does not depend on the code's scale.
+    The multipliers of the active units are summed and mixed, and the upper bits are the bucket.
+
+    Args:
+      code: [n, d] >= 0.
+      multipliers: [d] u32, odd and random, from `hash_multipliers`.
+      table_size: how many buckets, a power of two.
+
+    Returns:
+      [n] i32 below table_size.
     """
+    chex.assert_rank([code, multipliers], [2, 1])
     active = code > 0.5 * jnp.max(code, axis=-1, keepdims=True)
     mixed = jnp.sum(jnp.where(active, multipliers, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x85EBCA6B)
@@ -61,8 +77,9 @@ def active_set_hash(code: Array, multipliers: Array, *, table_size: int) -> Arra
 def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
     """Spearman's rank correlation of x and y [n] over the masked entries; ties share their mean rank.
 
-    NaN with fewer than two distinct values on either side.
+    NaN with fewer than two distinct values on either side. O(n^2).
     """
+    chex.assert_rank([x, y, mask], 1)
 
     def ranks(v):
         below = jnp.sum((v[None, :] < v[:, None]) & mask[None, :], axis=1)

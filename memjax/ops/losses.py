@@ -1,5 +1,6 @@
 """Losses, each a masked mean over a batch [n]."""
 
+import chex
 import jax.numpy as jnp
 
 from memjax.ops.statistics import masked_mean
@@ -7,7 +8,18 @@ from memjax.types import Array
 
 
 def clipped_policy_loss(log_ratio: Array, advantage: Array, mask: Array, *, clip: float) -> Array:
-    """PPO's clipped surrogate, Eq. 7 of Schulman et al. 2017."""
+    """PPO's clipped surrogate, Eq. 7 of Schulman et al. 2017.
+
+    Args:
+      log_ratio: [n] log probability of the action now, less that when it was taken.
+      advantage: [n] f32.
+      mask: [n] bool, the steps that count.
+      clip: epsilon, how far the ratio may be from 1.
+
+    Returns:
+      [] the loss.
+    """
+    chex.assert_rank([log_ratio, advantage, mask], 1)
     ratio = jnp.exp(log_ratio)
     surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
     return -masked_mean(surrogate, mask)
@@ -16,26 +28,44 @@ def clipped_policy_loss(log_ratio: Array, advantage: Array, mask: Array, *, clip
 def memory_step_loss(
     log_prob: Array, old_log_prob: Array, advantage: Array, gate: Array, *, clip: float, floor: float = 1e-3
 ) -> Array:
-    """`offpolicy = is`: memory's actions as self-imitation steps (spec AdaMemento 6.2, our choice).
+    """`offpolicy = is`: the memory's actions as self-imitation steps (spec AdaMemento 6.2, our choice).
 
-    The ratio's denominator is at least `floor`, it is clipped above only, and only positive advantages count.
+    The ratio is clipped above only, and only positive advantages count.
+
+    Args:
+      log_prob: [n] log probability of the action under the policy now.
+      old_log_prob: [n] the same when the memory acted.
+      advantage: [n] f32.
+      gate: [n] bool, steps in which the memory acted.
+      clip: how far the ratio may exceed 1.
+      floor: the least probability that the ratio is taken over.
+
+    Returns:
+      [] the loss.
     """
+    chex.assert_rank([log_prob, old_log_prob, advantage, gate], 1)
     ratio = jnp.exp(log_prob - jnp.maximum(old_log_prob, jnp.log(floor)))
     gain = jnp.minimum(ratio, 1.0 + clip) * jnp.maximum(advantage, 0.0)
     return -masked_mean(gain, gate)
 
 
 def clone_loss(log_prob: Array, weight: Array) -> Array:
-    """Negative log-likelihood, mean weighted by weight [n] >= 0; 0 where all weights are."""
+    """Negative log-likelihood [], the mean of log_prob [n] weighted by weight [n] >= 0; 0 where all are."""
+    chex.assert_rank([log_prob, weight], 1)
     return -jnp.sum(log_prob * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
 
 
 def value_loss(value: Array, target: Array, mask: Array) -> Array:
-    """Half the squared error, summed over heads. value, target [n, heads], mask [n]."""
+    """Half the squared error of value and target [n, heads], summed over heads, mean over mask [n]: []."""
+    chex.assert_rank([value, target, mask], [2, 2, 1])
     return 0.5 * masked_mean(jnp.sum((value - target) ** 2, axis=-1), mask)
 
 
 def binary_cross_entropy(logit: Array, label: Array, weight: Array) -> Array:
-    """Weighted mean of BCE(sigmoid(logit), label)."""
+    """Weighted mean [] of BCE(sigmoid(logit), label); logit, label and weight >= 0 are [n].
+
+    Written out because the gradient of optax's `sigmoid_binary_cross_entropy` rounds differently.
+    """
+    chex.assert_rank([logit, label, weight], 1)
     loss = jnp.maximum(logit, 0.0) - logit * label + jnp.log1p(jnp.exp(-jnp.abs(logit)))
     return jnp.sum(loss * weight) / jnp.maximum(jnp.sum(weight), 1e-6)

@@ -1,5 +1,6 @@
 """Returns and advantages over a rollout; time first."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,9 +19,20 @@ def generalized_advantage(
 ) -> Array:
     """Generalised advantage estimation, Eq. 16 of Schulman et al. 2016.
 
-    reward, value, terminated, done [T, B]; next_value [T, B] is the value of the true successor, which a
-    truncated episode still bootstraps from; `decay` is lambda. Returns advantages [T, B].
+    Args:
+      reward: [T, B] f32.
+      value: [T, B] of the state in which the step was taken.
+      next_value: [T, B] of the true successor, from which a truncated episode still bootstraps.
+      terminated: [T, B] bool, the episode really ended with this step: its successor is worth 0.
+      done: [T, B] bool, it ended for whatever reason: nothing later counts.
+      discount: gamma, in [0, 1].
+      decay: lambda, in [0, 1].
+
+    Returns:
+      Advantages [T, B].
     """
+    chex.assert_rank(reward, 2)
+    chex.assert_equal_shape([reward, value, next_value, terminated, done])
     delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
     carry_on = discount * decay * (1.0 - done.astype(jnp.float32))
 
@@ -36,8 +48,16 @@ def generalized_advantage(
 def discounted_sums(reward: Array, done: Array, start: Array, *, discount: float) -> tuple[Array, Array]:
     """Running forward sums of discounted rewards, as RND uses to scale a reward stream.
 
-    reward, done [T, B], start [B] -> (sums [T, B], the state to go on with [B]).
+    Args:
+      reward: [T, B] f32.
+      done: [T, B] bool, after this step the sum begins anew.
+      start: [B] f32, the state of the rollout before; zeros at first.
+      discount: gamma, in [0, 1].
+
+    Returns:
+      Sums [T, B], and the state to go on with [B].
     """
+    chex.assert_rank([reward, done, start], [2, 2, 1])
 
     def forward(total, inputs):
         r, d = inputs
@@ -49,7 +69,17 @@ def discounted_sums(reward: Array, done: Array, start: Array, *, discount: float
 
 
 def returns_to_go(reward: Array, mask: Array, *, discount: float) -> Array:
-    """Discounted return from every step on. reward, mask [n, L], padding after the end -> [n, L]."""
+    """The discounted return from every step on.
+
+    Args:
+      reward: [n, L] f32, one episode a row.
+      mask: [n, L] bool, the steps that there are; the return of the others is 0.
+      discount: gamma, in [0, 1].
+
+    Returns:
+      [n, L].
+    """
+    chex.assert_rank([reward, mask], 2)
 
     def backward(total, inputs):
         r, m = inputs

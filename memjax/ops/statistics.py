@@ -1,5 +1,6 @@
 """Running mean and variance, masked; state in, state out."""
 
+import chex
 import flax.struct
 import jax.numpy as jnp
 
@@ -21,6 +22,7 @@ class Running(flax.struct.PyTreeNode):
     def update(self, items: Array, mask: Array | None = None) -> "Running":
         """Adds items [n, ...] where mask [n] is True; what the others hold, NaN included, has no effect."""
         mask = jnp.ones(items.shape[0], bool) if mask is None else mask
+        chex.assert_shape(mask, (items.shape[0],))
         shaped = mask.reshape(-1, *(1,) * (items.ndim - 1))
         n = jnp.sum(mask, dtype=jnp.float32)
         mean = jnp.sum(jnp.where(shaped, items, 0.0), axis=0) / jnp.maximum(n, 1.0)
@@ -42,6 +44,7 @@ class Running(flax.struct.PyTreeNode):
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean of x where mask is True; 0 where it never is."""
+    """Mean [] of x where mask, of the same shape, is True; 0 where it never is."""
+    chex.assert_equal_shape([x, mask])
     weight = mask.astype(jnp.float32)
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)

@@ -336,7 +336,7 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path):
     str(caught.value).encode()
     write_hdf5(path, good())
     assert len(load(path).rewards) == 10
-    with pytest.raises(ConfigError, match="expected a file that can be read, got embedded null byte"):
+    with pytest.raises(ConfigError, match=r"expected a file that can be read, got .*embedded null"):
         load("a\0b")
 
 

@@ -182,11 +182,6 @@ def piece_size(q: int, d: int) -> int:
     return 2 ** max(10, min(15, round(math.log2(1.5 * 2**20 / q)), round(math.log2(2**21 / d))))
 
 
-def _size(search: Search) -> int:
-    """N."""
-    return search.table.keys.shape[0]
-
-
 def _queries(search: Search, start: Array | int, size: int) -> Search:
     """The same search for `size` of the queries."""
 
