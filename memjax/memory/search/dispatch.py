@@ -1,4 +1,4 @@
-"""Which exact method `nearest` takes when none is named: the quickest one measured for such a shape.
+"""Which exact method `nearest` takes when none is named: the quickest that was measured for such a shape.
 
 The measurements are data, `methods.json`, written by `python -m benchmarks.tune`.
 """
@@ -14,7 +14,20 @@ _MOVED = 2**24  # numbers in keys that it moves or measures as a whole, as cosin
 
 
 def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -> str:
-    """The method for Q queries, N keys of width D and k neighbours on "cpu", "gpu" or "tpu"."""
+    """The method for q queries, n keys of width d and k neighbours, all at least 1.
+
+    The measured shape that is nearest to this one, by the logarithms of the four sizes, says which method was
+    quickest. "plain" is passed over where its scores [q, n], or the keys that "cosine" and "l2" make it
+    measure as a whole, would take too much memory.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu", as `jax.default_backend()` has it.
+      q, n, d, k: the sizes.
+      metric: one of `similarity.METRICS`.
+
+    Returns:
+      A name in `methods.METHODS`.
+    """
     rows = _measured().get(platform)
     if not rows:
         # Why: not measured there. A kernel keeps the scores on the chip, which pays once they are many.

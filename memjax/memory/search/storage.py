@@ -13,10 +13,18 @@ _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
 def store(keys: Array, dtype: Any) -> tuple[Array, Array | None, Array]:
-    """Keys [B, D] in a stored type, their scale [B] f32 (None unless int8), and which are finite [B].
+    """Keys as a memory stores them.
 
-    int8: the largest entry of a key becomes 127, so no entry moves by more than 1 / 254 of it. Keys whose
+    As int8, the largest entry of a key becomes 127, so no entry moves by more than 1 / 254 of it. Keys whose
     scale would be subnormal (largest entry below 1.5e-36) share the smallest normal one.
+
+    Args:
+      keys: [B, D] of a floating type.
+      dtype: the stored type: a floating one, or int8.
+
+    Returns:
+      The keys [B, D] in that type, their scale [B] f32 (None unless int8), and which of them are finite [B]
+      bool. What is not finite becomes zero as int8 and stays as it is otherwise.
     """
     if dtype != jnp.int8:
         keys = jnp.asarray(keys, dtype)
@@ -38,9 +46,10 @@ def load(rows: Array, scale: Array | None = None) -> Array:
 
 
 def pin(table: Array, place: Any) -> tuple[Array, Any]:
-    """The same table and place, from which rows are about to be taken and loaded.
+    """The same table [N, D] and place (slots, or a first row), where XLA must not move a conversion ahead.
 
-    Of a narrow type XLA would otherwise convert the whole table first, ahead of the loop that takes the rows.
+    Rows of a narrow type are about to be taken and then converted to float32. Without a barrier XLA converts
+    the whole table first, ahead of the loop that takes the rows, and so makes a float32 copy of it.
     """
     if table.dtype == jnp.float32 or not isinstance(place, jax.Array):
         return table, place

@@ -44,12 +44,26 @@ def split_queries(queries: Array, parts: int) -> list[Array]:
 
 
 def no_size(metric: str, shape: tuple[int, ...]) -> tuple[Array, ...]:
-    """What `add_size` begins with. "l2": sum of squares; "cosine": that over largest squared, and largest."""
+    """What `add_size` begins with: zeros, of as many arrays as a metric needs to know the length of a key.
+
+    "dot" needs none, "l2" the sum of squares, "cosine" the sum of squares over the largest squared, and the
+    largest entry.
+    """
     return tuple(jnp.zeros(shape, jnp.float32) for _ in range({"dot": 0, "l2": 1, "cosine": 2}[metric]))
 
 
 def add_size(size: tuple[Array, ...] | None, keys: Array, metric: str, **along: Any) -> tuple[Array, ...]:
-    """`size` with more columns of the same keys, reduced `along` their axis; None: these are the first."""
+    """Adds columns of the same keys to what is known of their lengths.
+
+    For "cosine" the sum is kept relative to the largest entry so far, squared. When a larger one comes, the
+    old sum is scaled down to it: total' = new squares / largest'^2 + total (largest / largest')^2.
+
+    Args:
+      size: what `no_size` or the last call gave; None where these columns are the first and the only ones.
+      keys: some columns of a tile of keys, f32.
+      metric: one of METRICS.
+      along: axis, and maybe keepdims, over which columns are summed.
+    """
     if metric == "dot":
         return ()
     if metric == "l2":
@@ -67,7 +81,17 @@ def add_size(size: tuple[Array, ...] | None, keys: Array, metric: str, **along: 
 def weigh(
     size: tuple[Array, ...], scale: Array | None, allowed: Array, metric: str
 ) -> tuple[Array | float, Array]:
-    """(weight, bias) of every key: its rank is weight * product + bias, NaN where it is not allowed."""
+    """What turns products into ranks: weight * product + bias for every key, NaN where it is not allowed.
+
+    Args:
+      size: what `add_size` gave of all columns of the keys.
+      scale: of int8 keys, what their rows are multiplied by.
+      allowed: bool, the slots that may be found.
+      metric: one of METRICS.
+
+    Returns:
+      (weight, bias), each a number or one for every key.
+    """
     weight, bias = 1.0 if scale is None else scale, 0.0
     if metric == "l2":
         weight, bias = 2.0 * weight, -size[0]
