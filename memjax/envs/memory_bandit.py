@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from memjax.envs.directions import draw_directions, unit_rows
 from memjax.schema import Fraction, NonNegativeFloat, PositiveInt
 from memjax.types import Array, Key
 
@@ -61,9 +62,7 @@ def make_world(config: BanditConfig, key: Key) -> World:
     count = config.families * config.clusters
     cluster = jnp.repeat(jnp.arange(count), config.memories)
     family = jnp.arange(count) // config.clusters
-    common = _unit(jax.random.normal(keys[0], (config.families, config.key_dim)))
-    own = _unit(jax.random.normal(keys[1], (count, config.key_dim)))
-    directions = _unit(jnp.sqrt(config.likeness) * common[family] + jnp.sqrt(1 - config.likeness) * own)
+    directions = draw_directions(keys[0], keys[1], family, config.families, config.key_dim, config.likeness)
     low, high = config.quality
     quality = jax.random.uniform(keys[2], cluster.shape, minval=low, maxval=high)
     related = family[:, None] == family[cluster][None]
@@ -96,8 +95,4 @@ def play(world: World, clusters: Array, memories: Array, mask: Array, key: Key) 
 
 
 def _blurred(x: Array, noise: Array | float, key: Key) -> Array:
-    return _unit(x + noise * jax.random.normal(key, x.shape) / jnp.sqrt(x.shape[-1]))
-
-
-def _unit(x: Array) -> Array:
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return unit_rows(x + noise * jax.random.normal(key, x.shape) / jnp.sqrt(x.shape[-1]))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from memjax.envs.directions import draw_directions, unit_rows
 from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from memjax.types import Array, Key
 
@@ -91,9 +92,7 @@ def make_stream(config: StreamConfig, key: Key) -> Stream:
     keys = jax.random.split(key, 3)
     count = config.topics * config.tasks
     topic = jnp.arange(count) // config.tasks
-    common = _unit(jax.random.normal(keys[0], (config.topics, config.key_dim)))
-    own = _unit(jax.random.normal(keys[1], (count, config.key_dim)))
-    directions = _unit(jnp.sqrt(config.likeness) * common[topic] + jnp.sqrt(1 - config.likeness) * own)
+    directions = draw_directions(keys[0], keys[1], topic, config.topics, config.key_dim, config.likeness)
     orders = jax.vmap(lambda k: jax.random.permutation(k, maps().free))(
         jax.random.split(keys[2], config.topics)
     )
@@ -103,7 +102,7 @@ def make_stream(config: StreamConfig, key: Key) -> Stream:
 def word(config: StreamConfig, stream: Stream, tasks: Array, key: Key) -> Array:
     """Intents [B, D] of some tasks [B], worded anew."""
     noise = jax.random.normal(key, (tasks.shape[0], config.key_dim)) / jnp.sqrt(config.key_dim)
-    return _unit(stream.directions[tasks] + config.noise * noise)
+    return unit_rows(stream.directions[tasks] + config.noise * noise)
 
 
 def starts(goals: Array, far: int, key: Key) -> Array:
@@ -182,7 +181,3 @@ def _moved(walls: np.ndarray, move: tuple[int, int]) -> np.ndarray:
     to_column = np.clip(columns + move[1], 0, SIZE - 1)
     blocked = walls[to_row, to_column]
     return np.where(blocked, rows * SIZE + columns, to_row * SIZE + to_column)
-
-
-def _unit(x: Array) -> Array:
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
