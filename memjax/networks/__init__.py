@@ -1,1 +1,1 @@
-"""Flax (linen) networks: encoders, actor-critic, autoencoder."""
+"""Flax (linen) networks: encoders, actor and critic, autoencoders, the Decision Transformer."""

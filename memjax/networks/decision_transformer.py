@@ -54,11 +54,19 @@ class DecisionTransformer(nn.Module):
         early: Array | None = None,
         prefix: Array | None = None,
     ) -> Array:
-        """u [B, K, d] f32, the hidden state at every observation's token; with `newest` [B, 1, d].
+        """The hidden state at every observation's token.
 
-        `key` draws the dropout, None: there is none. `early` [B, K, d] is added to the observations' tokens,
-        `prefix` [B, M, d] are tokens before the window that every other may see. What stands where the mask
-        is False has no effect on any valid step.
+        What stands where the windows' mask is False has no effect on any valid step.
+
+        Args:
+          windows: B windows of K steps.
+          key: draws the dropout; None: there is none.
+          newest: only the last step's state is computed, as acting needs it.
+          early: [B, K, d] f32, added to the observations' tokens.
+          prefix: [B, M, d] f32, tokens before the window that every other may see.
+
+        Returns:
+          [B, K, d] f32, or with `newest` [B, 1, d].
         """
         chex.assert_rank([windows.observations, windows.returns_to_go, windows.mask], [3, 2, 2])
         keys = (
@@ -79,7 +87,7 @@ class DecisionTransformer(nn.Module):
         return self.norm_out(x.astype(jnp.float32))
 
     def head(self, hidden: Array) -> Array:
-        """[..., d (+ head_inputs)] -> actions within [-1, 1] [..., A], or logits [..., n]."""
+        """Hidden states [..., d (+ head_inputs)] to actions in [-1, 1] [..., A], or to logits [..., n]."""
         if self.extra_head:
             hidden = hidden + self.extra_out(nn.relu(self.extra_in(hidden)))
         found = self.predict(hidden)
@@ -122,7 +130,10 @@ def _bounds(action: Box) -> tuple[Any, Any]:
 
 
 def _allowed(mask: Array, prefixed: int) -> Array:
-    """[B, T, T] who may look at whom: a token at real ones that do not come after it."""
+    """Which tokens each token may attend to, [B, T, T] bool: real ones that do not come after it.
+
+    mask [B, K] says which steps are real; `prefixed` tokens stand before the window and are always real.
+    """
     batch, context = mask.shape
     # Why: the place of each token in the order R_1, o_1, a_1, R_2, ...; what stands before the window is -1.
     place = np.arange(context) * _KINDS + np.arange(_KINDS)[:, None]
