@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memjax.schema import nearest_name
+from memjax.schema import did_you_mean, one_of
 from memjax.types import ConfigError
 
 SHIPPED = "memjax.configs"  # the package of the configs that are found by their name
@@ -58,11 +58,8 @@ def find_config(source: str) -> tuple[ModuleType, str]:
     name, _, variant = source.partition(":")
     known = shipped_configs()
     if name not in known:
-        near = nearest_name(name, known)
-        hint = f"did you mean '{near}'?" if near else f"one of {', '.join(known)}"
-        raise ConfigError(
-            "--config", f"a config file FILE.py or the name of a shipped config ({hint})", f"'{name}'"
-        )
+        expected = one_of(name, known, "a config file FILE.py or the name of a shipped config")
+        raise ConfigError("--config", expected, f"'{name}'")
     return _run_module(
         f"get_config('') of {name}", lambda: importlib.import_module(f"{SHIPPED}.{name}")
     ), variant
@@ -81,8 +78,8 @@ def shipped_configs() -> list[str]:
 def _import_file(path: str) -> ModuleType:
     file = Path(os.path.expanduser(path))
     if not file.is_file():
-        near = nearest_name(file.name, [p.name for p in file.parent.glob("*.py")])
-        hint = f" (did you mean '{file.parent / near}'?)" if near else ""
+        names = [path.name for path in file.parent.glob("*.py")]
+        hint = did_you_mean(file.name, names, f"{file.parent}/")
         raise ConfigError("--config", f"a config file FILE.py or FILE.py:VARIANT{hint}", f"'{file}'")
     spec = importlib.util.spec_from_file_location(f"memjax_config_{file.stem}", file)
     if spec is None or spec.loader is None:
@@ -131,11 +128,8 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
             with node.unlocked():
                 node[part] = None  # a literal is read; the section's reader knows whether it has the option
         if part not in node:
-            close = nearest_name(part, list(node))
-            hint = (
-                f"did you mean '{f'{walked}.{close}'.lstrip('.')}'?" if close else f"one of {', '.join(node)}"
-            )
-            raise ConfigError(field, f"a known field ({hint})", "an unknown field")
+            prefix = f"{walked}." if walked else ""
+            raise ConfigError(field, one_of(part, node, "a known field", prefix), "an unknown field")
         walked = f"{walked}.{part}".lstrip(".")
         parent, node = node, node[part]
     if isinstance(node, ConfigDict):

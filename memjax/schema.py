@@ -11,7 +11,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from memjax.types import ConfigError
@@ -53,6 +53,8 @@ Fraction = Annotated[float, Between(0, 1)]
 UserPath = Annotated[str, ExpandHome()]
 Widths = tuple[PositiveInt, ...]  # widths of hidden layers
 
+MOST_LISTED = 30  # names of a table that a message lists
+
 
 def parse(section: type[Section], values: Mapping[str, Any], path: str = "config") -> Section:
     """Builds `section` from `values`. Raises ConfigError on an unknown, missing or wrong field."""
@@ -61,7 +63,9 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
     hints = typing.get_type_hints(section, include_extras=True)
     for name in values:
         if name not in hints:
-            raise ConfigError(f"{path}.{name}", _known(name, list(hints)), "an unknown field")
+            raise ConfigError(
+                f"{path}.{name}", one_of(name, sorted(hints), "a known field"), "an unknown field"
+            )
     missing = [name for name in hints if name not in values]
     if missing:
         name = missing[0]
@@ -107,15 +111,22 @@ def _is_known(hint: Any) -> bool:
     return origin is Literal or origin in (Mapping, dict) or hint in (int, float, bool, str, Mapping, dict)
 
 
-def nearest_name(name: str, known: list[str]) -> str | None:
-    """The known name most like `name`, or None."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return close[0] if close else None
+def one_of(name: object, known: Iterable[Any], what: str = "", prefix: str = "") -> str:
+    """What is expected in place of an unknown `name`: the names there are, and the one most like it.
+
+    Without `what`: "one of a, b (did you mean 'a'?)". With it, the list stands only where no name is like it:
+    "a known option (did you mean 'a'?)", "a known option (one of a, b)". `prefix` is put before the nearest.
+    """
+    names = [str(each) for each in known]
+    listed = ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+    every, hint = f"one of {listed or 'none'}", did_you_mean(name, names, prefix)
+    return f"{what}{hint or f' ({every})'}" if what else f"{every}{hint}"
 
 
-def _known(name: str, known: list[str]) -> str:
-    close = nearest_name(name, known)
-    return f"a known field (did you mean '{close}'?)" if close else f"one of {', '.join(sorted(known))}"
+def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
+    """` (did you mean 'x'?)` with the known name that is most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 1, 0.4) if isinstance(name, str) else []
+    return f" (did you mean '{prefix}{close[0]}'?)" if close else ""
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
@@ -124,9 +135,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return _bounded(arguments[0], arguments[1:], value, path, hint)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
-            close = nearest_name(value, [str(a) for a in arguments]) if isinstance(value, str) else None
-            hint_text = f" (did you mean '{close}'?)" if close else ""
-            raise ConfigError(path, _describe(hint) + hint_text, repr(value))
+            raise ConfigError(path, _describe(hint) + did_you_mean(value, map(str, arguments)), repr(value))
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)):

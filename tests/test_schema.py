@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memjax.schema import Above, Between, Fraction, PositiveInt, Widths, nearest_name, parse
+from memjax.schema import Above, Between, Fraction, PositiveInt, Widths, one_of, parse
 from memjax.types import ConfigError
 
 
@@ -113,6 +113,11 @@ def test_between_accepts_exactly_its_closed_interval(low, span, value):
     assert accepted == (low <= value <= low + span)
 
 
-def test_nearest_name():
-    assert nearest_name("learning_rat", ["seed", "learning_rate"]) == "learning_rate"
-    assert nearest_name("zzz", ["seed"]) is None
+def test_one_of_lists_the_names_and_says_the_nearest():
+    known = ["learning_rate", "seed"]
+    assert one_of("learning_rat", known) == "one of learning_rate, seed (did you mean 'learning_rate'?)"
+    assert one_of("zzz", known) == one_of(None, known) == "one of learning_rate, seed"
+    assert one_of("sed", known, "a known field") == "a known field (did you mean 'seed'?)"
+    assert one_of("zzz", known, "a known field") == "a known field (one of learning_rate, seed)"
+    assert one_of("zzz", []) == "one of none"
+    assert one_of("zzz", range(99)).endswith("27, 28, 29, ...")

@@ -35,7 +35,7 @@ from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.signals import StopOnSignal
-from memjax.schema import PositiveInt, UserPath, nearest_name, parse
+from memjax.schema import PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError
 
 # May differ between the launches of one run: who is asked, how long and at what price, not what is played.
@@ -69,11 +69,11 @@ class BenchmarkConfig:
     def check(self) -> None:
         """Raises ConfigError for an unknown benchmark, and for options that its loader has not."""
         if self.name not in LOADERS:
-            raise ConfigError("name", _one_of(self.name, list(LOADERS)), repr(self.name))
+            raise ConfigError("name", one_of(self.name, list(LOADERS)), repr(self.name))
         known = _options(self.name)
         for name, value in self.options.items():
             if name not in known:
-                raise ConfigError(f"options.{name}", _one_of(name, list(known)), "an unknown option")
+                raise ConfigError(f"options.{name}", one_of(name, list(known)), "an unknown option")
             if not _fits(value, known[name]):
                 expected = "text or a number" if known[name] is None else type(known[name]).__name__
                 raise ConfigError(f"options.{name}", expected, repr(value))
@@ -230,8 +230,3 @@ def _fits(value: Any, default: Any) -> bool:
     if default is None or value is None:
         return isinstance(value, _OPEN_ITEM) and (default is None or isinstance(default, str))
     return type(value) is type(default) or (type(default) is float and type(value) is int)
-
-
-def _one_of(name: str, known: list[str]) -> str:
-    close = nearest_name(name, known)
-    return f"one of {', '.join(known)}" + (f" (did you mean '{close}'?)" if close else "")

@@ -11,7 +11,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from memjax.schema import nearest_name
+from memjax.schema import one_of
 from memjax.types import ConfigError
 
 Variant = Callable[[ConfigDict], None]  # changes a config in place
@@ -271,8 +271,6 @@ def apply(config: ConfigDict, text: str, known: Mapping[str, Variant]) -> Config
     """
     for name in filter(None, text.split("+")):
         if name not in known:
-            close = nearest_name(name, list(known))
-            hint = f" (did you mean '{close}'?)" if close else ""
-            raise ConfigError("--config", f"a variant among {', '.join(sorted(known))}{hint}", repr(name))
+            raise ConfigError("--config", f"a variant, {one_of(name, sorted(known))}", repr(name))
         known[name](config)
     return config.lock()

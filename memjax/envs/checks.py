@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.schema import nearest_name
+from memjax.schema import one_of
 from memjax.types import Box, ConfigError, Discrete
 
 LARGEST_BOUND = 1e6  # wider actions cannot be scaled to; some environments write the largest float there
@@ -14,10 +14,7 @@ LARGEST_BOUND = 1e6  # wider actions cannot be scaled to; some environments writ
 
 def unknown_id(id: str, known: Iterable[str]) -> ConfigError:
     """The error for an id that names no environment, with the nearest one that exists."""
-    names = sorted(known)
-    close = nearest_name(id, names)
-    hint = f"did you mean '{close}'?" if close else f"one of {', '.join(names[:30])}"
-    return ConfigError("env.id", f"a known environment ({hint})", repr(id))
+    return ConfigError("env.id", one_of(id, sorted(known), "a known environment"), repr(id))
 
 
 def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -28,9 +25,7 @@ def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
     for name, value in options.items():
         field = f"env.options.{name}"
         if name not in defaults:
-            close = nearest_name(name, list(defaults))
-            known = f"did you mean '{close}'?" if close else f"one of {', '.join(sorted(defaults)) or 'none'}"
-            raise ConfigError(field, f"a known option ({known})", "an unknown option")
+            raise ConfigError(field, one_of(name, sorted(defaults), "a known option"), "an unknown option")
         default = defaults[name]
         if default is None or default is inspect.Parameter.empty:
             continue

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
 from memjax.runs.workdir import CONFIG_FILE, read_json
-from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, UserPath, nearest_name, parse
+from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError, EnvSpec
 
 
@@ -169,13 +169,10 @@ def resolve(
 
 def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any]) -> Any:
     """The agent's own section, checked by itself and against the number of environments."""
-    names = sorted(agents)
     name = section.get("name")
     if not isinstance(name, str) or name not in agents:
-        close = nearest_name(name, names) if isinstance(name, str) else None
-        hint = f" (did you mean '{close}'?)" if close else ""
         got = "nothing: the field is missing" if name is None else repr(name)
-        raise ConfigError("agent.name", f"one of {', '.join(names)}{hint}", got)
+        raise ConfigError("agent.name", one_of(name, sorted(agents)), got)
     known = agents[name].config
     has_name = "name" in {field.name for field in dataclasses.fields(known)}
     values = {key: value for key, value in section.items() if key != "name" or has_name}
