@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.resources
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memjax.schema import did_you_mean, one_of
+from memjax.schema import Text, check_no_secret, check_plain, did_you_mean, from_text, one_of
 from memjax.types import ConfigError
 
 SHIPPED = "memjax.configs"  # the package of the configs that are found by their name
 
 # An override may add fields to these; who reads them checks them itself.
 _OPEN_SECTIONS = ("env.options", "benchmark.options", "chat.extra")
+_QUOTING = tuple("{[(\"'")  # what a list, a section or quoted text begins with
 
 
 def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -134,8 +136,15 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
         parent, node = node, node[part]
     if isinstance(node, ConfigDict):
         raise ConfigError(field, "one field of that section", f"a value ({text!r}) for the whole section")
-    with parent.ignore_type(), parent.unlocked():
-        parent[name] = _typed(field, node, parent.get_type(name), text)
+    is_open = any(field.startswith(f"{section}.") for section in _OPEN_SECTIONS)
+    value = _open_value(field, name, text) if is_open and node is None else None
+    if not is_open or node is not None:
+        value = _typed(field, node, parent.get_type(name), text)
+    try:
+        with parent.ignore_type(), parent.unlocked():
+            parent[name] = value
+    except (TypeError, ValueError) as error:  # what ConfigDict has no place for: a name with a dot in it
+        raise ConfigError(field, "a value that a config can hold", error) from error
 
 
 def _typed(field: str, value: Any, kind: type, text: str) -> Any:
@@ -145,35 +154,31 @@ def _typed(field: str, value: Any, kind: type, text: str) -> Any:
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
         sample = value[0] if value else None
         return tuple(_typed(field, sample, type(sample), item) for item in items)
+    if kind not in (bool, int, float, str):
+        return Text(text)  # a field that is None now: its section knows the type
     try:
-        return _PARSERS.get(kind, _literal)(text)
+        return from_text(kind, text)
     except ValueError:
         raise ConfigError(field, {"str": "text"}.get(kind.__name__, kind.__name__), repr(text)) from None
 
 
-def _bool(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
+def _open_value(field: str, name: str, text: str) -> Any:
+    """The value of a field of an open section: JSON as servers' manuals have it, a Python literal, or text.
 
-
-def _int(text: str) -> int:
-    """Also 1e6 and 1_000_000, as long as they are whole."""
+    What looks like a list, a section or quoted text and is none is refused rather than taken for text.
+    """
+    check_no_secret(name, text, field)
+    value: Any = text
     try:
-        return int(text)
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ConfigError(field, "a value of fewer levels", repr(text)) from error
     except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise
-        return int(number)
-
-
-def _literal(text: str) -> Any:
-    """A Python literal where it is one, the text itself otherwise."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-_PARSERS: dict[type, Callable[[str], Any]] = {bool: _bool, int: _int, float: float, str: str}
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            if text.strip()[:1] in _QUOTING or isinstance(error, (MemoryError, RecursionError)):
+                expected = "JSON or a Python literal (text that begins like one in quotes)"
+                raise ConfigError(field, expected, repr(text)) from error
+    check_plain(value, field)
+    return value

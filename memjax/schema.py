@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -53,13 +54,32 @@ Fraction = Annotated[float, Between(0, 1)]
 UserPath = Annotated[str, ExpandHome()]
 Widths = tuple[PositiveInt, ...]  # widths of hidden layers
 
+
+class Plain(NamedTuple):
+    """Marks a section that takes any field, as long as JSON can hold it and it looks like no secret."""
+
+    def __str__(self) -> str:
+        return "that JSON can hold"
+
+
+OpenSection = Annotated[Mapping[str, Any], Plain()]
+
+LARGEST_INT = 2**63 - 1  # what a checkpoint, JSON's readers and C libraries hold
+_SECRET_NAME = re.compile(
+    r"(?i)(api|access|auth|private|bearer|session)[-_. ]?(key|token)|secret|passw(or)?d|passphrase"
+    r"|authorization|credential|^(key|token|bearer)$"
+)
+_SECRET_VALUE = re.compile(
+    r"(?i)^bearer\s+\S|^(sk|pk|rk|hf|gh[a-z]|xox[a-z]|glpat|AKIA|AIza)[-_A-Za-z0-9]{16,}$"
+)
+
 MOST_LISTED = 30  # names of a table that a message lists
 
 
 def parse(section: type[Section], values: Mapping[str, Any], path: str = "config") -> Section:
     """Builds `section` from `values`. Raises ConfigError on an unknown, missing or wrong field."""
     if not isinstance(values, Mapping):
-        raise ConfigError(path, "a section of fields", repr(values))
+        raise ConfigError(path, "a section of fields", shown(values))
     hints = typing.get_type_hints(section, include_extras=True)
     for name in values:
         if name not in hints:
@@ -99,7 +119,7 @@ def _is_known(hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _is_known(arguments[0]) and all(
-            isinstance(each, (Above, Between, ExpandHome)) for each in arguments[1:]
+            isinstance(each, (Above, Between, ExpandHome, Plain)) for each in arguments[1:]
         )
     if origin is tuple:
         return len(arguments) == 2 and arguments[1] is Ellipsis and _is_known(arguments[0])
@@ -109,6 +129,60 @@ def _is_known(hint: Any) -> bool:
         check_section(typing.cast(type, hint))
         return True
     return origin is Literal or origin in (Mapping, dict) or hint in (int, float, bool, str, Mapping, dict)
+
+
+class Text(str):
+    """Text of the command line for a field whose type is known only where its section is parsed."""
+
+
+def from_text(kind: Any, text: str) -> Any:
+    """`text` as bool, int, float or str. Raises ValueError where it is none; "1e6" is an int."""
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if kind is int:
+        return _int(text)
+    return float(text) if kind is float else str(text)
+
+
+def check_plain(value: Any, path: str) -> None:
+    """Raises ConfigError unless JSON can hold `value`, and where a field in it looks like a secret.
+
+    Keys come from the environment alone: a config is written into the run's directory.
+    """
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            if not isinstance(name, str):
+                raise ConfigError(path, "fields whose names are text", f"a field {shown(name)}")
+            check_no_secret(name, each, f"{path}.{name}")
+            check_plain(each, f"{path}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for i, each in enumerate(value):
+            check_no_secret("", each, f"{path}[{i}]")
+            check_plain(each, f"{path}[{i}]")
+    elif isinstance(value, int):
+        _check_int(value, path)
+    elif isinstance(value, float):
+        _check_finite(value, path)
+    elif value is not None and not isinstance(value, str):
+        expected = "what JSON can hold: numbers, text, true, false, null, lists and sections of them"
+        raise ConfigError(path, expected, shown(value))
+
+
+def check_no_secret(name: str, value: Any, path: str) -> None:
+    """Raises ConfigError, without the value, where a field of an open section looks like a key."""
+    if _SECRET_NAME.search(name) or (isinstance(value, str) and _SECRET_VALUE.search(value.strip())):
+        expected = "no secret in a config, which is written to disk (keys come from the environment)"
+        raise ConfigError(path, expected, "a field that looks like one")
+
+
+def shown(value: object) -> str:
+    """`repr`, also of what has none."""
+    try:
+        return repr(value)
+    except Exception as error:  # an int of too many digits, or a class of the user's
+        return f"a value of type {type(value).__name__} ({type(error).__name__})"
 
 
 def one_of(name: object, known: Iterable[Any], what: str = "", prefix: str = "") -> str:
@@ -131,15 +205,18 @@ def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
 
 def _value(hint: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Text):
+        value = _from_text(hint, value, path)
     if origin is Annotated:
         return _bounded(arguments[0], arguments[1:], value, path, hint)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
-            raise ConfigError(path, _describe(hint) + did_you_mean(value, map(str, arguments)), repr(value))
+        is_choice = isinstance(value, (bool, int, float, str)) and value in arguments
+        if not is_choice or isinstance(value, bool) != isinstance(arguments[0], bool):
+            raise ConfigError(path, _describe(hint) + did_you_mean(value, map(str, arguments)), shown(value))
         return value
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
-            raise ConfigError(path, _describe(hint), repr(value))
+            raise ConfigError(path, _describe(hint), shown(value))
         return tuple(_value(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _value(arguments[0], value, path)
@@ -147,15 +224,53 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return parse(typing.cast(type, hint), value, path)
     if hint in (Mapping, dict) or origin in (Mapping, dict):
         if not isinstance(value, Mapping):
-            raise ConfigError(path, "a section of fields", repr(value))
+            raise ConfigError(path, "a section of fields", shown(value))
         return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if isinstance(value, int) and not isinstance(value, bool) and hint in (int, float):
+        _check_int(value, path)
+        value = hint(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(path, _describe(hint), repr(value))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(path, "a finite number", repr(value))
+        raise ConfigError(path, _describe(hint), shown(value))
+    if isinstance(value, float):
+        _check_finite(value, path)
     return value
+
+
+def _check_int(value: int, path: str) -> None:
+    if not -LARGEST_INT <= value <= LARGEST_INT:
+        raise ConfigError(path, "a number within 64 bits", shown(value))
+
+
+def _check_finite(value: float, path: str) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(path, "a finite number", repr(value))
+
+
+def _from_text(hint: Any, text: Text, path: str) -> Any:
+    """`text` by the annotation of its field."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Annotated, types.UnionType, typing.Union):
+        return _from_text(arguments[0], text, path)
+    if origin is Literal:
+        return next((each for each in arguments if str(each) == text), str(text))
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        return tuple(_from_text(arguments[0], Text(item), path) for item in items)
+    try:
+        return from_text(hint, text)
+    except ValueError:
+        raise ConfigError(path, _describe(hint), repr(str(text))) from None
+
+
+def _int(text: str) -> int:
+    """Also 1e6 and 1_000_000, as long as they are whole."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
 
 
 def _bounded(hint: Any, bounds: tuple[Any, ...], value: Any, path: str, whole: Any) -> Any:
@@ -163,6 +278,9 @@ def _bounded(hint: Any, bounds: tuple[Any, ...], value: Any, path: str, whole: A
     for bound in bounds:
         if isinstance(bound, ExpandHome):
             value = os.path.expanduser(value)
+            continue
+        if isinstance(bound, Plain):
+            check_plain(value, path)
             continue
         above = value > bound.low if isinstance(bound, Above) else bound.low <= value <= bound.high
         if not above:
@@ -180,6 +298,6 @@ def _describe(hint: Any) -> str:
         return f"a tuple of {_describe(arguments[0])}"
     if origin in (types.UnionType, typing.Union):
         return f"{_describe(arguments[0])} or None"
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or hint in (Mapping, dict) or origin in (Mapping, dict):
         return "a section of fields"
     return {int: "int", float: "float", bool: "bool", str: "str"}.get(hint, str(hint))

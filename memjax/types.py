@@ -21,8 +21,18 @@ class ConfigError(ValueError):
     """A mistake of the user: which field, what was expected, what was given. Ends the command with code 2."""
 
     def __init__(self, field: str, expected: str, got: object):
-        super().__init__(f"{field}: expected {expected}, got {got}")
+        super().__init__(f"{_short(field)}: expected {_short(expected, 1000)}, got {_short(got)}")
         self.field, self.expected, self.got = field, expected, got
+
+
+def _short(value: object, most: int = 300) -> str:
+    """Text of `value`; the middle of a long one is left out, as a message is one line that is read."""
+    text = str(value)
+    return (
+        text
+        if len(text) <= most
+        else f"{text[: most // 2]} ... {text[-most // 3 :]} ({len(text):,} characters)"
+    )
 
 
 class RunEnded(RuntimeError):

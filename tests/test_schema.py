@@ -3,11 +3,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memjax.schema import Above, Between, Fraction, PositiveInt, Widths, one_of, parse
+from memjax.schema import Above, Between, Fraction, OpenSection, PositiveInt, Text, Widths, one_of, parse
 from memjax.types import ConfigError
 
 
@@ -91,6 +92,80 @@ def test_a_wrong_value_names_field_expected_and_given(change, message):
     with pytest.raises(ConfigError) as error:
         parse(Outer, GOOD | change, "c")
     assert str(error.value) == message
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Fields whose value may be None, as a config file has them."""
+
+    tokens: PositiveInt | None
+    rate: Annotated[float, Above(0)] | None
+    flag: bool | None
+    name: str | None
+    kind: Literal["soft", 3] | None
+    widths: Widths | None
+    options: OpenSection
+
+
+BEYOND = [10**5000]  # in a list, as pytest cannot name such a number
+NONE = dict(tokens=None, rate=None, flag=None, name=None, kind=None, widths=None, options={})
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("tokens", "1e6", 1_000_000),
+        ("rate", "1", 1.0),
+        ("flag", "TRUE", True),
+        ("name", "123", "123"),
+        ("kind", "3", 3),
+        ("kind", "soft", "soft"),
+        ("widths", "(8, 1e2)", (8, 100)),
+    ],
+)
+def test_text_is_typed_by_the_declared_field(field, text, value):
+    found = getattr(parse(Declared, NONE | {field: Text(text)}), field)
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tokens", Text("1.5"), "c.tokens: expected int, got '1.5'"),
+        ("tokens", Text("0"), "c.tokens: expected int >= 1, got 0"),
+        ("flag", Text("yes"), "c.flag: expected bool, got 'yes'"),
+        ("kind", Text("sft"), "c.kind: expected one of 'soft', 3 (did you mean 'soft'?), got 'sft'"),
+        ("tokens", 2**63, "c.tokens: expected a number within 64 bits, got 9223372036854775808"),
+        ("rate", 10**400, "c.rate: expected a number within 64 bits"),
+        (
+            "tokens",
+            BEYOND,
+            "c.tokens: expected a number within 64 bits, got a value of type int (ValueError)",
+        ),
+        ("rate", BEYOND, "c.rate: expected a number within 64 bits"),
+        ("kind", np.array(["soft", "hard"]), "c.kind: expected one of 'soft', 3, got array("),
+        ("kind", ["soft"], "c.kind: expected one of 'soft', 3, got ['soft']"),
+        ("tokens", np.array([1, 2]), "c.tokens: expected int, got array("),
+        ("options", np.zeros(2), "c.options: expected a section of fields, got array("),
+        ("options", {"a": np.zeros(2)}, "c.options.a: expected what JSON can hold"),
+        ("options", {1: 2}, "c.options: expected fields whose names are text, got a field 1"),
+        ("options", {"a": [{"b": math.nan}]}, "c.options.a[0].b: expected a finite number, got nan"),
+        ("options", {"a": 2**64}, "c.options.a: expected a number within 64 bits"),
+        ("options", {"api_key": "x"}, "c.options.api_key: expected no secret in a config"),
+        ("name", b"x" * 100_000, "c.name: expected str, got b'xxx"),
+        ("x" * 100_000, 1, "c.xxx"),
+    ],
+)
+def test_hostile_values_are_refused_on_one_short_line(field, value, message):
+    with pytest.raises(ConfigError) as error:
+        parse(Declared, NONE | {field: BEYOND[0] if value is BEYOND else value}, "c")
+    assert str(error.value).startswith(message)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_field_whose_name_is_no_text_is_unknown():
+    with pytest.raises(ConfigError, match=r"c\.7: expected a known field"):
+        parse(Declared, NONE | {7: 1}, "c")  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
 from memjax.runs.workdir import CONFIG_FILE, read_json
-from memjax.schema import Between, Fraction, NonNegativeInt, PositiveInt, UserPath, one_of, parse
+from memjax.schema import Between, Fraction, NonNegativeInt, OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError, EnvSpec
 
 
@@ -25,7 +25,7 @@ class EnvConfig:
 
     id: str  # "gymnax/CartPole-v1", "envpool/Pong-v5"; the prefix names the backend
     num_envs: PositiveInt  # B, per seed
-    options: Mapping[str, Any]  # the environment's own, checked by its adapter
+    options: OpenSection  # the environment's own, checked by its adapter
 
 
 @dataclass(frozen=True)
