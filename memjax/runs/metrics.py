@@ -7,8 +7,10 @@ same bytes as one that was never interrupted.
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,18 @@ class MetricsWriter:
     """Writes what a run measures. A value is a number, or one number per seed as an array [num_seeds]."""
 
     def __init__(self, workdir: Path, *, after: int = -1, tensorboard: bool = True):
-        """Continues after step `after`: later lines, and a torn last one, are dropped. -1 starts anew."""
+        """Continues after step `after`: later lines, and a torn last one, are dropped. -1 starts anew.
+
+        Lines that are missing before `after` are said on one line; the run itself does not need them.
+        """
         self.workdir = Path(workdir)
         truncate_after(self.workdir / METRICS_FILE, after)
         truncate_after(self.workdir / TIMING_FILE, after)
+        if after > 0:
+            report_holes(self.workdir / METRICS_FILE, until=after)
         self._metrics = open(self.workdir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
         self._timing = open(self.workdir / TIMING_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
-        self._events = _event_writer(self.workdir / "tensorboard", after) if tensorboard else None
+        self._events = _EventFile(self.workdir / "tensorboard", after) if tensorboard else None
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -44,9 +51,7 @@ class MetricsWriter:
         _write_line(self._metrics, {"step": int(step)} | plain)
         if self._events is not None:
             means = {name: mean(value) for name, value in plain.items()}
-            for name, value in means.items():
-                if not math.isnan(value):
-                    self._events.add_scalar(name, value, int(step))
+            self._events.write(int(step), {name: x for name, x in means.items() if not math.isnan(x)})
 
     def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of `timing.jsonl`, with the time of day: steps per second, seconds spent saving."""
@@ -69,8 +74,34 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, a torn last one left out. Raises ConfigError on anything else."""
+    """The lines of a metrics file, a torn last one left out. Raises ConfigError on anything else.
+
+    Missing lines are said on one line.
+    """
+    report_holes(path)
     return [values for _, values in _whole_lines(path)]
+
+
+def report_holes(path: Path, until: int = 0) -> None:
+    """Says on one line where lines are missing, as a curve drawn over the hole would not show it."""
+    steps = [values["step"] for _, values in _whole_lines(path)] if path.exists() else []
+    found = holes(steps, until)
+    if found:
+        where = ", ".join(f"{before:,} and {after:,}" for before, after in found[:3])
+        more = f" and in {len(found) - 3} other places" if len(found) > 3 else ""
+        print(f"memjax: {path} lacks lines between steps {where}{more}", file=sys.stderr, flush=True)
+
+
+def holes(steps: Sequence[int], until: int = 0) -> list[tuple[int, int]]:
+    """(before, after) of each stretch without a line, where lines stand at equal distances from step 0 on.
+
+    `until` is the step that the last line should have; 0: not known.
+    """
+    gaps = list(pairwise(sorted({0, *steps})))
+    nearest = min((after - before for before, after in gaps), default=0)
+    found = [(before, after) for before, after in gaps if after - before > nearest]
+    last = max(steps, default=0)
+    return [*found, (last, until)] if last < until else found
 
 
 def truncate_after(path: Path, step: int) -> None:
@@ -107,7 +138,7 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         try:
             values = json.loads(line)
             whole = line.endswith(b"\n") and isinstance(values["step"], int)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             whole = False
         if whole:
             parsed.append((line, values))
@@ -137,7 +168,33 @@ def _number(value: float) -> float | str | None:
     return value
 
 
-def _event_writer(folder: Path, after: int) -> Any:
-    from tensorboardX import SummaryWriter  # slow to import, and of use to training alone
+class _EventFile:
+    """TensorBoard's events, written by the caller itself.
 
-    return SummaryWriter(str(folder), purge_step=after + 1 if after >= 0 else None, flush_secs=30)
+    Why not tensorboardX's SummaryWriter: it hands events to a thread. That thread ends where the disk is
+    full, and then whoever writes waits for it forever.
+    """
+
+    def __init__(self, folder: Path, after: int):
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import, of use to training alone
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{after + 1}")
+        self._event = Event
+        if after >= 0:  # later events of the launch before this one are hidden
+            self._file.write_event(Event(step=after + 1, file_version="brain.Event:2"))
+            self._file.write_event(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One event for each value. Raises OSError where they cannot be written."""
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            event = self._event(step=step, wall_time=time.time(), summary=scalar(name, value))
+            self._file.write_event(event)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._file.close()

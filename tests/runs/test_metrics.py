@@ -1,5 +1,8 @@
 import json
 import math
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memjax.runs import progress as progress_module
-from memjax.runs.metrics import MetricsWriter, mean, read_metrics, truncate_after
+from memjax.runs.metrics import MetricsWriter, holes, mean, read_metrics, truncate_after
 from memjax.runs.progress import Progress
 from memjax.types import ConfigError
 
@@ -93,6 +96,79 @@ def test_tensorboard_events_are_written(tmp_path):
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/return" in events.read_bytes()
     assert b"none" not in events.read_bytes()
+
+
+def test_a_disk_that_is_full_is_an_error_of_the_loop_and_nothing_waits(tmp_path):
+    program = """
+        import resource, sys
+        from memjax.runs.metrics import MetricsWriter
+        writer = MetricsWriter(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+        try:
+            for step in range(1, 100_000):
+                writer._metrics.truncate(0)  # so that the events reach the limit first
+                writer.write(step, {f"value/{i}": i for i in range(8)})
+        except OSError as error:
+            print("refused at", step, error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path), "20000"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.stdout.startswith("refused at")
+    assert "File too large" in run.stdout
+
+
+def test_events_of_a_resumed_run_hide_those_after_its_checkpoint(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    with MetricsWriter(tmp_path, after=2) as writer:
+        writer.write(3, {"loss": 0.5})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    _, version, purge, value = events_in(events.read_bytes())
+    assert (version.step, version.file_version) == (3, "brain.Event:2")
+    assert (purge.step, purge.session_log.status) == (3, purge.session_log.START)
+    assert (value.step, value.summary.value[0].tag, value.summary.value[0].simple_value) == (3, "loss", 0.5)
+
+
+def events_in(content):
+    """Of a file of records: length, its checksum, an event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        found.append(Event.FromString(content[12:end]))
+        content = content[end + 4 :]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "until", "expected"),
+    [
+        ([], 0, []),
+        ([], 40, [(0, 40)]),
+        ([10, 20, 30], 0, []),
+        ([10, 20, 30], 30, []),
+        ([10, 20, 30], 50, [(30, 50)]),
+        ([10, 30, 40], 0, [(10, 30)]),
+        ([20, 30, 40], 0, [(0, 20)]),
+        ([10, 20, 20, 30], 30, []),
+        ([1, 2, 5, 9], 0, [(2, 5), (5, 9)]),
+    ],
+)
+def test_holes_of_a_curve_are_found(steps, until, expected):
+    assert holes(steps, until) == expected
+
+
+def test_a_missing_line_is_said_when_the_curve_is_read_and_when_the_run_goes_on(tmp_path, capsys):
+    write(tmp_path, [10, 20, 30, 40])
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[2], lines[3]]))
+    assert capsys.readouterr().err == ""
+    assert len(read_metrics(path)) == 3
+    assert capsys.readouterr().err == f"memjax: {path} lacks lines between steps 10 and 30\n"
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:-9])  # cut
+    write(tmp_path, [50], after=40)
+    assert capsys.readouterr().err == f"memjax: {path} lacks lines between steps 30 and 40\n"
 
 
 def test_mean_leaves_out_seeds_without_a_value():
