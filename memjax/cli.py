@@ -52,11 +52,8 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
 
 def _without_traceback(run: Callable[[], int]) -> int:
     """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
-    from absl import logging
-
     from memjax.types import ConfigError, RunEnded
 
-    logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it raises as well
     try:
         return run()
     except ConfigError as error:

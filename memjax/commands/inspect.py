@@ -9,7 +9,7 @@ import numpy as np
 
 from memjax.memory import MemoryState
 from memjax.memory.telemetry import AGE_QUANTILES, describe
-from memjax.runs.checkpoint import Damaged, read_record, restore_leaves, steps_in
+from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.types import ConfigError
 

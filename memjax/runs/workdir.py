@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax import __version__
-from memjax.runs.metrics import replace_file
+from memjax.runs.metrics import METRICS_FILE, replace_file
 from memjax.types import ConfigError
 
 CONFIG_FILE = "config.json"
@@ -29,20 +29,38 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "g
 
 @contextlib.contextmanager
 def open_workdir(
-    workdir: Path, config: Mapping[str, Any], *, resume: bool = True, free: Collection[str] = _FREE_FIELDS
+    workdir: Path,
+    config: Mapping[str, Any],
+    *,
+    resume: bool = True,
+    free: Collection[str] = _FREE_FIELDS,
+    begun: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Creates or continues `workdir` for `config`, as plain values, and holds its lock until the block ends.
 
-    `free` names fields and sections that may differ from those of an earlier launch.
+    A launch that failed before it did anything leaves a config that another one may replace. Once there are
+    checkpoints, metrics, or a file that `begun` names, the workdir belongs to its config.
 
-    Raises ConfigError where it cannot be written, another process runs in it, it holds the run of another
-    config, or it holds a run at all and `resume` is False.
+    Args:
+      workdir: the directory of the run.
+      config: the whole config, as JSON gives it back.
+      resume: whether a run that has checkpoints may be continued.
+      free: fields and sections that may differ from those of an earlier launch.
+      begun: names of further files that show that the run has begun.
+
+    Raises:
+      ConfigError: it cannot be written, another process runs in it, it holds the run of another config or one
+        whose config is gone, or it holds a run at all and `resume` is False.
     """
     workdir = Path(workdir)
     with locked(workdir):
-        if not resume and any(workdir.glob(f"{CHECKPOINTS}/[0-9]*")):
+        checkpoints = _checkpoints_in(workdir)
+        if not resume and checkpoints:
             raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
-        _check_same_run(workdir, config, free)
+        if checkpoints or any(_has_content(workdir / name) for name in (METRICS_FILE, *begun)):
+            _check_same_run(workdir, config, free)
+        elif (workdir / CONFIG_FILE).exists():
+            read_json(workdir / CONFIG_FILE)
         write_json(workdir / CONFIG_FILE, config)
         yield workdir
 
@@ -60,7 +78,9 @@ def write_manifest(workdir: Path, config: Mapping[str, Any], not_reproducible: S
 def record_launch(workdir: Path, about: Mapping[str, Any]) -> None:
     """Writes the manifest: `about` the run, and one entry for each launch so far, this one last."""
     path = Path(workdir) / MANIFEST_FILE
-    launches = read_json(path)["launches"] if path.exists() else []
+    launches = read_json(path).get("launches") if path.exists() else []
+    if not isinstance(launches, list):
+        raise ConfigError(f"{path}: launches", "a list, as this command writes it", type(launches).__name__)
     write_json(path, {**about, "launches": [*launches, describe_launch()]})
 
 
@@ -131,11 +151,24 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
+def _checkpoints_in(workdir: Path) -> list[str]:
+    """Names of the checkpoints, damaged ones included. Raises ConfigError where no folder has that name."""
+    folder = workdir / CHECKPOINTS
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("workdir", f"a folder at {folder}, or nothing", "a file")
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return [name for name in names if name.removeprefix("damaged-")[:1].isdecimal()]
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 def _check_same_run(workdir: Path, config: Mapping[str, Any], free: Collection[str]) -> None:
-    """Raises ConfigError if `workdir` holds the run of another config."""
+    """Raises ConfigError if `workdir` holds the run of another config, or one whose config is gone."""
     path = workdir / CONFIG_FILE
     if not path.exists():
-        return
+        raise ConfigError("workdir", f"{CONFIG_FILE} beside the run in it", f"'{workdir}' without it")
     difference = first_difference(read_json(path), config, free)
     if difference is not None:
         field, old, new = difference
@@ -153,14 +186,16 @@ def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return leaves
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of a run holds. Raises ConfigError where it is damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a run holds. Raises ConfigError where it is damaged."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(
-            str(path), "JSON as this command writes it", f"{type(error).__name__}: {error}"
-        ) from error
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise ConfigError(str(path), "JSON as this command writes it", got) from error
+    if not isinstance(values, dict):
+        raise ConfigError(str(path), "a JSON object as this command writes it", type(values).__name__)
+    return values
 
 
 def _version(package: str) -> str | None:

@@ -78,6 +78,7 @@ def _run(
         finished = "finished; nothing is left to do" if done >= total else "resuming"
         print(f"memjax: {workdir} is at step {restored.step:,}: {finished}", file=sys.stderr)
     if done < total:
+        checkpoints.rehearse()
         print("memjax: compiling; seconds if it was compiled before, up to a minute if not", file=sys.stderr)
     saved = done
     with (

@@ -1,5 +1,6 @@
 import gc
 import json
+import logging
 import os
 import random
 import shutil
@@ -17,16 +18,10 @@ import numpy as np
 import optax
 import pytest
 
-from memjax.runs import checkpoint
-from memjax.runs.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    Damaged,
-    read_record,
-    restore_leaves,
-    steps_in,
-)
+from memjax.runs import stored
+from memjax.runs.checkpoint import CheckpointError, Checkpoints
 from memjax.runs.digest import digest
+from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
 from memjax.types import ConfigError
 
 # Readers that gave up on a damaged file leave coroutines unawaited.
@@ -95,7 +90,7 @@ def abstract(state):
 def save(directory, *steps, keep=10):
     with Checkpoints(directory, keep=keep) as checkpoints:
         for step in steps:
-            checkpoints.save(step, make_state(step), {"episodes": step})
+            checkpoints.save(step, make_state(step))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +108,7 @@ def latest(directory):
 def test_every_kind_of_leaf_comes_back_exactly(saved):
     restored = latest(saved)
     expected = make_state(20)
-    assert (restored.step, restored.counters) == (20, {"episodes": 20})
+    assert restored.step == 20
     assert jax.tree.structure(restored.state) == jax.tree.structure(expected)
     assert digest(restored.state) == digest(expected)
     for found, wanted in zip(jax.tree.leaves(restored.state), jax.tree.leaves(expected), strict=True):
@@ -192,7 +187,7 @@ def test_a_state_of_another_program_is_refused_and_nothing_is_moved(saved, chang
 
 
 def test_another_schema_version_is_refused_by_name_of_both(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 99)
+    monkeypatch.setattr(stored, "SCHEMA_VERSION", 99)
     save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"schema 2 .*got schema 99"):
@@ -258,7 +253,6 @@ def assert_never_wrong(saved, tmp_path, seed, trials):
         restored = latest(copy)
         assert restored.step in (10, 20)
         assert digest(restored.state) == digest(make_state(restored.step))
-        assert restored.counters == {"episodes": restored.step}
         fallbacks += restored.step == 10
         shutil.rmtree(copy)
     gc.collect()  # what damaged readers left behind is reported within this test
@@ -293,7 +287,7 @@ def test_fallback_says_so_on_one_line_and_the_next_save_moves_the_damaged_one_as
         assert restored is not None
         assert restored.step == 10
         assert steps_in(tmp_path) == [10, 20]  # reading changes nothing
-        checkpoints.save(20, make_state(20), {"episodes": 20})
+        checkpoints.save(20, make_state(20))
     line = capfd.readouterr().out.strip()
     assert line.startswith("memjax: checkpoint 20 is damaged (")
     assert "\n" not in line
@@ -333,6 +327,58 @@ def test_leftovers_of_a_killed_save_are_ignored_and_removed(saved, tmp_path):
     assert latest(tmp_path).step == 30
 
 
+@pytest.mark.parametrize("name", ["lr=[0.1]", "a*b", "x?", "[!a-z]", "50%41 and #é"])
+def test_what_is_saved_can_be_read_under_any_name(tmp_path, name):
+    directory = tmp_path / name / "run" / "checkpoints"
+    state = {"x": jnp.arange(4.0), "empty": jnp.zeros((0, 2))}
+    with Checkpoints(directory, keep=2) as checkpoints:
+        checkpoints.rehearse()
+        for step in (1, 2, 3):
+            checkpoints.save(step, state)
+    assert sorted(path.name for path in directory.iterdir()) == ["2", "3"]
+    assert latest_of(directory, state).step == 3
+    with Checkpoints(directory, keep=2) as checkpoints:
+        checkpoints.save(4, state)
+    assert steps_in(directory) == [3, 4]
+
+
+def latest_of(directory, state):
+    return Checkpoints(directory).restore_latest(jax.eval_shape(lambda: state))
+
+
+def test_a_save_that_left_nothing_to_read_is_an_error(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.serialization import ocdbt_utils
+
+    async def nothing(*_, **__):
+        pass
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", nothing)
+    with pytest.raises(CheckpointError, match=r"its arrays cannot be read|cannot be read back"):
+        checkpoints.rehearse()
+    assert list(tmp_path.iterdir()) == []
+    checkpoints.save(1, {"x": jnp.arange(4.0)})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.close()
+
+
+def test_libraries_warnings_are_heard_but_not_the_tracebacks_that_orbax_logs_twice(caplog):
+    Checkpoints("unused")
+    logger = logging.getLogger("absl")
+    for path in ("/site-packages/orbax/checkpoint/x.py", "/site-packages/other/x.py"):
+        for error in (None, (OSError, OSError("full"), None)):
+            logger.handle(logging.LogRecord("absl", logging.ERROR, path, 1, "said", (), error))
+    failed = logging.LogRecord(
+        "asyncio", logging.ERROR, "/lib/events.py", 1, "<Task orbax>", (), (OSError,) * 3
+    )
+    assert not logging.getLogger("asyncio").filter(failed)
+    assert [(r.pathname.split("/")[2], bool(r.exc_info)) for r in caplog.records] == [
+        ("orbax", False),
+        ("other", False),
+        ("other", True),
+    ]
+
+
 def test_record_is_plain_json(saved):
     meta = json.loads((saved / "20" / "meta" / "metadata").read_text())
     assert meta["record"]["leaves"][0][0].startswith(".params")
@@ -348,6 +394,23 @@ def test_a_save_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(CheckpointError):  # noqa: PT012 - at the latest when the next call waits
         checkpoints.save(2, make_state())
         checkpoints.wait()
+
+
+def test_a_directory_that_went_away_is_an_error_and_is_not_made_anew(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save(1, {"x": jnp.arange(3)})
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="run/checkpoints: the directory is gone"):
+        checkpoints.save(2, {"x": jnp.arange(3)})
+    checkpoints.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_that_are_no_steps_are_left_alone(tmp_path):
+    for name in ("7", "٣", "9" * 200, "damaged-5", "rehearsal", "8.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir()
+    assert steps_in(tmp_path) == [7]
 
 
 def test_an_error_in_the_background_comes_out_at_the_next_call(tmp_path, monkeypatch):

@@ -26,8 +26,15 @@ def test_config_comes_back(tmp_path, config, registries):
         assert load_workdir_config(workdir, **registries) == config
 
 
+def begin(workdir):
+    """As after the first checkpoint."""
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+
+
 def test_the_same_run_may_be_opened_again_and_extended(tmp_path, config, config_file, registries):
     longer = changed(config_file, registries, "run.total_steps", "9999")
+    with open_workdir(tmp_path, config.raw):
+        begin(tmp_path)
     for each in (config, config, longer):
         with open_workdir(tmp_path, each.raw):
             pass
@@ -38,7 +45,7 @@ def test_the_same_run_may_be_opened_again_and_extended(tmp_path, config, config_
 
 def test_another_run_is_refused_by_its_first_different_field(tmp_path, config, config_file, registries):
     with open_workdir(tmp_path, config.raw):
-        pass
+        begin(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     other = changed(config_file, registries, "agent.learning_rate", "0.1")
     with pytest.raises(ConfigError) as error, open_workdir(tmp_path, other.raw):
@@ -103,7 +110,43 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, config):
             pass
 
 
-@pytest.mark.parametrize("content", ["{", "", "\x00", '{"experiment": '])
+def test_a_launch_that_did_nothing_does_not_block_the_workdir(tmp_path, config, config_file, registries):
+    other = changed(config_file, registries, "agent.learning_rate", "0.1")
+    with pytest.raises(RuntimeError, match="no room"), open_workdir(tmp_path, config.raw):
+        raise RuntimeError("no room")
+    with open_workdir(tmp_path, other.raw):
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert load_workdir_config(tmp_path, **registries) == other
+    with pytest.raises(ConfigError, match="use another --workdir"), open_workdir(tmp_path, config.raw):
+        pass
+
+
+@pytest.mark.parametrize("sign", ["checkpoints/7/x", "checkpoints/damaged-7/x", "metrics.jsonl", "own.log"])
+def test_a_run_whose_config_is_gone_is_not_adopted(tmp_path, config, sign):
+    (tmp_path / sign).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / sign).write_text("something")
+    refused = pytest.raises(ConfigError, match=r"config\.json beside the run in it, got .* without it")
+    with refused, open_workdir(tmp_path, config.raw, begun=["own.log"]):
+        pass
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_checkpoints_that_are_a_file_are_refused(tmp_path, config):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(ConfigError, match=r"a folder at .*checkpoints, or nothing, got a file"):  # noqa: SIM117
+        with open_workdir(tmp_path, config.raw):
+            pass
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"launches": 3}', "3", "{", "[" * 100_000, "1" * 5000])
+def test_a_damaged_manifest_is_named(tmp_path, config, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"manifest\.json"):
+        write_manifest(tmp_path, config.raw)
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["{", "", "\x00", '{"experiment": ', "[1]", "null", '{"a":' * 50_000])
 def test_a_broken_config_json_is_named(tmp_path, config, content, registries):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"config\.json"):

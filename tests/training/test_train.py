@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from memjax.configs import base
-from memjax.runs.checkpoint import steps_in
 from memjax.runs.signals import Diverged
+from memjax.runs.stored import steps_in
 from memjax.training import train as training
 from memjax.training.config import resolve
 from memjax.training.train import build, check_finite, summarize, train

@@ -26,7 +26,7 @@ from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import METRICS_FILE, MetricsWriter
-from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, open_workdir, record_launch
+from memjax.runs.workdir import CHECKPOINTS, open_workdir, record_launch
 from memjax.types import ConfigError
 
 LOG_FILE = "experience.sqlite"
@@ -86,12 +86,10 @@ class RunState:
         """
         workdir = Path(workdir)
         _check_tasks(config, benchmark)
-        if (workdir / LOG_FILE).exists() and not (workdir / CONFIG_FILE).exists():
-            raise ConfigError("workdir", f"{CONFIG_FILE} beside {LOG_FILE}", f"'{workdir}' without it")
         values = _identity(config, benchmark, model) | dict(description.settings)
         free = tuple(f"language.{name}" for name in config.free_fields()) + description.free
         with (
-            open_workdir(workdir, values, free=free),
+            open_workdir(workdir, values, free=free, begun=(LOG_FILE,)),
             contextlib.closing(
                 ExperienceLog(workdir / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
             ) as log,

@@ -1,0 +1,228 @@
+"""One checkpoint on disk: what it consists of, and reading it back, verified.
+
+It has two items: `state`, the arrays, named by number, and `meta`, one JSON object with the schema version,
+the step, the scalars and the path, type, shape and sha256 of each leaf.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from memjax import __version__
+from memjax.runs.digest import (
+    Leaf,
+    as_array,
+    digest_of,
+    flatten,
+    is_key,
+    is_scalar,
+    kind_of,
+    leaves_of,
+    sha256_json,
+    sha256_of,
+)
+from memjax.types import ConfigError, PyTree
+
+SCHEMA_VERSION = 2  # of a checkpoint; raised whenever an older one can no longer be read
+
+_NO_ARRAYS = {"empty": np.zeros(1, np.uint8)}  # Orbax refuses an item without arrays
+
+
+class Damaged(Exception):
+    """A checkpoint does not hold what was saved; the message says what is wrong with it."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint, read and verified."""
+
+    step: int
+    state: PyTree
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the checkpoints in `directory`, oldest first, intact or not."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name))
+
+
+def contents_of(step: int, state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two items of a checkpoint of `state`: its arrays by name, and the record with its own sha256."""
+    leaves = dict(enumerate(leaf for _, leaf in flatten(state)))
+    table = leaves_of(state)
+    record = {
+        "schema": SCHEMA_VERSION,
+        "memjax": __version__,
+        "step": step,
+        "scalars": {_name(i): leaf for i, leaf in leaves.items() if is_scalar(leaf)},
+        "leaves": [list(leaf) for leaf in table],
+        "digest": digest_of(table),
+    }
+    arrays = {_name(i): _frozen(as_array(leaf)) for i, leaf in leaves.items() if _is_stored(leaf)}
+    return arrays or _NO_ARRAYS, {"sha256": sha256_json(record), "record": record}
+
+
+def check_readable(directory: Path, step: int) -> None:
+    """Raises Damaged unless checkpoint `step` can be opened and has a value for each array of its record."""
+    record = read_record(directory, step)
+    names = [_name(i) for i, leaf in enumerate(record["leaves"]) if _is_on_disk(Leaf(*leaf))]
+    if not names:
+        return
+    try:
+        keys = _stored_keys(directory, step)
+    except Exception as error:  # tensorstore: no narrower type
+        raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
+    missing = set(names) - {key.partition("/")[0] for key in keys}
+    if missing:
+        raise Damaged(f"{len(missing)} of its {len(names)} arrays cannot be read back")
+
+
+def restore(directory: Path, step: int, abstract_state: PyTree) -> Restored:
+    """Checkpoint `step`, verified. Raises Damaged, or ConfigError if it belongs to another program."""
+    record = read_record(directory, step)
+    wanted = flatten(abstract_state)
+    _check_same_leaves(record["leaves"], [(path, *kind_of(leaf)) for path, leaf in wanted])
+    targets = {_name(i): _target(leaf) for i, (_, leaf) in enumerate(wanted) if _is_stored(leaf)}
+    arrays = _read_arrays(directory, step, targets)
+    leaves = [_rebuild(_name(i), leaf, arrays, record["scalars"]) for i, (_, leaf) in enumerate(wanted)]
+    state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+    for (path, *_, saved), found in zip(record["leaves"], leaves_of(state), strict=True):
+        if saved != found.sha256:
+            raise Damaged(f"{path} is not what was saved")
+    return Restored(step, state)
+
+
+def restore_leaves(directory: Path, step: int) -> dict[str, Any]:
+    """Every leaf of checkpoint `step` by its path, verified, on the host, without a program to restore into.
+
+    PRNG keys come as their data. Raises Damaged, or ConfigError on another schema version.
+    """
+    record = read_record(directory, step)
+    table = {_name(i): Leaf(*leaf) for i, leaf in enumerate(record["leaves"])}
+    stored = [name for name, leaf in table.items() if _is_on_disk(leaf)]
+    arrays = _read_arrays(directory, step, dict.fromkeys(stored, np.zeros(1)), on_host=True)
+    leaves: dict[str, Any] = {}
+    for name, leaf in table.items():
+        if leaf.dtype == "python":
+            leaves[leaf.path] = record["scalars"][name]
+        else:
+            leaves[leaf.path] = arrays[name] if name in arrays else np.zeros(leaf.shape)
+        if sha256_of(leaves[leaf.path]) != leaf.sha256:
+            raise Damaged(f"{leaf.path} is not what was saved")
+    return leaves
+
+
+def read_record(directory: Path, step: int) -> dict[str, Any]:
+    """The verified record of checkpoint `step`. Raises Damaged, or ConfigError on another schema version."""
+    try:
+        meta = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
+        record = meta["record"]
+        intact = sha256_json(record) == meta["sha256"] and record["step"] == step
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"its record cannot be read: {type(error).__name__}") from error
+    if not intact:
+        raise Damaged("its record is not what was saved")
+    if record["schema"] != SCHEMA_VERSION:
+        ours = f"schema {SCHEMA_VERSION} (this is memjax {__version__})"
+        raise ConfigError(
+            "checkpoint", ours, f"schema {record['schema']} (written by memjax {record['memjax']})"
+        )
+    return record
+
+
+def _stored_keys(directory: Path, step: int) -> list[str]:
+    """Names of all that the database of checkpoint `step` holds, `NAME/.zarray` among them."""
+    import tensorstore
+
+    folder = (directory / str(step) / "state").resolve()
+    spec = {"driver": "ocdbt", "base": f"file://{quote(str(folder))}/"}
+    return [key.decode() for key in tensorstore.KvStore.open(spec).result().list().result()]
+
+
+def _read_arrays(
+    directory: Path, step: int, targets: Mapping[str, Any], on_host: bool = False
+) -> dict[str, Any]:
+    """What Orbax finds. Any failure is damage: that the leaves fit the program was seen from the record."""
+    if not targets:
+        return {}
+    folder = (directory / str(step) / "state").resolve()  # Orbax takes absolute paths alone
+    try:
+        if on_host:
+            how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in targets}
+            with ocp.PyTreeCheckpointer() as reader:
+                return reader.restore(folder, ocp.args.PyTreeRestore(item=dict(targets), restore_args=how))
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(folder, dict(targets))
+    except Exception as error:  # tensorstore, zarr, JSON: no narrower type covers what a damaged file raises
+        raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+
+def _check_same_leaves(
+    saved: Sequence[Sequence[Any]], wanted: Sequence[tuple[str, str, tuple[int, ...]]]
+) -> None:
+    """Raises ConfigError at the first leaf in which checkpoint and program differ."""
+    have = {path: f"{dtype}{list(shape)}" for path, dtype, shape, _ in saved}
+    want = {path: f"{dtype}{list(shape)}" for path, dtype, shape in wanted}
+    for path in [*want, *have]:
+        if have.get(path) != want.get(path):
+            expected = f"{want.get(path, 'no such leaf')} as in this program"
+            raise ConfigError(f"checkpoint{path}", expected, have.get(path, "no such leaf"))
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _is_stored(leaf: Any) -> bool:
+    """Orbax keeps it: an array that is not empty (those it refuses, and their shape says everything)."""
+    return not is_scalar(leaf) and 0 not in leaf.shape
+
+
+def _is_on_disk(leaf: Leaf) -> bool:
+    """The same, by a leaf's entry in the record."""
+    return leaf.dtype != "python" and 0 not in leaf.shape
+
+
+def _frozen(array: Any) -> Any:
+    """Orbax copies JAX arrays before `save` returns; those of NumPy could change under it."""
+    return array if isinstance(array, jax.Array) else array.copy()
+
+
+def _target(leaf: Any) -> Any:
+    """What Orbax is to restore into."""
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return np.zeros(leaf.shape, leaf.dtype)
+    shape, dtype = leaf.shape, leaf.dtype
+    if is_key(leaf):
+        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))
+        shape, dtype = data.shape, data.dtype
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _rebuild(name: str, leaf: Any, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> Any:
+    """One leaf of the restored state, of the kind of the abstract one."""
+    if is_scalar(leaf):
+        return scalars[name]
+    value = arrays[name] if name in arrays else _empty(leaf)
+    if is_key(leaf):
+        return jax.random.wrap_key_data(value, impl=leaf.dtype._impl.name)
+    return value[()] if isinstance(leaf, np.generic) else value
+
+
+def _empty(leaf: Any) -> Any:
+    """An array without elements, which no checkpoint stores."""
+    target = _target(leaf)
+    empty = np.zeros(target.shape, target.dtype)
+    return empty if isinstance(leaf, np.ndarray) else jax.device_put(empty, target.sharding)
