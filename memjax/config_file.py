@@ -137,8 +137,9 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
     if isinstance(node, ConfigDict):
         raise ConfigError(field, "one field of that section", f"a value ({text!r}) for the whole section")
     is_open = any(field.startswith(f"{section}.") for section in _OPEN_SECTIONS)
-    value = _open_value(field, name, text) if is_open and node is None else None
-    if not is_open or node is not None:
+    if is_open and (node is None or node in ((), [])):  # nothing there tells of a type
+        value = _open_value(field, name, text)
+    else:
         value = _typed(field, node, parent.get_type(name), text)
     try:
         with parent.ignore_type(), parent.unlocked():
