@@ -35,7 +35,7 @@ from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.signals import StopOnSignal
-from memjax.schema import PositiveInt, UserPath, one_of, parse
+from memjax.schema import OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError
 
 # May differ between the launches of one run: who is asked, how long and at what price, not what is played.
@@ -64,7 +64,7 @@ class BenchmarkConfig:
     folder: UserPath  # of its data
     limit: PositiveInt | None  # tasks of either split, drawn by `seed`; None: all
     seed: int  # of the draw alone: runs with another language.seed play the same tasks
-    options: Mapping[str, Any]  # the loader's own; "judge" True: the run's model grades (HLE)
+    options: OpenSection  # the loader's own; "judge" True: the run's model grades (HLE)
 
     def check(self) -> None:
         """Raises ConfigError for an unknown benchmark, and for options that its loader has not."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from memjax.schema import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserPath
+from memjax.schema import NonNegativeFloat, NonNegativeInt, OpenSection, PositiveFloat, PositiveInt, UserPath
 from memjax.types import ConfigError
 
 
@@ -38,7 +38,7 @@ class ChatConfig:
 
     endpoint: EndpointConfig
     token_field: Literal["max_tokens", "max_completion_tokens"]  # newer hosted models know the second alone
-    extra: dict  # further fields of the request, such as top_p
+    extra: OpenSection  # further fields of the request, such as top_p
 
     def check(self) -> None:
         """Raises ConfigError where `extra` holds what the client sets itself."""
