@@ -177,7 +177,7 @@ class _EventFile:
 
     def __init__(self, folder: Path, after: int):
         from tensorboardX.event_file_writer import EventsWriter  # slow to import, of use to training alone
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
 
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{after + 1}")
