@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Trains on this machine and launches the run again whenever it ends by a crash or a kill; it goes on from its
 # newest checkpoint. Ends when the run is done, when you stop it (Ctrl-C, SIGTERM: the run saves first), on a
-# mistake in the config, or where a value is no longer finite.
+# mistake in the config, where a value is no longer finite, or where there is no memjax command.
 #
 #   CONFIG=atari:Pong WORKDIR=runs/pong experiments/launch/local.sh --config.seed=1
+#   experiments/launch/local.sh --config=atari:Pong --workdir=runs/pong     # the same
 #   DRY_RUN=1 experiments/launch/local.sh        # prints the command
 #
 # Tried on one Linux machine, with kill -9 of the run and SIGTERM of this script.
@@ -15,7 +16,13 @@ MEMJAX=${MEMJAX:-memjax}     # the command, such as .venv/bin/memjax
 MAX_LAUNCHES=${MAX_LAUNCHES:-20}
 PAUSE=${PAUSE:-5}            # seconds between launches
 
-command=("$MEMJAX" train "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
+# Words of the command: a default is left out where the caller gives the same flag.
+words=()
+for default in "--config=$CONFIG" "--workdir=$WORKDIR"; do
+  flag=${default%%=*}
+  [[ " $* " == *" $flag="* || " $* " == *" $flag "* ]] || words+=("$default")
+done
+command=("$MEMJAX" train "${words[@]}" "$@")
 if [[ -n "${DRY_RUN:-}" ]]; then
   printf '%q ' "${command[@]}"
   echo
@@ -40,6 +47,10 @@ for ((launch = 1; launch <= MAX_LAUNCHES; launch++)); do
   done
   case $code in
     0 | 2 | 3) exit "$code" ;;  # done, a mistake, not finite: launching again changes nothing
+    126 | 127)                  # the shell has said why: it is no program, or there is none
+      echo "local.sh: MEMJAX: expected the memjax command, got '$MEMJAX'" >&2
+      exit "$code"
+      ;;
   esac
   [[ -z "$stopped" ]] || exit "$code"
   echo "local.sh: launch $launch ended with code $code; the next one in $PAUSE s" >&2

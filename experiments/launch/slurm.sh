@@ -29,7 +29,16 @@ MEMJAX=${MEMJAX:-.venv/bin/memjax}
 SEED=${SLURM_ARRAY_TASK_ID:-0}
 JOB=${SLURM_ARRAY_JOB_ID:-JOB}_${SEED}
 
-command=(srun "$MEMJAX" train "--config=$CONFIG" "--workdir=$WORKDIR/seed_$SEED" "--config.seed=$SEED" "$@")
+for word in "$@"; do
+  case $word in
+    --workdir | --workdir=* | --config.seed | --config.seed=*)
+      echo "slurm.sh: ${word%%=*}: the number of the task is the seed, and WORKDIR names the folder" >&2
+      exit 2
+      ;;
+    --config=*) CONFIG= ;;  # in place of the variable
+  esac
+done
+command=(srun "$MEMJAX" train ${CONFIG:+"--config=$CONFIG"} "--workdir=$WORKDIR/seed_$SEED" "--config.seed=$SEED" "$@")
 if [[ -n "${DRY_RUN:-}" ]]; then
   printf '%q ' "${command[@]}"
   echo

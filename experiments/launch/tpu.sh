@@ -58,9 +58,13 @@ setup() {
 }
 
 run() {
-  local words
-  words=$(printf '%q ' .venv/bin/memjax train "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
-  on_all_workers "cd memjax && $words"
+  local words=() default flag line
+  for default in "--config=$CONFIG" "--workdir=$WORKDIR"; do
+    flag=${default%%=*}  # left out where the caller gives the same one
+    [[ " $* " == *" $flag="* || " $* " == *" $flag "* ]] || words+=("$default")
+  done
+  line=$(printf '%q ' .venv/bin/memjax train "${words[@]}" "$@")
+  on_all_workers "cd memjax && $line"
 }
 
 case "${1:-}" in

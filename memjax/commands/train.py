@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from memjax.commands.compilation_cache import use_compilation_cache
 from memjax.config_file import load_config
 from memjax.runs.imports import import_for_run
 from memjax.training.config import resolve
@@ -31,11 +32,10 @@ def run(
       ConfigError: for a mistake, before anything is allocated or compiled.
       RunEnded: where the run cannot go on.
     """
+    use_compilation_cache(cache)  # before anything is compiled, small as it may be
     imported = import_for_run(workdir, imports)
     config = resolve(load_config(source, overrides))
-    # Why here: these take a second to import, and a mistake in the config should not wait for them.
-    from memjax.commands.compilation_cache import use_compilation_cache
+    # Why here: it takes a second to import, and a mistake in the config should not wait for that.
     from memjax.training.train import train
 
-    use_compilation_cache(cache)
     return train(config, workdir, resume=resume, imports=imported)

@@ -1,4 +1,4 @@
-"""AdaMemento on Atari 2600 with sticky actions; the memories hold frames.
+"""AdaMemento on Atari games with sticky actions; the memories hold frames.
 
 Source: AdaMemento (arXiv 2410.04498) evaluates on Atari, Montezuma's Revenge above all; its hyper-parameters
 could not be obtained. PPO and the intrinsic reward have the customary values and sizes of Burda et al. 2018

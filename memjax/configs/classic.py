@@ -1,4 +1,4 @@
-"""Classic control with envpool: the quickest way to see training with environments on host threads.
+"""AdaMemento on classic control (CartPole, Acrobot, MountainCar): the quickest look at envpool.
 
 Source: Barto, Sutton and Anderson 1983 (CartPole), Sutton 1996 (Acrobot), Moore 1990 (MountainCar), as
 gymnasium defines them. AdaMemento (arXiv 2410.04498) does not name them; all values are our choice.

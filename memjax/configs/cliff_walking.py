@@ -1,4 +1,4 @@
-"""Cliff Walking 4 x 12, the cliff is a terminal failure, goal +1: learning from failures.
+"""AdaMemento on Cliff Walking, 4 x 12, where a fall ends the episode: learning from failures.
 
 Source: AdaMemento (arXiv 2410.04498) names the task; the map is that of Sutton and Barto, rewards and all
 hyper-parameters are ours.

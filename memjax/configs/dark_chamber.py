@@ -1,4 +1,4 @@
-"""Dark Chamber: one pixel of a dark picture tells states apart; goal behind a lever.
+"""AdaMemento in Dark Chamber, where one pixel tells states apart: exploring by fine differences.
 
 Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be read: chamber, lever, sizes and
 all hyper-parameters are ours.

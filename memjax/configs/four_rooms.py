@@ -1,4 +1,4 @@
-"""Four Rooms 13 x 13, goal in the opposite room, sparse +1: exploration and exploitation coordinated.
+"""AdaMemento in Four Rooms, 13 x 13, one reward in the opposite room: exploring and exploiting.
 
 Source: AdaMemento (arXiv 2410.04498) names the task. Its layout could not be read: map, time limit and all
 hyper-parameters are ours.

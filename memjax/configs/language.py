@@ -1,4 +1,4 @@
-"""A language-model agent that learns at run time which of its memories are worth recalling (MemRL).
+"""MemRL: a language-model agent that learns at run time which of its memories to recall.
 
 Source: MemRL (arXiv 2601.03192, version 2), table 8 for the preset `paper`; the authors' repository
 MemTensor/MemRL (commit 7c3beba) for `code`, batches, epochs, limits and models. Marks: (paper), (code), else

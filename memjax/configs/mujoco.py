@@ -1,4 +1,4 @@
-"""AdaMemento on continuous control: locomotion, dense or sparse, and sparse manipulation and swing-up.
+"""AdaMemento on continuous control: locomotion, dense or sparse; sparse manipulation and swing-up.
 
 Source: AdaMemento (arXiv 2410.04498) evaluates on MuJoCo tasks; which, and with which hyper-parameters,
 could not be obtained. PPO's values are the customary ones (Schulman et al. 2017, table 3), observations and

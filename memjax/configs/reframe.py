@@ -1,4 +1,4 @@
-"""Re:Frame on continuous control: a Decision Transformer learns on poor data to retrieve from few experts.
+"""Re:Frame on continuous control: a Decision Transformer that retrieves from a bank of few experts.
 
 Source: Re:Frame (Zelezetsky et al. 2025, arXiv 2508.19344), of which a summary was read: two stages, an
 autoencoder over (return to go, observation, action), a bank of 60 expert trajectories. Query, read, fusion

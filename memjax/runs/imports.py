@@ -63,7 +63,7 @@ def read_imports(workdir: Path) -> tuple[Import, ...]:
         return ()
     try:
         rows = [(row["name"], row["sha256"]) for row in json.loads(path.read_bytes())]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(
             str(path), "a list of imports as this command writes it", type(error).__name__
         ) from None

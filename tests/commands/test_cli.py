@@ -1,11 +1,15 @@
+import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from memjax import __version__, cli
-from memjax.commands import compilation_cache, evaluate
+from memjax.commands import evaluate
+from memjax.commands.remember import resolve_language
+from memjax.config_file import load_config
 from memjax.runs.checkpoint import CheckpointError, Checkpoints
 from memjax.runs.signals import Diverged
 from memjax.training import config as config_module
@@ -24,7 +28,7 @@ def launched(monkeypatch, registries):
         return outcome or 0
 
     launched = types.SimpleNamespace(calls=calls, outcome=None)
-    monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda enabled=True: None)
+    monkeypatch.setattr("memjax.commands.train.use_compilation_cache", lambda enabled: None)
     monkeypatch.setitem(sys.modules, "memjax.training.train", types.SimpleNamespace(train=train))
     monkeypatch.setattr(config_module, "_agents", lambda: registries["agents"])
     monkeypatch.setattr(config_module, "_spec_of", lambda: registries["spec_of"])
@@ -188,3 +192,87 @@ def test_help_does_not_wait_for_jax(words):
     run = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "False"
     assert words[-1] != "--version" or run.stdout.splitlines()[0] == f"memjax {__version__}"
+
+
+@pytest.mark.parametrize(
+    "words", [["DIR"], ["--workdir=DIR"], ["--workdir", "DIR"], ["--debug", "DIR"], ["DIR", "--debug"]]
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--config=x"],
+        ["remember", "--config=x"],
+        ["evaluate", "--episodes=3"],
+        ["inspect"],
+        ["report"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_takes_its_directory_in_both_places(command, words):
+    arguments = cli._parser().parse_args([*command, *words])
+    assert (arguments.workdir, arguments.workdirs) == (Path("DIR"), [Path("DIR")])
+    arguments = cli._parser().parse_args([command[0], *words, *command[1:]])
+    assert arguments.workdir == Path("DIR")
+
+
+def test_a_report_takes_several_directories_in_any_place():
+    arguments = cli._parser().parse_args(["report", "a", "--out=x.png", "b", "--workdir=c", "--workdir", "d"])
+    assert sorted(map(str, arguments.workdirs)) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "inspect", "remember"])
+def test_two_directories_of_one_run_are_a_mistake(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, *(["--config=x"] if command in ("train", "remember") else []), "a", "--workdir=b"])
+    assert end.value.code == 2
+    assert "expected one directory of a run, got a, b" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_expanded_wherever_a_path_is_given(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parse = cli._parser().parse_args
+    assert parse(["train", "--config=x", "~/run"]).workdir == tmp_path / "run"
+    assert parse(["evaluate", "--workdir=~/run", "--bank=~/e.hdf5"]).bank == str(tmp_path / "e.hdf5")
+    assert parse(["report", "~/a", "--workdir", "~/b", "--out=~/c.png"]).out == tmp_path / "c.png"
+    made = parse(["collect", "--env=e", "--steps=1", "--policy", "~/p.npz", "random", "--out=~/d.hdf5"])
+    assert (made.policy, made.out) == ([str(tmp_path / "p.npz"), "random"], tmp_path / "d.hdf5")
+    (tmp_path / "mine.py").write_text("from memjax.configs.reframe import get_config")
+    fields = [("data.path", "~/low.hdf5"), ("data.experts", "~/high.hdf5"), ("data.cache", "~")]
+    data = config_module.resolve(load_config("~/mine.py:hopper+smoke", fields)).data
+    assert (data.path, data.experts) == (str(tmp_path / "low.hdf5"), str(tmp_path / "high.hdf5"))
+    assert data.cache == str(tmp_path)
+    fields = [("benchmark.folder", "~/tasks"), ("store.path", "~/store.sqlite")]
+    language = resolve_language(load_config("language", fields))
+    assert (language.benchmark.folder, language.store.path) == (
+        str(tmp_path / "tasks"),
+        str(tmp_path / "store.sqlite"),
+    )
+
+
+def test_no_byte_of_what_others_wrote_acts_on_the_terminal(launched, config_file, tmp_path, capsys):
+    launched.outcome = CheckpointError(
+        "\x1b]0;title\x07 \x1b[2J bad\u202e name\r\nnext \x9b31m" + "x" * 100_000
+    )
+    argv = ["train", f"--config={config_file}", f"--workdir={tmp_path}"]
+    assert cli.main(argv) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("memjax: error: \\x1b]0;title\\x07 \\x1b[2J bad\\u202e name next \\x9b31mxxx")
+    assert error.rstrip("\n").isprintable()
+    assert len(error) < 1_100
+
+
+def test_without_the_cache_nothing_is_kept_whatever_the_environment_says(tmp_path):
+    program = (
+        "import jax\n"
+        "from memjax.commands.compilation_cache import use_compilation_cache\n"
+        "use_compilation_cache({enabled})\n"
+        "jax.jit(lambda x: x * 2 + 1)(3.0)"
+    )
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    for enabled in (False, True):
+        words = [sys.executable, "-c", program.format(enabled=enabled)]
+        subprocess.run(words, env=environment, check=True)
+        assert (tmp_path / "cache").exists() == enabled

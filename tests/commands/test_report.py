@@ -71,3 +71,21 @@ def test_nothing_to_draw_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss/x": 1.0}\n')
     with pytest.raises(ConfigError, match="metrics that the report knows"):
         report([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["_base", "__", "a$b", "$x^{$", "per cent %", "\\frac{1}", "\u00e9_$"])
+def test_a_folder_of_any_name_is_in_the_legend_as_it_is(tmp_path, monkeypatch, name):
+    from matplotlib import pyplot
+
+    shown = []
+
+    def keep(figure):
+        legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+        shown.extend(text for legend in legends for text in legend.get_texts())
+
+    monkeypatch.setattr(pyplot, "close", keep)
+    other = run_dir(tmp_path / name)
+    (other / "config.json").write_text(json.dumps({"experiment": name}))
+    assert report([run_dir(tmp_path / "plain"), other], tmp_path / "out.png").stat().st_size > 5_000
+    assert {text.get_text() for text in shown} >= {"plain", name}
+    assert not any(text.get_parse_math() for text in shown)

@@ -30,9 +30,9 @@ def folder(tmp_path_factory):
         (folder / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(agents, "AGENTS", dict(agents.AGENTS))
-        patch.setattr(envs, "_REGISTERED", {})
         assert main(LINES[0]) == 0
+    # Other tests of this process know nothing of it.
+    del agents.AGENTS["recall"], envs._REGISTERED["mylab/Corridor-v0"]
     return folder
 
 

@@ -78,6 +78,37 @@ def test_what_another_launch_would_not_mend_is_not_launched_again(start, code):
     assert len(log.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(("mode", "code"), [(None, 127), (0o644, 126)])
+def test_a_command_that_is_none_is_tried_once(tmp_path, mode, code):
+    command = tmp_path / "memjax"
+    if mode is not None:
+        command.write_text("#!/bin/sh\n")
+        command.chmod(mode)
+    environment = os.environ | {"MEMJAX": str(command), "PAUSE": "0", "WORKDIR": "w"}
+    done = subprocess.run([LAUNCH / "local.sh"], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1] == f"local.sh: MEMJAX: expected the memjax command, got '{command}'"
+    assert "next one" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--config=c.py", "--workdir=x"], ["--workdir", "x", "--config", "c.py"]])
+def test_no_flag_is_given_twice(words):
+    assert dry("local.sh", *words) == [["memjax", "train", *words]]
+    (command,) = dry("tpu.sh", "run", *words)
+    remote = next(word for word in command if word.startswith("--command=")).removeprefix("--command=")
+    assert shlex.split(remote)[-len(words) - 2 :] == [".venv/bin/memjax", "train", *words]
+
+
+def test_a_slurm_task_keeps_its_seed_and_folder():
+    command, _ = dry("slurm.sh", "--config=atari", SLURM_ARRAY_TASK_ID="4")
+    assert command[2:] == ["train", "--workdir=runs/four_rooms/seed_4", "--config.seed=4", "--config=atari"]
+    environment = os.environ | {"DRY_RUN": "1"}
+    done = subprocess.run(
+        [LAUNCH / "slurm.sh", "--config.seed=7"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_it_gives_up(start):
     process, log = start("exit 1", MAX_LAUNCHES="4")
     assert process.wait(30) == 1
