@@ -62,8 +62,8 @@ def test_a_later_process_needs_no_word_of_it(folder):
     assert "512 slots, 100.0 %" in done.stdout
 
 
-def test_without_the_import_the_environment_is_unknown(folder, capsys, monkeypatch):
+def test_without_the_import_its_names_are_unknown(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(["train", "--config=my_config.py", "--workdir=runs/other"]) == 2
-    assert capsys.readouterr().err.startswith("memjax: error: env.id: expected")
+    assert capsys.readouterr().err.startswith("memjax: error: agent.name: expected one of")
     assert not (folder / "runs/other").exists()
