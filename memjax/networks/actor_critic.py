@@ -58,40 +58,6 @@ class ActorCritic(nn.Module):
         return self.policy(observation), self.value(observation)
 
 
-class Predictor(nn.Module):
-    """The prediction network P(a | s) of AdaMemento: the policy's class with parameters of its own."""
-
-    action: Discrete | Box
-    encoder: str
-    widths: Sequence[int]
-    activation: str
-
-    @nn.compact
-    def __call__(self, observation: Array) -> Distribution:
-        """[n, ...] -> distribution over n actions."""
-        features = make_encoder(self.encoder, self.widths, self.activation)(observation)
-        return PolicyHead(self.action, log_std=-1.0)(features)
-
-
-class Reflection(nn.Module):
-    """The reflection network C(s, a): a logit whose sigmoid is the confidence in action a."""
-
-    action: Discrete | Box
-    encoder: str
-    widths: Sequence[int]
-    activation: str
-
-    @nn.compact
-    def __call__(self, observation: Array, action: Array) -> Array:
-        """[n, ...], actions [n] or [n, size] -> logits [n]."""
-        features = make_encoder(self.encoder, self.widths, self.activation)(observation)
-        if isinstance(self.action, Discrete):
-            action = nn.one_hot(action, self.action.n)
-        joint = jnp.concatenate([features, action.reshape(action.shape[0], -1)], axis=-1)
-        hidden = nn.relu(dense(self.widths[-1])(joint))
-        return dense(1, 1.0)(hidden)[:, 0]
-
-
 class RandomTarget(nn.Module):
     """RND's fixed target and its predictor share this class (Burda et al. 2018)."""
 

@@ -19,9 +19,9 @@ import optax
 from memjax.agents.adamemento.banks import Observe, Steps
 from memjax.agents.adamemento.banks import draw as draw_steps
 from memjax.agents.adamemento.config import ReflectionConfig
+from memjax.agents.adamemento.networks import Predictor, Reflection
 from memjax.agents.online.config import PPOConfig
 from memjax.memory import Memory, MemoryState, Retrieved
-from memjax.networks.actor_critic import Predictor, Reflection
 from memjax.networks.distributions import Categorical, Distribution, Normal
 from memjax.ops import losses
 from memjax.types import Array, Discrete, EnvSpec, Key, PyTree
