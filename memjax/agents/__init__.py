@@ -3,8 +3,7 @@
 Each agent's file reads in one sitting and opens with the steps of one update.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from memjax.agents.adamemento.agent import make_adamemento
 from memjax.agents.adamemento.config import AdaMementoConfig
@@ -15,7 +14,7 @@ from memjax.agents.online.sil import make_sil
 from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.utility import make_learning_reframe
 from memjax.schema import check_section
-from memjax.types import Agent, ConfigError
+from memjax.types import Agent, ConfigError, EnvSpec
 
 # What training reads of an agent's section, whatever else stands in it.
 _REQUIRED = {
@@ -24,15 +23,26 @@ _REQUIRED = {
 }
 
 
-class AgentEntry(NamedTuple):
-    """What a config's `agent.name` selects.
+class MakeAgent(Protocol):
+    """Builds an agent from its checked section."""
 
-    `make` takes the checked section, the environment's `EnvSpec`, and what the agent learns from: the number
-    of environments where these are "rollouts", a summary of the recorded data where these are "windows".
-    """
+    def __call__(self, section: Any, spec: EnvSpec, source: Any, /) -> Agent:
+        """The agent for one environment.
+
+        Args:
+          section: the agent's section, an instance of its `AgentEntry.config`.
+          spec: what it may know of the environment.
+          source: what it learns from. The number of environments (int) where these are "rollouts"; a summary
+            of the recorded data where these are "windows".
+        """
+        ...
+
+
+class AgentEntry(NamedTuple):
+    """What a config's `agent.name` selects."""
 
     config: type  # the dataclass of its section
-    make: Callable[..., Agent]  # (section, spec, num_envs), or (section, spec, summary of the data)
+    make: MakeAgent
     learns_from: Literal["rollouts", "windows"] = "rollouts"
 
 
@@ -50,7 +60,7 @@ def register_agent(
     name: str,
     *,
     config: type,
-    make: Callable[..., Agent],
+    make: MakeAgent,
     learns_from: Literal["rollouts", "windows"] = "rollouts",
 ) -> None:
     """Adds an agent of your own: a config may then say `agent.name = NAME`.

@@ -15,7 +15,7 @@ SMALL += ["--config.run.eval_episodes=4", "--config.run.eval_envs=4"]
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "rooms"
+    path = tmp_path_factory.mktemp("run") / "lr=[0.1] a*b?"  # as sweeps name them
     assert main(["train", f"--config={CONFIG}:smoke", f"--workdir={path}", *SMALL]) == 0
     return path
 
