@@ -32,7 +32,7 @@ _PACKAGES = ("envpool", "numpy", "h5py", "jax")
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for."""
+    """What a dataset should hold. Either `steps` or `episodes` is None."""
 
     env: str  # "envpool/NAME"
     policies: tuple[str, ...]  # "random", an npz file or the directory of a run
@@ -62,7 +62,18 @@ def run(request: Request, *, imports: Sequence[str] = ()) -> int:
 
 
 def collect_dataset(request: Request) -> dict[str, Any]:
-    """Makes the file. Returns what it holds, by policy. Raises ConfigError before anything is started."""
+    """Makes the dataset of a request.
+
+    Args:
+      request: environment, policies, and how much is wanted.
+
+    Returns:
+      "policies": for each policy its name, sha256, steps, episodes, mean return and its deviation; "steps":
+      those in the file; "stepped": those taken in the environments; "seconds": how long it took.
+
+    Raises:
+      ConfigError: for a mistake, before any environment is started.
+    """
     if request.out.exists() and not request.overwrite:
         raise ConfigError(
             "--out", "a new file (or give --overwrite)", f"'{shown(request.out)}', which exists"

@@ -60,10 +60,19 @@ def evaluate_workdir(
     policies: tuple[str, ...] | None = None,
     bank: OtherBank | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of a run.
+    """Evaluates the newest checkpoint of a run; the agent acts and does not learn.
 
-    Returns {"step": ..., "policies": {policy: {metric: [num_seeds]}}}. Raises ConfigError where there is no
-    checkpoint, no such policy, or a bank that the agent cannot retrieve from.
+    Args:
+      workdir: the directory of the run.
+      episodes: episodes of each seed and policy; None: as in the config.
+      policies: names of the agent's policies; None: all.
+      bank: experts to retrieve from in place of those that the agent was trained with.
+
+    Returns:
+      {"step": steps of the checkpoint, "policies": {policy: {metric: [one value for each seed]}}}.
+
+    Raises:
+      ConfigError: there is no checkpoint, no such policy, or a bank that the agent cannot retrieve from.
     """
     from memjax.runs.checkpoint import Checkpoints
     from memjax.runs.workdir import CHECKPOINTS

@@ -20,10 +20,19 @@ ARROWS = {0: (0, -1), 1: (1, 0), 2: (0, 1), 3: (-1, 0)}  # up, right, down, left
 
 
 def draw_map(workdir: Path, out: Path | None = None, *, seed: int = 0) -> Path | None:
-    """Draws `map.png` for run number `seed` of a workdir's newest checkpoint; None where there is no map.
+    """Draws what an agent knows of a grid world, from the newest checkpoint of its run.
 
-    Panels: visits of training; the memory's action in every visited cell, coloured by the confidence in it;
-    the intrinsic reward of every visited cell. Of states that share a cell the first is drawn.
+    The panels show the visits in training; the memory's action in every visited cell, coloured by the
+    confidence in it; and the intrinsic reward of every visited cell. Of states that share a cell the first is
+    drawn.
+
+    Args:
+      workdir: the directory of the run.
+      out: the picture; None: `map.png` in the workdir.
+      seed: which of the runs that were trained side by side, from 0.
+
+    Returns:
+      The path of the picture; None where the environment has no map.
     """
     config = load_workdir_config(workdir)
     walls = layout(config.env.id, config.env.options)

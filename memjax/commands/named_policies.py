@@ -23,7 +23,16 @@ MEAN_POLICY = "greedy"  # what agents call acting without noise
 
 
 def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
-    """A policy by what the user calls it. Raises ConfigError where it is none, or not one for `spec`."""
+    """The policy that a user names.
+
+    Args:
+      name: `random`, the path of an .npz file of a Gaussian network, or the directory of a run.
+      spec: the environment in which it shall act.
+      mean: act without noise.
+
+    Raises:
+      ConfigError: there is no such policy, or it was made for other observations or actions.
+    """
     if name == "random":
         return random_policy(spec)
     if os.path.isdir(name):

@@ -48,9 +48,17 @@ def run(workdirs: Sequence[Path], out: Path | None = None, *, imports: Sequence[
 
 
 def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Draws the report of `workdirs`, prints a table, and returns the picture's path.
+    """Draws the curves of runs into one picture and prints their last values as a table.
 
-    `out` defaults to `report.png` in the first workdir. Raises ConfigError where there is nothing to draw.
+    Args:
+      workdirs: the directories of the runs.
+      out: the picture; None: `report.png` in the first workdir.
+
+    Returns:
+      The path of the picture.
+
+    Raises:
+      ConfigError: a run has no metrics, or none that a panel shows.
     """
     runs = [load_run(Path(workdir), [Path(w) for w in workdirs]) for workdir in workdirs]
     panels = [panel for panel in PANELS if any(shown(run, panel) for run in runs)]
@@ -65,7 +73,10 @@ def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def load_run(workdir: Path, all_workdirs: Sequence[Path] = ()) -> Run:
-    """Reads one workdir. Raises ConfigError where it holds no metrics."""
+    """Reads the metrics of one run. Raises ConfigError where there are none.
+
+    Its name is that of its folder; among `all_workdirs` with folders of the same name it is the whole path.
+    """
     path = workdir / METRICS_FILE
     rows = read_metrics(path) if path.is_file() else []
     if not rows:

@@ -7,6 +7,7 @@ from memjax.commands.compilation_cache import use_compilation_cache
 from memjax.config_file import load_config
 from memjax.runs.imports import import_for_run
 from memjax.training.config import resolve
+from memjax.types import ConfigError
 
 
 def run(
@@ -34,7 +35,11 @@ def run(
     """
     use_compilation_cache(cache)  # before anything is compiled, small as it may be
     imported = import_for_run(workdir, imports)
-    config = resolve(load_config(source, overrides))
+    values = load_config(source, overrides)
+    if "language" in values:
+        expected = "a config of `memjax train`, with a section 'agent'"
+        raise ConfigError("--config", expected, f"'{source}', which is one of `memjax remember`")
+    config = resolve(values)
     # Why here: it takes a second to import, and a mistake in the config should not wait for that.
     from memjax.training.train import train
 

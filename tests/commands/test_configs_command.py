@@ -97,3 +97,11 @@ def test_a_config_that_ends_the_process_is_a_mistake(tmp_path, capsys):
         assert cli.main(["train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
         assert "SystemExit" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_config_of_the_other_command_is_named(tmp_path, capsys):
+    assert cli.main(["train", "--config=language", str(tmp_path / "run")]) == 2
+    assert "'language', which is one of `memjax remember`" in capsys.readouterr().err
+    assert cli.main(["remember", "--config=four_rooms", str(tmp_path / "run")]) == 2
+    assert "a config of `memjax remember`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
