@@ -6,11 +6,10 @@ goes on where the run was ended.
 """
 
 import dataclasses
-import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from memjax.llm.run.prompts import plain
 from memjax.llm.run.records import KEY_CHARS
 from memjax.llm.run.state import Description
 from memjax.llm.sandbox.sandbox import Sandbox
-from memjax.llm.tasks.loading import LOADERS, load
+from memjax.llm.tasks.loading import benchmark_entry, load
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
@@ -60,7 +59,7 @@ _OPEN_ITEM = (str, int, float, type(None))  # what an option of a loader may be;
 class BenchmarkConfig:
     """Which tasks are played."""
 
-    name: str  # one of memjax.llm.tasks.loading.LOADERS
+    name: str  # as registered (memjax.llm.tasks.loading)
     folder: UserPath  # of its data
     limit: PositiveInt | None  # tasks of either split, drawn by `seed`; None: all
     seed: int  # of the draw alone: runs with another language.seed play the same tasks
@@ -68,9 +67,7 @@ class BenchmarkConfig:
 
     def check(self) -> None:
         """Raises ConfigError for an unknown benchmark, and for options that its loader has not."""
-        if self.name not in LOADERS:
-            raise ConfigError("name", one_of(self.name, list(LOADERS)), repr(self.name))
-        known = _options(self.name)
+        known = benchmark_entry(self.name, "name").options
         for name, value in self.options.items():
             if name not in known:
                 raise ConfigError(f"options.{name}", one_of(name, list(known)), "an unknown option")
@@ -199,30 +196,22 @@ def _description(run: RunConfig, benchmark: Benchmark, imports: Sequence[Import]
     about = {
         "experiment": run.experiment,
         "benchmark": benchmark.about | {"left_out": left_out},
-        "sandbox": _walls(run.benchmark.name),
+        "sandbox": _isolation(run.benchmark.name),
     }
     return Description(settings, _FREE, about, tuple(imports))
 
 
-def _walls(benchmark: str) -> dict[str, Any] | None:
-    """Which walls programs run behind on this machine; None where the benchmark runs none."""
-    if benchmark in ("hle", "lifelong_db"):
+def _isolation(benchmark: str) -> dict[str, Any] | None:
+    """How programs are isolated on this machine; None where the benchmark runs none."""
+    if not benchmark_entry(benchmark).runs_programs:
         return None
     with Sandbox() as sandbox:
-        return sandbox.walls._asdict() | {"shortfall": sandbox.shortfall}
+        return sandbox.isolation._asdict() | {"shortfall": sandbox.shortfall}
 
 
 def _judge(chat: Chat) -> Ask:
     """The run's own model as a grader; the source has another one (docs/memrl.md)."""
     return lambda messages: chat.complete(messages, max_tokens=64, temperature=0.0, seed=0)
-
-
-def _options(name: str) -> dict[str, Any]:
-    """The options of a loader that a config file can give, and their defaults."""
-    loader: Callable[..., Any] = LOADERS[name]
-    fields = inspect.signature(loader).parameters.values()
-    own = {f.name: f.default for f in fields if f.name not in ("folder", "limit", "seed")}
-    return {n: False if n == "judge" else d for n, d in own.items() if isinstance(d, _OPEN_ITEM)}
 
 
 def _fits(value: Any, default: Any) -> bool:

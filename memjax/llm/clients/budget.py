@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memjax.llm.clients.config import BudgetConfig
-from memjax.llm.database import Database
+from memjax.llm.sqlite_file import SqliteFile
 from memjax.llm.types import Chat, ChatError, Message, Reply
 
 _SCHEMA = """
@@ -35,7 +35,7 @@ class Ledger:
 
     def __init__(self, config: BudgetConfig, path: Path | str):
         self.config = config
-        self._data = Database(path, _SCHEMA, version=1)
+        self._data = SqliteFile(path, _SCHEMA, version=1)
         self._change = threading.Condition()
         self._open = 0  # requests of this process under way
         row = self._data.one("SELECT total(prompt_tokens), total(completion_tokens) FROM requests")

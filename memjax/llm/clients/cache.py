@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from memjax.llm.clients.config import StoreConfig
-from memjax.llm.database import Database
+from memjax.llm.sqlite_file import SqliteFile
 from memjax.llm.types import Chat, ChatError, Embedder, Message, Reply
 from memjax.types import ConfigError
 
@@ -30,7 +30,7 @@ class Store:
         if config.mode == "off":
             raise ConfigError("store.mode", "'cache' or 'replay'", "'off'")
         self.replays = config.mode == "replay"
-        self._data = Database(config.path, _SCHEMA, version=1, durable=False, make=not self.replays)
+        self._data = SqliteFile(config.path, _SCHEMA, version=1, durable=False, make=not self.replays)
 
     def reply(self, key: str) -> Reply | None:
         """The stored reply, marked as cached."""

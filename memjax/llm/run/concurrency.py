@@ -24,9 +24,9 @@ class Workers:
     def __exit__(self, *_) -> None:
         self.cancel()
 
-    def begin(self, jobs: Mapping[K, Callable[[], T]]) -> "Batch[K, T]":
+    def begin(self, jobs: Mapping[K, Callable[[], T]]) -> "Jobs[K, T]":
         """Queues jobs behind those that came earlier."""
-        return Batch({name: self._pool.submit(self._run, job) for name, job in jobs.items()})
+        return Jobs({name: self._pool.submit(self._run, job) for name, job in jobs.items()})
 
     def cancel(self) -> None:
         """Drops what has not begun and waits for the rest; a job keeps its own result."""
@@ -43,7 +43,7 @@ class Workers:
                 self._running -= 1
 
 
-class Batch(Generic[K, T]):
+class Jobs(Generic[K, T]):
     """Jobs that were begun together."""
 
     def __init__(self, futures: Mapping[K, "Future[T]"]):

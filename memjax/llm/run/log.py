@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from memjax.llm.database import Database
 from memjax.llm.run.records import Attempt, Event, Experience, Plan, Recall
+from memjax.llm.sqlite_file import SqliteFile
 from memjax.types import ConfigError
 
 _SCHEMA = """
@@ -42,7 +42,7 @@ class ExperienceLog:
     def __init__(self, path: Path | str, *, embedder: str, dim: int):
         """Opens or makes it. Raises ConfigError where its memories are those of another embedder."""
         self.path, self.dim = Path(path), dim
-        self._data = Database(path, _SCHEMA, version=1)
+        self._data = SqliteFile(path, _SCHEMA, version=1)
         want = {"embedder": embedder, "dim": str(dim)}
         with self._data.transaction() as connection:
             for item in want.items():

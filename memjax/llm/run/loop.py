@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.llm.run.concurrency import Batch, Workers
+from memjax.llm.run.concurrency import Jobs, Workers
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.events import Timing, compose
 from memjax.llm.run.experience import attempt_task
@@ -46,7 +46,7 @@ class Pending(NamedTuple):
     slot: Slot
     plans: Sequence[Plan]
     done: dict[str, Attempt]  # of an earlier launch
-    batch: Batch[str, Attempt]
+    batch: Jobs[str, Attempt]
 
 
 def run_language(

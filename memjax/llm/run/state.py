@@ -17,10 +17,10 @@ import numpy as np
 
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.log import ExperienceLog
+from memjax.llm.run.measures import Measures
 from memjax.llm.run.memory import TextMemory
 from memjax.llm.run.records import Attempt, Event, Plan, Recall, text_hash
 from memjax.llm.run.schedule import schedule
-from memjax.llm.run.tally import Tally
 from memjax.llm.types import Benchmark, Embedder
 from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
@@ -65,7 +65,7 @@ class RunState:
             raise ConfigError("epochs", "at least those that were begun", done)
         self._arrays, self.version = self._open_arrays()
         carries = config.mode == "reflexion"
-        self._tally = Tally(len(benchmark.train), len(benchmark.held_out), carries=carries)
+        self._measures = Measures(len(benchmark.train), len(benchmark.held_out), carries=carries)
         self._solved: set[str] = set()
         self._writer = self._open_metrics()
 
@@ -147,7 +147,7 @@ class RunState:
     def _line(self, event: Event, plans: Sequence[Plan], attempts: dict[str, Attempt]) -> dict[str, Any]:
         if event.phase == "learn":
             self._solved |= {plan.task_id for plan in plans if attempts[plan.task_id].success}
-        return self._tally.line(event, plans, attempts, self._slots[event.number - 1].last)
+        return self._measures.line(event, plans, attempts, self._slots[event.number - 1].last)
 
     def _open_arrays(self) -> tuple[MemoryState | None, int]:
         """The arrays at the last event of the log: those of the checkpoint, and what came after it."""

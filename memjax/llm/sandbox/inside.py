@@ -1,7 +1,7 @@
-"""The inner side of a sandbox: raises the walls, then runs one command after another for the outer side.
+"""The inner side of a sandbox: isolates itself, then runs one command after another for the outer side.
 
 Started as `python -S -m memjax.llm.sandbox.inside`. One JSON object per line comes in and goes out: first the
-settings and the walls that were had, then requests and replies. Standard library alone.
+settings and the isolation that was had, then requests and replies. Standard library alone.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from memjax.llm.sandbox import isolation as walls
+from memjax.llm.sandbox import isolation
 from memjax.llm.sandbox.processes import Talk, become
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     requests, replies = _own_pipes()
     settings = json.loads(requests.readline())
     try:
-        had = _walls(settings)
+        had = _isolation(settings)
     except OSError as error:  # namespaces were given, but a root of our own could not be built
         replies.write(json.dumps({"failed": str(error)}) + "\n")
         replies.flush()
@@ -32,7 +32,7 @@ def main() -> None:
     # A user of its own for each sandbox, so that counts of processes are not shared.
     user = random.SystemRandom().randrange(200_000, 4_000_000)
     lowered = user if os.geteuid() == 0 and had.files == "private" and not had.root else None
-    work = walls.WORK if had.files == "private" else settings["folder"]
+    work = isolation.WORK if had.files == "private" else settings["folder"]
     if lowered is not None:
         os.chown(work, lowered, lowered)
     talk: Talk | None = None
@@ -62,10 +62,10 @@ def _own_pipes():
     return open(requests, buffering=1), open(replies, "w", buffering=1)
 
 
-def _walls(settings: dict) -> walls.Walls:
+def _isolation(settings: dict) -> isolation.Isolation:
     if settings["weak"]:
-        return walls.weaker_walls()
-    return walls.raise_walls(
+        return isolation.isolate_weakly()
+    return isolation.isolate(
         settings["folder"],
         settings["visible"],
         settings["writable"],
@@ -74,7 +74,7 @@ def _walls(settings: dict) -> walls.Walls:
     )
 
 
-def _serve(request: dict, work: str, user: int | None, had: walls.Walls, pipe: int) -> dict:
+def _serve(request: dict, work: str, user: int | None, had: isolation.Isolation, pipe: int) -> dict:
     """Writes the request's files, runs its command and tells how it ended."""
     _write(request["files"], work, user)
     hidden = "/.out" if had.files == "private" else work
@@ -152,7 +152,7 @@ def _kill_group(child: int) -> None:
         os.killpg(child, signal.SIGKILL)
 
 
-def _end_all(child: int, had: walls.Walls) -> None:
+def _end_all(child: int, had: isolation.Isolation) -> None:
     """Ends whatever the command left running."""
     if had.processes == "namespace":
         with contextlib.suppress(ProcessLookupError):

@@ -1,9 +1,10 @@
-"""The walls around a sandbox: namespaces, a root, no network. Runs inside it, standard library alone.
+"""What separates a sandbox from the machine: namespaces, a root, no network. Runs inside it.
 
-Where the kernel allows namespaces, the processes inside see a root of their own in memory: the system's
-folders (read-only, or writable copies in memory), the interpreter, an empty home and temporary folder; no
+Standard library alone. Where the kernel allows namespaces, the processes inside see a root of their own in
+memory: the system's folders (read-only, or writable copies in memory), the interpreter, an empty home and
+temporary folder; no
 other process; no network but a loopback that is down. Where it does not, the weaker means are a system-call
-filter against network sockets and a process group; files are then shared. `Walls` says which was had.
+filter against network sockets and a process group; files are then shared. `Isolation` says which was had.
 """
 
 import os
@@ -36,7 +37,7 @@ _EMPTY = (
 _OPEN = ("tmp", "var/tmp", "dev/shm")  # everyone may write there
 
 
-class Walls(NamedTuple):
+class Isolation(NamedTuple):
     """What stands between a program and this machine."""
 
     network: str  # "namespace": none at all; "filter": no network sockets; "none": nothing keeps it away
@@ -45,9 +46,9 @@ class Walls(NamedTuple):
     root: bool  # runs with root's rights over its own users and files
 
 
-def raise_walls(
+def isolate(
     folder: str, visible: list[str], writable: list[str], size: int, administrator: bool
-) -> Walls:
+) -> Isolation:
     """Forks into the sandbox, the strongest that the kernel allows. Returns in the innermost process alone.
 
     `folder` is an empty folder of this machine, `visible` and `writable` are absolute folders seen as they
@@ -57,12 +58,12 @@ def raise_walls(
     try:
         _enter(spaces)
     except OSError:
-        return weaker_walls()
+        return isolate_weakly()
     _fork_and_wait()
     kernel.die_with_parent()
     _new_root(folder, visible, writable, size)
     kernel.hide_memory()
-    return Walls("namespace", "private", "namespace", administrator and os.geteuid() == 0)
+    return Isolation("namespace", "private", "namespace", administrator and os.geteuid() == 0)
 
 
 def _enter(spaces: int) -> None:
@@ -79,7 +80,7 @@ def _enter(spaces: int) -> None:
             file.write(text)
 
 
-def weaker_walls() -> Walls:
+def isolate_weakly() -> Isolation:
     """What can be had without namespaces."""
     try:
         kernel.no_new_privileges()
@@ -87,7 +88,7 @@ def weaker_walls() -> Walls:
         network = "filter"
     except (OSError, KeyError):  # no filter for this kernel or this processor
         network = "none"
-    return Walls(network, "shared", "group", False)
+    return Isolation(network, "shared", "group", False)
 
 
 def _fork_and_wait() -> None:

@@ -5,8 +5,7 @@ import resource
 import select
 import time
 
-from memjax.llm.sandbox import isolation as walls
-from memjax.llm.sandbox import kernel
+from memjax.llm.sandbox import isolation, kernel
 
 _LINE = 1 << 22  # bytes, of a line that a program says
 
@@ -14,7 +13,7 @@ _LINE = 1 << 22  # bytes, of a line that a program says
 class Talk:
     """A program that goes on running and is talked with, a line for a line."""
 
-    def __init__(self, request: dict, work: str, user: int | None, had: walls.Walls):
+    def __init__(self, request: dict, work: str, user: int | None, had: isolation.Isolation):
         given, self._say = os.pipe()
         self._hear, said = os.pipe()
         null = os.open("/dev/null", os.O_WRONLY)
@@ -39,7 +38,7 @@ class Talk:
 
 
 def become(
-    request: dict, work: str, user: int | None, had: walls.Walls, streams: tuple[int, int, int]
+    request: dict, work: str, user: int | None, had: isolation.Isolation, streams: tuple[int, int, int]
 ) -> None:
     """Turns this child into the command. Never returns."""
     try:
@@ -53,7 +52,7 @@ def become(
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         elif had.root:
-            kernel.keep_capabilities(walls.ADMINISTRATION)
+            kernel.keep_capabilities(isolation.ADMINISTRATION)
         kernel.no_new_privileges()
         kernel.die_with_parent()
         os.execvpe(request["argv"][0], request["argv"], request["env"])

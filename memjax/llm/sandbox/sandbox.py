@@ -1,11 +1,12 @@
 """A sandbox for programs and shell commands that a model wrote. Nothing of them runs in our process.
 
     with Sandbox() as sandbox:
-        ran = sandbox.python("print(1 + 1)")
-        ran.out, ran.code, sandbox.walls
+        completed = sandbox.python("print(1 + 1)")
+        completed.out, completed.code, sandbox.isolation
 
 What is run has limits on time, memory, files and processes, no network, no environment and none of our
-secrets; `walls.py` says what stands around it and what is had where the kernel allows less. Linux alone.
+secrets; `isolation.py` says what separates it from the machine, and what is had where the kernel allows less.
+Linux alone.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import memjax
-from memjax.llm.sandbox.isolation import Walls
+from memjax.llm.sandbox.isolation import Isolation
 from memjax.types import ConfigError
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -37,12 +38,12 @@ class Limits(NamedTuple):
     memory_bytes: int = 4 << 30  # of address space, per process
     file_bytes: int = 64 << 20  # size of one file, output included
     disk_bytes: int = 256 << 20  # all new files together; they live in memory
-    processes: int = 128  # where the walls keep users apart, and not for root
+    processes: int = 128  # where users are kept apart, and not for root
     open_files: int = 256
     output_bytes: int = 64 << 10  # of either stream that is kept: its first and last half
 
 
-class Ran(NamedTuple):
+class Completed(NamedTuple):
     """How a command ended."""
 
     code: int  # exit status; negative: the signal that ended it
@@ -68,9 +69,9 @@ class Sandbox:
         self.limits = limits or Limits()
         self._process: subprocess.Popen | None = None
         self._folder = tempfile.mkdtemp(prefix="sandbox-")
-        self.shortfall = ""  # why no stronger walls were had
+        self.shortfall = ""  # why no stronger isolation was had
         try:
-            self.walls = self._start(administrator)
+            self.isolation = self._start(administrator)
         except BaseException:
             self.close()
             raise
@@ -83,7 +84,7 @@ class Sandbox:
 
     def python(
         self, program: str, *, argv: Sequence[str] = (), files: Mapping[str, str] | None = None
-    ) -> Ran:
+    ) -> Completed:
         """Runs a Python program with this interpreter and its packages, then ends all that it left.
 
         It starts in a folder of its own; `files` are further texts for that, by name.
@@ -102,7 +103,7 @@ class Sandbox:
         request = {"kind": "say", "text": line, "wall_s": self.limits.wall_s}
         return self._checked(self._ask(request, self.limits.wall_s + _GRACE))["line"]
 
-    def shell(self, script: str) -> Ran:
+    def shell(self, script: str) -> Completed:
         """Runs a script by bash in the root folder; what it starts in the background goes on."""
         return self._run(["/bin/bash", "-c", script], files={}, alone=False, cwd="/")
 
@@ -120,17 +121,17 @@ class Sandbox:
                 with contextlib.suppress(OSError):  # what it did not read is lost
                     pipe.close()  # type: ignore[union-attr]
 
-    def _start(self, administrator: bool) -> Walls:
-        """The strongest walls to be had. Raises ConfigError where they do not do for an administrator."""
+    def _start(self, administrator: bool) -> Isolation:
+        """Starts as isolated as can be. Raises ConfigError where that is too little for an administrator."""
         answer = self._open(administrator, weak=False)
         if "failed" in answer:
             self.shortfall = answer["failed"]
             answer = self._open(administrator, weak=True)
-        walls = Walls(**answer)
-        if administrator and not walls.root:
-            got = f"{walls}, {self.shortfall or 'not root, or no namespaces'}"
+        had = Isolation(**answer)
+        if administrator and not had.root:
+            got = f"{had}, {self.shortfall or 'not root, or no namespaces'}"
             raise ConfigError("sandbox", "root, and a kernel that gives namespaces to administrate in", got)
-        return walls
+        return had
 
     def _open(self, administrator: bool, weak: bool) -> dict[str, Any]:
         self._end()
@@ -158,13 +159,13 @@ class Sandbox:
             raise SandboxError("the sandbox did not start")
         return answer
 
-    def _run(self, argv: list[str], files: Mapping[str, str], alone: bool, cwd: str) -> Ran:
+    def _run(self, argv: list[str], files: Mapping[str, str], alone: bool, cwd: str) -> Completed:
         request = {"kind": "run", "alone": alone, **self._request(argv, files, cwd)}
         started = time.monotonic()
         answer = self._ask(request, self.limits.wall_s + _GRACE)
         if answer is None:  # everything inside is dead by now
-            return Ran(-9, "", "the sandbox was ended from outside", True, time.monotonic() - started)
-        return Ran(**self._checked(answer))
+            return Completed(-9, "", "the sandbox was ended from outside", True, time.monotonic() - started)
+        return Completed(**self._checked(answer))
 
     def _request(self, argv: list[str], files: Mapping[str, str], cwd: str) -> dict[str, Any]:
         return {
@@ -181,7 +182,7 @@ class Sandbox:
         return answer
 
     def _environment(self) -> dict[str, str]:
-        home = "/root" if self.walls.root else self._work()
+        home = "/root" if self.isolation.root else self._work()
         return {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": home,
@@ -195,7 +196,7 @@ class Sandbox:
         }
 
     def _work(self) -> str:
-        return "/tmp/work" if self.walls.files == "private" else self._folder
+        return "/tmp/work" if self.isolation.files == "private" else self._folder
 
     def _ask(self, request: dict[str, Any], patience: float) -> dict[str, Any] | None:
         """One line there, one back; None where none came in `patience` seconds: then all inside is ended."""

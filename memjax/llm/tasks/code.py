@@ -109,14 +109,16 @@ def judge(task: CodeTask, program: str) -> Verdict:
     except UnicodeEncodeError:  # a lone surrogate
         return Verdict(False, "the program is no text in UTF-8")
     with Sandbox(task.limits) as sandbox:
-        ran = sandbox.python(_RUNNER, argv=[word, task.kind, task.entry], files=files)
-    told = [line[len(word) :] for line in ran.out.splitlines() if line.startswith(word)]
+        completed = sandbox.python(_RUNNER, argv=[word, task.kind, task.entry], files=files)
+    told = [line[len(word) :] for line in completed.out.splitlines() if line.startswith(word)]
     if told:
         result = json.loads(told[-1])
         return Verdict(result["passed"] is True, trimmed(result["failure"]))
-    if ran.timed_out:
+    if completed.timed_out:
         return Verdict(False, f"did not finish within {task.limits.wall_s:g} seconds")
-    return Verdict(False, trimmed(ran.err) or f"the program ended early, with exit status {ran.code}")
+    return Verdict(
+        False, trimmed(completed.err) or f"the program ended early, with exit status {completed.code}"
+    )
 
 
 def trimmed(failure: str) -> str:

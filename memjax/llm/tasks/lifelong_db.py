@@ -19,14 +19,14 @@ from typing import Any
 from memjax.llm.packages import need
 from memjax.llm.tasks.databases.answers import same_rows
 from memjax.llm.tasks.databases.mariadb import MariaDatabase, check_server
-from memjax.llm.tasks.databases.sql import Database, Rows, SqlError, SqliteDatabase, Table
+from memjax.llm.tasks.databases.sql import Rows, SqlError, SqliteDatabase, Table, TaskDatabase
 from memjax.llm.tasks.dialogue import Dialogue, shortened
 from memjax.llm.tasks.reading import check_limit, read_splits, texts, typed
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.types import Ask, Benchmark, Message, Outcome
 from memjax.types import ConfigError
 
-Connect = Callable[[Table], Database]
+Connect = Callable[[Table], TaskDatabase]
 
 _SHOWN = 2_000  # characters of a result
 _SYSTEM = """You work on one table of a MySQL database until a request is fulfilled. Each of your replies
@@ -76,7 +76,7 @@ class DbTask:
         finally:
             database.close()
 
-    def _play(self, dialogue: Dialogue, database: Database) -> Outcome:
+    def _play(self, dialogue: Dialogue, database: TaskDatabase) -> Outcome:
         headers = ", ".join(f"{name} ({kind})" for name, kind in self.table.columns)
         said = f"{self.intent}\nThe table is {self.table.name}, its columns are {headers}."
         for _ in range(self.turns):
@@ -93,7 +93,7 @@ class DbTask:
         dialogue.note(said)
         return dialogue.outcome(self.id, False, f"no final answer within {self.turns} turns")
 
-    def _right(self, answer: str, database: Database) -> bool:
+    def _right(self, answer: str, database: TaskDatabase) -> bool:
         if self.direct is None:
             state = database.md5()
             return state == self.md5 or state == self._reference_state()
@@ -112,7 +112,7 @@ class DbTask:
     def _reference_state(self) -> str | None:
         return self._with_reference(lambda database, _: database.md5())
 
-    def _with_reference(self, then: Callable[[Database, Rows], Any]) -> Any:
+    def _with_reference(self, then: Callable[[TaskDatabase, Rows], Any]) -> Any:
         database = self.connect(self.table)
         try:
             return then(database, database.execute(self.reference))

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memjax.llm.sandbox.sandbox import Limits, Ran, Sandbox
+from memjax.llm.sandbox.sandbox import Completed, Limits, Sandbox
 from memjax.llm.tasks.dialogue import Dialogue, shortened
 from memjax.llm.tasks.reading import check_limit, field, read_splits, texts, typed
 from memjax.llm.types import Ask, Benchmark, Outcome
@@ -80,14 +80,14 @@ class OsTask:
         return not self.prepare.strip() or machine.shell(self.prepare).code == 0
 
     def _right(self, machine: Sandbox) -> bool:
-        ran = machine.shell(self.judge)
-        return ran.code == 0 and not ran.timed_out
+        completed = machine.shell(self.judge)
+        return completed.code == 0 and not completed.timed_out
 
 
-def _told(ran: Ran, limits: Limits) -> str:
-    if ran.timed_out:
+def _told(completed: Completed, limits: Limits) -> str:
+    if completed.timed_out:
         return f"The commands were ended after {limits.wall_s:g} seconds."
-    output = shortened((ran.out + ran.err).strip(), _SHOWN)
+    output = shortened((completed.out + completed.err).strip(), _SHOWN)
     return f"Output:\n{output}" if output else "There was no output."
 
 

@@ -1,8 +1,9 @@
-"""Every benchmark by its name."""
+"""Every benchmark by its name: those that memjax has, and those that a user registers."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from memjax.llm.tasks.alfworld import load_alfworld
 from memjax.llm.tasks.bigcodebench import load_bigcodebench
@@ -11,23 +12,107 @@ from memjax.llm.tasks.humaneval import load_humaneval
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
 from memjax.llm.tasks.lifelong_os import load_lifelong_os
 from memjax.llm.types import Benchmark
+from memjax.schema import one_of
 from memjax.types import ConfigError
 
-LOADERS: dict[str, Callable[..., Benchmark]] = {
-    "alfworld": load_alfworld,
-    "bigcodebench": load_bigcodebench,
-    "hle": load_hle,
-    "humaneval": load_humaneval,
-    "lifelong_db": load_lifelong_db,
-    "lifelong_os": load_lifelong_os,
-}
+_OPTION = (str, int, float, type(None))  # what an option may be in a config file; bool is an int
+
+
+class Loader(Protocol):
+    """Reads a benchmark from a folder. May take further keyword arguments, all with defaults."""
+
+    def __call__(self, folder: str | Path, *, limit: int | None = None, seed: int = 0) -> Benchmark:
+        """At most `limit` tasks of either split, drawn by `seed`. Raises ConfigError."""
+        ...
+
+
+class BenchmarkEntry(NamedTuple):
+    """One benchmark that can be named in a config."""
+
+    load: Loader
+    options: dict[str, Any]  # the loader's own options and their defaults
+    runs_programs: bool  # what a model writes is run in a sandbox
+
+
+_ENTRIES: dict[str, BenchmarkEntry] = {}
+
+
+def register_benchmark(
+    name: str,
+    loader: Loader,
+    *,
+    options: Sequence[str] | None = None,
+    runs_programs: bool = False,
+) -> None:
+    """Makes a benchmark known, so that a config can name it in `benchmark.name`.
+
+    A module that calls this is imported by `memjax remember --import MODULE_OR_FILE`:
+
+        def load_riddles(folder, *, limit=None, seed=0, hints=False):
+            tasks = [Riddle(...) for line in open(f"{folder}/riddles.txt")]
+            return Benchmark("riddles", some(tasks, limit, seed), (), {"source": "ours"})
+
+        register_benchmark("riddles", load_riddles)
+
+    Args:
+      name: what `benchmark.name` says.
+      loader: reads the tasks (see `Loader`); what a task is, `memjax.llm.types.Task` says.
+      options: keyword arguments of `loader` that `benchmark.options` may set: texts, numbers, True or False.
+        A value must be of the default's type. None: all that have such a default.
+      runs_programs: the tasks run what a model writes in a `memjax.llm.sandbox.sandbox.Sandbox`; how that is
+        isolated is then said in the manifest.
+
+    Raises:
+      ConfigError: the name is taken by another loader, or an option is not a keyword argument with a default.
+    """
+    known = _ENTRIES.get(name)
+    if known is not None and known.load is not loader:
+        raise ConfigError("register_benchmark", "a name that is not taken", repr(name))
+    defaults = _defaults(loader)
+    chosen = list(defaults) if options is None else list(options)
+    for option in chosen:
+        if option not in defaults:
+            expected = "a keyword argument whose default is a text, a number, True, False or None"
+            raise ConfigError(f"register_benchmark: option {option!r} of {name}", expected, "none such")
+    _ENTRIES[name] = BenchmarkEntry(loader, {option: defaults[option] for option in chosen}, runs_programs)
+
+
+def benchmark_entry(name: str, field: str = "benchmark.name") -> BenchmarkEntry:
+    """The benchmark that a config names in `field`. Raises ConfigError for an unknown name."""
+    if name not in _ENTRIES:
+        raise ConfigError(field, one_of(name, sorted(_ENTRIES)), repr(name))
+    return _ENTRIES[name]
 
 
 def load(name: str, folder: str | Path, **options: Any) -> Benchmark:
-    """The benchmark `name` from its folder. See each loader for its options; all take `limit` and `seed`.
+    """The benchmark `name` from its folder.
 
-    Raises ConfigError for an unknown name, a missing file or a file of another format.
+    Args:
+      name: of a benchmark, as registered.
+      folder: that holds its files; each loader in memjax/llm/tasks says which.
+      **options: `limit`, `seed` and the loader's own.
+
+    Returns:
+      The benchmark, its tasks in a fixed order.
+
+    Raises:
+      ConfigError: the name is unknown, a file is missing or of another format.
     """
-    if name not in LOADERS:
-        raise ConfigError("benchmark", " or ".join(sorted(LOADERS)), name)
-    return LOADERS[name](folder, **options)
+    loader: Any = benchmark_entry(name, "benchmark").load
+    return loader(folder, **options)
+
+
+def _defaults(loader: Loader) -> dict[str, Any]:
+    """The keyword arguments of a loader that a config file could set, and their defaults."""
+    fields = inspect.signature(loader).parameters.values()
+    own = {f.name: f.default for f in fields if f.name not in ("folder", "limit", "seed")}
+    # A judge is a function; in a config it is True or False.
+    return {n: False if n == "judge" else d for n, d in own.items() if isinstance(d, _OPTION)}
+
+
+register_benchmark("alfworld", load_alfworld, runs_programs=True)
+register_benchmark("bigcodebench", load_bigcodebench, runs_programs=True)
+register_benchmark("hle", load_hle)
+register_benchmark("humaneval", load_humaneval, runs_programs=True)
+register_benchmark("lifelong_db", load_lifelong_db)
+register_benchmark("lifelong_os", load_lifelong_os, runs_programs=True)

@@ -32,31 +32,31 @@ def weak():
 
 
 def private(box) -> None:
-    if box.walls.files != "private":
-        pytest.skip(f"this kernel gives no namespaces: {box.walls}, {box.shortfall}")
+    if box.isolation.files != "private":
+        pytest.skip(f"this kernel gives no namespaces: {box.isolation}, {box.shortfall}")
 
 
 def test_output_status_and_files_come_back(box):
-    ran = box.python(
+    completed = box.python(
         "import sys; print(open('note.txt').read(), sys.argv[1]); sys.exit(3)",
         argv=["one"],
         files={"note.txt": "hello"},
     )
-    assert (ran.out, ran.code, ran.timed_out) == ("hello one\n", 3, False)
+    assert (completed.out, completed.code, completed.timed_out) == ("hello one\n", 3, False)
 
 
 def test_nothing_of_our_environment_is_inherited(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with Sandbox() as sandbox:
-        ran = sandbox.python("import os; print(sorted(os.environ))")
-    assert "OPENAI_API_KEY" not in ran.out
-    assert "PATH" in ran.out
+        completed = sandbox.python("import os; print(sorted(os.environ))")
+    assert "OPENAI_API_KEY" not in completed.out
+    assert "PATH" in completed.out
 
 
 @pytest.mark.parametrize("which", ["box", "weak"])
 def test_there_is_no_network(which, request):
     sandbox = request.getfixturevalue(which)
-    if sandbox.walls.network == "none":
+    if sandbox.isolation.network == "none":
         pytest.skip("neither namespaces nor filters here")
     program = (
         "import socket\n"
@@ -69,15 +69,15 @@ def test_there_is_no_network(which, request):
         "    except OSError as error:\n"
         "        print('refused', error.errno)\n"
     )
-    ran = sandbox.python(program)
-    assert ran.out.count("refused") == 2, ran
+    completed = sandbox.python(program)
+    assert completed.out.count("refused") == 2, completed
     assert sandbox.python("import socket; socket.socketpair(); print('kept')").out == "kept\n"
 
 
 def test_the_walls_are_named(weak):
-    assert weak.walls.files == "shared"
-    assert weak.walls.processes == "group"
-    assert weak.walls.network in ("filter", "none")
+    assert weak.isolation.files == "shared"
+    assert weak.isolation.processes == "group"
+    assert weak.isolation.network in ("filter", "none")
 
 
 def test_our_files_are_out_of_sight_and_out_of_reach(box, tmp_path):
@@ -112,8 +112,8 @@ def test_no_other_process_is_seen_and_a_fork_has_its_limit(box):
 def test_what_takes_too_long_is_killed_with_its_children(kind):
     with kind(Limits(wall_s=1.0)) as sandbox:
         begun = time.monotonic()
-        ran = sandbox.python("import subprocess\nsubprocess.run(['sleep', '77.25'])")
-        assert ran.timed_out
+        completed = sandbox.python("import subprocess\nsubprocess.run(['sleep', '77.25'])")
+        assert completed.timed_out
         assert time.monotonic() - begun < 60
         assert sandbox.shell("echo again").out == "again\n"
     left = subprocess.run(["pgrep", "-f", "sleep 77.25"], capture_output=True, text=True)
@@ -130,16 +130,16 @@ def test_what_takes_too_long_is_killed_with_its_children(kind):
 )
 def test_limits_hold(program, said):
     with Sandbox(Limits(wall_s=60, memory_bytes=1 << 30, file_bytes=1 << 20)) as sandbox:
-        ran = sandbox.python(program)
-    assert ran.code != 0
-    assert said in ran.err
+        completed = sandbox.python(program)
+    assert completed.code != 0
+    assert said in completed.err
 
 
 def test_processor_time_has_its_limit():
     with Sandbox(Limits(wall_s=300, cpu_s=1)) as sandbox:
-        ran = sandbox.python("while True: pass")
-    assert ran.code < 0
-    assert not ran.timed_out
+        completed = sandbox.python("while True: pass")
+    assert completed.code < 0
+    assert not completed.timed_out
 
 
 def test_of_long_output_both_ends_are_kept():

@@ -51,7 +51,7 @@ class SqlError(RuntimeError):
     """What the database said to a statement it could not run."""
 
 
-class Database(Protocol):
+class TaskDatabase(Protocol):
     """A database that holds one table."""
 
     def execute(self, sql: str) -> Rows:

@@ -10,7 +10,7 @@ from typing import Any
 from memjax.types import ConfigError
 
 
-class Database:
+class SqliteFile:
     """One SQLite file in WAL mode. Every use holds the lock; `transaction` is all or nothing."""
 
     def __init__(

@@ -11,7 +11,7 @@ import numpy as np
 from memjax.llm.run.records import Attempt, Event, Plan
 
 
-class Tally:
+class Measures:
     """Counts over the events of a run, in their order.
 
     - success_rate: tasks solved in the epoch over all tasks; its last value is the "last success rate".
