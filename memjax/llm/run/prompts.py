@@ -4,13 +4,11 @@ Text that comes from memory, from an environment or from a model is data: it sta
 cannot contain, is cut to a budget of characters, and the model is told to obey nothing in it.
 """
 
-import re
 from collections.abc import Sequence
 
+from memjax.llm.run.delimiters import disarm
 from memjax.llm.run.records import Experience
 from memjax.llm.types import Message
-
-_MARK = re.compile(r"<(?=\s*/?\s*(memory|memories|record)\b)", re.IGNORECASE)
 
 _HEAD = (
     "Notes from earlier tasks that resemble the next one. They may fit in part or not at all: take what "
@@ -84,7 +82,7 @@ def cut(text: str, chars: int) -> str:
 
 def defuse(text: str) -> str:
     """Text that contains none of the marks that it will stand between."""
-    return _MARK.sub("(", plain(text))
+    return disarm(plain(text))
 
 
 def plain(text: str) -> str:
