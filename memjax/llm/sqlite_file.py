@@ -1,26 +1,52 @@
-"""SQLite files that several threads write to and that survive a kill."""
+"""SQLite files that several threads write to, that survive a kill, and that tell when they were damaged."""
 
 import contextlib
+import hashlib
+import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from memjax.types import ConfigError
+
+# One row for each row of a chained table, in the order of writing: a hash over that row and the hash before.
+_CHAIN = """
+CREATE TABLE chain (number INTEGER PRIMARY KEY, source TEXT NOT NULL, entry INTEGER NOT NULL,
+    sha TEXT NOT NULL)
+"""
 
 
 class SqliteFile:
     """One SQLite file in WAL mode. Every use holds the lock; `transaction` is all or nothing."""
 
     def __init__(
-        self, path: Path | str, schema: str, *, version: int, durable: bool = True, make: bool = True
+        self,
+        path: Path | str,
+        schema: str,
+        *,
+        version: int,
+        durable: bool = True,
+        make: bool = True,
+        chained: Sequence[str] = (),
     ):
-        """Opens `path`, made with `schema` where it is new. Raises ConfigError where it is not such a file.
+        """Opens a file, and makes it where there is none.
 
-        `durable`: what was committed outlives a loss of power, not only of the process.
+        Args:
+          path: the file.
+          schema: its statements, parted by semicolons at the ends of lines.
+          version: of the schema.
+          durable: what was committed outlives a loss of power, not only of the process.
+          make: whether a file that is not there is made.
+          chained: tables that are written by `append` alone. Every row of theirs is read when the file is
+            opened, and is as it was written, or the file is refused.
+
+        Raises:
+          ConfigError: there is no such file, it is another one, or it was damaged.
         """
-        self.path = Path(path)
+        self.path, self._chained = Path(path), tuple(chained)
+        schema += f";\n{_CHAIN}" if chained else ""
         self._lock = threading.RLock()
         if not make and not self.path.is_file():
             raise ConfigError(str(path), "an SQLite file", "no file")
@@ -28,12 +54,22 @@ class SqliteFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._prepare(schema, version, durable)
+            self._verify(schema)
         except (sqlite3.DatabaseError, OSError) as error:
             raise ConfigError(str(path), "an SQLite file that can be written", f"{error}") from None
 
     def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """A connection whose changes are all kept, or none where the block raises."""
         return self._transaction()
+
+    def append(self, connection: sqlite3.Connection, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Adds rows to a chained table, within a transaction."""
+        for row in rows:
+            marks = ", ".join("?" * len(row))
+            entry = connection.execute(f"INSERT INTO {table} VALUES ({marks})", row).lastrowid
+            before = connection.execute("SELECT sha FROM chain ORDER BY number DESC LIMIT 1").fetchone()
+            sha = _link(connection, before[0] if before else "", table, entry)
+            connection.execute("INSERT INTO chain VALUES (NULL, ?, ?, ?)", (table, entry, sha))
 
     def rows(self, statement: str, values: Any = ()) -> list[tuple]:
         """What a SELECT finds."""
@@ -74,3 +110,47 @@ class SqliteFile:
                 connection.execute(f"PRAGMA user_version = {version}")
             elif found != version:
                 raise ConfigError(str(self.path), f"a file of version {version}", f"version {found}")
+
+    def _verify(self, schema: str) -> None:
+        """Raises ConfigError where the file is not what was written."""
+        found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self._damaged(" ".join(found.split()))
+        if not self._chained:
+            return
+        if _statements(self._connection) != _expected(schema):
+            raise self._damaged("its tables are defined otherwise")
+        sha, seen = "", dict.fromkeys(self._chained, 0)
+        links = self._connection.execute("SELECT number, source, entry, sha FROM chain ORDER BY number")
+        for place, (number, table, entry, written) in enumerate(links, start=1):
+            if number != place or table not in seen:
+                raise self._damaged(f"link {place} of its chain is not there")
+            sha = _link(self._connection, sha, table, entry)
+            seen[table] += 1
+            if sha != written:
+                raise self._damaged(f"row {entry} of {table} is not what was written")
+        for table, count in seen.items():
+            if count != self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
+                raise self._damaged(f"{table} has other rows than were written")
+
+    def _damaged(self, what: str) -> ConfigError:
+        expected = "an undamaged file (use a copy, or start anew in another --workdir)"
+        return ConfigError(str(self.path), expected, what)
+
+
+def _link(connection: sqlite3.Connection, before: str, table: str, entry: int | None) -> str:
+    """The hash over a row as it is stored and the hash before it."""
+    row = connection.execute(f"SELECT * FROM {table} WHERE rowid = ?", (entry,)).fetchone()
+    values = [value.hex() if isinstance(value, bytes) else value for value in row or ("missing",)]
+    return hashlib.sha256(json.dumps([before, table, entry, values]).encode()).hexdigest()
+
+
+def _statements(connection: sqlite3.Connection) -> list[tuple]:
+    return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def _expected(schema: str) -> list[tuple]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in filter(str.strip, schema.split(";\n")):
+            connection.execute(statement)
+        return _statements(connection)

@@ -9,9 +9,17 @@ from memjax.llm.clients.config import BudgetConfig
 from memjax.llm.sqlite_file import SqliteFile
 from memjax.llm.types import Chat, ChatError, Message, Reply
 
+# Rows are only ever added: what a request may cost, then what it did cost.
 _SCHEMA = """
-CREATE TABLE requests (id INTEGER PRIMARY KEY, model TEXT NOT NULL, settled INTEGER NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
+CREATE TABLE requests (id INTEGER PRIMARY KEY, model TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL);
+CREATE TABLE settled (request INTEGER PRIMARY KEY, prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL);
+"""
+_SPENT = """
+SELECT total(coalesce(s.prompt_tokens, r.prompt_tokens)),
+    total(coalesce(s.completion_tokens, r.completion_tokens))
+FROM requests r LEFT JOIN settled s ON s.request = r.id
 """
 _MESSAGE_TOKENS = 16  # more than what a chat template adds to a message
 _UNBILLED = ("down", "rate_limit", "auth", "budget")  # failures that never reached the model
@@ -35,10 +43,10 @@ class Ledger:
 
     def __init__(self, config: BudgetConfig, path: Path | str):
         self.config = config
-        self._data = SqliteFile(path, _SCHEMA, version=1)
+        self._data = SqliteFile(path, _SCHEMA, version=2, chained=("requests", "settled"))
         self._change = threading.Condition()
         self._open = 0  # requests of this process under way
-        row = self._data.one("SELECT total(prompt_tokens), total(completion_tokens) FROM requests")
+        row = self._data.one(_SPENT)
         assert row is not None
         self._prompt, self._completion = int(row[0]), int(row[1])
 
@@ -58,25 +66,23 @@ class Ledger:
                     raise ChatError(self._message(prompt + completion), kind="budget")
                 self._change.wait()
             with self._data.transaction() as connection:
-                statement = "INSERT INTO requests VALUES (NULL, ?, 0, ?, ?)"
-                number = connection.execute(statement, (model, prompt, completion)).lastrowid
+                (number,) = connection.execute("SELECT ifnull(max(id), 0) + 1 FROM requests").fetchone()
+                self._data.append(connection, "requests", [(number, model, prompt, completion)])
             self._open += 1
             self._prompt, self._completion = self._prompt + prompt, self._completion + completion
-        assert number is not None
         return number
 
     def settle(self, number: int, bound: tuple[int, int], cost: tuple[int, int]) -> None:
         """A request that reserved `bound` did cost `cost` tokens of prompt and completion."""
         with self._change:
-            with self._data.transaction() as connection:
-                statement = (
-                    "UPDATE requests SET settled = 1, prompt_tokens = ?, completion_tokens = ? WHERE id = ?"
-                )
-                connection.execute(statement, (*cost, number))
-            self._open -= 1
-            self._prompt += cost[0] - bound[0]
-            self._completion += cost[1] - bound[1]
-            self._change.notify_all()
+            try:
+                with self._data.transaction() as connection:
+                    self._data.append(connection, "settled", [(number, *cost)])
+                self._prompt += cost[0] - bound[0]
+                self._completion += cost[1] - bound[1]
+            finally:  # whatever the file does, those who wait for this request go on
+                self._open -= 1
+                self._change.notify_all()
 
     def close(self) -> None:
         """Closes the file."""

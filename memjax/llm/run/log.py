@@ -20,9 +20,9 @@ from memjax.types import ConfigError
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE tasks (number INTEGER PRIMARY KEY, task_id TEXT NOT NULL UNIQUE);
-CREATE TABLE intents (hash TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE intents (hash TEXT PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE plans (phase TEXT, epoch INTEGER, minibatch INTEGER, position INTEGER, task_id TEXT NOT NULL,
-    body TEXT NOT NULL, PRIMARY KEY (phase, epoch, minibatch, position)) WITHOUT ROWID;
+    body TEXT NOT NULL, PRIMARY KEY (phase, epoch, minibatch, position));
 CREATE TABLE attempts (phase TEXT, epoch INTEGER, task_id TEXT, minibatch INTEGER NOT NULL,
     body TEXT NOT NULL, PRIMARY KEY (phase, epoch, task_id));
 CREATE TABLE events (number INTEGER PRIMARY KEY, phase TEXT NOT NULL, epoch INTEGER NOT NULL,
@@ -35,18 +35,24 @@ CREATE TRIGGER experiences_stay BEFORE UPDATE ON experiences BEGIN SELECT raise(
 CREATE TRIGGER experiences_remain BEFORE DELETE ON experiences BEGIN SELECT raise(ABORT, 'append-only'); END
 """
 
+_TABLES = ("meta", "tasks", "intents", "plans", "attempts", "events", "experiences")
+
 
 class ExperienceLog:
     """The log of one run. Safe to use from several threads."""
 
     def __init__(self, path: Path | str, *, embedder: str, dim: int):
-        """Opens or makes it. Raises ConfigError where its memories are those of another embedder."""
+        """Opens or makes it, and reads all of it.
+
+        Raises ConfigError where its memories are those of another embedder, or a row is not as it was
+        written.
+        """
         self.path, self.dim = Path(path), dim
-        self._data = SqliteFile(path, _SCHEMA, version=1)
+        self._data = SqliteFile(path, _SCHEMA, version=2, chained=_TABLES)
         want = {"embedder": embedder, "dim": str(dim)}
         with self._data.transaction() as connection:
-            for item in want.items():
-                connection.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
+            there = {name for (name,) in connection.execute("SELECT name FROM meta")}
+            self._data.append(connection, "meta", [item for item in want.items() if item[0] not in there])
         have = dict(self._data.rows("SELECT name, value FROM meta"))
         if any(have[name] != value for name, value in want.items()):
             expected = (
@@ -58,10 +64,11 @@ class ExperienceLog:
     def number_tasks(self, task_ids: Sequence[str]) -> dict[str, int]:
         """Numbers of the tasks, from 0 in the order in which they first came; they never change."""
         with self._data.transaction() as connection:
-            for task_id in task_ids:
-                statement = "INSERT OR IGNORE INTO tasks SELECT count(*), ? FROM tasks"
-                connection.execute(statement, (task_id,))
-        return {task_id: number for number, task_id in self._data.rows("SELECT number, task_id FROM tasks")}
+            known = {name: n for n, name in connection.execute("SELECT number, task_id FROM tasks")}
+            new = [task_id for task_id in dict.fromkeys(task_ids) if task_id not in known]
+            numbered = list(enumerate(new, start=len(known)))
+            self._data.append(connection, "tasks", numbered)
+        return known | {task_id: number for number, task_id in numbered}
 
     def vectors(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
         """The vectors [D] f32 of the intents that are known."""
@@ -78,8 +85,9 @@ class ExperienceLog:
             if vector.shape != (self.dim,) or not np.all(np.isfinite(vector)):
                 raise ConfigError("embed.dim", f"finite vectors of {self.dim} dims", f"shape {vector.shape}")
         with self._data.transaction() as connection:
-            rows = [(name, vector.astype("<f4").tobytes()) for name, vector in vectors.items()]
-            connection.executemany("INSERT OR IGNORE INTO intents VALUES (?, ?)", rows)
+            known = {name for (name,) in connection.execute("SELECT hash FROM intents")}
+            new = [(n, v.astype("<f4").tobytes()) for n, v in vectors.items() if n not in known]
+            self._data.append(connection, "intents", new)
 
     def plans(self, phase: str, epoch: int, minibatch: int) -> list[Plan]:
         """The plans of a minibatch by position; empty where it was not begun."""
@@ -91,7 +99,7 @@ class ExperienceLog:
         """A minibatch is begun."""
         with self._data.transaction() as connection:
             rows = [(phase, epoch, minibatch, p.position, p.task_id, json.dumps(p)) for p in plans]
-            connection.executemany("INSERT INTO plans VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._data.append(connection, "plans", rows)
 
     def attempts(self, phase: str, epoch: int, minibatch: int | None = None) -> dict[str, Attempt]:
         """Finished attempts, by task id: of a minibatch, or of an epoch, skips included once committed."""
@@ -106,19 +114,18 @@ class ExperienceLog:
         """An attempt is finished; its minibatch need not be."""
         with self._data.transaction() as connection:
             values = (phase, epoch, attempt.task_id, minibatch, json.dumps(attempt))
-            connection.execute("INSERT INTO attempts VALUES (?, ?, ?, ?, ?)", values)
+            self._data.append(connection, "attempts", [values])
 
     def commit(self, event: Event, experiences: Sequence[Experience], skips: Sequence[Attempt]) -> None:
         """A minibatch is finished: all of it is kept, or nothing."""
         place = (event.phase, event.epoch)
         with self._data.transaction() as connection:
             values = (event.number, *place, event.minibatch, json.dumps(event))
-            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", values)
+            self._data.append(connection, "events", [values])
             rows = [_experience_row(event.number, x) for x in experiences]
-            marks = ", ".join("?" * 11)
-            connection.executemany(f"INSERT INTO experiences VALUES ({marks})", rows)
+            self._data.append(connection, "experiences", rows)
             skipped = [(*place, s.task_id, event.minibatch, json.dumps(s)) for s in skips]
-            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?)", skipped)
+            self._data.append(connection, "attempts", skipped)
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The events after one, in order."""

@@ -145,3 +145,68 @@ def test_a_file_that_is_no_log_is_refused(tmp_path):
 def test_hashes_keep_texts_apart():
     assert text_hash("ab", "c") != text_hash("a", "bc")
     assert text_hash("\ud800") != text_hash("?")
+
+
+def everything(log):
+    """All that a log says, as it says it."""
+    return (
+        log.number_tasks([]),
+        [vector.tolist() for vector in log.vectors(["a", "b"]).values()],
+        [log.plans("learn", 0, n) for n in range(4)],
+        log.attempts("learn", 0),
+        list(log.events()),
+        log.experiences(range(log.num_experiences())),
+    )
+
+
+@pytest.fixture
+def filled(tmp_path):
+    log = ExperienceLog(tmp_path / "log.sqlite", embedder="e", dim=4)
+    log.number_tasks(["t0", "t1", "t2"])
+    log.keep_vectors({"a": np.arange(4.0), "b": np.ones(4)})
+    for n in range(4):
+        log.keep_plans("learn", 0, n, [Plan(0, f"t{n}", "a", RECALL, n)])
+        log.keep_attempt("learn", 0, n, Attempt(f"t{n}", True, 1.0, "w" * 300))
+        log.commit(event(n + 1), [experience(n, content="x" * 500)], [])
+    said = everything(log)
+    log.close()
+    return log.path, said
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(filled):
+    path, said = filled
+    whole, draw, found = path.read_bytes(), np.random.default_rng(5), 0
+    written = np.flatnonzero(np.frombuffer(whole, np.uint8))  # most of so small a file is empty
+    for place in draw.choice(written, 150):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(damaged)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        try:
+            log = ExperienceLog(path, embedder="e", dim=4)
+        except ConfigError:
+            found += 1
+            continue
+        assert everything(log) == said
+        log.close()
+    assert found > 100
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("DELETE FROM attempts WHERE minibatch = 2", "row 3 of attempts is not what was written"),
+        ("UPDATE attempts SET body = replace(body, '1.0', '0.5')", "row 1 of attempts is not"),
+        ("INSERT INTO tasks VALUES (7, 'mine')", "tasks has other rows than were written"),
+        ("DELETE FROM chain WHERE number = 5", "link 5 of its chain is not there"),
+        ("DROP TRIGGER experiences_stay", "its tables are defined otherwise"),
+    ],
+)
+def test_rows_that_were_not_written_by_the_log_are_found(filled, statement, says):
+    path, _ = filled
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    connection.close()
+    with pytest.raises(ConfigError, match=says):
+        ExperienceLog(path, embedder="e", dim=4)
