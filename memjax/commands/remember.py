@@ -28,13 +28,14 @@ from memjax.llm.run.progress import LanguageProgress
 from memjax.llm.run.prompts import plain
 from memjax.llm.run.records import KEY_CHARS
 from memjax.llm.run.state import Description
-from memjax.llm.sandbox.sandbox import Sandbox
+from memjax.llm.sandbox.kernel import hide_memory
+from memjax.llm.sandbox.sandbox import Sandbox, check_sandbox
 from memjax.llm.tasks.loading import benchmark_entry, load
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.signals import StopOnSignal
-from memjax.schema import OpenSection, PositiveInt, UserPath, one_of, parse
+from memjax.schema import NonNegativeFloat, OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError
 
 # May differ between the launches of one run: who is asked, how long and at what price, not what is played.
@@ -44,6 +45,7 @@ _FREE = (
     "benchmark.folder",
     "benchmark.limit",
     "benchmark.seed",
+    "benchmark.allow_weak_sandbox",
     "benchmark.options.checked",
     "benchmark.options.server",
     "chat.endpoint",
@@ -64,6 +66,9 @@ class BenchmarkConfig:
     limit: PositiveInt | None  # tasks of either split, drawn by `seed`; None: all
     seed: int  # of the draw alone: runs with another language.seed play the same tasks
     options: OpenSection  # the loader's own; "judge" True: the run's model grades (HLE)
+    judge_max_tokens: PositiveInt  # of a verdict
+    judge_temperature: NonNegativeFloat
+    allow_weak_sandbox: bool  # run programs of a model even where the kernel gives no namespaces
 
     def check(self) -> None:
         """Raises ConfigError for an unknown benchmark, and for options that its loader has not."""
@@ -108,7 +113,7 @@ def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
             "running solutions to see which tasks can be judged here; what is known is kept", file=sys.stderr
         )
     if "judge" in options:
-        options["judge"] = _judge(chat) if options["judge"] and chat is not None else None
+        options["judge"] = _judge(chat, config) if options["judge"] and chat is not None else None
     return load(config.name, config.folder, limit=config.limit, seed=config.seed, **options)
 
 
@@ -144,6 +149,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
     Raises ConfigError, and Stopped where the endpoint is down or the budget is spent.
     """
     run, workdir = resolve_language(config), Path(workdir)
+    Sandbox.allow_weak = run.benchmark.allow_weak_sandbox
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)
         with StopOnSignal() as stop, LanguageProgress(workdir, run.language, benchmark) as progress:
@@ -205,13 +211,21 @@ def _isolation(benchmark: str) -> dict[str, Any] | None:
     """How programs are isolated on this machine; None where the benchmark runs none."""
     if not benchmark_entry(benchmark).runs_programs:
         return None
-    with Sandbox() as sandbox:
-        return sandbox.isolation._asdict() | {"shortfall": sandbox.shortfall}
+    isolation = check_sandbox()
+    if isolation.files == "shared":
+        hide_memory()  # other processes of this user do not read our environment
+        print(
+            "memjax: programs that the model writes are not isolated: they have this user's rights over "
+            "files and processes (benchmark.allow_weak_sandbox)",
+            file=sys.stderr,
+        )
+    return isolation._asdict()
 
 
-def _judge(chat: Chat) -> Ask:
+def _judge(chat: Chat, config: BenchmarkConfig) -> Ask:
     """The run's own model as a grader; the source has another one (docs/memrl.md)."""
-    return lambda messages: chat.complete(messages, max_tokens=64, temperature=0.0, seed=0)
+    limits: dict[str, Any] = dict(max_tokens=config.judge_max_tokens, temperature=config.judge_temperature)
+    return lambda messages: chat.complete(messages, **limits, seed=0)
 
 
 def _fits(value: Any, default: Any) -> bool:

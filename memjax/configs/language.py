@@ -109,6 +109,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "limit": None,  # tasks of either split; None: all
                 "seed": 0,  # of their draw
                 "options": {},
+                "judge_max_tokens": 64,  # of the verdict (HLE); more for a model that thinks first
+                "judge_temperature": 0.0,
+                "allow_weak_sandbox": False,  # run programs of a model even where they cannot be isolated
             },
             "language": {
                 "mode": "memrl",
@@ -135,6 +138,8 @@ def get_config(variant: str = "") -> ConfigDict:
                 "endpoint": _endpoint("gpt-4o-mini"),
                 "token_field": "max_tokens",
                 "extra": {},
+                "send_seed": True,  # False for servers that refuse the field
+                "send_temperature": True,  # False for models that take their default alone
             },
             "embed": {
                 "kind": "openai",

@@ -5,9 +5,15 @@ memory: the system's folders (read-only, or writable copies in memory), the inte
 temporary folder; no
 other process; no network but a loopback that is down. Where it does not, the weaker means are a system-call
 filter against network sockets and a process group; files are then shared. `Isolation` says which was had.
+
+Why not bubblewrap: tasks of system administration need writable copies of system folders (overlays), which
+its version in Debian 12 does not make, and it is a program that pip cannot install. What else it would do for
+us is the 40 lines of `_new_root`.
 """
 
+import contextlib
 import os
+import shutil
 import stat
 from typing import NamedTuple
 
@@ -19,6 +25,56 @@ ADMINISTRATION = frozenset({0, 1, 3, 4, 5, 6, 7})
 
 WORK = "/tmp/work"
 _OUT = "/.out"
+# What programs need of /etc. Not the rest: keys of services, configuration with passwords, what runs here.
+_ETC = (
+    "adduser.conf",
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates.conf",
+    "debian_version",
+    "default",
+    "deluser.conf",
+    "environment",
+    "fonts",
+    "group",
+    "host.conf",
+    "init.d",
+    "inputrc",
+    "issue",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "libaudit.conf",
+    "locale.alias",
+    "locale.gen",
+    "localtime",
+    "login.defs",
+    "magic",
+    "magic.mime",
+    "mime.types",
+    "networks",
+    "nsswitch.conf",
+    "os-release",
+    "pam.conf",
+    "pam.d",
+    "passwd",
+    "profile",
+    "profile.d",
+    "protocols",
+    "rpc",
+    "security",
+    "services",
+    "shells",
+    "skel",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+    "vim",
+    "xattr.conf",
+)
+_VAR = ("backups", "cache", "lib", "local", "log", "mail", "opt", "spool/cron/crontabs", "tmp")
+_VAR_KEPT = ("lib/dpkg", "lib/pam")  # which packages there are
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _EMPTY = (
     "root",
@@ -61,7 +117,7 @@ def isolate(
         return isolate_weakly()
     _fork_and_wait()
     kernel.die_with_parent()
-    _new_root(folder, visible, writable, size)
+    _new_root(folder, visible, writable, size, administrator)
     kernel.hide_memory()
     return Isolation("namespace", "private", "namespace", administrator and os.geteuid() == 0)
 
@@ -101,7 +157,7 @@ def _fork_and_wait() -> None:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _new_root(folder: str, visible: list[str], writable: list[str], size: int) -> None:
+def _new_root(folder: str, visible: list[str], writable: list[str], size: int, administrator: bool) -> None:
     kernel.mount("none", "/", "", kernel.REC | kernel.PRIVATE)
     kernel.mount("tmpfs", folder, "tmpfs", kernel.NOSUID | kernel.NODEV, f"size={size},mode=755")
     for name in _EMPTY:
@@ -113,6 +169,9 @@ def _new_root(folder: str, visible: list[str], writable: list[str], size: int) -
         _copy_in_memory(folder, path, number)
     for path in visible:
         _show(folder, path)
+    _etc(f"{folder}/etc", administrator)
+    if administrator:
+        _var(folder)
     _devices(folder)
     os.makedirs(f"{folder}/proc", exist_ok=True)
     harmless = kernel.NOSUID | kernel.NODEV | kernel.NOEXEC
@@ -148,10 +207,63 @@ def _copy_in_memory(folder: str, path: str, number: int) -> None:
     kernel.mount("overlay", folder + path, "overlay", 0, f"lowerdir={path},upperdir={above},workdir={work}")
 
 
+def _etc(folder: str, administrator: bool) -> None:
+    """A small /etc of copies in memory; the shadow files of an administrator hold none of our passwords."""
+    os.makedirs(folder, exist_ok=True)
+    for name in _ETC:
+        _copy(f"/etc/{name}", f"{folder}/{name}")
+    for name, text in (("hostname", "sandbox\n"), ("hosts", "127.0.0.1 localhost sandbox\n"), ("mtab", "")):
+        _write(f"{folder}/{name}", text)
+    if administrator:
+        for name, source, rest in (("shadow", "passwd", "!:19000:0:99999:7:::"), ("gshadow", "group", "!::")):
+            with open(f"{folder}/{source}") as file:
+                names = [line.split(":")[0] for line in file if ":" in line]
+            _write(f"{folder}/{name}", "".join(f"{user}:{rest}\n" for user in names), 0o640)
+        for name in ("subuid", "subgid"):
+            _write(f"{folder}/{name}", "")
+
+
+def _var(folder: str) -> None:
+    """An empty /var but for the list of packages."""
+    for name in _VAR:
+        os.makedirs(f"{folder}/var/{name}", exist_ok=True)
+    os.chmod(f"{folder}/var/tmp", 0o1777)
+    for number, name in enumerate(_VAR_KEPT, start=1000):
+        _copy_in_memory(folder, f"/var/{name}", number)
+    for name, target in (("run", "/run"), ("lock", "/run/lock"), ("spool/mail", "../mail")):
+        if not os.path.lexists(f"{folder}/var/{name}"):
+            os.symlink(target, f"{folder}/var/{name}")
+
+
+def _copy(source: str, target: str) -> None:
+    """Copies what can be read: files, folders and links, with their modes."""
+    if not os.path.lexists(source):
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.islink(source):
+        os.symlink(os.readlink(source), target)
+    elif os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+        with contextlib.suppress(PermissionError):
+            for name in os.listdir(source):
+                _copy(f"{source}/{name}", f"{target}/{name}")
+    elif os.path.isfile(source):
+        with contextlib.suppress(PermissionError):
+            shutil.copyfile(source, target)
+            os.chmod(target, stat.S_IMODE(os.stat(source).st_mode))
+
+
+def _write(path: str, text: str, mode: int = 0o644) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, mode)
+
+
 def _devices(folder: str) -> None:
     for name in _DEVICES:
         with open(f"{folder}/dev/{name}", "w"):
             pass
         kernel.mount(f"/dev/{name}", f"{folder}/dev/{name}", "", kernel.BIND)
+        kernel.mount_read_only(f"{folder}/dev/{name}", devices=True)
     for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(target, f"{folder}/dev/{name}")

@@ -41,9 +41,12 @@ def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -
     )
 
 
-def mount_read_only(target: str) -> None:
-    """Makes a mount and every mount below it read-only, without devices or set-uid programs."""
-    attributes = struct.pack("QQQQ", RDONLY | NOSUID | NODEV, 0, 0, 0)
+def mount_read_only(target: str, *, devices: bool = False) -> None:
+    """Makes a mount and every mount below it read-only, without set-uid programs; devices work if asked for.
+
+    A device file on such a mount can be written to; its mode and owner cannot be changed.
+    """
+    attributes = struct.pack("QQQQ", RDONLY | NOSUID | (0 if devices else NODEV), 0, 0, 0)
     here, recursive = -100, 0x8000
     _checked(
         _libc.syscall(_MOUNT_SETATTR, here, target.encode(), recursive, attributes, len(attributes)),

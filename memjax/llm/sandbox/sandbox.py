@@ -27,6 +27,7 @@ from memjax.llm.sandbox.isolation import Isolation
 from memjax.types import ConfigError
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_PREFIX = "memjax-sandbox-"  # of temporary folders; the number of the process follows
 _GRACE = 10.0  # seconds beyond its limit until a sandbox that gives no answer is ended from outside
 
 
@@ -65,10 +66,15 @@ class Sandbox:
     several threads at once.
     """
 
+    # Whether programs may run where the kernel gives no namespaces: they then have this user's rights over
+    # files and processes. Set once, by who starts the run.
+    allow_weak = False
+
     def __init__(self, limits: Limits | None = None, *, administrator: bool = False):
         self.limits = limits or Limits()
         self._process: subprocess.Popen | None = None
-        self._folder = tempfile.mkdtemp(prefix="sandbox-")
+        _remove_leftovers()
+        self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         self.shortfall = ""  # why no stronger isolation was had
         try:
             self.isolation = self._start(administrator)
@@ -128,6 +134,12 @@ class Sandbox:
             self.shortfall = answer["failed"]
             answer = self._open(administrator, weak=True)
         had = Isolation(**answer)
+        if had.files == "shared" and not administrator and not self.allow_weak:
+            why = self.shortfall or "the kernel gives no namespaces"
+            expected = (
+                "programs of a model to be isolated (or benchmark.allow_weak_sandbox=True, at your own risk)"
+            )
+            raise ConfigError("sandbox", expected, f"{why}: they would see all files of this user")
         if administrator and not had.root:
             got = f"{had}, {self.shortfall or 'not root, or no namespaces'}"
             raise ConfigError("sandbox", "root, and a kernel that gives namespaces to administrate in", got)
@@ -145,13 +157,12 @@ class Sandbox:
             cwd="/",
             start_new_session=True,
         )
-        system = [*_SYSTEM, "/etc"]
         settings = {
             "weak": weak,
             "administrator": administrator,
             "folder": self._folder,
-            "visible": [*([] if administrator else system), *_interpreter()],
-            "writable": [*system, "/var"] if administrator else [],
+            "visible": [*([] if administrator else _SYSTEM), *_interpreter()],
+            "writable": list(_SYSTEM) if administrator else [],
             "disk_bytes": self.limits.disk_bytes,
         }
         answer = self._ask(settings, _GRACE * 3)
@@ -224,7 +235,46 @@ class Sandbox:
         return line
 
 
+def check_sandbox() -> Isolation:
+    """How programs are isolated on this machine.
+
+    Raises ConfigError where that is too little, or where this Python does not run inside: every program would
+    then count as wrong.
+    """
+    with Sandbox() as sandbox:
+        completed = sandbox.python("import json\nprint(json.dumps('ready'))")
+        if completed.out != '"ready"\n':
+            why = completed.err.strip()[-200:] or f"exit status {completed.code}"
+            raise ConfigError("sandbox", f"{sys.executable} to run inside it", why)
+        return sandbox.isolation
+
+
+def _remove_leftovers() -> None:
+    """Removes the folders of sandboxes whose process was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = int(folder.name.removeprefix(_PREFIX).split("-")[0])
+            if folder.stat().st_uid == os.geteuid() and not os.path.exists(f"/proc/{owner}"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def _interpreter() -> list[str]:
-    """The folders that this interpreter and its packages lie in."""
-    folders = {sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))}
-    return sorted(path for path in folders if not path.startswith("/usr"))
+    """The folders that this interpreter and its packages lie in, behind every link on the way."""
+    program = os.path.abspath(sys.executable)
+    folders = {os.path.dirname(path) for path in _hops(program)} | {
+        sys.prefix,
+        sys.base_prefix,
+        sys.exec_prefix,
+    }
+    folders = {hop for folder in folders for hop in _hops(folder)}
+    folders -= set(_SYSTEM) | {"/"}
+    above = tuple(f"{folder}/" for folder in (*_SYSTEM, *folders))
+    return sorted(folder for folder in folders if not folder.startswith(above))
+
+
+def _hops(path: str) -> list[str]:
+    """A path, what it links to, what that links to, and where all of it really is."""
+    hops = [os.path.abspath(path)]
+    while os.path.islink(hops[-1]) and len(hops) < 20:
+        hops.append(os.path.normpath(os.path.join(os.path.dirname(hops[-1]), os.readlink(hops[-1]))))
+    return [*hops, os.path.realpath(path)]

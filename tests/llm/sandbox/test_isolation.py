@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from memjax.llm.sandbox.sandbox import Limits, Sandbox, SandboxError
+from memjax.llm.sandbox.sandbox import Completed, Limits, Sandbox, SandboxError, check_sandbox
 from memjax.types import ConfigError
 
 
 class WeakSandbox(Sandbox):
     """A sandbox as where the kernel gives no namespaces."""
+
+    allow_weak = True
 
     def _open(self, administrator, weak):
         return super()._open(administrator, weak=True)
@@ -202,3 +204,76 @@ def test_a_closed_sandbox_says_so_and_leaves_no_folder():
 def test_the_inner_side_imports_the_standard_library_alone():
     program = "import sys, memjax.llm.sandbox.inside; print('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_devices_belong_to_the_machine(box):
+    private(box)
+    assert box.shell("echo x > /dev/null && head -c 4 /dev/zero | wc -c").out == "4\n"
+    before = os.stat("/dev/null")
+    for change in ("chmod 600 /dev/null", "chown 1 /dev/zero", "rm /dev/full"):
+        assert box.shell(change).code != 0, change
+    after = os.stat("/dev/null")
+    assert (before.st_mode, before.st_uid) == (after.st_mode, after.st_uid)
+
+
+def test_an_administrator_reads_none_of_our_passwords_and_logs():
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    try:
+        machine = Sandbox(administrator=True)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    with machine:
+        for change in ("chmod 600 /dev/null", "chown 1 /dev/urandom"):
+            assert machine.shell(change).code != 0, change
+        shadow = machine.shell("cat /etc/shadow").out.splitlines()
+        assert shadow
+        assert all(line.split(":")[1] == "!" for line in shadow)
+        assert machine.shell("ls /etc/ssh /etc/ssl/private /var/lib/private").code != 0
+        assert (
+            machine.shell("dpkg -s bash | head -1").out.startswith("Package")
+            or not Path("/var/lib/dpkg").exists()
+        )
+
+
+def test_too_little_isolation_is_refused_in_one_line():
+    class Refused(WeakSandbox):
+        allow_weak = False
+
+    with pytest.raises(ConfigError, match=r"sandbox: expected programs of a model to be isolated") as caught:
+        Refused()
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, mine = tmp_path / f"memjax-sandbox-{dead.pid}-a", tmp_path / f"memjax-sandbox-{os.getpid()}-b"
+    other = tmp_path / "memjax-sandbox-what"
+    for folder in (left, mine, other):
+        (folder / "in").mkdir(parents=True)
+    WeakSandbox().close()
+    assert (left.exists(), mine.exists(), other.exists()) == (False, True, True)
+
+
+def test_a_python_behind_links_is_found(tmp_path, monkeypatch):
+    """.venv -> somewhere -> where it is, and a program that is a link by itself."""
+    (tmp_path / "there").symlink_to(sys.prefix)
+    (tmp_path / ".venv").symlink_to("there")
+    program = tmp_path / ".venv" / Path(sys.executable).relative_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    with Sandbox() as sandbox:
+        private(sandbox)
+        completed = sandbox.python("import numpy, sys; print(sys.executable)")
+    assert completed.out == f"{program}\n", completed
+
+
+def test_a_python_that_does_not_run_inside_is_said_before_the_first_task(monkeypatch):
+    assert check_sandbox().files in ("private", "shared")
+    monkeypatch.setattr(
+        Sandbox, "python", lambda self, program: Completed(127, "", "no such file", False, 0.0)
+    )
+    with pytest.raises(ConfigError, match="to run inside it, got no such file"):
+        check_sandbox()
