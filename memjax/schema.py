@@ -66,7 +66,7 @@ OpenSection = Annotated[Mapping[str, Any], Plain()]
 
 LARGEST_INT = 2**63 - 1  # what a checkpoint, JSON's readers and C libraries hold
 _SECRET_NAME = re.compile(
-    r"(?i)(api|access|auth|private|bearer|session)[-_. ]?(key|token)|secret|passw(or)?d|passphrase"
+    r"(?i)(api|access|auth|hf|private|refresh|bearer|session)[-_. ]?(key|token)|secret|passw(or)?d|passphrase"
     r"|authorization|credential|^(key|token|bearer)$"
 )
 _SECRET_VALUE = re.compile(

@@ -1,6 +1,8 @@
 """Replies and vectors by the hash of what was asked: a cache, and the recording of a run.
 
-With mode "replay" nothing is asked of anyone, so that an experiment runs again offline and ends alike.
+A cache knows who was asked: one model name at two servers may be two models, so what one server said is not
+given for another. With mode "replay" nothing is asked of anyone, so that an experiment runs again offline and
+ends alike; a recording then counts whatever server it came from.
 """
 
 import hashlib
@@ -16,10 +18,12 @@ from memjax.llm.types import Chat, ChatError, Embedder, Message, Reply
 from memjax.types import ConfigError
 
 _SCHEMA = """
-CREATE TABLE chat (key TEXT PRIMARY KEY, request TEXT NOT NULL, text TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, finish TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE failures (key TEXT PRIMARY KEY, kind TEXT NOT NULL, what TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE chat (key TEXT, server TEXT, request TEXT NOT NULL, text TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, finish TEXT NOT NULL,
+    PRIMARY KEY (key, server)) WITHOUT ROWID;
+CREATE TABLE failures (key TEXT, server TEXT, kind TEXT NOT NULL, what TEXT NOT NULL,
+    PRIMARY KEY (key, server)) WITHOUT ROWID;
+CREATE TABLE vectors (key TEXT, server TEXT, vector BLOB NOT NULL, PRIMARY KEY (key, server)) WITHOUT ROWID;
 """
 
 
@@ -30,53 +34,63 @@ class Store:
         if config.mode == "off":
             raise ConfigError("store.mode", "'cache' or 'replay'", "'off'")
         self.replays = config.mode == "replay"
-        self._data = SqliteFile(config.path, _SCHEMA, version=1, durable=False, make=not self.replays)
+        self._data = SqliteFile(config.path, _SCHEMA, version=2, durable=False, make=not self.replays)
 
-    def reply(self, key: str) -> Reply | None:
+    def reply(self, key: str, server: str) -> Reply | None:
         """The stored reply, marked as cached."""
-        row = self._data.one(
-            "SELECT text, prompt_tokens, completion_tokens, finish FROM chat WHERE key = ?", (key,)
-        )
+        row = self._find("text, prompt_tokens, completion_tokens, finish FROM chat", key, server)
         return None if row is None else Reply(*row, cached=True)
 
-    def failure(self, key: str) -> ChatError | None:
+    def failure(self, key: str, server: str) -> ChatError | None:
         """How the request ended the last time that it failed."""
-        row = self._data.one("SELECT what, kind FROM failures WHERE key = ?", (key,))
+        row = self._find("what, kind FROM failures", key, server)
         return None if row is None else ChatError(row[0], kind=row[1])
 
-    def keep_reply(self, key: str, request: str, reply: Reply) -> None:
+    def keep_reply(self, key: str, server: str, request: str, reply: Reply) -> None:
         """Stores a reply; of two to one request, the first stays."""
         with self._data.transaction() as connection:
-            values = (key, request, reply.text, reply.prompt_tokens, reply.completion_tokens, reply.finish)
-            connection.execute("INSERT OR IGNORE INTO chat VALUES (?, ?, ?, ?, ?, ?)", values)
+            values = (request, reply.text, reply.prompt_tokens, reply.completion_tokens, reply.finish)
+            connection.execute(
+                "INSERT OR IGNORE INTO chat VALUES (?, ?, ?, ?, ?, ?, ?)", (key, server, *values)
+            )
 
-    def keep_failure(self, key: str, error: ChatError) -> None:
+    def keep_failure(self, key: str, server: str, error: ChatError) -> None:
         """Stores how a request failed, for replays alone: a cache asks again."""
         with self._data.transaction() as connection:
-            values = (key, error.kind, str(error))
-            connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", values)
+            values = (key, server, error.kind, str(error))
+            connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", values)
 
-    def vector(self, key: str) -> np.ndarray | None:
+    def vector(self, key: str, server: str) -> np.ndarray | None:
         """The stored vector [D] f32."""
-        row = self._data.one("SELECT vector FROM vectors WHERE key = ?", (key,))
+        row = self._find("vector FROM vectors", key, server)
         return None if row is None else np.frombuffer(row[0], "<f4").astype(np.float32)
 
-    def keep_vectors(self, keys: Sequence[str], vectors: np.ndarray) -> None:
+    def keep_vectors(self, keys: Sequence[str], server: str, vectors: np.ndarray) -> None:
         """Stores vectors [n, D]."""
         with self._data.transaction() as connection:
-            rows = [(key, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)]
-            connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+            rows = [
+                (key, server, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)
+            ]
+            connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
         """Closes the file."""
         self._data.close()
 
+    def _find(self, columns: str, key: str, server: str) -> tuple | None:
+        """The row of this server; in a replay, where it has none, that of any other."""
+        where = "key = ? AND (server = ? OR ?) ORDER BY server <> ?, server LIMIT 1"
+        return self._data.one(f"SELECT {columns} WHERE {where}", (key, server, self.replays, server))
+
 
 class StoredChat:
-    """A `Chat` that looks into a store first. `settings` is what else shapes a reply, such as top_p."""
+    """A `Chat` that looks into a store first.
 
-    def __init__(self, chat: Chat | None, store: Store, *, name: str, settings: Any = None):
-        self.name = name
+    `settings` is what else shapes a reply, such as top_p; `server` the address of who is asked.
+    """
+
+    def __init__(self, chat: Chat | None, store: Store, *, name: str, settings: Any = None, server: str = ""):
+        self.name, self._server = name, server
         self._chat, self._store, self._settings = chat, store, settings
 
     def complete(
@@ -88,37 +102,39 @@ class StoredChat:
         turns = [[m.role, m.content] for m in messages]
         request = json.dumps([self.name, self._settings, turns, max_tokens, temperature, seed])
         key = hashlib.sha256(request.encode()).hexdigest()
-        reply = self._store.reply(key)
+        reply = self._store.reply(key, self._server)
         if reply is not None:
             return reply
         if self._store.replays or self._chat is None:
-            raise self._store.failure(key) or _missing(self.name, messages[-1].content if messages else "")
+            raise self._store.failure(key, self._server) or _missing(
+                self.name, messages[-1].content if messages else ""
+            )
         try:
             reply = self._chat.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
         except ChatError as error:
-            self._store.keep_failure(key, error)
+            self._store.keep_failure(key, self._server, error)
             raise
-        self._store.keep_reply(key, request, reply)
+        self._store.keep_reply(key, self._server, request, reply)
         return reply
 
 
 class StoredEmbedder:
     """An `Embedder` that looks into a store first."""
 
-    def __init__(self, embedder: Embedder | None, store: Store, *, name: str, dim: int):
-        self.name, self.dim = name, dim
+    def __init__(self, embedder: Embedder | None, store: Store, *, name: str, dim: int, server: str = ""):
+        self.name, self.dim, self._server = name, dim, server
         self._embedder, self._store = embedder, store
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """[n, dim] f32. Raises ConfigError where a replay has no recording."""
         keys = [hashlib.sha256(json.dumps([self.name, self.dim, t]).encode()).hexdigest() for t in texts]
-        known = {key: self._store.vector(key) for key in keys}
+        known = {key: self._store.vector(key, self._server) for key in keys}
         new = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
         if new:
             if self._store.replays or self._embedder is None:
                 raise _missing(self.name, next(iter(new.values())))
             vectors = self._embedder.embed(list(new.values()))
-            self._store.keep_vectors(list(new), vectors)
+            self._store.keep_vectors(list(new), self._server, vectors)
             known |= dict(zip(new, vectors, strict=True))
         rows = [known[key] for key in keys]
         return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)  # type: ignore[arg-type]

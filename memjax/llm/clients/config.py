@@ -39,6 +39,8 @@ class ChatConfig:
     endpoint: EndpointConfig
     token_field: Literal["max_tokens", "max_completion_tokens"]  # newer hosted models know the second alone
     extra: OpenSection  # further fields of the request, such as top_p
+    send_seed: bool = True  # False: for servers that refuse the field
+    send_temperature: bool = True  # False: no request carries one, for models that take their default alone
 
     def check(self) -> None:
         """Raises ConfigError where `extra` holds what the client sets itself."""

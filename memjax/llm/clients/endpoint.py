@@ -3,16 +3,19 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from memjax.llm.clients.config import EndpointConfig
 from memjax.llm.clients.retry import Transient, retry_after, with_retries
 from memjax.llm.clients.transport import MAX_BODY, AnswerRefused, make_http_client
+from memjax.llm.clients.wire import error_code, reason_of, status_in
 from memjax.llm.packages import need
 from memjax.llm.types import ChatError
 from memjax.types import ConfigError
 
+_SHOWN = 800  # characters of a reason
+_SHORTEST_KEY = 8
 _NO_KEY = "none"  # what is sent where no key is wanted: the client insists on one
 _REFUSED = ("content_filter", "content_policy_violation", "content_policy", "moderation_blocked")
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached")  # a 429 that no waiting helps against
@@ -68,23 +71,29 @@ class Endpoint:
                 raise self.error(str(refused), kind="malformed") from None
             raise self.transient(f"no connection ({_root(error)})", kind="down") from None
         except openai.APIStatusError as error:
-            raise self._status(error) from None
+            raise self._failure(error.status_code, error.response.text, error.response.headers) from None
         except AnswerRefused as error:
             raise self.error(str(error), kind="malformed") from None
         try:
-            return read(json.loads(body))
+            answer = json.loads(body)
+            if (
+                isinstance(answer, dict)
+                and answer.get("error")
+                and not (answer.get("choices") or answer.get("data"))
+            ):
+                raise self._failure(status_in(answer["error"]), body.decode(errors="replace"), {})
+            return read(answer)
         except ConfigError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            shown = self._shown(body[:1000].decode(errors="replace"), 60)
-            what = f"an answer of another form ({type(error).__name__}): {shown!r}"
+            shown = self._shown(body[:4000].decode(errors="replace"), 200)
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            what = f"an answer of another form ({self._shown(why, 80)}): {shown!r}"
             raise self.transient(what, kind="malformed") from None
 
-    def _status(self, error: Any) -> Exception:
-        """What an answer with an error status means."""
-        status, headers = error.status_code, error.response.headers
-        code = str(getattr(error, "code", "") or "")
-        what = f"status {status}: {error.message}"
+    def _failure(self, status: int, body: str, headers: Mapping[str, str]) -> Exception:
+        """What an error means: `status` is 0 where it came in an answer that is none of HTTP's errors."""
+        code, what = error_code(body), f"{f'status {status}' if status else 'an error'}: {reason_of(body)}"
         if status in (401, 403):
             return self.error(what, kind="auth")
         if code in _REFUSED:
@@ -94,10 +103,15 @@ class Endpoint:
         if status in (408, 409, 425, 429) or status >= 500:
             kind = "rate_limit" if status == 429 else "down"
             return self.transient(what, kind=kind, wait=retry_after(headers))
-        return self.error(what, kind="malformed")
+        return self.error(what, kind="malformed") if status else self.transient(what, kind="malformed")
 
-    def _shown(self, text: str, limit: int = 240) -> str:
-        """Text in one line, cut, and without the key, should an endpoint send it back."""
+    def masked(self, text: str) -> str:
+        """Text without the key, should an endpoint send it back or a config hold it."""
+        # A shorter one is a word such as "none" or "test", which texts may well contain.
+        return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
+
+    def _shown(self, text: str, limit: int = _SHOWN) -> str:
+        """Text in one line, cut, without bytes that steer a terminal, and without the key."""
         # Why in this order: a key that the cut goes through would be found no more.
         text = text if self._key == _NO_KEY else text.replace(self._key, "***")
         return _one_line(text, limit)
@@ -142,6 +156,6 @@ def _root(error: BaseException) -> str:
     return _one_line(str(error) or type(error).__name__)
 
 
-def _one_line(text: str, limit: int = 240) -> str:
-    text = " ".join(text.split())
+def _one_line(text: str, limit: int = _SHOWN) -> str:
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else f"{text[:limit]}..."

@@ -8,6 +8,7 @@ import numpy as np
 
 from memjax.llm.clients.config import ChatConfig, EmbedConfig
 from memjax.llm.clients.endpoint import Endpoint
+from memjax.llm.clients.wire import content_text, count_of, turns, vector_of, without_thoughts
 from memjax.llm.run.prompts import plain
 from memjax.llm.types import Message, Reply, unit_rows
 from memjax.types import ConfigError
@@ -20,6 +21,10 @@ class OpenAIChat:
         self.config = config
         self.name = config.endpoint.model
         self._endpoint = Endpoint(config.endpoint, field=f"{field}.endpoint")
+        if self._endpoint.masked(shown := json.dumps(config.extra)) != shown:
+            raise ConfigError(
+                f"{field}.extra", "fields without the key, which goes with every request", "the key"
+            )
 
     def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
@@ -27,12 +32,14 @@ class OpenAIChat:
         """One reply. Raises ChatError: down, timeout, rate_limit, auth, refused or malformed."""
         body: dict[str, Any] = {
             "model": self.name,
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
-            "temperature": temperature,
-            "seed": seed,
+            "messages": turns(messages),
             self.config.token_field: max_tokens,
             "extra_body": dict(self.config.extra),
         }
+        if self.config.send_temperature:
+            body["temperature"] = temperature
+        if self.config.send_seed:
+            body["seed"] = seed
         return self._endpoint.call(
             lambda client: client.chat.completions.with_raw_response.create(**body),
             len(json.dumps(body)),
@@ -44,18 +51,17 @@ class OpenAIChat:
         message, finish = choice["message"], choice.get("finish_reason") or "stop"
         if message.get("refusal") or finish == "content_filter":
             raise self._endpoint.error(f"refused: {message.get('refusal') or finish}", kind="refused")
-        text = message["content"]
-        if text is not None and not isinstance(text, str):
-            raise TypeError(type(text).__name__)
-        if text is None or not text.strip():
-            # Why: all tokens went into thoughts that are not shown; asking again would end alike.
+        text = self._endpoint.masked(plain(without_thoughts(content_text(message.get("content")))))
+        if not text.strip():
+            # Why: all tokens went into thoughts; asking again would end alike.
             if finish == "length":
                 raise self._endpoint.error("no text within max_tokens", kind="malformed")
-            raise self._endpoint.transient("an empty answer", kind="malformed")
-        usage = answer.get("usage") or {}
-        return Reply(
-            plain(text), _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), str(finish)
-        )
+            thought = message.get("content") or message.get("reasoning_content") or message.get("reasoning")
+            what = "an answer without content, thoughts alone" if thought else "an empty answer"
+            raise self._endpoint.transient(what, kind="malformed")
+        usage = answer.get("usage")
+        tokens = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
+        return Reply(text, *tokens, str(finish))
 
 
 class OpenAIEmbedder:
@@ -86,14 +92,9 @@ class OpenAIEmbedder:
         items = sorted(answer["data"], key=lambda item: item["index"])
         if [item["index"] for item in items] != list(range(expected)):
             raise ValueError("other texts than those asked for")
-        widths = {len(item["embedding"]) for item in items}
-        if widths != {self.dim}:
-            got = f"{self.dim}, and vectors of {sorted(widths)[0]} came"
+        vectors = [vector_of(item["embedding"]) for item in items]
+        other = next((len(vector) for vector in vectors if len(vector) != self.dim), None)
+        if other is not None:
+            got = f"{self.dim}, and vectors of {other} came"
             raise ConfigError(f"{self._field}.dim", f"the width of {self.name}'s vectors", got)
-        vectors = np.asarray([item["embedding"] for item in items], np.float32)
-        return unit_rows(vectors)
-
-
-def _count(usage: Any, name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and value >= 0 else 0
+        return unit_rows(np.stack(vectors))

@@ -7,7 +7,7 @@ from the store costs nothing, and a replay needs no endpoint, no key and no pack
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memjax.llm.clients.budget import BudgetedChat, Ledger
 from memjax.llm.clients.cache import Store, StoredChat, StoredEmbedder
@@ -39,9 +39,9 @@ def open_models(
         kept = stack.enter_context(contextlib.closing(Store(store))) if store.mode != "off" else None
         ledger = stack.enter_context(contextlib.closing(Ledger(budget, Path(folder) / SPENDING_FILE)))
         talker = None if replays else BudgetedChat(_chat(chat), ledger)
-        name, settings = chat.endpoint.model, chat.extra or None
         if kept is not None:
-            talker = StoredChat(talker, kept, name=name, settings=settings)
+            name, server = chat.endpoint.model, chat.endpoint.base_url
+            talker = StoredChat(talker, kept, name=name, settings=_settings(chat), server=server)
         embedder = _embedder(embed, kept, replays)
         assert talker is not None
         yield Models(talker, embedder, ledger)
@@ -51,6 +51,12 @@ def _chat(config: ChatConfig) -> Chat:
     from memjax.llm.clients.openai_chat import OpenAIChat
 
     return OpenAIChat(config)
+
+
+def _settings(config: ChatConfig) -> Any:
+    """What shapes a reply beside the request itself; None where nothing does."""
+    left_out = [n for n in ("send_seed", "send_temperature") if not getattr(config, n)]
+    return [config.extra, left_out] if left_out else config.extra or None
 
 
 def _embedder(config: EmbedConfig, store: Store | None, replays: bool) -> Embedder:
@@ -68,4 +74,6 @@ def _embedder(config: EmbedConfig, store: Store | None, replays: bool) -> Embedd
     if store is None:
         assert made is not None
         return made
-    return StoredEmbedder(made, store, name=config.endpoint.model, dim=config.dim)
+    return StoredEmbedder(
+        made, store, name=config.endpoint.model, dim=config.dim, server=config.endpoint.base_url
+    )

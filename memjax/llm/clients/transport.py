@@ -2,6 +2,7 @@
 redirects, nothing compressed, no proxies from the environment."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -28,9 +29,10 @@ def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
 
         def __init__(self):
             self._inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=None))
+            self._deadline = _bound_waits(self._inner._pool)
 
         def handle_request(self, request: Any) -> Any:
-            deadline = time.monotonic() + timeout
+            deadline = self._deadline.at = time.monotonic() + timeout
             request.headers["accept-encoding"] = "identity"  # a small body cannot become a large one
             answer = self._inner.handle_request(request)
             answer.stream = LimitedStream(answer.stream, deadline)
@@ -64,6 +66,69 @@ def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
             self._inner.close()
 
     return httpx.Client(transport=Limited(), timeout=timeout, follow_redirects=False, trust_env=False)
+
+
+class Deadline(threading.local):
+    """When the request of this thread must be done, by the monotonic clock, in seconds."""
+
+    at = float("inf")
+
+    def left(self, timeout: float | None, error: type[Exception]) -> float:
+        """Seconds that one wait may take. Raises `error` where none are left."""
+        left = min(self.at - time.monotonic(), float("inf") if timeout is None else timeout)
+        if left <= 0.0:
+            raise error("the deadline of the whole request has passed")
+        return left
+
+
+def _bound_waits(pool: Any) -> Deadline:
+    """Has every wait of a connection pool end at the deadline of its request, which it returns.
+
+    The pool's own timeout is for each read, so a server that sends a byte of its headers now and then would
+    be waited for without end. There is no public way to hand a network backend to the client's transport.
+    """
+    core = sys.modules[type(pool).__module__.split(".")[0]]
+    deadline = Deadline()
+
+    class Stream(core.NetworkStream):
+        """A connection whose waits are bounded."""
+
+        def __init__(self, inner: Any):
+            self._inner = inner
+
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            return self._inner.read(max_bytes, deadline.left(timeout, core.ReadTimeout))
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            self._inner.write(buffer, deadline.left(timeout, core.WriteTimeout))
+
+        def start_tls(
+            self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+        ) -> Any:
+            left = deadline.left(timeout, core.ConnectTimeout)
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, left))
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._inner.get_extra_info(info)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    class Backend(core.NetworkBackend):
+        """Opens such connections."""
+
+        def __init__(self, inner: Any):
+            self._inner = inner
+
+        def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> Any:
+            left = deadline.left(timeout, core.ConnectTimeout)
+            return Stream(self._inner.connect_tcp(host, port, timeout=left, **more))
+
+        def sleep(self, seconds: float) -> None:
+            self._inner.sleep(seconds)
+
+    pool._network_backend = Backend(pool._network_backend)
+    return deadline
 
 
 def http_library() -> Any:

@@ -114,7 +114,7 @@ def _skip(task_id: str, error: Exception, asking: Asking, seconds: float) -> Att
     if isinstance(error, ChatError) and error.kind in STOP_KINDS:
         raise error
     kind = error.kind if isinstance(error, ChatError) else type(error).__name__
-    what = " ".join(plain(str(error)).split())[:300]
+    what = " ".join(plain(str(error)).split())[:1000]
     return Attempt(
         task_id,
         error=f"{kind}: {what}",

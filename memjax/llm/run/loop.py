@@ -70,7 +70,7 @@ def run_language(
       embedder: of the tasks' intents.
       description: what else config.json and manifest.json are to say.
       should_stop: asked between tasks; True ends the run, which can be resumed.
-      report: is given the metrics of each minibatch.
+      report: is given the metrics of each minibatch, and `failures`: why attempts or summaries failed.
 
     Returns:
       Whether it got to the end; False where it was asked to stop.
@@ -198,7 +198,7 @@ class _Loop:
         attempts = pending.done | results
         played = [attempts[plan.task_id] for plan in pending.plans]
         for attempt in played:
-            self._watch(attempt)
+            self._watch(attempt, pending.slot.phase)
         intents = {task.id: task.intent for task in self.tasks[pending.slot.phase]}
         event, experiences = compose(
             self.config,
@@ -227,11 +227,14 @@ class _Loop:
         self.state.time(event, timing._asdict() | {"memory_share": timing.memory_share})
         if event.number % self.config.save_every == 0:
             self.state.save()
-        self.report(line)
+        failures = [x.error or x.summary_error for x in played]
+        self.report(line | {"failures": [failure for failure in failures if failure]})
         return True
 
-    def _watch(self, attempt: Attempt) -> None:
+    def _watch(self, attempt: Attempt, phase: str) -> None:
         """Ends the run where nothing can be played any more. Its minibatch is played when it goes on."""
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if attempt.error else 0
-        if self.skipped_in_a_row >= self.config.give_up_after:
+        # All tasks of a phase are as many as there can be: with few of them the limit may lie above.
+        most = min(self.config.give_up_after, len(self.tasks[phase]))
+        if self.skipped_in_a_row >= most:
             raise Stopped(f"{self.skipped_in_a_row} tasks in a row could not be played: {attempt.error}")

@@ -1,5 +1,6 @@
 """The line that tells how a run of a language-model agent is doing."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from memjax.llm.run.config import LanguageConfig
 from memjax.llm.types import Benchmark
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 from memjax.runs.progress import Progress
+
+_MOST_SAID = 20  # failures with different reasons
 
 
 class LanguageProgress:
@@ -18,6 +21,7 @@ class LanguageProgress:
         held_out = len(benchmark.held_out) if config.transfer else 0
         self._line = Progress(config.epochs * len(benchmark.train) + held_out, compiles=False)
         self._rows: list[Mapping[str, Any]] = []  # of metrics.jsonl
+        self._said: set[str] = set()  # failures that were shown
 
     def __enter__(self) -> "LanguageProgress":
         self._line.__enter__()
@@ -27,7 +31,11 @@ class LanguageProgress:
         self._line.__exit__()
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """A minibatch is learned; `row` holds its metrics."""
+        """A minibatch is learned; `row` holds its metrics and `failures`, each of which is said once."""
+        for failure in row.get("failures", ()):
+            if failure not in self._said and len(self._said) < _MOST_SAID:
+                self._said.add(failure)
+                print(f"memjax: a task or its summary failed: {failure}", file=sys.stderr, flush=True)
         if self._rows:
             self._rows.append(row)
         else:  # the file has the minibatches of earlier launches, and this one

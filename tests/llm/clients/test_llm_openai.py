@@ -1,7 +1,9 @@
 """Endpoints that misbehave, against a real client: each failure is one line, and the key stays unseen."""
 
+import contextlib
 import logging
 import socket
+import threading
 import time
 
 import numpy as np
@@ -16,6 +18,8 @@ from memjax.types import ConfigError
 pytest.importorskip("openai", reason="an extra: pip install 'memjax[llm]'")
 
 from memjax.llm.clients.openai_chat import OpenAIChat, OpenAIEmbedder
+
+SWITCHES = {"token_field": "max_tokens", "send_seed": True, "send_temperature": True}
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +58,73 @@ def test_a_reply_and_what_was_asked():
         "seed": 3,
         "top_p": 0.5,
     }
+
+
+def test_what_a_server_refuses_is_left_out():
+    with serve(Answer(chat_answer())) as (url, requests):
+        ask(OpenAIChat(ChatConfig(endpoint(url), "max_tokens", {}, send_seed=False)))
+        ask(OpenAIChat(ChatConfig(endpoint(url), "max_tokens", {}, send_temperature=False)))
+    assert "seed" not in requests[0][2]
+    assert "temperature" in requests[0][2]
+    assert "seed" in requests[1][2]
+    assert "temperature" not in requests[1][2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        chat_answer("<think>not this: DROP TABLE t</think>this"),
+        chat_answer(
+            None,
+            message={"content": [{"type": "thinking", "thinking": "no"}, {"type": "text", "text": "this"}]},
+        ),
+        chat_answer("this", message={"reasoning_content": "not this"}),
+    ],
+)
+def test_thoughts_are_no_answer(answer):
+    with serve(Answer(answer)) as (url, _):
+        assert ask(chat(url)).text == "this"
+
+
+def test_a_key_that_comes_back_is_masked():
+    with serve(Answer(chat_answer(f"your key is {KEY}, {KEY}"))) as (url, _):
+        assert ask(chat(url)).text == "your key is ***, ***"
+
+
+def test_a_key_among_the_fields_is_refused():
+    with pytest.raises(ConfigError, match=r"chat\.extra: expected fields without the key") as caught:
+        chat("http://127.0.0.1:1/v1", extra={"metadata": {"who": KEY}})
+    assert KEY not in str(caught.value)
+
+
+def test_counts_that_no_ledger_holds_are_unknown():
+    body = chat_answer() | {"usage": {"prompt_tokens": 2**70, "completion_tokens": -3}}
+    with serve(Answer(body)) as (url, _):
+        reply = ask(chat(url))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+
+
+def dripping_headers(seconds):
+    """A server that sends a line of headers now and then, for ever."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve_one():
+        with contextlib.suppress(OSError), listener, listener.accept()[0] as peer:
+            peer.recv(1 << 16)
+            peer.sendall(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                peer.sendall(b"x-wait: 1\r\n")
+                time.sleep(seconds)
+
+    threading.Thread(target=serve_one, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+def test_headers_that_drip_are_not_waited_for_without_end():
+    began = time.monotonic()
+    caught = failure(chat(dripping_headers(0.05), timeout=0.5, retries=0))
+    assert caught.kind == "timeout"
+    assert time.monotonic() - began < 3.0
 
 
 def test_the_other_name_of_the_token_limit():
@@ -111,6 +182,25 @@ def test_what_may_pass_is_asked_again(bad):
         (Answer(chat_answer("", finish_reason="length")), "malformed", "no text within max_tokens", 1),
         (Answer(chat_answer("")), "malformed", "an empty answer (after 3 attempts)", 3),
         (Answer({"choices": 5}), "malformed", "of another form", 3),
+        (
+            Answer(chat_answer("<think>hm", finish_reason="length")),
+            "malformed",
+            "no text within max_tokens",
+            1,
+        ),
+        (Answer(chat_answer("<think>hm")), "malformed", "thoughts alone (after 3 attempts)", 3),
+        (
+            Answer(chat_answer(None, message={"reasoning": "hm"})),
+            "malformed",
+            "without content, thoughts alone",
+            3,
+        ),
+        (Answer({"detail": "tiny is not served"}, 404), "malformed", "status 404: tiny is not served", 1),
+        (Answer(raw=b"no \x1b[31mroute", status=404), "malformed", "status 404: no [31mroute", 1),
+        (Answer({"error": {"message": "slow down", "code": 429}}), "rate_limit", "status 429: slow down", 3),
+        (Answer({"error": {"message": "no credit", "code": 401}}), "auth", "no credit", 1),
+        (Answer({"error": "odd"}), "malformed", "an error: odd (after 3 attempts)", 3),
+        (error(422, "y" * 700), "malformed", "y" * 700, 1),
         (Answer(chat_answer("x" * (11 << 20))), "malformed", "over 10485760 bytes", 1),
         (
             Answer(chat_answer("x" * (11 << 20)), headers={"content-length": None}),
@@ -196,7 +286,7 @@ def test_the_key_is_in_no_log_and_no_repr(caplog):
     assert KEY not in caplog.text + repr(model) + repr(vars(model)) + repr(model._endpoint)
 
 
-@pytest.mark.parametrize("before", range(190, 260, 5))
+@pytest.mark.parametrize("before", [*range(190, 260, 5), *range(750, 810, 5)])
 def test_no_part_of_the_key_is_left_by_a_cut(before):
     with serve(error(400, "x" * before + KEY)) as (url, _):
         assert KEY[:6] not in str(failure(chat(url)))
@@ -217,14 +307,14 @@ def test_no_part_of_the_key_is_left_by_a_cut(before):
 def test_bad_endpoints(changes, field):
     values = vars(endpoint("http://127.0.0.1/v1")) | changes
     with pytest.raises(ConfigError, match=field) as caught:
-        parse(ChatConfig, {"endpoint": values, "token_field": "max_tokens", "extra": {}})
+        parse(ChatConfig, {"endpoint": values, "extra": {}} | SWITCHES)
     assert "hunter2" not in str(caught.value)
 
 
 def test_extra_fields_cannot_replace_those_of_the_client():
     values = vars(endpoint("http://127.0.0.1/v1"))
     with pytest.raises(ConfigError, match=r"extra\.model"):
-        parse(ChatConfig, {"endpoint": values, "token_field": "max_tokens", "extra": {"model": "other"}})
+        parse(ChatConfig, {"endpoint": values, "extra": {"model": "other"}} | SWITCHES)
 
 
 def embeddings(*rows, order=None):
@@ -255,6 +345,14 @@ def test_vectors_of_another_width_are_a_mistake_in_the_config():
         pytest.raises(ConfigError, match=r"embed.dim.*of 3 came"),
     ):
         embedder(url).embed(["a"])
+
+
+@pytest.mark.parametrize("form", [[[0.0, 2.0]], "AAAAAAAAAEA="])
+def test_vectors_in_a_list_or_in_base64(form):
+    with serve(Answer({"data": [{"index": 0, "embedding": form}]})) as (url, _):
+        np.testing.assert_array_equal(embedder(url).embed(["a"]), [[0.0, 1.0]])
+        with pytest.raises(ConfigError, match=r"embed.dim.*of 2 came"):
+            embedder(url, dim=1).embed(["a"])
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_file_that_is_no_store_is_said(tmp_path):
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute("CREATE TABLE t (x)")
     other.commit()
-    with pytest.raises(ConfigError, match="a file of version 1, got version 0"):
+    with pytest.raises(ConfigError, match="a file of version 2, got version 0"):
         Store(StoreConfig("cache", str(tmp_path / "other.sqlite")))
 
 
@@ -217,3 +217,59 @@ def test_money_counts_prompts_and_answers_apart(tmp_path):
     with pytest.raises(ChatError, match=r"budget of 0.0001 in money"):
         ask_often(chat)
     assert account.spent == (36, 18, pytest.approx(72e-6))
+
+
+def test_a_cache_does_not_answer_for_another_server_and_a_replay_does(tmp_path):
+    def at(server, chat, mode="cache"):
+        return ask(StoredChat(chat, store(tmp_path, mode), name="m", server=server)).text
+
+    first, second = ScriptedChat(), ScriptedChat()
+    said = at("http://a/v1", first)
+    assert at("http://b/v1", second) == at("http://b/v1", second) == said
+    assert len(first.asked) == len(second.asked) == 1
+    assert at("http://c/v1", None, "replay") == said
+    inner = HashedNgrams(16)
+    for server in ("http://a/v1", "http://b/v1"):
+        StoredEmbedder(inner, store(tmp_path), name="m", dim=16, server=server).embed(["x"])
+    vectors = sqlite3.connect(tmp_path / "store.sqlite").execute("SELECT count(*) FROM vectors")
+    assert vectors.fetchone() == (2,)
+    StoredEmbedder(None, store(tmp_path, "replay"), name="m", dim=16, server="http://c/v1").embed(["x"])
+
+
+def test_a_request_that_waits_goes_on_when_another_cannot_be_settled(tmp_path):
+    ledger = Ledger(BudgetConfig(100, None, 0.0, 0.0), tmp_path / "spending.sqlite")
+    number = ledger.reserve("m", 50, 40)
+
+    def wait():
+        with pytest.raises(ChatError):
+            ledger.reserve("m", 50, 40)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    with pytest.raises(OverflowError):
+        ledger.settle(number, (50, 40), (2**70, 0))
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+
+
+def test_a_ledger_that_was_changed_is_refused(tmp_path):
+    path = tmp_path / "spending.sqlite"
+    ledger = Ledger(BudgetConfig(1000, None, 0.0, 0.0), path)
+    for _ in range(3):
+        ledger.settle(ledger.reserve("m", 50, 40), (50, 40), (30, 20))
+    ledger.reserve("m", 7, 8)  # under way when the process dies: it stays at its bound
+    ledger.close()
+    again = Ledger(BudgetConfig(1000, None, 0.0, 0.0), path)
+    assert again.spent[:2] == (97, 68)
+    again.close()
+    for statement in (
+        "UPDATE settled SET prompt_tokens = 0 WHERE request = 2",
+        "DELETE FROM requests WHERE id = 4",
+    ):
+        copy = tmp_path / "copy.sqlite"
+        copy.write_bytes(path.read_bytes())
+        with sqlite3.connect(copy) as connection:
+            connection.execute(statement)
+        connection.close()
+        with pytest.raises(ConfigError, match=r"copy\.sqlite: expected an undamaged file"):
+            Ledger(BudgetConfig(1000, None, 0.0, 0.0), copy)

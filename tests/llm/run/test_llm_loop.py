@@ -417,3 +417,19 @@ def test_text_that_no_file_can_hold_is_stored_all_the_same(tmp_path):
     log = open_log(tmp_path)
     assert [x.intent[-1] for x in log.experiences(range(4))] == ["?"] * 4
     log.close()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_few_tasks_that_all_fail_end_the_run_with_the_reason(tmp_path, batch):
+    chat = ScriptedChat(fails=lambda messages: "down")
+    with pytest.raises(Stopped, match="3 tasks in a row could not be played: down: scripted down"):
+        run(tmp_path, config("none", batch=batch, give_up_after=50), benchmark(3), chat)
+
+
+def test_what_failed_is_reported_with_its_reason(tmp_path):
+    reported = []
+    chat = ScriptedChat(fails=lambda messages: "refused" if "record" in messages[0].content else None)
+    run(tmp_path, config(epochs=1), benchmark(4), chat, report=reported.append)
+    assert reported[0]["failures"] == ["refused: scripted refused"] * reported[0]["summaries_failed"]
+    assert reported[0]["summaries_failed"] == 4
+    assert "failures" not in lines(tmp_path)[0]
