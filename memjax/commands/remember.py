@@ -5,11 +5,12 @@ A config has the sections `language` (what is remembered, how tasks are played),
 goes on where the run was ended.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,11 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
     Sandbox.allow_weak = run.benchmark.allow_weak_sandbox
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)
-        with StopOnSignal() as stop, LanguageProgress(workdir, run.language, benchmark) as progress:
+        with (
+            _keys_put_away(run),
+            StopOnSignal() as stop,
+            LanguageProgress(workdir, run.language, benchmark) as progress,
+        ):
             done = run_language(
                 workdir,
                 run.language,
@@ -220,6 +225,17 @@ def _isolation(benchmark: str) -> dict[str, Any] | None:
             file=sys.stderr,
         )
     return isolation._asdict()
+
+
+@contextlib.contextmanager
+def _keys_put_away(run: RunConfig) -> Iterator[None]:
+    """The clients have read the keys by now; nothing that is started from here on inherits them."""
+    names = {e.key_env for e in (run.chat.endpoint, run.embed.endpoint) if e is not None and e.key_env}
+    keys = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(keys)
 
 
 def _judge(chat: Chat, config: BenchmarkConfig) -> Ask:

@@ -31,7 +31,8 @@ def main() -> None:
     replies.flush()
     # A user of its own for each sandbox, so that counts of processes are not shared.
     user = random.SystemRandom().randrange(200_000, 4_000_000)
-    lowered = user if os.geteuid() == 0 and had.files == "private" and not had.root else None
+    may_lower = os.geteuid() == 0 and not had.root
+    lowered = user if may_lower and (had.files == "private" or settings["python_for_all"]) else None
     work = isolation.WORK if had.files == "private" else settings["folder"]
     if lowered is not None:
         os.chown(work, lowered, lowered)

@@ -164,6 +164,7 @@ class Sandbox:
             "visible": [*([] if administrator else _SYSTEM), *_interpreter()],
             "writable": list(_SYSTEM) if administrator else [],
             "disk_bytes": self.limits.disk_bytes,
+            "python_for_all": _python_for_all(),
         }
         answer = self._ask(settings, _GRACE * 3)
         if answer is None:
@@ -270,6 +271,12 @@ def _interpreter() -> list[str]:
     folders -= set(_SYSTEM) | {"/"}
     above = tuple(f"{folder}/" for folder in (*_SYSTEM, *folders))
     return sorted(folder for folder in folders if not folder.startswith(above))
+
+
+def _python_for_all() -> bool:
+    """Whether any user may start this Python, so that root need not run what a model wrote."""
+    paths = [Path(hop) for path in (sys.executable, sys.prefix, sys.base_prefix) for hop in _hops(path)]
+    return all(place.stat().st_mode & 0o005 == 0o005 for path in paths for place in (path, *path.parents))
 
 
 def _hops(path: str) -> list[str]:

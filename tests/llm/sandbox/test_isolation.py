@@ -277,3 +277,15 @@ def test_a_python_that_does_not_run_inside_is_said_before_the_first_task(monkeyp
     )
     with pytest.raises(ConfigError, match="to run inside it, got no such file"):
         check_sandbox()
+
+
+@pytest.mark.parametrize("for_all", [False, True])
+def test_root_without_isolation_lowers_the_user_where_python_can_be_reached(monkeypatch, for_all):
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    monkeypatch.setattr("memjax.llm.sandbox.sandbox._python_for_all", lambda: for_all)
+    with WeakSandbox(Limits(wall_s=60)) as sandbox:
+        user = sandbox.shell("id -u").out.strip()
+        environment = sandbox.shell(f"cat /proc/{os.getpid()}/environ")
+    assert (user != "0") is for_all
+    assert environment.code != 0 or not for_all

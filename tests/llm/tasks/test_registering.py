@@ -20,7 +20,8 @@ def load_riddles(folder, *, limit=None, seed=0, hints=False, words=3, helper=pri
 
 
 def section(**options):
-    values = {"name": "riddles", "folder": "f", "limit": None, "seed": 0, "options": options}
+    values: dict = {"name": "riddles", "folder": "f", "limit": None, "seed": 0, "options": options}
+    values |= {"judge_max_tokens": 9, "judge_temperature": 0.0, "allow_weak_sandbox": False}
     return parse(BenchmarkConfig, values, "benchmark")
 
 
