@@ -70,8 +70,9 @@ _SECRET_NAME = re.compile(
     r"|authorization|credential|^(key|token|bearer)$"
 )
 _SECRET_VALUE = re.compile(
-    r"(?i)^bearer\s+\S|^(sk|pk|rk|hf|gh[a-z]|xox[a-z]|glpat|AKIA|AIza)[-_A-Za-z0-9]{16,}$"
+    r"^(?i:bearer)\s+\S|^(?=.*\d)((sk|pk|rk)[-_]|hf_|gh[a-z]_|xox[a-z]-|glpat-|AKIA|AIza)[-_A-Za-z0-9]{16,}$"
 )
+_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 
 MOST_LISTED = 30  # names of a table that a message lists
 
@@ -172,9 +173,15 @@ def check_plain(value: Any, path: str) -> None:
 
 def check_no_secret(name: str, value: Any, path: str) -> None:
     """Raises ConfigError, without the value, where a field of an open section looks like a key."""
-    if _SECRET_NAME.search(name) or (isinstance(value, str) and _SECRET_VALUE.search(value.strip())):
+    if _SECRET_NAME.search(name) or (isinstance(value, str) and _is_secret(value.strip())):
         expected = "no secret in a config, which is written to disk (keys come from the environment)"
         raise ConfigError(path, expected, "a field that looks like one")
+
+
+def _is_secret(text: str) -> bool:
+    """Whether `text` has the form of a key, or is one that an environment variable holds."""
+    variables = (value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name))
+    return bool(_SECRET_VALUE.search(text)) or (len(text) >= 16 and text in variables)
 
 
 def shown(value: object) -> str:
@@ -233,6 +240,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         raise ConfigError(path, _describe(hint), shown(value))
     if isinstance(value, float):
         _check_finite(value, path)
+    if isinstance(value, str):
+        check_no_secret("", value, path)
     return value
 
 

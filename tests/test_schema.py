@@ -163,6 +163,30 @@ def test_hostile_values_are_refused_on_one_short_line(field, value, message):
     assert len(str(error.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-proj-canary1234567890abcdef",
+        "hf_canary1234567890abcdef",
+        "Bearer canary",
+        "canary-from-the-environment",
+    ],
+)
+def test_a_key_in_a_field_of_text_is_refused_and_not_repeated(monkeypatch, text):
+    monkeypatch.setenv("MY_API_KEY", "canary-from-the-environment")
+    with pytest.raises(ConfigError, match=r"c.name: expected no secret in a config") as error:
+        parse(Declared, NONE | {"name": text}, "c")
+    assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["sk-learn-like-baseline-run", "skiing-with-a-long-name-2024", "OPENAI_API_KEY", ""]
+)
+def test_ordinary_text_is_no_key(monkeypatch, text):
+    monkeypatch.setenv("EMPTY_TOKEN", "")
+    assert parse(Declared, NONE | {"name": text}).name == text
+
+
 def test_a_field_whose_name_is_no_text_is_unknown():
     with pytest.raises(ConfigError, match=r"c\.7: expected a known field"):
         parse(Declared, NONE | {7: 1}, "c")  # type: ignore[dict-item]
