@@ -7,12 +7,13 @@ found = memory.retrieve(state, queries)
 state = memory.update(state, found.slots, rewards[:, None], found.mask)
 """
 
-from memjax.memory.bank import Memory, make_memory, null_memory
-from memjax.memory.eviction.policies import POLICIES
+from memjax.memory.bank import make_memory, null_memory
+from memjax.memory.eviction.policies import POLICIES, Eviction, lowest_first
 from memjax.memory.exchange import nearest_sharded
+from memjax.memory.interface import Memory
 from memjax.memory.plan import check_fits, plan_bytes
 from memjax.memory.rerank import CODE, PAPER, Ranked, rerank
-from memjax.memory.retrieval import Retrieved, retrieve
+from memjax.memory.retrieval import PoolRule, Retrieved, retrieve
 from memjax.memory.search.branch_and_bound import nearest_in_groups
 from memjax.memory.search.groups import group_order, measure_groups
 from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, Neighbors, nearest
@@ -28,15 +29,18 @@ __all__ = [
     "EXACT_METHODS",
     "PAPER",
     "POLICIES",
+    "Eviction",
     "Memory",
     "MemoryState",
     "Neighbors",
+    "PoolRule",
     "Ranked",
     "Retrieved",
     "check_fits",
     "describe",
     "gather_values",
     "group_order",
+    "lowest_first",
     "make_memory",
     "make_sharded_memory",
     "measure_groups",

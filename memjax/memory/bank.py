@@ -3,23 +3,27 @@
 Everything runs under `jit`, `vmap` (a leading axis on the whole state), `scan` and `grad`. A donated state is
 updated in place. In a loop, write first and read the new state: reading the old keys beside a write makes XLA
 copy the table.
+
+The functions of this module are those of `Memory` with their static choices as keywords; what each computes,
+its arguments and shapes are said once, in `memjax.memory.interface`.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from memjax.memory import retrieval
+from memjax.memory import interface, retrieval
 from memjax.memory.budget import MAX_SLOTS, check_slots
-from memjax.memory.checks import check_array, check_size
-from memjax.memory.eviction.policies import POLICIES, Policy, counters
+from memjax.memory.checks import check_array, check_choice, check_number, check_seed, check_size, values_like
+from memjax.memory.eviction.policies import Eviction, counters, eviction_named
 from memjax.memory.eviction.tree import settled
+from memjax.memory.interface import Memory, presented
 from memjax.memory.rerank import check_rerank
-from memjax.memory.retrieval import Retrieved
+from memjax.memory.retrieval import PoolRule
 from memjax.memory.search.nearest import ALL_METHODS
 from memjax.memory.search.similarity import METRICS
 from memjax.memory.search.storage import store
@@ -28,36 +32,22 @@ from memjax.memory.utility import q_update
 from memjax.types import Array, ConfigError, Key, PyTree
 
 
-class Memory(NamedTuple):
-    """A memory as pure functions. B items written, Q queries, n samples, k neighbours, N slots."""
-
-    init: Callable[..., MemoryState]  # (seed=None) -> empty state
-    write: Callable[
-        ..., tuple[MemoryState, Array]
-    ]  # (state, keys [B, D], values, *, utility, group, mask) -> slots
-    retrieve: Callable[..., Retrieved]  # (state, queries [Q, D], *, exclude_group [Q], key)
-    sample: Callable[[MemoryState, Key, int], tuple[PyTree, Array, Array]]  # -> values [n, ...], slots, mask
-    touch: Callable[..., MemoryState]  # (state, slots, mask=None), any shape: these were read
-    update: Callable[..., MemoryState]  # (state, slots, rewards, mask=None), one shape: utility and visits
-    remove: Callable[[MemoryState, Array], MemoryState]  # (state, mask [N]): frees these slots
-    rebuild: Callable[[MemoryState], MemoryState]  # (state) after fields were replaced by hand
-    capacity: int  # N
-    key_dim: int  # D
-
-
 def make_memory(
     capacity: int,
     key_dim: int,
     value_like: PyTree,
     *,
-    evict: str,
+    evict: str | Eviction,
     k: int = 1,
     metric: str = "dot",
     method: str = "auto",
     recall: int | None = None,
     threshold: float | None = None,
     inclusive: bool = False,
+    pool_rule: PoolRule | None = None,
     rerank: dict[str, Any] | None = None,
+    bonus: float = 0.0,
+    one_per_group: bool = False,
     step_size: float = 0.1,
     initial_utility: float = 0.0,
     key_dtype: Any = jnp.float32,
@@ -65,55 +55,98 @@ def make_memory(
 ) -> Memory:
     """A memory of `capacity` slots with keys of width `key_dim` and values like `value_like`.
 
-    value_like: a pytree of arrays or ShapeDtypeStructs, one value without a batch axis. evict: "fifo", "lru",
-    "lowest_utility" or "reservoir", see `memjax.memory.eviction`. `k` to `rerank` configure `retrieve`, see
-    `memjax.memory.retrieval`; `step_size` is that of `update`; `initial_utility` is the worth of items
-    written without one; `key_dtype` is a floating type or int8, see `memjax.memory.search.storage`. Raises
-    ConfigError.
+    Args:
+        capacity: N, a hard limit; at most about 2^31.
+        key_dim: D.
+        value_like: one value without a batch axis: a tree of arrays or ShapeDtypeStructs.
+        evict: "fifo", "lru", "lowest_utility" or "reservoir", or an `Eviction` of your own; see
+            `memjax.memory.eviction.policies`.
+        k: entries that `retrieve` reads for each query. This and what follows, up to `one_per_group`,
+            configure `retrieve`: see `memjax.memory.retrieve`.
+        metric: "dot", "cosine" or "l2".
+        method: how to search; every method but those that are approximate by name gives the same answer.
+        recall: P, the size of the pool that `rerank` chooses from.
+        threshold: least score of an entry that is read; None: no limit.
+        inclusive: an entry whose score equals the threshold is read.
+        pool_rule: a rule of the caller's own between the two phases.
+        rerank: keyword arguments of `memjax.memory.rerank`; None: by similarity alone.
+        bonus: weight of the exploration bonus for entries with few visits.
+        one_per_group: at most one entry of a group is read.
+        step_size: that of `update`, from 0 to 1.
+        initial_utility: the worth of items that are written without one.
+        key_dtype: a floating type, or int8 (see `memjax.memory.search.storage`).
+        seed: of the draws of "reservoir", from 0 to 2^32 - 1.
+
+    Returns:
+        The functions of the memory. They hold no arrays: `init` gives the state.
+
+    Raises:
+        ConfigError: an option that makes no sense.
     """
-    _check(capacity, key_dim, evict, k, metric, method, recall, rerank, step_size, key_dtype)
-    value_like = jax.tree.map(leaf_spec, value_like)
-    search = dict(k=k, metric=metric, method=method, recall=recall, rerank=rerank)
-    policy = POLICIES[evict]
+    _check_sizes(capacity, key_dim, k, recall, rerank is not None)
+    check_choice("metric", metric, METRICS)
+    check_choice("method", method, ALL_METHODS)
+    _check_options(rerank, threshold, bonus, one_per_group)
+    check_number("step_size", step_size, 0.0, 1.0)
+    check_number("initial_utility", initial_utility)
+    check_seed(seed)
+    if not (jnp.issubdtype(key_dtype, jnp.floating) or jnp.dtype(key_dtype) == jnp.int8):
+        raise ConfigError("key_dtype", "a floating type or int8", key_dtype)
+    policy, like = eviction_named(evict), jax.tree.map(leaf_spec, value_like)
+    layout = dict(capacity=capacity, key_dim=key_dim, value_like=like, key_dtype=jnp.dtype(key_dtype))
+    gate = dict(threshold=threshold, inclusive=inclusive, pool_rule=pool_rule)
+    choice = dict(recall=recall, rerank=rerank, bonus=bonus, one_per_group=one_per_group)
+    read = partial(retrieval.retrieve, k=k, metric=metric, method=method, **gate, **choice)
     return Memory(
-        init=partial(init, capacity, key_dim, value_like, jnp.dtype(key_dtype), seed, policy=policy),
-        write=partial(write, policy=policy, initial_utility=initial_utility),
-        retrieve=partial(retrieval.retrieve, **search, threshold=threshold, inclusive=inclusive),
-        sample=sample,
-        touch=partial(touch, policy=policy),
-        update=partial(update, step_size=step_size, policy=policy),
-        remove=partial(remove, policy=policy),
-        rebuild=policy.rebuild,
+        init=presented(interface.Init, partial(init, **layout, default_seed=seed, policy=policy)),
+        write=presented(interface.Write, partial(write, policy=policy, initial_utility=initial_utility)),
+        retrieve=presented(interface.Retrieve, read),
+        sample=presented(interface.Sample, sample),
+        gather=presented(interface.Gather, gather),
+        touch=presented(interface.Touch, partial(touch, policy=policy)),
+        update=presented(interface.Update, partial(update, default_step_size=step_size, policy=policy)),
+        remove=presented(interface.Remove, partial(remove, policy=policy)),
+        rebuild=presented(interface.Rebuild, policy.rebuild),
         capacity=capacity,
         key_dim=key_dim,
     )
 
 
-def null_memory(key_dim: int, value_like: PyTree, *, k: int = 1, **options: Any) -> Memory:
-    """The same bundle for a baseline: what is written goes nowhere, so every read is zeros with `mask` False.
+def null_memory(
+    key_dim: int, value_like: PyTree, *, evict: str | Eviction = "fifo", k: int = 1, **options: Any
+) -> Memory:
+    """The same functions for a baseline: what is written goes nowhere, so every read is zeros, `mask` False.
 
-    It has one slot that stays empty (a state of size zero could not be saved), and takes, and checks, the
-    options of `make_memory`.
+    Args:
+        key_dim: D.
+        value_like: one value without a batch axis.
+        evict: as for `make_memory`; it has nothing to do.
+        k: entries that a read has room for.
+        options: those of `make_memory`, checked as there.
+
+    Returns:
+        A `Memory` with one slot that stays empty (a state of size zero could not be saved).
+
+    Raises:
+        ConfigError: an option that makes no sense.
     """
-    memory = make_memory(1, key_dim, value_like, k=k, **{"evict": "fifo", **options})
-    return memory._replace(write=_write_nothing)
+    memory = make_memory(1, key_dim, value_like, evict=evict, k=k, **options)
+    return memory._replace(write=presented(interface.Write, _write_nothing))
 
 
 def init(
+    seed: Array | int | None = None,
+    *,
     capacity: int,
     key_dim: int,
     value_like: PyTree,
     key_dtype: Any,
     default_seed: int,
-    seed: Array | int | None = None,
-    *,
-    policy: Policy,
+    policy: Eviction,
 ) -> MemoryState:
-    """An empty state. Give each of several memories its own `seed`; only "reservoir" draws from it.
-
-    Raises ConfigError where the device has no room for it, unless called inside `jit`.
-    """
+    """`Memory.init`: an empty state."""
     seed = default_seed if seed is None else seed
+    check_seed(seed)
 
     def build(slots: int) -> MemoryState:
         return policy.rebuild(empty_state(slots, key_dim, value_like, key_dtype=key_dtype, seed=seed))
@@ -130,20 +163,16 @@ def write(
     utility: Array | float | None = None,
     group: Array | None = None,
     mask: Array | None = None,
-    policy: Policy,
+    policy: Eviction,
     initial_utility: float = 0.0,
     locate: Callable[[Array], Array] | None = None,
 ) -> tuple[MemoryState, Array]:
-    """Writes B items as if one by one, in batch order; B may exceed the capacity.
+    """`Memory.write`.
 
-    keys [B, D], values [B, ...], utility [B] f32, group [B] i32, mask [B] -> state, slots [B]. `slots` says
-    where each item lies now, N where it does not: masked out, refused, not kept by the policy, or overwritten
-    by a later item of this batch. A masked item leaves no trace. An item whose key or utility is not finite
-    is refused and counted in `refused`. Where the state is a part of a memory, `locate` turns the slots that
-    the policy names in the whole into those of the part. Raises ConfigError, or ValueError for values, where
-    shapes or types do not fit.
+    Where the state is a part of a memory, `locate` turns the slots that the policy names in the whole into
+    those of the part.
     """
-    keys = _checked(state, keys, utility=utility, group=group, mask=mask)
+    keys, values = _checked(state, keys, values, utility=utility, group=group, mask=mask)
     batch, n = keys.shape[0], state.capacity
     keys, scale, finite = store(keys, state.keys.dtype)
     utility = jnp.broadcast_to(jnp.float32(initial_utility if utility is None else utility), (batch,))
@@ -152,8 +181,8 @@ def write(
     accept = mask & finite & jnp.isfinite(utility)
     if batch == 0:
         return state, jnp.zeros(0, jnp.int32)
-    turn = None if policy.order is None else policy.order(state, min(batch, n))
-    slots, cursor = policy.place(counters(state), n, accept, utility, turn)
+    candidates = None if policy.order is None else policy.order(state, min(batch, n))
+    slots, cursor = policy.place(counters(state), n, accept, utility, candidates)
     stamp = state.clock + jnp.cumsum(accept, dtype=jnp.int32)
     # Why: each item that is not written has an index of its own beyond the table, so all indices are unique.
     target = slots if locate is None else locate(slots)
@@ -167,7 +196,7 @@ def write(
         state,
         keys=put(state.keys, keys),
         scale=None if state.scale is None or scale is None else put(state.scale, scale),
-        values=jax.tree.map(put, state.values, _like_stored(values, state.values, batch)),
+        values=jax.tree.map(put, state.values, values),
         utility=put(state.utility, utility),
         visits=put(state.visits, 0),
         group=put(state.group, group),
@@ -184,10 +213,8 @@ def write(
 
 
 def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
-    """n entries, uniform over what is stored, with replacement: values [n, ...], slots [n], mask [n].
-
-    From an empty memory: zeros, slots N, mask False. O(N).
-    """
+    """`Memory.sample`."""
+    check_size("n", n, least=0)
     slots, stored = nth_stored(
         state.valid, lambda count: jax.random.randint(key, (n,), 0, jnp.maximum(count, 1))
     )
@@ -195,8 +222,16 @@ def sample(state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
     return gather_values(state.values, slots, mask), jnp.where(mask, slots, state.capacity), mask
 
 
-def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy: Policy) -> MemoryState:
-    """Stamps these slots, of any shape, as read now. Empty slots and slots out of range are passed over."""
+def gather(
+    state: MemoryState, slots: Array, fields: Callable[[MemoryState], PyTree], mask: Array | None = None
+) -> PyTree:
+    """`Memory.gather`."""
+    inside = (slots >= 0) & (slots < state.capacity)
+    return gather_values(fields(state), slots, inside if mask is None else inside & mask)
+
+
+def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy: Eviction) -> MemoryState:
+    """`Memory.touch`."""
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
     now = state.clock + jnp.any(present)
     state = replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
@@ -209,14 +244,14 @@ def update(
     rewards: Array,
     mask: Array | None = None,
     *,
-    step_size: float | Array,
-    policy: Policy,
+    step_size: Array | float | None = None,
+    default_step_size: float,
+    policy: Eviction,
 ) -> MemoryState:
-    """Utility and visits after the rewards of these slots, one by one in order (`memjax.memory.q_update`).
-
-    slots, rewards, mask of one shape. Empty slots are passed over; a reward that is not finite is refused and
-    counted in `refused`.
-    """
+    """`Memory.update`, by `memjax.memory.q_update`."""
+    step_size = default_step_size if step_size is None else step_size
+    if jnp.ndim(step_size):
+        step_size = jnp.broadcast_to(step_size, slots.shape).ravel()
     rewards = jnp.broadcast_to(rewards, slots.shape).ravel().astype(jnp.float32)
     finite = jnp.isfinite(rewards)
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
@@ -227,25 +262,32 @@ def update(
         visits=state.visits.at[target].add(1, mode="drop"),
         refused=state.refused + jnp.sum(present & ~finite, dtype=jnp.int32),
     )
-    return policy.refresh(state, target, ("utility",))
+    return policy.refresh(state, target, ("utility", "visits"))
 
 
-def remove(state: MemoryState, mask: Array, *, policy: Policy) -> MemoryState:
-    """Frees the slots where `mask` [N] is True. What refills them: `memjax.memory.eviction`. O(N)."""
+def remove(state: MemoryState, mask: Array, *, policy: Eviction) -> MemoryState:
+    """`Memory.remove`."""
     check_array("mask", jnp.asarray(mask), "bool", state.valid.shape)
     return policy.rebuild(replace(state, valid=state.valid & ~mask))
 
 
 def _write_nothing(
-    state: MemoryState, keys: Array, values: PyTree, **fields: Any
+    state: MemoryState,
+    keys: Array,
+    values: PyTree,
+    *,
+    utility: Array | float | None = None,
+    group: Array | None = None,
+    mask: Array | None = None,
 ) -> tuple[MemoryState, Array]:
-    del values
-    keys = _checked(state, keys, **fields)
+    keys, _ = _checked(state, keys, values, utility=utility, group=group, mask=mask)
     return state, jnp.full(keys.shape[0], state.capacity, jnp.int32)
 
 
-def _checked(state: MemoryState, keys: Array, **fields: Array | float | None) -> Array:
-    """The keys of a write as an array. Raises ConfigError where they or the fields do not fit."""
+def _checked(
+    state: MemoryState, keys: Array, values: PyTree, **fields: Array | float | None
+) -> tuple[Array, PyTree]:
+    """Keys and values of a write, as arrays. Raises ConfigError where they or the fields do not fit."""
     keys = jnp.asarray(keys)
     check_array("keys", keys, "of a floating type", ("B", state.keys.shape[-1]))
     rows = keys.shape[:1]
@@ -257,7 +299,7 @@ def _checked(state: MemoryState, keys: Array, **fields: Array | float | None) ->
     for name, x in fields.items():
         if x is not None:
             check_array(name, jnp.asarray(x), *kinds[name])
-    return keys
+    return keys, values_like(values, state.values, rows[0])
 
 
 def _present(state: MemoryState, slots: Array, mask: Array | None) -> tuple[Array, Array]:
@@ -268,52 +310,27 @@ def _present(state: MemoryState, slots: Array, mask: Array | None) -> tuple[Arra
     return jnp.where(present, slots, n), present
 
 
-def _like_stored(values: PyTree, stored: PyTree, batch: int) -> PyTree:
-    """Values in the stored types. Raises ValueError where a shape differs or a cast would lose something."""
-
-    def cast(rows: Array, table: Array) -> Array:
-        rows = jnp.asarray(rows)
-        if (
-            rows.shape != (batch, *table.shape[1:])
-            or jnp.promote_types(rows.dtype, table.dtype) != table.dtype
-        ):
-            expected = f"{(batch, *table.shape[1:])} {table.dtype}"
-            raise ValueError(f"values: expected {expected}, got {rows.shape} {rows.dtype}")
-        return rows.astype(table.dtype)
-
-    return jax.tree.map(cast, values, stored)
-
-
-def _check(
-    capacity: int,
-    key_dim: int,
-    evict: str,
-    k: int,
-    metric: str,
-    method: str,
-    recall: int | None,
-    rerank: dict[str, Any] | None,
-    step_size: float,
-    key_dtype: Any,
-) -> None:
+def _check_sizes(capacity: int, key_dim: int, k: int, recall: int | None, reranks: bool) -> None:
     for field, size in (("capacity", capacity), ("key_dim", key_dim), ("k", k)):
         check_size(field, size)
     if capacity > MAX_SLOTS:
         raise ConfigError("capacity", f"at most {MAX_SLOTS:,} slots (they are numbered in 32 bits)", capacity)
-    for field, choice, choices in (
-        ("evict", evict, tuple(POLICIES)),
-        ("metric", metric, METRICS),
-        ("method", method, ALL_METHODS),
-    ):
-        if choice not in choices:
-            raise ConfigError(field, f"one of {choices}", choice)
-    if recall is not None and recall < k:
+    if recall is None:
+        return
+    check_size("recall", recall)
+    if recall < k:
         raise ConfigError("recall", f"at least k = {k}", recall)
-    if recall is not None and rerank is None:
+    if not reranks:
         raise ConfigError("recall", "rerank to be given as well", recall)
+
+
+def _check_options(
+    rerank: dict[str, Any] | None, threshold: float | None, bonus: float, one_per_group: bool
+) -> None:
+    check_number("threshold", threshold, optional=True)
+    check_number("bonus", bonus)
     if rerank is not None:
         check_rerank(rerank)
-    if not 0.0 <= step_size <= 1.0:
-        raise ConfigError("step_size", "a number from 0 to 1", step_size)
-    if not (jnp.issubdtype(key_dtype, jnp.floating) or jnp.dtype(key_dtype) == jnp.int8):
-        raise ConfigError("key_dtype", "a floating type or int8", key_dtype)
+    elif bonus or one_per_group:
+        field, value = ("bonus", bonus) if bonus else ("one_per_group", one_per_group)
+        raise ConfigError(field, "rerank to be given as well", value)

@@ -30,9 +30,19 @@ def global_slots(slots: Array, n: int, axis_name: str) -> Array:
 def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **options: Any) -> Neighbors:
     """`nearest` over a table whose slots are split over a mesh axis; to be called inside `shard_map`.
 
-    queries [Q, D] the same on every shard, keys [n, D] and the per-slot options the shard's own. Slots are
-    numbered through the whole table. Every shard gets the answer that one table would have given, for
-    8 min(k, n) bytes from each shard for each query.
+    Every shard gets the answer that one table would have given, for 8 min(k, n) bytes from each shard for
+    each query.
+
+    Args:
+        queries: [Q, D], the same on every shard.
+        keys: [n, D], the shard's own.
+        k: neighbours of each query.
+        axis_name: the axis of the mesh.
+        options: the others of `nearest`; those per slot are the shard's own.
+
+    Returns:
+        `Neighbors` [Q, k], the same on every shard; slots are numbered through the whole table, N where there
+        is none.
     """
     local, n = nearest(queries, keys, k, **options), keys.shape[0]
     slots = global_slots(local.slots, n, axis_name)
@@ -45,9 +55,16 @@ def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **op
 
 
 def take(fields: PyTree, slots: Array, mask: Array, *, axis_name: str) -> PyTree:
-    """Rows of sharded fields [n, ...] at `slots` of the whole memory: leaves [*slots.shape, ...], replicated.
+    """Rows of sharded fields at slots of the whole memory, on every shard. One all-reduce of their bytes.
 
-    Zero where `mask` is False or no shard has the slot. One all-reduce of the rows' bytes.
+    Args:
+        fields: a tree of the shard's own arrays [n, ...].
+        slots: i32 of any shape, numbered through the whole memory.
+        mask: bool of that shape, which rows to read.
+        axis_name: the axis of the mesh.
+
+    Returns:
+        The tree, each leaf [*slots.shape, ...]; zero where `mask` is False or no shard has the slot.
     """
     n = jax.tree.leaves(fields)[0].shape[0]
     local = local_slots(slots, n, axis_name)
@@ -56,9 +73,15 @@ def take(fields: PyTree, slots: Array, mask: Array, *, axis_name: str) -> PyTree
 
 
 def share(rows: PyTree, here: Array, *, axis_name: str) -> PyTree:
-    """Rows that one shard has, on every shard, bit for bit; leaves [*here.shape, ...].
+    """Rows that one shard has, on every shard, bit for bit. One all-reduce.
 
-    `here` says which this shard has, at most one shard for each; zero where none has it. One all-reduce.
+    Args:
+        rows: a tree, each leaf [*here.shape, ...].
+        here: bool of any shape, the rows that this shard has; at most one shard has each.
+        axis_name: the axis of the mesh.
+
+    Returns:
+        The tree; zero where no shard has the row.
     """
 
     def own(x: Array) -> Array:

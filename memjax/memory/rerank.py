@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memjax.memory.checks import check_number
 from memjax.types import Array, ConfigError, Key
 
 # As the paper is written: both z-scores over the pool, unclipped, lambda 0.5.
@@ -16,7 +17,7 @@ CODE: dict[str, Any] = dict(
     weight=0.5, normalize=(0.39, 0.14), clip=3.0, minimum=-0.8, floor=None, epsilon=0.0
 )
 
-
+_OPTIONS = ("weight", "normalize", "clip", "floor", "minimum", "epsilon")  # that a memory may be given
 _MIN_STD = 1e-9
 _SCORE_STEP = 2.0**-20  # scores closer than this are a tie
 
@@ -47,14 +48,32 @@ def rerank(
 ) -> Ranked:
     """Phase two of MemRL: the k of a pool with the largest (1 - weight) z(similarity) + weight z(utility).
 
-    similarity, utility, mask [..., P] -> Ranked [..., k]. `normalize` is "pool" (z-score within the pool) or
-    a fixed (mean, std) for the similarity; utility is always scored within the pool, then clipped to
-    [-clip, clip]. `floor` raises utilities before that; items below `minimum` are dropped after the
-    statistics were taken, as in the authors' code. A pool whose standard deviation (population) is at most
-    1e-9 scores 0, a single item therefore too. A `bonus` [..., P] is added to the utilities before they are
-    scored, not when they are held against `minimum`. Ties (scores within about 1e-6) go to the larger `order`
-    [..., P] (pass the write clock for newest first), then to the earlier position. With chance `epsilon`,
-    drawn per pool from `key`, the choice is uniform without replacement among the items not dropped.
+    z is the z-score, with the standard deviation of the population; it is 0 where that is at most 1e-9,
+    and so for a single item. Scores within about 1e-6 of each other are a tie.
+
+    Args:
+        similarity: [..., P] f32 of the items of each pool.
+        utility: [..., P] f32, their learned worth.
+        mask: [..., P] bool, the items that there are.
+        k: how many to choose.
+        weight: lambda, the share of the utility in the score, from 0 to 1.
+        normalize: "pool" (z-score within the pool) or a fixed (mean, std), for the similarity; the utility is
+            always scored within its pool.
+        clip: the utility's z-score is clipped to [-clip, clip]; None: not at all.
+        floor: utilities below count as this.
+        minimum: items whose utility (after `floor`) lies below are dropped, after the statistics were taken,
+            as in the authors' code.
+        epsilon: chance that a pool's choice is uniform, without replacement, among the items not dropped.
+        bonus: [..., P] is added to the utilities before they are scored, not when held against `minimum`.
+        order: [..., P] ties go to the larger one (pass the write clock for newest first), then to the earlier
+            position.
+        key: random key, needed where `epsilon` is above 0.
+
+    Returns:
+        `Ranked` with [..., k] each, best first.
+
+    Raises:
+        ConfigError: `epsilon` is above 0 and there is no `key`.
     """
     pool = similarity.shape[-1]
     if floor is not None:
@@ -75,15 +94,59 @@ def rerank(
     return _first(scores, positions, k, pool)
 
 
+def visit_bonus(scale: float, visits: Array, mask: Array) -> Array:
+    """A bonus for entries that were tried less: scale sqrt(log(1 + n) / (1 + visits)), as in UCB.
+
+    Args:
+        scale: the weight of exploration.
+        visits: [..., P] i32, utility updates of each item of the pool.
+        mask: [..., P] bool, the items that there are; n is the sum of their visits.
+
+    Returns:
+        [..., P] f32, to be added to the utilities.
+    """
+    total = jnp.sum(jnp.where(mask, visits, 0), axis=-1, keepdims=True)
+    return scale * jnp.sqrt(jnp.log1p(total.astype(jnp.float32)) / (1.0 + visits))
+
+
+def first_of_each_group(ranked: Ranked, group: Array, k: int) -> Ranked:
+    """The first k of a whole ranking of which no two have the same group.
+
+    Args:
+        ranked: all P items of each pool in order, [Q, P] each.
+        group: [Q, P] i32, the group of each item of the pool; items with a negative one have none and all
+            count.
+        k: how many to keep.
+
+    Returns:
+        `Ranked` with [Q, k] each, masked where there are fewer.
+    """
+    own = jnp.take_along_axis(group, ranked.positions, axis=1, mode="clip")
+    mask = ranked.mask
+    same = (own[:, :, None] == own[:, None, :]) & mask[:, None, :] & (own >= 0)[:, :, None]
+    earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)
+    mask &= ~jnp.any(same & earlier, axis=2)
+    order = jnp.argsort(~mask, axis=1, stable=True)[:, :k]
+    return Ranked(*(jnp.take_along_axis(x, order, axis=1) for x in ranked._replace(mask=mask)))
+
+
 def check_rerank(options: dict[str, Any]) -> None:
     """Raises ConfigError where keyword arguments of `rerank` make no sense."""
-    normalize, weight = options.get("normalize"), options.get("weight", -1.0)
-    if not 0.0 <= weight <= 1.0:
-        raise ConfigError("rerank.weight", "a number from 0 to 1", weight)
-    if isinstance(normalize, str) and normalize != "pool":
-        raise ConfigError("rerank.normalize", '"pool" or (mean, std)', normalize)
-    if isinstance(normalize, tuple) and (len(normalize) != 2 or normalize[1] <= 0.0):
-        raise ConfigError("rerank.normalize", "(mean, std) with std > 0", normalize)
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise ConfigError(f"rerank.{unknown[0]}", f"one of {_OPTIONS}", repr(options[unknown[0]]))
+    check_number("rerank.weight", options.get("weight"), 0.0, 1.0)
+    check_number("rerank.epsilon", options.get("epsilon", 0.0), 0.0, 1.0)
+    for name in ("clip", "floor", "minimum"):
+        check_number(f"rerank.{name}", options.get(name), optional=True)
+    normalize = options.get("normalize")
+    if isinstance(normalize, tuple) and len(normalize) == 2:
+        for name, x in zip(("mean", "std"), normalize, strict=True):
+            check_number(f"rerank.normalize ({name})", x)
+        if normalize[1] <= 0.0:
+            raise ConfigError("rerank.normalize", "(mean, std) with std > 0", normalize)
+    elif not isinstance(normalize, str) or normalize != "pool":
+        raise ConfigError("rerank.normalize", '"pool" or (mean, std)', repr(normalize))
 
 
 def _zscore(x: Array, mask: Array) -> Array:

@@ -38,15 +38,19 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from memjax.machine import Device
-from memjax.memory.bank import Memory, make_memory
+from memjax.memory import interface
+from memjax.memory.bank import make_memory
 from memjax.memory.budget import check_slots
-from memjax.memory.eviction.policies import POLICIES, Counters, Policy, Turn
+from memjax.memory.checks import check_seed, check_size
+from memjax.memory.eviction.policies import Candidates, Counters, Eviction, Order, Place, eviction_named
 from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
+from memjax.memory.interface import Memory, presented
 from memjax.memory.retrieval import Retrieved
 from memjax.memory.state import MemoryState, gather_values
 from memjax.types import Array, ConfigError, Key, PyTree
 
-_Call = Callable[..., Any]
+_Call = Callable[..., Any]  # an operation on one shard
+_PER_SLOT = ("shown",)  # keywords whose array has a slot axis
 
 
 def make_sharded_memory(
@@ -56,40 +60,62 @@ def make_sharded_memory(
     key_dim: int,
     value_like: PyTree,
     *,
-    evict: str,
+    evict: str | Eviction,
     **options: Any,
 ) -> Memory:
     """The memory of `make_memory(capacity, key_dim, value_like, evict=evict, **options)`, split over an axis.
 
     Every operation gives exactly what that memory, compiled, gives on one device, ties and draws included;
     but keys nearer to each other in score than float32 rounds may change places at the last neighbour, as
-    they may between methods. Raises ConfigError as `make_memory` does, and where the capacity does not divide
-    by the size of the axis; `init` raises it where the shards do not fit their devices.
+    they may between methods.
+
+    Args:
+        mesh: the devices; one of shapes alone (`AbstractMesh`) serves for `jax.eval_shape`.
+        axis_name: the axis of the mesh that the slots are split over.
+        capacity: N in all, a multiple of the size of that axis.
+        key_dim: D.
+        value_like: one value without a batch axis.
+        evict: as for `make_memory`.
+        options: the others of `make_memory`.
+
+    Returns:
+        The functions of the memory, to be called on global arrays.
+
+    Raises:
+        ConfigError: as `make_memory`, and where the capacity does not divide; `init` raises it where the
+            shards do not fit their devices.
     """
     shards = _axis_size(mesh, axis_name, capacity)
     local_of = partial(make_memory, key_dim=key_dim, value_like=value_like, evict=evict, **options)
     local = local_of(capacity // shards)
-    policy = _merged(POLICIES[evict], axis_name, capacity)
+    policy = _merged(eviction_named(evict), axis_name, capacity)
     state = _specs(axis_name, jax.eval_shape(local.init))
-    on = partial(_on_shards, mesh)
-    init = on(local.init, P(), P(), state)
+    on = partial(_on_shards, mesh, axis_name)
+    init = on(local.init, P(), state)
 
     def start(seed: Array | int | None = None) -> MemoryState:
+        check_seed(0 if seed is None else seed)
         check_slots(lambda slots: local_of(slots).init(), capacity, shards=shards, device=_first_device(mesh))
         return init(None if seed is None else jnp.asarray(seed, jnp.uint32))
 
     # Why: the index that comes may have been made for another number of shards.
-    rebuild = on(local.rebuild, replace(state, index=()), P(), state)
-    sampler = cache(lambda n: on(partial(_sample, n, axis_name), state, P(), P()))
+    rebuild = on(local.rebuild, replace(state, index=()), state)
+    sampler = cache(lambda n: on(partial(_sample, n, axis_name), state, P()))
+    reader = cache(lambda fields: on(partial(_gather, fields, axis_name), state, P()))
+    write, retrieve = (
+        partial(_write, local.write, policy, axis_name),
+        partial(_retrieve, local.retrieve, axis_name),
+    )
     return Memory(
-        init=start,
-        write=on(partial(_write, partial(local.write, policy=policy), axis_name), state, P(), (state, P())),
-        retrieve=on(partial(_retrieve, local.retrieve, axis_name), state, P(), P()),
-        sample=lambda state, key, n: sampler(n)(state, key),
-        touch=on(partial(_touch, local.touch, axis_name), state, P(), state),
-        update=on(partial(_update, local.update, axis_name), state, P(), state),
-        remove=on(local.remove, state, P(axis_name), state),
-        rebuild=lambda state: rebuild(replace(state, index=())),
+        init=presented(interface.Init, start),
+        write=presented(interface.Write, on(write, state, (state, P()))),
+        retrieve=presented(interface.Retrieve, on(retrieve, state, P())),
+        sample=presented(interface.Sample, partial(_sample_all, sampler)),
+        gather=presented(interface.Gather, partial(_gather_all, reader)),
+        touch=presented(interface.Touch, on(partial(_touch, local.touch, axis_name), state, state)),
+        update=presented(interface.Update, on(partial(_update, local.update, axis_name), state, state)),
+        remove=presented(interface.Remove, on(local.remove, state, state, rest=P(axis_name))),
+        rebuild=presented(interface.Rebuild, lambda state: rebuild(replace(state, index=()))),
         capacity=capacity,
         key_dim=key_dim,
     )
@@ -133,13 +159,20 @@ def _axis_size(mesh: Mesh | AbstractMesh, axis_name: str, capacity: int) -> int:
     return size
 
 
-def _on_shards(mesh: Mesh | AbstractMesh, body: _Call, first: Any, rest: Any, out: Any) -> _Call:
-    """`body` on every shard: its first argument split by the specs `first`, all others by `rest`."""
-    # Why: what is gathered and merged is the same on every shard, which the check cannot see.
-    mapped = partial(jax.shard_map, mesh=mesh, in_specs=(first, rest), out_specs=out, check_vma=False)
+def _on_shards(
+    mesh: Mesh | AbstractMesh, axis_name: str, body: _Call, first: Any, out: Any, *, rest: P | None = None
+) -> _Call:
+    """`body` on every shard: its first argument split by the specs `first`, what it returns by `out`.
+
+    All other arguments are whole on every shard (or split by `rest`), but for those that have a slot axis.
+    """
 
     def run(state: Any = None, *arguments: Any, **options: Any) -> Any:
-        given = _placed(mesh, (first, rest), (state, (arguments, options)))
+        split = {name: P(axis_name) if name in _PER_SLOT else rest or P() for name in options}
+        specs = first, (rest or P(), split)
+        # Why: what is gathered and merged is the same on every shard, which the check cannot see.
+        mapped = partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
+        given = _placed(mesh, specs, (state, (arguments, options)))
         return mapped(lambda state, others: body(state, *others[0], **others[1]))(*given)
 
     return jax.jit(run)
@@ -153,39 +186,41 @@ def _placed(mesh: Mesh | AbstractMesh, specs: Any, arguments: Any) -> Any:
     return jax.tree.map(lambda x, spec: jax.reshard(x, NamedSharding(mesh, spec)), arguments, specs)
 
 
-def _merged(policy: Policy, axis_name: str, capacity: int) -> Policy:
-    """The policy of the whole memory, as every shard works it out from the turns of all."""
+def _merged(policy: Eviction, axis_name: str, capacity: int) -> Eviction:
+    """The policy of the whole memory, as every shard works it out from the candidates of all."""
     order = policy.order and partial(_order, policy.order, axis_name)
     return policy._replace(order=order, place=partial(_place, policy.place, capacity))
 
 
-def _order(order: _Call, axis_name: str, state: MemoryState, m: int) -> Turn:
+def _order(order: Order, axis_name: str, state: MemoryState, m: int) -> Candidates:
     """Every shard's first m, in order: S m of them."""
     columns, slots = order(state, m)
     rows = (*columns, global_slots(slots, state.capacity, axis_name))
     rows = [lax.all_gather(row, axis_name, tiled=True) for row in rows]
     *columns, slots = lax.sort(rows, num_keys=len(rows))
-    return Turn(tuple(columns), slots)
+    return Candidates(tuple(columns), slots)
 
 
 def _place(
-    place: _Call,
+    place: Place,
     capacity: int,
     scalars: Counters,
     n: int,
     accept: Array,
     utility: Array,
-    turn: Turn | None,
+    candidates: Candidates | None,
 ) -> tuple[Array, Array]:
     del n
     first = min(capacity, accept.shape[0])
-    return place(scalars, capacity, accept, utility, jax.tree.map(lambda x: x[:first], turn))
+    return place(scalars, capacity, accept, utility, jax.tree.map(lambda x: x[:first], candidates))
 
 
-def _write(write: _Call, axis_name: str, state: MemoryState, *items: Any, **fields: Any) -> Any:
-    """Exchanges the turns alone: 8 ("lru") or 12 ("lowest_utility") bytes for each item and shard."""
+def _write(
+    write: _Call, policy: Eviction, axis_name: str, state: MemoryState, *items: Any, **fields: Any
+) -> Any:
+    """Exchanges the candidates alone: 8 ("lru") or 12 ("lowest_utility") bytes for each item and shard."""
     locate = partial(local_slots, n=state.capacity, axis_name=axis_name)
-    return write(state, *items, **fields, locate=locate)
+    return write(state, *items, **fields, policy=policy, locate=locate)
 
 
 def _retrieve(
@@ -200,6 +235,34 @@ def _retrieve(
     found = retrieve(state, queries, **options, find=find, take=rows)
     capacity = state.capacity * lax.axis_size(axis_name)
     return found._replace(slots=jnp.where(found.mask, found.slots, capacity))
+
+
+def _sample_all(sampler: _Call, state: MemoryState, key: Key, n: int) -> tuple[PyTree, Array, Array]:
+    check_size("n", n, least=0)
+    return sampler(n)(state, key)
+
+
+def _gather_all(
+    reader: _Call,
+    state: MemoryState,
+    slots: Array,
+    fields: Callable[[MemoryState], PyTree],
+    mask: Array | None = None,
+) -> PyTree:
+    return reader(fields)(state, slots, mask)
+
+
+def _gather(
+    fields: Callable[[MemoryState], PyTree],
+    axis_name: str,
+    state: MemoryState,
+    slots: Array,
+    mask: Array | None,
+) -> PyTree:
+    """Exchanges the rows."""
+    return take(
+        fields(state), slots, slots >= 0 if mask is None else mask & (slots >= 0), axis_name=axis_name
+    )
 
 
 def _sample(n: int, axis_name: str, state: MemoryState, key: Key) -> tuple[PyTree, Array, Array]:
@@ -231,8 +294,11 @@ def _update(
     slots: Array,
     rewards: Array,
     mask: Array | None = None,
+    *,
+    step_size: Array | float | None = None,
 ) -> MemoryState:
     """Exchanges how many rewards were refused."""
-    after = update(state, local_slots(slots, state.capacity, axis_name), rewards, mask)
+    slots = local_slots(slots, state.capacity, axis_name)
+    after = update(state, slots, rewards, mask, step_size=step_size)
     refused = lax.psum(after.refused - state.refused, axis_name)
     return replace(after, refused=state.refused + refused)

@@ -56,7 +56,7 @@ def leaf_spec(leaf: object) -> jax.ShapeDtypeStruct:
 def empty_state(
     capacity: int, key_dim: int, value_like: PyTree, *, key_dtype: jnp.dtype, seed: Array | int
 ) -> MemoryState:
-    """N slots that hold nothing."""
+    """N slots that hold nothing, and an empty index; see `MemoryState` for the fields."""
 
     # Why: a buffer of its own for each field, or the state could not be donated.
     def zeros(*shape: int) -> Array:
@@ -97,9 +97,15 @@ def gather_values(values: PyTree, slots: Array, mask: Array) -> PyTree:
 
 
 def nth_stored(valid: Array, turns: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Slots [n] of the stored entries with the given turns [n], from 0 in slot order, and how many there are.
+    """The i-th stored entries in slot order, for n numbers i.
 
-    `turns` gets that number. A turn that nobody has gives any slot. O(N) bytes are counted, once.
+    Args:
+        valid: [N] bool, the slots that hold something.
+        turns: (number of stored entries) -> [n] the numbers i, from 0.
+
+    Returns:
+        slots [n] i32 (any slot where i is out of range), and the number of stored entries []. O(N) bytes are
+        counted, once.
     """
     n = valid.shape[0]
     whole = n // _ROW * _ROW

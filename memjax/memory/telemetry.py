@@ -1,6 +1,7 @@
-"""What a memory looks like from outside: numbers for a log, computed under `jit`."""
+"""What a memory looks like from outside: numbers for a log or a screen, computed under `jit`."""
 
 import jax.numpy as jnp
+from jax import lax
 
 from memjax.memory.retrieval import Retrieved
 from memjax.memory.state import MemoryState, num_bytes
@@ -10,27 +11,47 @@ AGE_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def describe(state: MemoryState, retrieved: Retrieved | None = None, *, bins: int = 10) -> dict[str, Array]:
-    """Scalars [] and arrays of one memory; means over no entries are 0.
+    """One memory, or several side by side, in numbers.
 
-    fill (share of slots in use), size, bytes (f32), refused, utility_mean, utility_histogram [bins] (entries
-    between the lowest and the highest utility) and utility_range [2], visits_mean, never_read (share of
-    entries not touched since they were written), age [5] (events since the write: quantiles 0, 1/4, 1/2, 3/4,
-    1). With `retrieved`, also hit_rate (share of queries that found anything) and neighbors_mean (found per
-    query).
+    Args:
+        state: the memory. Where `vmap` put a leading axis before its slots, the memories of that axis are
+            counted together.
+        retrieved: what it answered to some queries.
+        bins: of the histogram.
+
+    Returns:
+        Scalars [] and arrays; means and quantiles over no entries are 0.
+
+        - size: entries; fill: their share of the slots; bytes (f32): of the whole state.
+        - offered: items that came in so far; refused: items and rewards that were turned away.
+        - groups: different groups among the entries, in each memory; those without one count as one.
+        - utility_mean, utility_std, utility_range [2] (lowest and highest) and utility_histogram [bins]
+          (entries in equal bins of that range).
+        - visits_mean, visits_median, visits_max; never_read: share of the entries not touched since they were
+          written; age [5]: events since the write, quantiles 0, 1/4, 1/2, 3/4, 1.
+        - with `retrieved`: hit_rate (share of the queries that found anything), neighbors_mean (found per
+          query).
     """
     valid, size = state.valid, jnp.sum(state.valid, dtype=jnp.int32)
     lowest, highest = _range(state.utility, valid)
+    mean = _mean(state.utility, valid)
+    age = _quantiles(state.clock[..., None] - state.written, valid, AGE_QUANTILES)
     report = {
-        "fill": size / state.capacity,
+        "fill": size / valid.size,
         "size": size,
         "bytes": jnp.float32(num_bytes(state)),
-        "refused": state.refused,
-        "utility_mean": _mean(state.utility, valid),
+        "offered": jnp.sum(state.count),
+        "refused": jnp.sum(state.refused),
+        "groups": _groups(state.group, valid),
+        "utility_mean": mean,
+        "utility_std": jnp.sqrt(_mean((state.utility - mean) ** 2, valid)),
         "utility_histogram": _histogram(state.utility, valid, lowest, highest, bins),
         "utility_range": jnp.stack([lowest, highest]),
         "visits_mean": _mean(state.visits, valid),
+        "visits_median": _quantiles(state.visits, valid, (0.5,))[0],
+        "visits_max": jnp.max(jnp.where(valid, state.visits, 0)),
         "never_read": _mean(state.read == 0, valid),
-        "age": _quantiles(state.clock - state.written, valid),
+        "age": age,
     }
     return report if retrieved is None else report | _reads(retrieved)
 
@@ -52,6 +73,13 @@ def _range(x: Array, valid: Array) -> tuple[Array, Array]:
     return jnp.where(some, lowest, 0.0), jnp.where(some, highest, 0.0)
 
 
+def _groups(group: Array, valid: Array) -> Array:
+    """[] i32, how many different groups the valid entries of each memory have, in all."""
+    empty, group = lax.sort((~valid, group), num_keys=2)
+    new = jnp.concatenate([jnp.ones_like(group[..., :1], bool), group[..., 1:] != group[..., :-1]], axis=-1)
+    return jnp.sum(new & ~empty, dtype=jnp.int32)
+
+
 def _histogram(x: Array, valid: Array, lowest: Array, highest: Array, bins: int) -> Array:
     """[bins] i32 counts; all in the first where there is one value only."""
     width = jnp.where(highest > lowest, highest - lowest, 1.0)
@@ -59,7 +87,7 @@ def _histogram(x: Array, valid: Array, lowest: Array, highest: Array, bins: int)
     return jnp.zeros(bins, jnp.int32).at[place].add(valid.astype(jnp.int32))
 
 
-def _quantiles(x: Array, valid: Array) -> Array:
-    """[5] f32."""
+def _quantiles(x: Array, valid: Array, quantiles: tuple[float, ...]) -> Array:
+    """f32, one for each of `quantiles`."""
     known = jnp.where(valid, x.astype(jnp.float32), jnp.nan)
-    return jnp.where(jnp.any(valid), jnp.nanquantile(known, jnp.array(AGE_QUANTILES)), 0.0)
+    return jnp.where(jnp.any(valid), jnp.nanquantile(known, jnp.array(quantiles)), 0.0)

@@ -11,11 +11,19 @@ def q_update(
 ) -> Array:
     """Q <- Q + step_size (r - Q) for B rewards, as if one by one in batch order, repeated slots included.
 
-    utility [N], slots [B], rewards [B], mask [B] -> utility [N]; in place when `utility` is donated.
-    `step_size` is one number or one for each reward [B]. Slots outside 0 .. N-1 and masked items change
-    nothing. On a CPU this is `q_update_sequential`, which XLA turns into a loop of a few nanoseconds an item,
-    less than the sort that the closed form needs; elsewhere it is `q_update_batched`. The two agree up to
+    On a CPU this is `q_update_sequential`, which XLA turns into a loop of a few nanoseconds an item, less
+    than the sort that the closed form needs; elsewhere it is `q_update_batched`. The two agree up to
     rounding.
+
+    Args:
+        utility: [N] f32, updated in place when it is donated.
+        slots: [B] i32; those outside 0 .. N-1 change nothing.
+        rewards: [B] f32.
+        step_size: alpha, one number or one for each reward [B], from 0 to 1.
+        mask: [B] bool, which rewards count (default: all).
+
+    Returns:
+        utility [N].
     """
     slots = _targets(slots, mask, utility.shape[0])
     return lax.platform_dependent(
@@ -31,7 +39,7 @@ def q_update(
 def q_update_batched(
     utility: Array, slots: Array, rewards: Array, *, step_size: float | Array, mask: Array | None = None
 ) -> Array:
-    """`q_update` without a loop over the batch.
+    """`q_update` without a loop over the batch; the arguments are those of `q_update`.
 
     A slot with rewards r_1 .. r_n ends at (1 - a)^n Q + a sum_j (1 - a)^(n - j) r_j. O(B log B).
     """

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from memjax.agents.memrl.agent import compiled as memrl_compiled
+from memjax.agents.memrl.agent import make_memrl, preset
 from memjax.memory import PAPER, POLICIES, make_memory, make_sharded_memory, shardings
 from memjax.memory.eviction import tree as index
 from memjax.memory.exchange import share
@@ -470,3 +472,57 @@ def fill(memory):
     keys, values, _ = batch(np.random.default_rng(5), MIDDLE, PLAIN)
     state, _ = memory.write(memory.init(), np.nan_to_num(keys), values, mask=np.ones(MIDDLE, bool))
     return memory.touch(memory.remove(state, np.arange(MIDDLE) % 99 == 7), np.arange(MIDDLE - 50))
+
+
+def memrl_rounds(make, **changes):
+    """MemRL for some rounds, with every kind of input; all that it answers and the state at the end."""
+    config = preset("code", "db", capacity=32, recall=4, keep=3, pool=12, threshold=-0.5, **changes)
+    memrl = memrl_compiled(make_memrl(config, D, {"n": jnp.zeros((), jnp.int32)}, make=make))
+    rng, said = np.random.default_rng(0), []
+    state = memrl.init()
+    for t in range(4):
+        intents = rng.normal(size=(14, D)).astype(np.float32)
+        intents[1:6] = FEW[rng.integers(0, len(FEW), 5)]
+        intents[7] = np.nan
+        found = memrl.retrieve(state, intents, key=jax.random.key(t))
+        rewards, numbers = (
+            rng.choice([1.0, -1.0, np.nan], 14).astype(np.float32),
+            np.arange(14, dtype=np.int32),
+        )
+        about = dict(task=rng.integers(-1, 3, 14).astype(np.int32), mask=rng.random(14) < 0.9)
+        state, slots = memrl.learn(state, found, rewards, intents, {"n": 14 * t + numbers}, **about)
+        suspect = (state.group == 1) & state.valid & (state.values.id % 5 == t)
+        spread = memrl.descendants(state, suspect)
+        state = memrl.quarantine(state, suspect)
+        said.append((found, slots, spread))
+    return said, state
+
+
+def test_memrl_is_one_memory_too():
+    """Gate, buckets, bonus, its own eviction, quarantine and provenance: bit for bit those of one device."""
+    choice = dict(evict="lowest_utility", protect=9, bonus=0.4, epsilon=0.3, unique_task=True)
+    learning = dict(step="mean", credit="similarity")
+    sharded = functools.partial(make_sharded_memory, mesh_of("8"), "slots")
+    one, many = (memrl_rounds(make, **choice, **learning) for make in (make_memory, sharded))
+    assert many[1].keys.sharding.spec == jax.P("slots")
+    assert int(many[1].count) > 32, "some were evicted"
+    assert any(np.any(found.mask) for found, _, _ in many[0])
+    assert_same(one[0], many[0])
+    assert_same_state(one[1], many[1])
+
+
+def test_only_what_is_shown_is_found():
+    keys, values, _ = batch(np.random.default_rng(6), N)
+    shown, asked = np.arange(N) % 3 == 0, np.random.default_rng(7).normal(size=(Q, D)).astype(np.float32)
+    found = []
+    for mesh in (None, "8"):
+        memory = made("fifo", mesh, **WRITES)
+        state, _ = memory.write(memory.init(), np.nan_to_num(keys), values)
+        found.append(memory.retrieve(state, asked, shown=shown))
+        found[-1] = found[-1], memory.gather(state, found[-1].slots - 2, _utility_and_values)
+    assert_same(*found)
+    assert np.all(np.asarray(found[1][0].slots) % 3 == 0)
+
+
+def _utility_and_values(state):
+    return state.utility, state.values

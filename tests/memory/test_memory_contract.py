@@ -1,6 +1,7 @@
 """What every memory keeps, whatever its policy; the null memory included."""
 
 import functools
+import re
 from dataclasses import replace
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.memory import PAPER, POLICIES, describe, make_memory, null_memory
+from memjax.memory import PAPER, POLICIES, PoolRule, describe, lowest_first, make_memory, null_memory
 from memjax.memory.state import num_bytes
 from memjax.types import ConfigError
 
@@ -309,13 +310,65 @@ def test_bfloat16_keys():
         ("key_dtype", jnp.int16),
         ("value_like", jnp.zeros((0, 3))),
         ("value_like", "text"),
+        ("initial_utility", float("nan")),
+        ("initial_utility", "1"),
+        ("initial_utility", float("inf")),
+        ("threshold", float("nan")),
+        ("threshold", "0.5"),
+        ("step_size", float("nan")),
+        ("step_size", None),
+        ("seed", -1),
+        ("seed", 2**40),
+        ("seed", 0.5),
+        ("recall", 3.5),
+        ("bonus", float("nan")),
+        ("rerank.weight", dict(rerank=PAPER | {"weight": "0.5"})),
+        ("rerank.epsilon", dict(rerank=PAPER | {"epsilon": 2.0})),
+        ("rerank.minimum", dict(rerank=PAPER | {"minimum": float("nan")})),
+        ("rerank.wieght", dict(rerank=PAPER | {"wieght": 0.5})),
+        ("rerank.normalize", dict(rerank=PAPER | {"normalize": (0.3, 0.0)})),
+        ("bonus", dict(rerank=None, bonus=1.0)),
+        ("one_per_group", dict(rerank=None, one_per_group=True)),
     ],
 )
 def test_a_mistake_names_its_field(field, wrong):
     options = dict(capacity=4, key_dim=2, value_like=jnp.zeros(()), evict="fifo", k=3, rerank=PAPER)
     with pytest.raises(ConfigError) as error:
-        make_memory(**(options | {field: wrong}))
+        make_memory(**(options | (wrong if isinstance(wrong, dict) else {field: wrong})))
     assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda v: v | {"image": v["image"][..., :1]},
+            "values['image']: expected (4, 2, 2) uint8, got (4, 2, 1)",
+        ),
+        (lambda v: v | {"action": v["action"] / 2}, "values['action']: expected (4,) int32, got (4,) float"),
+        (
+            lambda v: v | {"latent": {"z": v["latent"]["z"]}},
+            "values['latent']['half']: expected (4,) bfloat16, got no",
+        ),
+        (
+            lambda v: v | {"extra": v["action"]},
+            "values['extra']: expected no such leaf; there are values['action'], ",
+        ),
+        (lambda v: v | {"image": [v["image"]]}, "values['image']: expected (4, 2, 2) uint8, got nothing"),
+        (lambda v: v["image"], "values['action']: expected (4,) int32, got nothing: the leaf is missing"),
+    ],
+)
+@pytest.mark.parametrize("name", ["fifo", "null"])
+def test_a_wrong_tree_of_values_names_its_leaf(name, change, line):
+    keys, values, _ = batch(0)
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
+        made(name).write(made(name).init(), keys, change(values))
+
+
+def test_a_tree_of_other_containers():
+    memory = make_memory(4, 2, (jnp.zeros(()), jnp.zeros(())), evict="fifo")
+    with pytest.raises(ConfigError, match=r"^values: expected a tree PyTreeDef\(\(\*, \*\)\), got"):
+        memory.write(memory.init(), jnp.zeros((2, 2)), [jnp.zeros(2), jnp.zeros(2)])
 
 
 @pytest.mark.parametrize(
@@ -325,3 +378,91 @@ def test_values_that_do_not_fit(values):
     memory = make_memory(4, 2, jnp.zeros((), jnp.uint8), evict="fifo")
     with pytest.raises(ValueError, match=r"values: expected \(2,\) uint8"):
         memory.write(memory.init(), jnp.zeros((2, 2)), values)
+
+
+def test_a_seed_is_checked_where_the_memory_begins():
+    memory = make_memory(4, 2, jnp.zeros(()), evict="reservoir")
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match=r"^seed: expected a whole number from 0 to 4294967295, got"):
+            memory.init(seed)
+    assert int(memory.init(2**32 - 1).seed) == 2**32 - 1
+    assert int(jax.jit(memory.init)(jnp.uint32(5)).seed) == 5
+
+
+@every_memory
+def test_nothing_asked_and_nothing_said(name):
+    """No queries, no samples, no rewards, no items: arrays of size zero, and a state that stays as it was."""
+    memory, state = compiled(name), full(name)
+    found = memory.retrieve(state, jnp.zeros((0, D)))
+    assert found.scores.shape == found.slots.shape == found.mask.shape == (0, K)
+    assert found.pool.shape == (0,)
+    assert found.values["image"].shape == (0, K, 2, 2)
+    values, slots, mask = memory.sample(state, jax.random.key(0), 0)
+    assert slots.shape == mask.shape == (0,)
+    assert values["latent"]["z"].shape == (0, 2)
+    assert_equal(memory.update(state, found.slots, jnp.zeros((0, K)), found.mask), state)
+    assert_equal(memory.touch(state, found.slots, found.mask), state)
+    keys, values, fields = batch(0, 0)
+    after, slots = memory.write(state, keys, values, **fields)
+    assert slots.shape == (0,)
+    assert_equal(after, state)
+    with pytest.raises(ConfigError, match=r"^n: expected a whole number of at least 0, got -1"):
+        made(name).sample(state, jax.random.key(0), -1)
+
+
+def test_a_step_size_for_each_reward_and_for_a_call():
+    memory = made("fifo")
+    state = full("fifo").replace(utility=jnp.zeros(N))
+    slots, rewards = jnp.array([[0, 1], [1, 2]]), jnp.ones((2, 2))
+    state = memory.update(state, slots, rewards, step_size=jnp.array([[0.1, 0.5], [0.5, 1.0]]))
+    np.testing.assert_allclose(state.utility[:3], [0.1, 0.75, 1.0])
+    state = memory.update(state, slots, jnp.zeros((2, 2)), step_size=1.0)
+    np.testing.assert_array_equal(state.utility[:3], 0.0)
+    np.testing.assert_array_equal(memory.update(state, slots[:1], rewards[:1]).utility[:3], [0.5, 0.5, 0.0])
+
+
+def test_a_policy_of_the_callers_own():
+    """Gives up what was visited least; the same as the built-in one where worth is the utility."""
+    memory = make_memory(3, 1, jnp.zeros((), jnp.int32), evict=lowest_first(lambda state: 1.0 * state.visits))
+    state, _ = memory.write(memory.init(), jnp.ones((3, 1)), jnp.arange(3))
+    state = memory.update(state, jnp.array([0, 2, 2]), jnp.zeros(3))
+    for value, slot in ((3, 1), (4, 1), (5, 1)):
+        state, slots = memory.write(state, jnp.ones((1, 1)), jnp.array([value]))
+        assert int(slots[0]) == slot
+    own, built_in = (
+        make_memory(5, 1, jnp.zeros(()), evict=evict)
+        for evict in (lowest_first(lambda state: state.utility), "lowest_utility")
+    )
+    a, b, rng = own.init(), built_in.init(), np.random.default_rng(0)
+    for _ in range(12):
+        worth = rng.choice([0.0, -0.0, 1.0, -2.0], 1).astype(np.float32)
+        (a, x), (b, y) = (
+            m.write(s, jnp.ones((1, 1)), jnp.zeros(1), utility=worth) for m, s in ((own, a), (built_in, b))
+        )
+        assert_equal(x, y)
+
+
+def test_a_read_within_what_is_shown_and_one_of_a_group():
+    options = dict(evict="fifo", k=3, recall=4, rerank=PAPER | {"weight": 0.0}, one_per_group=True)
+    memory = make_memory(5, 2, jnp.zeros((), jnp.int32), **options)
+    keys = jnp.stack([jnp.linspace(1.0, 0.6, 5), jnp.zeros(5)], axis=1)
+    state, _ = memory.write(memory.init(), keys, jnp.arange(5), group=jnp.array([8, 8, -1, 9, -1]))
+    asked = jnp.array([[1.0, 0.0]])
+    assert list(np.asarray(memory.retrieve(state, asked).values[0])) == [0, 2, 3]
+    shown = memory.retrieve(state, asked, shown=jnp.arange(5) > 0)
+    assert list(np.asarray(shown.values[0])) == [1, 2, 3]
+    assert int(shown.pool[0]) == 4
+    with pytest.raises(ConfigError, match=r"^shown: expected \(5,\) bool, got \(4,\) bool"):
+        memory.retrieve(state, asked, shown=jnp.ones(4, bool))
+
+
+def test_a_bonus_and_a_rule_on_the_pool():
+    asked, keys = jnp.ones((1, 1)), jnp.ones((3, 1))
+    rule = PoolRule(lambda state: state.group, lambda group, mask: mask & (group != 1))
+    for options, first in ((dict(), 0), (dict(bonus=5.0), 1), (dict(bonus=5.0, pool_rule=rule), 2)):
+        memory = make_memory(3, 1, jnp.zeros((), jnp.int32), evict="fifo", recall=3, rerank=PAPER, **options)
+        state, _ = memory.write(
+            memory.init(), keys, jnp.arange(3), utility=jnp.array([1.0, 0.0, 0.0]), group=jnp.arange(3)
+        )
+        state = replace(state, visits=jnp.array([20, 0, 1]))
+        assert int(memory.retrieve(state, asked).values[0, 0]) == first

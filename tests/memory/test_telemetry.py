@@ -25,11 +25,28 @@ def test_a_report_counted_by_hand():
     np.testing.assert_allclose(report["utility_mean"], (3 + 2 + 4 + 10) / 4)
     np.testing.assert_array_equal(report["utility_range"], [2, 10])
     np.testing.assert_array_equal(report["utility_histogram"], [2, 1, 0, 1])
+    np.testing.assert_allclose(report["utility_std"], np.std([3, 2, 4, 10]))
     np.testing.assert_allclose(report["visits_mean"], 0.25)
+    assert report["visits_median"] == 0
+    assert report["visits_max"] == 1
+    assert report["offered"] == 5
     np.testing.assert_allclose(report["never_read"], 0.25)
     np.testing.assert_allclose(report["age"], [1, 1.75, 2.5, 3.25, 4])
     np.testing.assert_allclose(report["hit_rate"], 2 / 3)
     np.testing.assert_allclose(report["neighbors_mean"], (3 + 2) / 3)
+
+
+def test_memories_side_by_side_are_counted_together():
+    memory = make_memory(4, 1, jnp.zeros(()), evict="fifo")
+    groups = (np.array([7, -1, 7]), np.array([2, 3, 2]))
+    states = [
+        memory.write(memory.init(), jnp.ones((3, 1)), jnp.zeros(3), group=g, mask=np.arange(3) <= n)[0]
+        for n, g in enumerate(groups, 1)
+    ]
+    both = jax.jit(describe)(jax.tree.map(lambda *x: jnp.stack(x), *states))
+    assert [int(describe(state)["groups"]) for state in states] == [2, 2]
+    assert (int(both["groups"]), int(both["size"]), int(both["offered"])) == (4, 5, 5)
+    assert both["fill"] == 5 / 8
 
 
 def test_one_utility_only_fills_the_first_bin():

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.agents.memrl.config import MemRLConfig
-from memjax.memory import POLICIES, MemoryState, nearest
-from memjax.memory.eviction import tree as ordering
-from memjax.memory.eviction.policies import Policy, Turn, lru
+from memjax.memory import Eviction, Memory, MemoryState, lowest_first
 from memjax.memory.state import leaf_spec
 from memjax.types import Array, PyTree
 
@@ -48,18 +46,24 @@ def unit_rows(x: Array) -> Array:
     return x / jnp.where(norm > 0.0, norm, 1.0)
 
 
-def place(config: MemRLConfig, state: MemoryState, keys: Array, accept: Array) -> Placed:
-    """Buckets of B unit keys [B, D], as if they came one by one.
+def place(config: MemRLConfig, plain: Memory, state: MemoryState, keys: Array, accept: Array) -> Placed:
+    """Buckets of B new memories, as if they came one by one.
 
     Of the memories at hand, those of the batch that came earlier included, the most similar counts; from
     `add_similarity` on its bucket is joined, otherwise a new one is made. Identical intents therefore share
     a bucket, and nothing is ever overwritten (in the authors' code a bucket of identical text can be).
+
+    Args:
+        config: `add_similarity`, and whether a bucket shares one key (`unit`).
+        plain: the memory read without a gate: the nearest of all.
+        state: what is stored.
+        keys: [B, D] unit rows.
+        accept: [B] bool, the memories that will be stored.
     """
     batch = jnp.arange(keys.shape[0], dtype=jnp.int32)
     ids = state.count + jnp.cumsum(accept, dtype=jnp.int32) - 1
-    stored = nearest(keys, state.keys, 1, valid=state.valid)
-    slot, similar = stored.slots[:, 0], stored.scores[:, 0]
-    bucket = state.values.bucket.at[slot].get(mode="clip")
+    stored = plain.retrieve(state, keys)
+    slot, similar, bucket = stored.slots[:, 0], stored.scores[:, 0], stored.values.bucket[:, 0]
     among = jnp.matmul(keys, keys.T, precision=lax.Precision.HIGHEST)
     among = jnp.where((batch[None] < batch[:, None]) & accept[None], among, -jnp.inf)
     join = jnp.float32(config.add_similarity - _ROUNDING)
@@ -80,17 +84,27 @@ def place(config: MemRLConfig, state: MemoryState, keys: Array, accept: Array) -
     begin = (jnp.full_like(batch, -1), jnp.zeros(batch.shape, bool))
     (buckets, _), origin = lax.scan(step, begin, batch)
     if shared:
-        table = state.keys.at[slot].get(mode="clip")
+        table = plain.gather(state, slot, _keys)
         keys = jnp.where((origin < 0)[:, None], table, keys[jnp.maximum(origin, 0)])
     return Placed(ids, buckets, keys)
 
 
-def eviction(config: MemRLConfig) -> Policy:
+def eviction(config: MemRLConfig) -> str | Eviction:
     """The policy by its name; with `protect`, or a bonus, one of our own that looks at all slots, O(N)."""
     if config.evict != "lowest_utility" or not (config.protect or config.bonus):
-        return POLICIES[config.evict]
-    order = partial(_order, config.protect, config.bonus)
-    return Policy(order, lru, _unchanged, _unchanged)
+        return config.evict
+    return lowest_first(partial(_worth, config.protect, config.bonus))
+
+
+def _worth(protect: int, bonus: float, state: MemoryState) -> Array:
+    """[N] Q + c / sqrt(visits + 1); above all others for the memories of the last `protect` insertions."""
+    worth = state.utility + bonus / jnp.sqrt(state.visits + 1.0)
+    young = state.count - state.values.id <= protect
+    return jnp.where(young, jnp.finfo(jnp.float32).max, worth)
+
+
+def _keys(state: MemoryState) -> Array:
+    return state.keys
 
 
 def descendants(state: MemoryState, ancestors: Array) -> Array:
@@ -119,26 +133,6 @@ def quarantine(state: MemoryState, where: Array, on: bool | Array = True) -> Mem
     """The state with the memories of `where` [N] hidden from retrieval, or shown again with `on` False."""
     hidden = jnp.where(where & state.valid, on, state.values.quarantined)
     return replace(state, values=state.values._replace(quarantined=hidden))
-
-
-def _order(protect: int, bonus: float, state: MemoryState, m: int) -> Turn:
-    """Free slots, then the least Q + c / sqrt(visits + 1), the protected last and of these the oldest."""
-    worth = state.utility + bonus / jnp.sqrt(state.visits + 1.0)
-    young = state.count - state.values.id <= protect
-    worth = jnp.where(young, jnp.finfo(jnp.float32).max, worth + 0.0)
-    worth = jnp.where(jnp.abs(worth) < jnp.finfo(jnp.float32).tiny, 0.0, worth)
-    worth = jnp.where(state.valid, worth, -jnp.inf)
-    columns = (worth, jnp.where(state.valid, state.written, 0))
-
-    def read(slots: Array | None) -> tuple[Array, ...]:
-        return columns if slots is None else tuple(column[slots] for column in columns)
-
-    return Turn(*ordering.first((), read, state.capacity, m))
-
-
-def _unchanged(state: MemoryState, *changes: object) -> MemoryState:
-    del changes
-    return state
 
 
 def empty_entry(config: MemRLConfig, payload: PyTree) -> Entry:

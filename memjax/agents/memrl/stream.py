@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax.agents.memrl.agent import Found, MemRL
+from memjax.agents.memrl.interface import Found, MemRL
 from memjax.memory import MemoryState
 from memjax.types import Array, Key, PyTree
 
@@ -75,7 +75,7 @@ def _round(
         found = tamper(found, meddle)
     attempt = play(found, tasks, act)
     first, some = found.slots[:, 0], found.mask[:, 0]
-    writer = state.values.writer.at[first].get(mode="clip")
+    writer = memrl.memory.gather(state, first, _writer)
     trace = Trace(
         success=attempt.success,
         injected=some,
@@ -87,3 +87,7 @@ def _round(
         about = dict(success=attempt.success, task=tasks)
         state, _ = memrl.learn(state, found, attempt.reward, intents, attempt.payload, **about)
     return state, trace
+
+
+def _writer(state: MemoryState) -> Array:
+    return state.values.writer

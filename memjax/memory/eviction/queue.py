@@ -7,14 +7,26 @@ from memjax.types import Array
 
 
 def pops(worth: Array, release: Array, count: int) -> Array:
-    """[count] which of E items each pop takes: the lowest in worth of those present, ties to the first.
+    """Which item each pop takes: the lowest in worth of those present and not yet taken.
 
-    worth [E] f32; release [E] i32, the first pop that may take the item, from 0; none may from `count` on. A
-    pop that finds nothing answers with any item. O(E log E) for count <= E.
+    A queue would handle one pop after the other. Here all are answered together, by divide and conquer over
+    the items in the order of their worth:
 
-    Why so: which pops take an item of the lower half (in worth) depends on that half alone: those that find
-    its queue not empty. They and the lower items are one problem of half the size, the other pops and the
-    upper items another; all problems of one size are solved in one pass, with sums and a running minimum.
+    - Cut the items in two: the lower half (in worth) and the upper half. A pop takes an item of the lower
+      half whenever one is present, so which pops those are depends on the lower half alone: they are the
+      pops that find a queue of the lower items not empty (`_takes_lower`).
+    - These pops and the lower items are one problem of half the size, the other pops and the upper items are
+      another. Nothing else connects the two.
+    - So log2(E) rounds of cutting leave one item to each problem. All problems of one round lie side by side
+      in one array and are cut in one pass (`_halve`), with running sums and a running minimum.
+
+    Args:
+        worth: [E] f32. Ties go to the item that stands first.
+        release: [E] i32, the first pop that may take the item, from 0; none may from `count` on.
+        count: how many pops there are.
+
+    Returns:
+        [count] i32, an item for each pop; any item for one that finds nothing. O(E log E) for count <= E.
     """
     size = worth.shape[0]
     positions = jnp.arange(size, dtype=jnp.int32)
@@ -32,10 +44,20 @@ def pops(worth: Array, release: Array, count: int) -> Array:
 
 
 def _halve(entry: Array, rows: Array, *, upper: Array) -> tuple[Array, Array]:
-    """Every problem into two: where the items enter [E], and the rows below [4, count], in their new order.
+    """Cuts every problem into two.
 
-    The pops lie problem by problem, each in the order of time. An item enters before the pop at `entry`, or
-    never where that is `count`. The rows: which pop lies here, its problem, where that begins and ends.
+    The pops lie problem by problem, each problem's in the order of time, and an item is known by the place of
+    the pop before which it enters.
+
+    Args:
+        entry: [E] i32, in the order of worth: the place of the first pop that may take the item; `count`
+            for an item that no pop may take.
+        rows: [4, count] i32: which pop lies at this place, the number of its problem, and where that problem
+            begins and ends.
+        upper: [E] bool, the items of the upper half of their problem.
+
+    Returns:
+        The same two for the problems of half the size.
     """
     pop, problem, start, end = rows
     count = pop.shape[0]
@@ -54,16 +76,21 @@ def _halve(entry: Array, rows: Array, *, upper: Array) -> tuple[Array, Array]:
 
 
 def _takes_lower(entry: Array, start: Array) -> Array:
-    """[count] whether a pop finds the queue of the lower items not empty, which is empty at each `start`."""
+    """[count] bool, whether each pop finds an item of the lower half of its problem.
+
+    entry [E]: the place of the pop before which a lower item enters, `count` for an upper one. Every problem
+    begins with an empty queue, at its `start` [count].
+    """
     count = start.shape[0]
     place = jnp.arange(count, dtype=jnp.int32)
     came = _before(jnp.zeros(count, jnp.int32).at[entry].add(1, mode="drop"))
     came_before, came_by_now = came[:-1] - came[start], came[1:] - came[start]
-    # Why: a queue is empty when arrivals less pops sink below all they were before. At a start they sink to
-    # -place, as low as any walk can have come by then, so that no problem sees the one before it.
+    # Why: let a walk go up by one for each arrival and down by one for each pop. The queue is empty exactly
+    # when the walk falls below all that it was before. At the start of a problem the walk stands at -place,
+    # the lowest that any walk can have come by then, so the problems before it do not count.
     return came_by_now - (place + 1) >= lax.cummin(came_before - place)
 
 
 def _before(x: Array) -> Array:
-    """[n + 1] sums of what lies before each place, and of all."""
+    """[n + 1] the sum of all that lies before each place; the last is the sum of all."""
     return jnp.pad(jnp.cumsum(x, dtype=jnp.int32), (1, 0))

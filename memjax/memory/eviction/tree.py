@@ -1,11 +1,15 @@
 """A tree of minima over the slots: finds the m that go first, and is mended where B slots have changed.
 
-The order is that of a few columns of numbers, compared one after the other, ties to the lowest slot. A level
-holds the least row of every 16 neighbours in the level below; the lowest level, that of every 16 slots. The
-columns of the slots themselves are not stored but read from the fields. The m first slots lie under the m
-nodes with the least rows, so a descent opens 16 m children a level: exact, and no loop over m.
+Which slot goes first is decided by a few columns of numbers, compared one after the other (say worth, then
+age); what is left of a tie goes to the lowest slot. A node of the tree holds the least row of columns among
+its 16 children: nodes of the level below or, on the lowest level, slots. The columns of the slots themselves
+are not stored but read from the fields of the state.
 
-It takes 4 N / 15 bytes a column; up to 4,096 slots there is none, and all of them are looked at.
+The m slots that go first lie under the m nodes with the least rows. So a search descends from the top level,
+and on each level opens the 16 m children of the best m nodes and keeps the best m of these: exact, and
+without a loop over m. A change of B slots recomputes the B nodes above them on each level.
+
+The tree takes 4 N / 15 bytes a column. Up to 4,096 slots there is none, and all of them are looked at.
 """
 
 from collections.abc import Callable
@@ -26,7 +30,7 @@ _LAST = jnp.iinfo(jnp.int32).max
 
 
 def build(columns: Columns) -> Index:
-    """The index of a table from the columns [N] of all its slots. O(N)."""
+    """The tree of a table from the columns [N] of all its slots. O(N)."""
     index = []
     while columns[0].shape[0] > TOP:
         columns = _padded(_least(_in_families(columns)))
@@ -35,9 +39,13 @@ def build(columns: Columns) -> Index:
 
 
 def update(index: Index, read: Read, n: int, slots: Array) -> Index:
-    """The index of N slots after the columns of some have changed. O(B log N), or O(N) where that is less.
+    """The tree after the columns of some slots have changed. O(B log N), or O(N) where that is less.
 
-    slots: [B] or any shape; those outside 0 .. N-1 name none. `read` must read the table as it is now.
+    Args:
+        index: the tree as it was.
+        read: gives the columns of the slots as they are now.
+        n: N.
+        slots: those that changed, B in all, of any shape; those outside 0 .. N-1 name none.
     """
     nodes = slots.ravel()
     inside = (nodes >= 0) & (nodes < n)
@@ -65,9 +73,18 @@ def settled(index: Index) -> Array:
 
 
 def first(index: Index, read: Read, n: int, m: int) -> tuple[Columns, Array]:
-    """Columns [m] and slots [m] of the m <= N slots that go first, in order.
+    """The m <= N slots that go first, in order.
 
-    O(m log N) numbers are looked at; O(N) where there is no index, or where that is less.
+    O(m log N) numbers are looked at; O(N) where there is no tree, or where that is less.
+
+    Args:
+        index: the tree, or () for none.
+        read: gives the columns of the slots.
+        n: N.
+        m: how many.
+
+    Returns:
+        columns (each [m]) and slots [m] i32.
     """
     readers = [read, *map(_reader, index)]
     sizes = [n, *(level[0].shape[0] for level in index)]

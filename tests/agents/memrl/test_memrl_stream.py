@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memjax.agents.memrl import policy as policy
-from memjax.agents.memrl.agent import make_memrl, preset
+from memjax.agents.memrl.agent import make_memrl, null_memrl, preset
 from memjax.agents.memrl.stream import Attempt, learn_stream
 
 TASKS, ROUNDS = 6, 12
@@ -36,9 +36,9 @@ def guess(found, tasks, key):
     return Attempt(jnp.where(right, 1.0, -1.0), right, jnp.where(right, answer, -1).astype(jnp.int32))
 
 
-def stream(seed, **options):
+def stream(seed, make=make_memrl, **options):
     config = preset("paper", "os", capacity=128, recall=5, keep=1, threshold=0.9)
-    memrl = make_memrl(config, TASKS, jnp.zeros((), jnp.int32))
+    memrl = make(config, TASKS, jnp.zeros((), jnp.int32))
     tasks = jnp.tile(jnp.arange(TASKS), (ROUNDS, 1))
     run = partial(learn_stream, memrl, guess, memrl.init(), tasks, jnp.eye(TASKS)[tasks], **options)
     return jax.jit(run)(jax.random.key(seed))
@@ -60,6 +60,15 @@ def test_without_writing_the_memory_stays_as_it_was():
     state, trace = stream(0, write=False)
     assert int(state.count) == 0
     assert not trace.injected.any()
+
+
+def test_with_the_null_memory_the_policy_is_on_its_own():
+    """Bit for bit the frozen policy beside a memory that nothing is ever written to."""
+    state, trace = stream(0, make=null_memrl)
+    assert not trace.injected.any()
+    assert not np.any(state.valid)
+    assert int(state.count) == 0
+    jax.tree.map(np.testing.assert_array_equal, trace, stream(0, write=False)[1])
 
 
 def test_with_what_is_injected_taken_away_nothing_is_gained():
