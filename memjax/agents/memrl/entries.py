@@ -1,8 +1,9 @@
 """What MemRL keeps of a memory beside its key, and how new memories enter: buckets, eviction, provenance.
 
-A bucket is a group of memories with, as good as, one intent. In the authors' code a memory is found by the
-embedding of its bucket, which is that of the first intent in it; so with `unit` "buckets" a memory that joins
-one takes over its key, and no table of buckets is needed: equal keys are found together.
+A bucket is a group of memories whose intents are nearly the same. In the authors' code a memory is found by
+the embedding of its bucket, which is that of the first intent in it. Here, with `unit` "buckets", a memory
+that joins a bucket is stored under the key of that bucket. So no table of buckets is needed: the memories
+of one have equal keys, and a search finds them together.
 """
 
 from dataclasses import replace
@@ -108,7 +109,7 @@ def _keys(state: MemoryState) -> Array:
 
 
 def descendants(state: MemoryState, ancestors: Array) -> Array:
-    """[N] which memories were built on those of `ancestors` [N], directly or through others."""
+    """`MemRL.descendants`: grows the set by one generation at a time until nothing is added."""
     n, entry = state.capacity, state.values
     ids = jnp.where(state.valid, entry.id, jnp.iinfo(jnp.int32).max)
     order = jnp.argsort(ids)
@@ -130,13 +131,13 @@ def descendants(state: MemoryState, ancestors: Array) -> Array:
 
 
 def quarantine(state: MemoryState, where: Array, on: bool | Array = True) -> MemoryState:
-    """The state with the memories of `where` [N] hidden from retrieval, or shown again with `on` False."""
+    """`MemRL.quarantine`."""
     hidden = jnp.where(where & state.valid, on, state.values.quarantined)
     return replace(state, values=state.values._replace(quarantined=hidden))
 
 
 def empty_entry(config: MemRLConfig, payload: PyTree) -> Entry:
-    """Shapes and types of one entry."""
+    """Shapes and types of one entry with that payload, without a batch axis."""
     number = jnp.zeros((), jnp.int32)
     entry = Entry(payload, number, number, number, jnp.zeros(config.keep, jnp.int32), jnp.zeros((), bool))
     return jax.tree.map(leaf_spec, entry)

@@ -42,7 +42,16 @@ class ExperiencePolicy(nn.Module):
 
     @nn.compact
     def __call__(self, windows: Windows, experience: Array, *, newest: bool = False) -> Array:
-        """experience [B, L, F] -> logits [B, K, A], with `newest` [B, 1, A]."""
+        """What to do at every step of the windows.
+
+        Args:
+            windows: the last K steps of B attempts.
+            experience: [B, L, F] f32, the features of one experience for each; zeros for none.
+            newest: only the last step counts, which is cheaper when acting.
+
+        Returns:
+            logits [B, K, A]; with `newest` [B, 1, A].
+        """
         c = self.config
         sizes = TransformerSizes(c.context, c.width, c.layers, c.heads, c.max_steps, 0.0)
         place = self.param("place", nn.initializers.normal(0.1), (c.experience, c.width))
@@ -104,7 +113,20 @@ def imitate(
     labels: Array,
     mask: Array,
 ) -> tuple[PyTree, PyTree, Array]:
-    """One update towards the actions `labels` [B, K] where `mask` [B, K]; returns the loss as well."""
+    """One update of the policy by imitation (cross-entropy).
+
+    Args:
+        config: sizes and learning rate.
+        params: the parameters.
+        state: that of `optimizer`.
+        windows: the last K steps of B attempts.
+        experience: [B, L, F] f32, beside each.
+        labels: [B, K] i32, the expert's actions.
+        mask: [B, K] bool, the steps that count.
+
+    Returns:
+        parameters, optimiser state, and the loss [] before the update.
+    """
 
     def loss_of(params: PyTree) -> Array:
         logits = ExperiencePolicy(config).apply(params, windows, experience)

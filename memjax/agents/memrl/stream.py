@@ -3,9 +3,8 @@
 For policies that live on a host (language models) the loop is `memjax.llm.run.loop`.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +33,20 @@ class Trace(NamedTuple):
     same_task: Array  # [R, B] bool, it was made for this very task
 
 
-# (found, tasks [B], key) -> Attempt; a pure function of the frozen policy and the environment
-Play = Callable[[Found, Array, Key], Attempt]
-# (found, key) -> found; a control that tampers with what was retrieved
-Tamper = Callable[[Found, Key], Found]
+class Play(Protocol):
+    """The frozen policy in its environment."""
+
+    def __call__(self, found: Found, tasks: Array, key: Key, /) -> Attempt:
+        """One attempt at each of the tasks [B] with what was injected; a pure function."""
+        ...
+
+
+class Tamper(Protocol):
+    """A control of an experiment: it changes what was retrieved before the policy sees it."""
+
+    def __call__(self, found: Found, key: Key, /) -> Found:
+        """What the policy sees, and is credited for, in place of `found`."""
+        ...
 
 
 def learn_stream(
@@ -51,9 +60,20 @@ def learn_stream(
     write: bool = True,
     tamper: Tamper | None = None,
 ) -> tuple[MemoryState, Trace]:
-    """R rounds of B tasks: tasks [R, B] i32, intents [R, B, D]. All tasks of a round see the same memory.
+    """R rounds of B tasks; all tasks of a round see the same memory.
 
-    With `write` False nothing is stored or learned: transfer with the memory frozen.
+    Args:
+        memrl: the functions of the memory; those of `null_memrl` give the frozen policy without a memory.
+        play: the frozen policy in its environment.
+        state: the memory at the beginning.
+        tasks: [R, B] i32, the number of each task.
+        intents: [R, B, D] f32, what each is recalled by.
+        key: a random key.
+        write: False stores and learns nothing: transfer with the memory frozen.
+        tamper: a control that changes what was retrieved.
+
+    Returns:
+        The memory at the end, and what happened.
     """
     step = partial(_round, memrl, play, write, tamper)
     keys = jax.random.split(key, tasks.shape[0])
