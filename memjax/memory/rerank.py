@@ -152,7 +152,7 @@ def check_rerank(options: dict[str, Any]) -> None:
 def _zscore(x: Array, mask: Array) -> Array:
     """z-score over the valid of the last axis; 0 where the spread is at most 1e-9."""
     # Why: measured from the smallest, equal numbers have a deviation of exactly 0 whatever the rounding.
-    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=-1, keepdims=True)
+    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=-1, keepdims=True, initial=jnp.inf)
     x = jnp.where(mask, x - low, 0.0)
     count = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
     x = jnp.where(mask, x - jnp.sum(x, axis=-1, keepdims=True) / count, 0.0)

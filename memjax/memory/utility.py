@@ -82,14 +82,14 @@ def _targets(slots: Array, mask: Array | None, n: int) -> Array:
 def _compose(utility: Array, slots: Array, rewards: Array, step_sizes: Array) -> Array:
     """Each update is a map Q -> keep Q + add; those of one slot are composed by a segmented scan."""
     slots, keep, add = lax.sort((slots, 1.0 - step_sizes, step_sizes * rewards), num_keys=1, is_stable=True)
-    fresh = jnp.append(True, slots[1:] != slots[:-1])
+    fresh = jnp.append(jnp.ones_like(slots[:1], bool), slots[1:] != slots[:-1])  # none of an empty batch
 
     def after(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
         begins = a[0] | b[0]
         return begins, jnp.where(b[0], b[1], a[1] * b[1]), jnp.where(b[0], b[2], a[2] * b[1] + b[2])
 
     _, keep, add = lax.associative_scan(after, (fresh, keep, add))
-    last = jnp.append(slots[1:] != slots[:-1], True)
+    last = jnp.append(fresh[1:], jnp.ones_like(slots[:1], bool))
     slots = jnp.where(last, slots, utility.shape[0])
     old = utility.at[slots].get(mode="clip")
     return utility.at[slots].set(keep * old + add, mode="drop")
@@ -100,6 +100,6 @@ def _later(slots: Array) -> Array:
     b = slots.shape[0]
     position = jnp.arange(b, dtype=jnp.int32)
     ordered, order = lax.sort((slots, position), num_keys=1, is_stable=True)
-    last = jnp.append(ordered[1:] != ordered[:-1], True)
+    last = jnp.append(ordered[1:] != ordered[:-1], jnp.ones_like(slots[:1], bool))
     end = lax.cummin(jnp.where(last, position, b), reverse=True)
     return jnp.zeros(b, jnp.int32).at[order].set(end - position, unique_indices=True)

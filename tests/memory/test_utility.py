@@ -192,3 +192,16 @@ def test_update_passes_over_empty_slots_and_counts_what_is_not_finite():
     np.testing.assert_array_equal(state.utility, [0.5, 0.0, 0.0])
     np.testing.assert_array_equal(state.visits, [1, 0, 0])
     assert int(state.refused) == 1
+
+
+def test_no_pool_no_item_and_no_reward():
+    """Arrays of size zero go through: what is left is masked, or as it was."""
+    for shape in ((0, 5), (2, 0)):
+        nothing = jnp.zeros(shape)
+        ranked = rerank(nothing, nothing, nothing > 0, 3, **PAPER)
+        assert ranked.scores.shape == (shape[0], 3)
+        assert not ranked.mask.any()
+    slots, rewards = jnp.zeros(0, jnp.int32), jnp.zeros(0)
+    for form in FORMS.values():
+        for step_size in (0.5, jnp.zeros(0)):
+            np.testing.assert_array_equal(form(jnp.ones(3), slots, rewards, step_size=step_size), 1.0)
