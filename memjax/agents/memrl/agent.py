@@ -27,6 +27,7 @@ from memjax.agents.memrl.config import MemRLConfig, preset
 from memjax.agents.memrl.entries import Entry
 from memjax.agents.memrl.interface import Found, MemRL
 from memjax.memory import Eviction, Memory, MemoryState, PoolRule, make_memory, null_memory
+from memjax.memory.checks import check_array
 from memjax.memory.interface import presented
 from memjax.memory.utility import turns
 from memjax.types import Array, ConfigError, Key, PyTree
@@ -113,8 +114,7 @@ def compiled(memrl: MemRL) -> MemRL:
 
 def retrieve(memory: Memory, state: MemoryState, intents: Array, *, key: Key | None = None) -> Found:
     """`MemRL.retrieve`."""
-    if intents.ndim != 2 or intents.shape[1] != memory.key_dim:
-        raise ConfigError("intents", f"[B, {memory.key_dim}]", intents.shape)
+    intents = _checked(memory, intents)
     read = memory.retrieve(state, entries.unit_rows(intents), shown=~state.values.quarantined, key=key)
     return Found(
         payload=read.values.payload,
@@ -143,6 +143,9 @@ def credit(
     if (without is None) == (config.credit == "leave_one_out"):
         expected = "rewards [B, k2]" if without is None else "None"
         raise ConfigError("without", f"{expected} with credit '{config.credit}'", type(without).__name__)
+    for field, x, kind in (("rewards", rewards, "of real numbers"), ("mask", mask, "bool")):
+        if x is not None:
+            check_array(field, jnp.asarray(x), kind, found.slots.shape[:1])
     ids, visits = memory.gather(state, found.slots, _id_and_visits)
     here = found.mask & (ids == found.ids)
     here = here if mask is None else here & mask[:, None]
@@ -170,7 +173,10 @@ def insert(
     mask: Array | None = None,
 ) -> tuple[MemoryState, Array]:
     """`MemRL.insert`; `plain` reads the nearest memory, hidden ones included."""
+    intents = _checked(memory, intents)
     batch = intents.shape[0]
+    if batch == 0:
+        return state, jnp.zeros(0, jnp.int32)
     if utility is None:
         won = jnp.ones(batch, bool) if success is None else success
         utility = jnp.where(won, config.initial_success, config.initial_failure)
@@ -210,6 +216,12 @@ def learn(
     state = credit(config, memory, state, found, rewards, mask=scored, without=without)
     built_on = found.ids if built_on is None else built_on
     return insert(config, memory, plain, state, intents, payload, built_on=built_on, **about)
+
+
+def _checked(memory: Memory, intents: Array) -> Array:
+    intents = jnp.asarray(intents)
+    check_array("intents", intents, "of real numbers", ("B", memory.key_dim))
+    return intents
 
 
 def _bucket(state: MemoryState) -> Array:

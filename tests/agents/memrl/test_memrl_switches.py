@@ -1,6 +1,7 @@
 """What the source does not have and MemRL here can: switches, eviction, quarantine, provenance; bad input."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -226,3 +227,43 @@ def test_intents_of_another_width_are_refused():
     memrl = build()
     with pytest.raises(ConfigError, match="intents"):
         memrl.retrieve(memrl.init(), jnp.ones((1, D + 1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (
+            lambda m, s, f: m.retrieve(s, jnp.ones(D)),
+            "intents: expected [B, 4] of real numbers, got (4,) float32",
+        ),
+        (
+            lambda m, s, f: m.insert(s, jnp.ones((1, D + 1)), jnp.zeros(1)),
+            "intents: expected [B, 4] of real numbers",
+        ),
+        (
+            lambda m, s, f: m.credit(s, f, jnp.ones(3)),
+            "rewards: expected (2,) of real numbers, got (3,) float32",
+        ),
+        (
+            lambda m, s, f: m.credit(s, f, jnp.ones(2), mask=jnp.ones(2)),
+            "mask: expected (2,) bool, got (2,) float32",
+        ),
+        (
+            lambda m, s, f: m.learn(s, f, jnp.ones(2), jnp.ones((2, D)), jnp.zeros((2, 3), jnp.int32)),
+            "values.payload: expected (2,) int32, got (2, 3) int32",
+        ),
+    ],
+)
+def test_arrays_of_another_shape_are_refused_by_name(call, line):
+    memrl = make_memrl(preset("paper", "hle", capacity=6), D, jnp.zeros((), jnp.int32))
+    state = memrl.init()
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
+        call(memrl, state, memrl.retrieve(state, jnp.ones((2, D))))
+
+
+def test_a_round_without_tasks_changes_nothing():
+    memrl = build()
+    state = filled(memrl, 3)
+    state, slots = memrl.insert(state, jnp.zeros((0, D)), jnp.zeros(0, jnp.int32))
+    assert slots.shape == (0,)
+    assert int(state.count) == 3
