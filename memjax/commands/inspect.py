@@ -1,14 +1,14 @@
 """`memjax inspect`: what the memories in a checkpoint hold, read without the program that wrote it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.memory import MemoryState
-from memjax.memory.telemetry import AGE_QUANTILES, describe
+from memjax.memory import MemoryState, describe
+from memjax.memory.state import num_bytes
+from memjax.memory.telemetry import AGE_QUANTILES
 from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.types import ConfigError
@@ -16,17 +16,19 @@ from memjax.types import ConfigError
 BINS = 8  # of the utility histogram
 BAR = 30  # characters of its longest bar
 
-_COUNTERS = ("clock", "count", "refused")
-_SLOTS = ("keys", "utility", "visits", "group", "written", "read", "valid")
+_FIELDS = ("keys", "utility", "visits", "group", "written", "read", "valid", "clock", "count", "refused")
 
 
-@dataclass(frozen=True)
-class StoredMemory:
-    """One memory of a checkpoint, on the host: R seeds of N slots; without seeds R is 1."""
+class StoredMemory(NamedTuple):
+    """One memory of a checkpoint, of one seed or of several."""
 
     name: str
-    fields: Mapping[str, np.ndarray]  # by the names of `MemoryState`: [R, N, ...] or [R]
-    num_bytes: int  # values included
+    state: MemoryState  # on the host; its values are all leaves that `describe` does not read
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole state."""
+        return num_bytes(self.state)
 
 
 def run(workdir: Path, *, digest: bool = False) -> int:
@@ -65,37 +67,33 @@ def latest_digest(workdir: Path) -> tuple[int, str]:
 def find_memories(leaves: Mapping[str, Any]) -> list[StoredMemory]:
     """Every memory among the leaves of a state, by the fields of `memjax.memory.MemoryState`."""
     roots = [path.removesuffix(".utility") for path in leaves if path.endswith(".utility")]
-    roots = [root for root in roots if all(f"{root}.{field}" in leaves for field in (*_SLOTS, *_COUNTERS))]
+    roots = [root for root in roots if all(f"{root}.{field}" in leaves for field in _FIELDS)]
     return [_memory(root, leaves) for root in roots]
 
 
 def describe_memory(memory: StoredMemory) -> str:
-    """A page of text about one memory, all its seeds together."""
-    fields = memory.fields
-    valid, keys = fields["valid"], fields["keys"]
-    seeds, capacity = valid.shape
-    many = f"{seeds} seeds x " if seeds > 1 else ""
-    head = f"{many}{capacity:,} slots, keys [{keys.shape[-1]}] {keys.dtype}, {_bytes(memory.num_bytes)}"
-    report = {name: np.asarray(value) for name, value in describe(_as_one(fields), bins=BINS).items()}
-    fill, refused = valid.mean(axis=1), int(fields["refused"].sum())
+    """A page of text about one memory, all its seeds together: `memjax.memory.describe` in words."""
+    state = memory.state
+    report = {name: np.asarray(value) for name, value in describe(state, bins=BINS).items()}
+    seeds = state.valid.shape[0] if state.valid.ndim > 1 else 1
+    many, keys = f"{seeds} seeds x " if seeds > 1 else "", f"keys [{state.keys.shape[-1]}] {state.keys.dtype}"
+    each = _each(np.mean(state.valid, axis=-1)) if seeds > 1 else ""
+    refused = f", {int(report['refused']):,} refused" if report["refused"] else ""
     lines = [
-        f"memory {memory.name}: {head}",
-        _line("filled", f"{int(report['size']):,} slots, {_share(report['fill'])}{_each(fill)}"),
-        _line(
-            "offered", f"{int(fields['count'].sum()):,} items{f', {refused:,} refused' if refused else ''}"
-        ),
+        f"memory {memory.name}: {many}{state.capacity:,} slots, {keys}, {_bytes(memory.num_bytes)}",
+        _line("filled", f"{int(report['size']):,} slots, {_share(report['fill'])}{each}"),
+        _line("offered", f"{int(report['offered']):,} items{refused}"),
     ]
-    if not valid.any():
+    if not report["size"]:
         return "\n".join(lines)
-    groups = sum(len(np.unique(g[v])) for g, v in zip(fields["group"], valid, strict=True))
     median, oldest = report["age"][[AGE_QUANTILES.index(0.5), AGE_QUANTILES.index(1.0)]]
-    most, spread = fields["visits"][valid].max(), fields["utility"][valid].std()
+    spread = f"mean {report['utility_mean']:.4g}, standard deviation {report['utility_std']:.4g}"
     lines += [
-        _line("groups", f"{groups:,}"),
+        _line("groups", f"{int(report['groups']):,}"),
         _line("age", f"median {median:,.0f}, oldest {oldest:,.0f} events since the write"),
         _line("never read", _share(report["never_read"])),
-        _line("visits", f"mean {report['visits_mean']:.4g}, most {most:,}"),
-        _line("utility", f"mean {report['utility_mean']:.4g}, standard deviation {spread:.4g}"),
+        _line("visits", f"median {report['visits_median']:,.0f}, most {int(report['visits_max']):,}"),
+        _line("utility", spread),
     ]
     return "\n".join([*lines, *bars(report["utility_histogram"], *report["utility_range"])])
 
@@ -111,21 +109,13 @@ def bars(counts: np.ndarray, low: float, high: float) -> list[str]:
     ]
 
 
-def _as_one(fields: Mapping[str, np.ndarray]) -> MemoryState:
-    """The slots of all seeds as those of one memory, for `describe`; each keeps the clock of its seed."""
-    slots = {name: fields[name].reshape(-1, *fields[name].shape[2:]) for name in _SLOTS}
-    clock = np.repeat(fields["clock"], fields["valid"].shape[1])
-    counters = {name: fields[name].sum() for name in ("count", "refused")}
-    unused = dict(scale=None, values=(), cursor=np.int32(0), seed=np.uint32(0), index=())
-    return MemoryState(**slots, **counters, **unused, clock=clock)  # type: ignore[arg-type]
-
-
 def _memory(root: str, leaves: Mapping[str, Any]) -> StoredMemory:
-    fields = {field: np.asarray(leaves[f"{root}.{field}"]) for field in (*_SLOTS, *_COUNTERS)}
-    if fields["valid"].ndim == 1:
-        fields = {field: array[None] for field, array in fields.items()}
-    inside = [leaf for path, leaf in leaves.items() if path.startswith(f"{root}.")]
-    return StoredMemory(root.lstrip(".") or "state", fields, sum(np.asarray(leaf).nbytes for leaf in inside))
+    below = {
+        path.removeprefix(f"{root}."): leaf for path, leaf in leaves.items() if path.startswith(f"{root}.")
+    }
+    fields: dict[str, Any] = {name: np.asarray(below.pop(name)) for name in _FIELDS}
+    rest: Any = dict(scale=None, values=below, cursor=(), seed=(), index=())
+    return StoredMemory(root.lstrip(".") or "state", MemoryState(**fields, **rest))
 
 
 def _line(label: str, text: str) -> str:
@@ -137,7 +127,7 @@ def _share(value: float | np.ndarray) -> str:
 
 
 def _each(shares: np.ndarray) -> str:
-    return f" (by seed: {', '.join(_share(s) for s in shares)})" if len(shares) > 1 else ""
+    return f" (by seed: {', '.join(_share(s) for s in shares)})"
 
 
 def _bytes(count: float) -> str:
