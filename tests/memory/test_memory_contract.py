@@ -463,3 +463,11 @@ def test_a_bonus_and_a_rule_on_the_pool():
         )
         state = replace(state, visits=jnp.array([20, 0, 1]))
         assert int(memory.retrieve(state, asked).values[0, 0]) == first
+
+
+@every_memory
+def test_no_queries_find_nothing(name):
+    found = compiled(name).retrieve(full(name), jnp.zeros((0, D)))
+    assert found.scores.shape == found.slots.shape == found.mask.shape == (0, K)
+    assert found.pool.shape == (0,)
+    assert found.values["image"].shape == (0, K, 2, 2)
