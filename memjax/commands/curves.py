@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from memjax.types import ConfigError
+
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
@@ -88,9 +90,17 @@ def draw(runs: Sequence[Run], panels: Sequence[Panel], out: Path) -> None:
         axis.axis("off")
     figure.suptitle(_title(runs), fontsize=13, parse_math=False)
     figure.tight_layout()
+    save_figure(figure, out)
+    pyplot.close(figure)
+
+
+def save_figure(figure: Any, out: Path) -> None:
+    """Writes a picture; its folder is made. Raises ConfigError for an ending that is no picture's."""
+    known = figure.canvas.get_supported_filetypes()
+    if out.suffix.lower().removeprefix(".") not in known:
+        raise ConfigError("--out", "a file that ends with .png, .pdf or .svg", f"'{out}'")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
-    pyplot.close(figure)
 
 
 def _draw_panel(axis: Any, panel: Panel, runs: Sequence[Run]) -> None:

@@ -1,13 +1,14 @@
 """`memjax report`: one picture and one table out of the metrics of one or several runs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from memjax.commands.curves import PANELS, Run, draw, shown
 from memjax.runs.metrics import METRICS_FILE, read_metrics
+from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.types import ConfigError
 
 SUMMARY = (
@@ -81,12 +82,27 @@ def load_run(workdir: Path, all_workdirs: Sequence[Path] = ()) -> Run:
     rows = read_metrics(path) if path.is_file() else []
     if not rows:
         raise ConfigError("workdir", f"a directory with lines in its {METRICS_FILE}", f"'{workdir}'")
-    file = workdir / "config.json"
-    config = json.loads(file.read_bytes()) if file.is_file() else {"experiment": workdir.name}
+    _check_rows(rows, path)
+    file = workdir / CONFIG_FILE
+    config = read_json(file) if file.is_file() else {"experiment": workdir.name}
+    if not isinstance(config.get("experiment"), str):
+        raise ConfigError(f"{file}: experiment", "a name", repr(config.get("experiment")))
     steps = "updates" if "data" in config else "environment steps"
     same_name = [other for other in all_workdirs if other.resolve().name == workdir.resolve().name]
     name = str(workdir) if len(same_name) > 1 else workdir.resolve().name
     return Run(name, config["experiment"], rows, steps)
+
+
+def _check_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Raises ConfigError unless each metric is a number, or a list of as many numbers in every line."""
+    seeds: dict[str, int] = {}
+    for row in rows:
+        for name, value in row.items():
+            values = value if isinstance(value, list) else [value]
+            is_number = all(each is None or isinstance(each, int | float) for each in values)
+            if not values or not is_number or seeds.setdefault(name, len(values)) != len(values):
+                expected = "a number, or as many numbers as in the lines before"
+                raise ConfigError(f"{path}, step {row['step']}: {name}", expected, repr(value))
 
 
 def summary(runs: Sequence[Run]) -> str:

@@ -2,11 +2,11 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memjax.commands.curves import COLOURS, draw_legend
+from memjax.commands.curves import COLOURS, draw_legend, save_figure
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
@@ -45,6 +45,14 @@ def load_curve(workdir: Path) -> Curve:
     rows = read_metrics(workdir / METRICS_FILE)
     if not rows:
         raise ConfigError("workdir", f"a run with a line in its {METRICS_FILE}", f"'{workdir}'")
+    try:
+        return _curve(workdir, run, rows)
+    except (KeyError, TypeError, ValueError) as error:
+        expected = f"{CONFIG_FILE} and {METRICS_FILE} as `memjax remember` writes them"
+        raise ConfigError("workdir", expected, f"{type(error).__name__}: {error} in '{workdir}'") from error
+
+
+def _curve(workdir: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Curve:
     language = run["language"]
     buckets = language["memory"]["unit"] == "buckets" and language["mode"] in ("memrl", "memp", "rag")
     transfer = [row["transfer_success_rate"] for row in rows if "transfer_success_rate" in row]
@@ -136,6 +144,5 @@ def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
     draw_legend(axes[1], {line: label for label, line in lines.items()})
     what = dict.fromkeys(f"{c.benchmark}, {c.played} tasks, {c.model}" for c in curves)
     figure.suptitle("; ".join(what), fontsize=11, parse_math=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    save_figure(figure, out)
     pyplot.close(figure)

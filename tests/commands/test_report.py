@@ -89,3 +89,42 @@ def test_a_folder_of_any_name_is_in_the_legend_as_it_is(tmp_path, monkeypatch, n
     assert report([run_dir(tmp_path / "plain"), other], tmp_path / "out.png").stat().st_size > 5_000
     assert {text.get_text() for text in shown} >= {"plain", name}
     assert not any(text.get_parse_math() for text in shown)
+
+
+GOOD = '{"step": 1, "train/return": [1.0, null]}\n'
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "", "JSON as this command writes it"),
+        ("config.json", "[]", "a JSON object"),
+        ("config.json", "{}", "config.json: experiment: expected a name, got None"),
+        ("config.json", '{"experiment": ["a"]}', "experiment: expected a name"),
+        ("config.json", "[" * 50_000, "JSON as this command writes it"),
+        (
+            "metrics.jsonl",
+            GOOD + '{"step": 2, "train/return": [1.0, "2"]}\n',
+            "step 2: train/return: expected",
+        ),
+        ("metrics.jsonl", GOOD + '{"step": 2, "train/return": [1.0]}\n', "as many numbers as in the lines"),
+        ("metrics.jsonl", '{"step": 1, "train/return": []}\n', "a number, or as many"),
+        (
+            "metrics.jsonl",
+            '{"step": 1, "train/return": {"a": 1}}\n',
+            "step 1: train/return: expected a number",
+        ),
+    ],
+)
+def test_damaged_files_of_a_run_are_a_mistake_of_one_line(tmp_path, file, text, message):
+    (tmp_path / "metrics.jsonl").write_text(GOOD)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        report([tmp_path])
+    assert not (tmp_path / "report.png").exists()
+
+
+@pytest.mark.parametrize("name", ["x", "x.nope", "x.png.txt"])
+def test_a_picture_has_the_ending_of_one(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"--out: expected a file that ends with .png"):
+        report([run_dir(tmp_path / "a")], tmp_path / name)
