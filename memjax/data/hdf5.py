@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,14 @@ _LOOKS = (  # first bytes, and what a file that begins so is
     (b"\x93NUMPY", "a NumPy array"),
     (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself"),
 )
+
+
+class Numbers(NamedTuple):
+    """The integers of a Discrete space; they are read as 0 to count - 1."""
+
+    start: int = 0  # the lowest one as it is stored
+    count: int = LARGEST_ACTION + 1
+    what: str = "actions"  # for messages
 
 
 def import_h5py() -> Any:
@@ -127,20 +135,35 @@ def member(group: "h5py.File | h5py.Group", name: str) -> Any:
     return group[name]
 
 
+def column(group: "h5py.File | h5py.Group", name: str, *, kinds: str) -> "h5py.Dataset":
+    """A dataset of one number a step: [S], or [S, 1] as D4RL's own loader takes it. Raises ConfigError."""
+    found = dataset(group, name, kinds=kinds, ndim=(1, 2))
+    if len(found.shape) == 2 and found.shape[1] != 1:
+        raise ConfigError(where(group, name), "one number a step, [S] or [S, 1]", f"shape {found.shape}")
+    return found
+
+
 def has(group: "h5py.File | h5py.Group", name: str) -> bool:
     """Whether there is something, a link perhaps, under a name."""
     return group.get(name, getlink=True) is not None
 
 
-def read_into(source: "h5py.Dataset", out: np.ndarray) -> None:
-    """Copies all rows of `source` into `out` of as many rows, converted to its type.
+def read_into(source: "h5py.Dataset", out: np.ndarray, *, numbers: Numbers | None = None) -> None:
+    """Copies all rows of a dataset, converted to the type of `out`.
 
-    Raises ConfigError for a number that is not finite, or for an integer that is no action.
+    Args:
+        source: S rows.
+        out: as many rows and numbers; a column [S, 1] may be read into [S].
+        numbers: where `out` has integers, which there are; None: any action from 0.
+
+    Raises:
+        ConfigError: a float is not finite, or an integer is none of `numbers`.
     """
-    rows = _rows_per_block(source)
+    numbers = Numbers() if numbers is None else numbers
+    rows, out = _rows_per_block(source), out.reshape(source.shape)
     for first in range(0, len(source), rows):
         target = out[first : first + rows]
-        _read_block(source, first, target)
+        _read_block(source, first, target, numbers)
         if target.dtype.kind == "f" and not np.isfinite(target).all():
             bad = tuple(np.argwhere(~np.isfinite(target))[0])
             raise ConfigError(where(source), "finite floats", f"{target[bad]} in row {first + bad[0]:,}")
@@ -149,10 +172,10 @@ def read_into(source: "h5py.Dataset", out: np.ndarray) -> None:
 def read_flags(source: "h5py.Dataset") -> np.ndarray:
     """[S] bool from booleans, or from numbers that are 0 or 1. Raises ConfigError for any other."""
     if source.dtype == bool:
-        flags = np.empty(source.shape, bool)
+        flags = np.empty(len(source), bool)
         read_into(source, flags)
         return flags
-    numbers = np.empty(source.shape, np.float32)
+    numbers = np.empty(len(source), np.float32)
     read_into(source, numbers)
     odd = numbers[~np.isin(numbers, (0, 1))]
     if len(odd):
@@ -167,7 +190,7 @@ def _dtype(field: str, found: "h5py.Dataset") -> np.dtype:
         raise ConfigError(field, "a type that NumPy has", _first_line(error)) from error
 
 
-def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray) -> None:
+def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray, numbers: Numbers) -> None:
     direct = source.dtype == target.dtype and target.dtype.kind != "i"
     block = target if direct else np.empty(target.shape, source.dtype)
     space, h5s = source.id.get_space(), import_h5py().h5s
@@ -179,9 +202,14 @@ def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray) -> None:
         raise ConfigError(where(source), "intact data", f"{_first_line(error)} (row {first:,})") from error
     if direct:
         return
-    low, high = (block.min(), block.max()) if target.dtype.kind == "i" else (0, 0)
-    if low < 0 or high > LARGEST_ACTION:
-        raise ConfigError(where(source), f"actions in [0, {LARGEST_ACTION:,}]", f"{low} .. {high}")
+    if target.dtype.kind == "i":
+        low, high = int(block.min()), int(block.max())
+        last = numbers.start + numbers.count - 1
+        if low < numbers.start or high > last:
+            expected = f"{numbers.what} in [{numbers.start:,}, {last:,}]"
+            raise ConfigError(where(source), expected, f"{low} .. {high}")
+        np.copyto(target, block.astype(np.int64) - numbers.start, casting="unsafe")
+        return
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and refused as that
         np.copyto(target, block, casting="unsafe")
 

@@ -58,6 +58,64 @@ def test_dictionaries_become_vectors_in_alphabetical_order(tmp_path):
     np.testing.assert_array_equal(read_minari(folder).observations, data.observations[:, [1, 0, 2]])
 
 
+def test_a_tuple_keeps_its_order_at_every_depth(tmp_path):
+    """Twenty parts, of which the third is a tuple of eleven."""
+    inner = {f"_index_{i}": lambda x, i=i: x[:, :1] * 0 + 100 + i for i in range(11)}
+    outer = {f"_index_{i}": lambda x, i=i: x[:, :1] * 0 + i for i in range(20)} | {"_index_2": inner}
+    folder = write_minari(tmp_path / "set", episodes_of([4, 3]), observe=lambda x: filled(outer, x))
+    expected = [0, 1, *range(100, 111), *range(3, 20)]
+    assert read_minari(folder).observations.tolist() == [expected] * 7
+
+
+def filled(tree, rows):
+    return {k: filled(v, rows) if isinstance(v, dict) else v(rows) for k, v in tree.items()}
+
+
+SPACES = {
+    "observation_space": {
+        "type": "Dict",
+        "subspaces": {
+            "where": {"type": "Discrete", "n": 3, "start": -1},
+            "what": {
+                "type": "Tuple",
+                "subspaces": [{"type": "Box", "shape": []}, {"type": "Discrete", "n": 2}],
+            },
+        },
+    },
+    "action_space": {"type": "Discrete", "n": 5, "start": 7},
+}
+
+
+@pytest.mark.parametrize("column", [False, True], ids=["flat", "columns"])
+def test_discrete_spaces_count_from_zero_and_states_are_one_hot(tmp_path, column):
+    data = episodes_of([4, 3], discrete=True)
+    shape = (-1, 1) if column else (-1,)
+
+    def observe(rows):
+        number = np.arange(len(rows))
+        parts = {"_index_0": rows[:, 0] * 2, "_index_1": (number % 2).reshape(shape)}
+        return {"what": parts, "where": (number % 3 - 1).reshape(shape).astype(np.int8)}
+
+    stored = data._replace(actions=(data.actions + 7).astype(np.uint8).reshape(shape))
+    metadata = {name: json.dumps(space) for name, space in SPACES.items()}
+    found = load(write_minari(tmp_path / "set", stored, observe=observe, metadata=metadata))
+    np.testing.assert_array_equal(found.actions, data.actions)
+    number = np.concatenate([np.arange(4), np.arange(3)])
+    np.testing.assert_array_equal(found.observations[:, 0], data.observations[:, 0] * 2)
+    np.testing.assert_array_equal(found.observations[:, 1:3], np.eye(2)[number % 2])
+    np.testing.assert_array_equal(found.observations[:, 3:], np.eye(3)[number % 3])
+
+
+def test_metadata_that_change_make_another_entry_of_the_cache(tmp_path):
+    data = episodes_of([4], discrete=True)._replace(actions=np.array([1, 2, 3, 1], np.int32))
+    folder = write_minari(tmp_path / "set", data)
+    for start, actions in ((None, [1, 2, 3, 1]), (1, [0, 1, 2, 0]), (0, [1, 2, 3, 1])):
+        if start is not None:
+            space = json.dumps({"type": "Discrete", "n": 4, "start": start})
+            (folder / "data" / "metadata.json").write_text(json.dumps({"action_space": space}))
+        assert load(folder, cache=tmp_path / "cache").actions.tolist() == actions
+
+
 def test_matrices_become_vectors(tmp_path):
     folder = write_minari(tmp_path / "set", episodes_of([4]), observe=lambda x: np.stack([x, x], axis=1))
     assert read_minari(folder).observations.shape == (4, 6)
