@@ -64,7 +64,7 @@ def by_size(setting: str, seed: int, episodes: int) -> list[tuple[Any, ...]]:
     policy, rows = program.agent.policies[0], []
     for which in DRAWS:
         for size in SIZES:
-            bank = OtherBank(program.config.data.experts, size, which, swap=True)  # type: ignore[union-attr]
+            bank = OtherBank(program.data.experts, size, which, swap=True)
             found = program.evaluate(with_bank(program, state, bank), episodes, (policy,))
             rows.append((setting, seed, which, size, round(float(found[f"eval/{policy}/score"][0]), 3)))
             print(*rows[-1], flush=True)
@@ -105,60 +105,8 @@ def open_run(workdir: Path) -> tuple[Offline, OfflineState] | None:
     if restored is None or restored.step < program.config.run.total_steps:
         print(f"{workdir}: not finished")
         return None
-    return program, restored.state  # type: ignore[return-value]
-
-
-def draw(sizes: list[tuple[Any, ...]], online: list[tuple[Any, ...]], path: Path) -> None:
-    """Score against bank size, and against rounds of credit; mean and range over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    kinds = [f"{setting}, draw {which}" for setting, _, which, _, _ in sizes]
-    for kind in dict.fromkeys(kinds):
-        _line(axes[0], [(r[3], r[4]) for r, k in zip(sizes, kinds, strict=True) if k == kind], kind)
-    axes[0].set(xlabel="expert trajectories in the bank", ylabel="D4RL score", xscale="symlog")
-    axes[0].set_xticks([0, *SIZES], [str(size) for size in (0, *SIZES)])
-    kinds = [f"{setting}, credit by {credit}" for setting, _, credit, _, _ in online]
-    for kind in dict.fromkeys(kinds):
-        _line(axes[1], [(r[3], r[4]) for r, k in zip(online, kinds, strict=True) if k == kind], kind)
-    axes[1].set(xlabel="round of episodes", ylabel="D4RL score")
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def _line(axis: Any, points: list[tuple[float, float]], label: str) -> None:
-    places = sorted({x for x, _ in points})
-    values = [[y for x, y in points if x == place] for place in places]
-    (line,) = axis.plot(places, [np.mean(v) for v in values], marker="o", label=label.replace("+", ", "))
-    axis.fill_between(
-        places, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.15
-    )
-
-
-def _read(path: Path) -> list[tuple[Any, ...]]:
-    """Rows as they were written, numbers as such; none where there is no file."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    return [(a, int(b), int(c) if c.isdecimal() else c, int(d), float(score)) for a, b, c, d, score in rows]
-
-
-def _write(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    main()
+    state: Any = restored.state
+    return program, state
 
 
 def learn_online(
@@ -217,3 +165,56 @@ def _padded(steps: list[np.ndarray], longest: int) -> np.ndarray:
     found = np.stack(steps, axis=1)
     missing = max(0, longest - found.shape[1])
     return np.pad(found, ((0, 0), (0, missing), (0, 0)))
+
+
+def draw(sizes: list[tuple[Any, ...]], online: list[tuple[Any, ...]], path: Path) -> None:
+    """Score against bank size, and against rounds of credit; mean and range over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    kinds = [f"{setting}, draw {which}" for setting, _, which, _, _ in sizes]
+    for kind in dict.fromkeys(kinds):
+        _line(axes[0], [(r[3], r[4]) for r, k in zip(sizes, kinds, strict=True) if k == kind], kind)
+    axes[0].set(xlabel="expert trajectories in the bank", ylabel="D4RL score", xscale="symlog")
+    axes[0].set_xticks([0, *SIZES], [str(size) for size in (0, *SIZES)])
+    kinds = [f"{setting}, credit by {credit}" for setting, _, credit, _, _ in online]
+    for kind in dict.fromkeys(kinds):
+        _line(axes[1], [(r[3], r[4]) for r, k in zip(online, kinds, strict=True) if k == kind], kind)
+    axes[1].set(xlabel="round of episodes", ylabel="D4RL score")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _line(axis: Any, points: list[tuple[float, float]], label: str) -> None:
+    places = sorted({x for x, _ in points})
+    values = [[y for x, y in points if x == place] for place in places]
+    (line,) = axis.plot(places, [np.mean(v) for v in values], marker="o", label=label.replace("+", ", "))
+    axis.fill_between(
+        places, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.15
+    )
+
+
+def _read(path: Path) -> list[tuple[Any, ...]]:
+    """Rows as they were written, numbers as such; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(a, int(b), int(c) if c.isdecimal() else c, int(d), float(score)) for a, b, c, d, score in rows]
+
+
+def _write(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

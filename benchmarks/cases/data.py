@@ -19,8 +19,8 @@ from benchmarks.harness import Figure, Options, case, compared, progress, time_i
 from memjax.data.collect import Quotas, collect
 from memjax.data.d4rl import read_d4rl
 from memjax.data.network import Network
-from memjax.data.policies import Policy
-from memjax.data.streaming import Stream
+from memjax.data.policies import BehaviourPolicy
+from memjax.data.streaming import WindowStream
 from memjax.data.trajectories import Trajectories, normalisation
 from memjax.data.windows import sample, to_device
 from memjax.data.writer import Episode, Writer
@@ -60,7 +60,7 @@ def data_windows(options: Options) -> list[Figure]:
     on_device, key = to_device(data, mean, std, 1000.0), jax.random.key(options.seed)
     step = _training_step(key)
     windows = sample(on_device, key, BATCH, CONTEXT)
-    with Stream(data, mean, std, 1000.0, key, BATCH, CONTEXT) as stream:
+    with WindowStream(data, mean, std, 1000.0, key, BATCH, CONTEXT) as stream:
         thunks = [lambda: step(windows), lambda: sample(on_device, key, BATCH, CONTEXT), lambda: next(stream)]
         times = time_in_turns(thunks, rounds=9, seconds=0.2)
     setting = f"{len(data.rewards):,} steps, batch {BATCH}, K = {CONTEXT}"
@@ -220,7 +220,7 @@ def _recorded(send: Callable[[np.ndarray], None], actions: list[np.ndarray]) -> 
     return record
 
 
-def _policy(spec: Any, seed: int) -> Policy:
+def _policy(spec: Any, seed: int) -> BehaviourPolicy:
     """A network of two hidden layers of 64 and a normaliser, as those of the usual policies."""
     rng = np.random.default_rng(seed)
     widths: Sequence[int] = (spec.observation_shape[0], 64, 64, spec.action.size)
@@ -236,4 +236,6 @@ def _policy(spec: Any, seed: int) -> Policy:
         np.ones(widths[0], np.float32),
         False,
     )
-    return Policy("made up", "", lambda _: lambda timestep, rows, rng: network.act(timestep.observation, rng))
+    return BehaviourPolicy(
+        "made up", "", lambda _: lambda timestep, rows, rng: network.act(timestep.observation, rng)
+    )

@@ -21,11 +21,11 @@ from benchmarks.harness import (
     time_in_turns,
     times_faster,
 )
-from memjax.agents.offline.shared import Prior, Triplets
+from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.agents.reframe.agent import make_reframe
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.config import (
-    BankConfig,
+    ExpertBankConfig,
     OptimizerConfig,
     ReadConfig,
     ReframeConfig,
@@ -143,7 +143,7 @@ def _agent(memory: str, options: Options) -> Agent:
         jnp.asarray(experts.actions),
         jnp.asarray(np.repeat(np.arange(len(experts.starts) - 1), np.diff(experts.starts)), jnp.int32),
     )
-    return make_reframe(_config(memory, options), SPEC, Prior(mean, std, triplets))
+    return make_reframe(_config(memory, options), SPEC, DataSummary(mean, std, triplets))
 
 
 def _config(memory: Any, options: Options) -> ReframeConfig:
@@ -160,7 +160,7 @@ def _config(memory: Any, options: Options) -> ReframeConfig:
         autoencoder=AutoencoderConfig(
             64, 64, 10 if options.quick else 1000, 1024, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0
         ),
-        bank=BankConfig(trajectories, trajectories * LENGTH, "latents"),
+        bank=ExpertBankConfig(trajectories, trajectories * LENGTH, "latents"),
         read=ReadConfig("hidden", "dot", 16, "late", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
     )
 

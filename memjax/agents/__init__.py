@@ -71,7 +71,7 @@ def register_agent(
         fields or properties must include `rollout_steps` (T, environment steps per update and environment),
         and for "windows", where `rollout_steps` is 1, also `batch`, `context` and `return_scale`.
       make: builds the agent; `make(section, spec, num_envs)` for "rollouts", `make(section, spec, summary)`
-        for "windows", with a `memjax.agents.offline.shared` summary of the recorded data.
+        for "windows", with a `DataSummary` (`memjax.agents.offline.shared`).
       learns_from: "rollouts" of the environment, or "windows" of recorded episodes; the latter needs a
         `data` section in its config.
 

@@ -18,7 +18,7 @@ from memjax import __version__
 from memjax.commands.named_policies import load_policy
 from memjax.data.collect import UNKNOWN_LENGTH, Quotas, collect
 from memjax.data.hdf5 import shown
-from memjax.data.policies import Policy
+from memjax.data.policies import BehaviourPolicy
 from memjax.data.writer import Writer
 from memjax.envs import backend_of, make_host_env, spec_of
 from memjax.runs.imports import import_all
@@ -137,7 +137,7 @@ def _pools(request: Request, stack: ExitStack) -> list[Any]:
     return pools
 
 
-def _summary(policy: Policy, tally: Any) -> dict[str, Any]:
+def _summary(policy: BehaviourPolicy, tally: Any) -> dict[str, Any]:
     return {
         "policy": policy.name,
         "sha256": policy.digest,

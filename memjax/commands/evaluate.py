@@ -12,8 +12,9 @@ from memjax.agents.offline.shared import Triplets
 from memjax.memory import MemoryState
 from memjax.runs.imports import import_for_run
 from memjax.runs.metrics import mean
-from memjax.training.offline import Offline, OfflineState, bank_hashes
+from memjax.training.offline import Offline, OfflineState
 from memjax.training.recorded import read_bank
+from memjax.training.seals import bank_seals
 from memjax.types import ConfigError
 
 
@@ -116,18 +117,24 @@ def with_bank(program: Offline, state: OfflineState, bank: OtherBank) -> Offline
         raise ConfigError("--bank", "a run of an agent that retrieves from a bank", program.config.agent_name)
     seeds = [_of_seed(state, seed, bank, program) for seed in range(program.config.num_seeds)]
     agent = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
-    return state.replace(agent=agent, bank=jnp.asarray(bank_hashes(agent)))
+    return state.replace(agent=agent, bank=jnp.asarray(bank_seals(agent)))
 
 
 def same_steps(bank: MemoryState, triplets: Triplets) -> bool:
-    """Whether a bank holds the actions of these steps, in any order, and nothing else."""
-    # Why actions: every bank has them, and they are stored as they were recorded.
-    stored = _sorted(np.asarray(bank.values["action"])[np.asarray(bank.valid)])
-    return np.array_equal(stored, _sorted(np.asarray(triplets.actions)))
+    """Whether a bank holds these very steps, in any order, and nothing else."""
+    # Why the keys: a bank that is searched by observations stores them nowhere else.
+    values = {"observation": bank.keys, **bank.values}
+    fields = {"observation": triplets.observations, "action": triplets.actions}
+    if "returns_to_go" in values:
+        fields["returns_to_go"] = triplets.returns_to_go
+    valid = np.asarray(bank.valid)
+    stored = _sorted([np.asarray(values[name])[valid] for name in fields])
+    return np.array_equal(stored, _sorted([np.asarray(x) for x in fields.values()]))
 
 
-def _sorted(actions: np.ndarray) -> np.ndarray:
-    rows = actions.reshape(len(actions), -1)
+def _sorted(columns: list[np.ndarray]) -> np.ndarray:
+    """The rows of some arrays of N rows side by side [N, ...], in a fixed order."""
+    rows = np.concatenate([x.reshape(len(x), -1).astype(np.float64) for x in columns], axis=1)
     return rows[np.lexsort(rows.T)]
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from memjax.data.hdf5 import shown
-from memjax.data.policies import Act, Policy, network_policy, random_policy
+from memjax.data.policies import Act, BehaviourPolicy, network_policy, random_policy
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.digest import digest
 from memjax.runs.imports import import_for_run
@@ -22,7 +22,7 @@ from memjax.types import Action, Agent, ConfigError, EnvSpec, TimeStep
 MEAN_POLICY = "greedy"  # what agents call acting without noise
 
 
-def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
+def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> BehaviourPolicy:
     """The policy that a user names.
 
     Args:
@@ -40,7 +40,7 @@ def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> Policy:
     return network_policy(name, spec, mean=mean)
 
 
-def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
+def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> BehaviourPolicy:
     """The agent of a run's newest checkpoint, of its first seed."""
     import_for_run(workdir, ())
     field, config = shown(workdir), load_workdir_config(workdir)
@@ -62,7 +62,7 @@ def _agent_policy(workdir: Path, spec: EnvSpec, *, mean: bool) -> Policy:
         raise ConfigError(f"{field}: --mean", f"a policy named {MEAN_POLICY}", ", ".join(agent.policies))
     view = acting_view(agent, restored.state)
     choose = partial(jax.jit(partial(agent.act, policy=chosen)), view)
-    return Policy(field, digest(view), partial(_start_agent, agent, choose), every_step=True)
+    return BehaviourPolicy(field, digest(view), partial(_start_agent, agent, choose), every_step=True)
 
 
 def _start_agent(agent: Agent, choose: Callable[..., Action], batch: int) -> Act:

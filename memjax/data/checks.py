@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memjax.data.scores import family
+from memjax.data.tasks import same_task
 from memjax.data.trajectories import Trajectories, take
 from memjax.types import ConfigError, Discrete, EnvSpec
 
@@ -57,7 +57,7 @@ def choose(trajectories: Trajectories, count: int, *, seed: int) -> np.ndarray:
 def _check_env_id(trajectories: Trajectories, wanted: str) -> None:
     """Names of versions and of packages may differ; a task of another name is another task."""
     known = trajectories.env_id
-    if known and wanted and family(known) != family(wanted):
+    if not same_task(known, wanted):
         raise ConfigError(f"{trajectories.source}: environment", f"that of {wanted}", known)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from memjax.data.policies import Policy
+from memjax.data.policies import BehaviourPolicy
 from memjax.data.writer import Episode
 from memjax.types import Box, EnvSpec, TimeStep
 
@@ -41,7 +41,7 @@ class Pool(Protocol):
 
 
 @dataclass
-class Tally:
+class Collected:
     """What one policy has given."""
 
     steps: int
@@ -54,7 +54,7 @@ class Quotas:
     def __init__(self, amounts: Sequence[int], *, in_steps: bool, longest: int):
         """`longest`: what an episode is taken to last before one has ended."""
         self.amounts, self.in_steps, self.longest = list(amounts), in_steps, longest
-        self.tallies = [Tally(0, []) for _ in amounts]
+        self.tallies = [Collected(0, []) for _ in amounts]
         self.running = [0] * len(amounts)
 
     @property
@@ -94,10 +94,12 @@ class Quotas:
         return steps / episodes if episodes else self.longest
 
 
-class Lane:
+class EpisodeRecorder:
     """One pool, the policies that act in it, and the episodes it is in."""
 
-    def __init__(self, pool: Pool, policies: Sequence[Policy], quotas: Quotas, rng: np.random.Generator):
+    def __init__(
+        self, pool: Pool, policies: Sequence[BehaviourPolicy], quotas: Quotas, rng: np.random.Generator
+    ):
         spec, batch = pool.spec, pool.num_envs
         self.pool, self.quotas, self.rng = pool, quotas, rng
         self.acts = [policy.start(batch) for policy in policies]
@@ -185,7 +187,7 @@ class Lane:
 
 def collect(
     pools: Sequence[Pool],
-    policies: Sequence[Policy],
+    policies: Sequence[BehaviourPolicy],
     quotas: Quotas,
     keep: Callable[[Episode], Any],
     *,
@@ -198,17 +200,19 @@ def collect(
     and what was not kept included.
     """
     generators = [np.random.default_rng((seed, i)) for i in range(len(pools))]
-    lanes = [Lane(pool, policies, quotas, rng) for pool, rng in zip(pools, generators, strict=True)]
-    for lane in lanes:
-        lane.reset()
-        lane.act()
+    recorders = [
+        EpisodeRecorder(pool, policies, quotas, rng) for pool, rng in zip(pools, generators, strict=True)
+    ]
+    for recorder in recorders:
+        recorder.reset()
+        recorder.act()
     while not quotas.finished:
-        for lane in lanes:
-            if lane.busy or quotas.wanted() is not None:
-                for episode in lane.receive():
+        for recorder in recorders:
+            if recorder.busy or quotas.wanted() is not None:
+                for episode in recorder.receive():
                     keep(episode)
-                lane.act()
+                recorder.act()
         report(sum(tally.steps for tally in quotas.tallies))
-    for lane in lanes:
-        lane.pool.recv()
-    return sum(lane.stepped for lane in lanes)
+    for recorder in recorders:
+        recorder.pool.recv()
+    return sum(recorder.stepped for recorder in recorders)

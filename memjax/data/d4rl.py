@@ -1,7 +1,8 @@
 """Datasets in D4RL's HDF5 layout.
 
 Read are `observations` [S, O], `actions` [S, A] floats or [S] integers, `rewards` [S], `terminals` [S] and,
-where it is there, `timeouts` [S]; floats of 32 or 64 bits, stored plain or compressed. No other is read.
+where it is there, `timeouts` [S]; floats of 32 or 64 bits, stored plain or compressed. No other is read. What
+is one number a step may be a column [S, 1].
 
 An episode ends at a terminal or a timeout. Without `timeouts` it ends at a terminal or after
 `max_episode_steps`; where that is not given, after the 1,000 steps of D4RL's MuJoCo tasks if the file or its
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memjax.data.hdf5 import dataset, has, open_hdf5, read_flags, read_into, shown, where
-from memjax.data.scores import TIME_LIMITS, family
+from memjax.data.hdf5 import column, dataset, has, open_hdf5, read_flags, read_into, shown, where
+from memjax.data.scores import TIME_LIMIT
+from memjax.data.tasks import MUJOCO, task_of, task_of_file
 from memjax.data.trajectories import Trajectories
 from memjax.machine import free_memory
 from memjax.types import ConfigError
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     import h5py
 
 Allocate = Callable[[str, tuple[int, ...], type], np.ndarray]  # (name, shape, type) -> an array to be filled
-
-_FIELDS = {"observations": ("biuf", (2,)), "actions": ("fiu", (1, 2)), "rewards": ("biuf", (1,))}
 
 
 class Ends(NamedTuple):
@@ -72,13 +72,18 @@ def read_d4rl(
     if max_episode_steps is not None and max_episode_steps < 1:
         raise ConfigError("max_episode_steps", "int >= 1", max_episode_steps)
     with open_hdf5(path) as file:
-        sources = {name: dataset(file, name, kinds=k, ndim=n) for name, (k, n) in _FIELDS.items()}
+        sources = {
+            "observations": dataset(file, "observations", kinds="biuf", ndim=(2,)),
+            "actions": dataset(file, "actions", kinds="fiu", ndim=(1, 2)),
+            "rewards": column(file, "rewards", kinds="biuf"),
+        }
         names = ["terminals", "timeouts"] if has(file, "timeouts") else ["terminals"]
-        flags = {name: dataset(file, name, kinds="biuf", ndim=(1,)) for name in names}
+        flags = {name: column(file, name, kinds="biuf") for name in names}
         _check_shapes(sources | flags)
         env_id = _env_id(file)
         terminals, *timeouts = [read_flags(source) for source in flags.values()]
-        limit = TIME_LIMITS.get(family(env_id)) if max_episode_steps is None else max_episode_steps
+        known = TIME_LIMIT if task_of(env_id) in MUJOCO else None
+        limit = known if max_episode_steps is None else max_episode_steps
         ends = find_ends(terminals, timeouts[0] if timeouts else None, limit, keep_unfinished)
         if not len(ends.terminated):
             ways = "a terminal or a timeout" if timeouts else "a terminal (or give max_episode_steps)"
@@ -103,21 +108,19 @@ def find_ends(
 
 def is_discrete(source: "h5py.Dataset") -> bool:
     """Whether actions are the numbers of discrete ones. Raises ConfigError where neither form fits."""
-    if (source.dtype.kind in "iu") == (source.ndim == 1):
-        return source.ndim == 1
+    whole = source.dtype.kind in "iu"
+    if whole and (source.ndim == 1 or source.shape[1] == 1):
+        return True
+    if not whole and source.ndim == 2:
+        return False
     expected = "floats [S, A] or integers [S]"
     raise ConfigError(where(source), expected, f"{source.dtype} of shape {source.shape}")
 
 
-def task_of(path: Path) -> str:
-    """The MuJoCo task of D4RL with which a file's name begins, "" where it begins otherwise."""
-    word = family(path.name)
-    return word if word in TIME_LIMITS else ""
-
-
 def _read(name: str, source: "h5py.Dataset", allocate: Allocate) -> np.ndarray:
     discrete = name == "actions" and is_discrete(source)
-    array = new_array(allocate, where(source), name, source.shape, np.int32 if discrete else np.float32)
+    shape = (len(source),) if discrete or name == "rewards" else source.shape
+    array = new_array(allocate, where(source), name, shape, np.int32 if discrete else np.float32)
     read_into(source, array)
     return array
 
@@ -147,4 +150,4 @@ def _env_id(file: "h5py.File") -> str:
         said = file.attrs.get("env_id")
         if isinstance(said, str) and said:
             return said
-    return task_of(Path(str(file.filename)))
+    return task_of_file(Path(str(file.filename)))

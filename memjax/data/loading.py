@@ -1,13 +1,15 @@
 """Any dataset on a user's disk: by what lies at a path, in memory or mapped from a cache.
 
-A dataset larger than memory is converted once: into a folder of plain arrays named by the sha256 of the file
-and by the options, which then are mapped and not read. The folder appears whole, by a rename.
+A dataset larger than memory is converted once: into a folder of plain arrays named by the sha256 of its files
+and of the options; these are mapped, and checked against the sha256 of their contents. The folder appears
+whole, by a rename.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import tokenize
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,15 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from memjax.data.d4rl import Allocate, in_memory, read_d4rl, task_of
-from memjax.data.hdf5 import has, open_hdf5, shown
-from memjax.data.minari_reader import local_root, main_file, read_minari
-from memjax.data.trajectories import Trajectories
+from memjax.data.d4rl import Allocate, in_memory, read_d4rl
+from memjax.data.hdf5 import check_file, has, open_hdf5, shown
+from memjax.data.minari_reader import METADATA, local_root, main_file, read_minari
+from memjax.data.tasks import task_of_file
+from memjax.data.trajectories import Trajectories, digest
 from memjax.data.writer import sync
 from memjax.types import ConfigError
 
 ARRAYS = ("observations", "actions", "rewards", "starts", "terminated")
 ABOUT = "about.json"
+# What NumPy and JSON raise for what they cannot read.
+DAMAGED = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, EOFError)
+DAMAGED += (SyntaxError, tokenize.TokenError)
+FORM = 2  # of how datasets are read: entries of another form are made anew
 
 Read = Callable[[Allocate], Trajectories]
 
@@ -43,14 +50,15 @@ def load(
     path = _find(dataset)
     options: dict[str, Any] = {"keep_unfinished": keep_unfinished}
     if _is_minari(path):
-        file, read = main_file(path), partial(read_minari, path, **options)
+        main = main_file(path)
+        files, read = (main, main.with_name(METADATA)), partial(read_minari, path, **options)
     else:
         options["max_episode_steps"] = max_episode_steps
-        file, read = path, partial(read_d4rl, path, **options)
-        options["task"] = task_of(path)  # a file's name may tell where its episodes end
+        files, read = (path,), partial(read_d4rl, path, **options)
+        options["task"] = task_of_file(path)  # a file's name may tell where its episodes end
     if cache is None:
         return read(allocate=in_memory)
-    return _mapped(file, Path(cache), options, lambda allocate: read(allocate=allocate), shown(dataset))
+    return _mapped(files, Path(cache), options, lambda allocate: read(allocate=allocate), shown(dataset))
 
 
 def _find(dataset: str | os.PathLike[str]) -> Path:
@@ -77,9 +85,11 @@ def _is_minari(path: Path) -> bool:
         return has(file, "episode_0") and not has(file, "observations")
 
 
-def _mapped(file: Path, cache: Path, options: dict[str, Any], read: Read, source: str) -> Trajectories:
-    """The arrays of the cache entry for a file and its options, which is made where it is missing."""
-    entry = cache / _key(file, options)
+def _mapped(
+    files: tuple[Path, ...], cache: Path, options: dict[str, Any], read: Read, source: str
+) -> Trajectories:
+    """The arrays of the cache entry for some files and options, which is made where it is missing."""
+    entry = cache / _key(files, options)
     if not entry.is_dir():
         _make_entry(entry, read)
     try:
@@ -88,10 +98,15 @@ def _mapped(file: Path, cache: Path, options: dict[str, Any], read: Read, source
         steps = int(arrays["starts"][-1])
         for name in ("observations", "actions", "rewards"):
             arrays[name] = arrays[name][:steps]
-        return Trajectories(**arrays, source=source, env_id=str(about["env_id"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = Trajectories(**arrays, source=source, env_id=str(about["env_id"]))
+        if digest(found) != about["sha256"]:
+            raise ValueError("its arrays are not those that were written")
+        return found
+    except DAMAGED as error:
         expected = "an intact entry of the cache (delete the folder to make it anew)"
-        raise ConfigError(shown(entry), expected, f"{type(error).__name__}: {error}") from error
+        raise ConfigError(
+            shown(entry), expected, f"{type(error).__name__}: {error}".partition("\n")[0]
+        ) from error
 
 
 def _make_entry(entry: Path, read: Read) -> None:
@@ -103,7 +118,8 @@ def _make_entry(entry: Path, read: Read) -> None:
         data = read(partial(_on_disk, part))
         for name in ("starts", "terminated"):
             np.save(part / f"{name}.npy", getattr(data, name), allow_pickle=False)
-        (part / ABOUT).write_text(json.dumps({"env_id": data.env_id, "source": data.source}))
+        about = {"env_id": data.env_id, "source": data.source, "sha256": digest(data)}
+        (part / ABOUT).write_text(json.dumps(about))
         for path in [*part.iterdir(), part]:
             sync(path)
         _rename(part, entry)
@@ -129,9 +145,13 @@ def _rename(part: Path, entry: Path) -> None:
             raise
 
 
-def _key(file: Path, options: dict[str, Any]) -> str:
-    """sha256 over the bytes of a file and the options of reading it."""
-    with open(file, "rb") as stream:
-        total = hashlib.file_digest(stream, "sha256")
-    total.update(json.dumps(options, sort_keys=True).encode())
+def _key(files: tuple[Path, ...], options: dict[str, Any]) -> str:
+    """sha256 over the bytes of the files that are read, and how; a file that is not there counts too."""
+    total = hashlib.sha256(json.dumps({"form": FORM, **options}, sort_keys=True).encode())
+    for file in files:
+        if os.path.lexists(file):
+            check_file(file)
+            with open(file, "rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(b";")
     return total.hexdigest()[:32]

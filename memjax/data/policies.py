@@ -16,7 +16,7 @@ from memjax.types import Box, ConfigError, EnvSpec, TimeStep
 Act = Callable[[TimeStep, np.ndarray, np.random.Generator], np.ndarray]
 
 
-class Policy(NamedTuple):
+class BehaviourPolicy(NamedTuple):
     """What chooses actions. `start` begins it for one pool of environments."""
 
     name: str  # as the user called it
@@ -25,16 +25,16 @@ class Policy(NamedTuple):
     every_step: bool = False  # it has to see every step of every environment, also where it does not act
 
 
-def random_policy(spec: EnvSpec) -> Policy:
+def random_policy(spec: EnvSpec) -> BehaviourPolicy:
     """Uniform actions."""
     if isinstance(spec.action, Box):
         act = partial(_uniform, *np.array([spec.action.low, spec.action.high], np.float32))
     else:
         act = partial(_any_of, spec.action.n)
-    return Policy("random", "", lambda _: act)
+    return BehaviourPolicy("random", "", lambda _: act)
 
 
-def network_policy(path: str | os.PathLike[str], spec: EnvSpec, *, mean: bool) -> Policy:
+def network_policy(path: str | os.PathLike[str], spec: EnvSpec, *, mean: bool) -> BehaviourPolicy:
     """The network of an npz file; acts by its mean or samples. Raises ConfigError unless it fits `spec`."""
     network = read_network(path)
     field = shown(path)
@@ -54,7 +54,7 @@ def network_policy(path: str | os.PathLike[str], spec: EnvSpec, *, mean: bool) -
 
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Policy(field, digest, lambda _: act)
+    return BehaviourPolicy(field, digest, lambda _: act)
 
 
 def _uniform(

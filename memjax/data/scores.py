@@ -4,10 +4,12 @@ Reference returns are those of D4RL (Fu et al., 2020), `d4rl/infos.py`. They bel
 returns in another version, such as envpool's v4, can be scored by them and are not the same benchmark then.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.data.tasks import task_of
 from memjax.types import ConfigError
 
 
@@ -24,21 +26,24 @@ REFERENCES = {
     "walker2d": Reference(1.629008, 4592.3),
     "ant": Reference(-325.6, 3879.7),
 }
-TIME_LIMITS = dict.fromkeys(REFERENCES, 1000)  # steps after which D4RL's environments cut an episode
+TIME_LIMIT = 1000  # steps after which D4RL's environments of these tasks cut an episode
+_SAME_TASK = {"num_threads", "thread_affinity_offset"}  # options of envpool that change no reward and no end
 
 
-def family(name: str) -> str:
-    """What names of one task share: "hopper" of "envpool/Hopper-v4", "hopper_medium-v2" and "Hopper-v5"."""
-    word = name.rpartition("/")[2].lower()
-    end = next((i for i, letter in enumerate(word) if not letter.isalnum()), len(word))
-    return word[:end]
+def has_reference(env_id: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether D4RL's reference returns are those of an environment with these options.
+
+    A sparse reward, another limit or another cost is another task, whose returns D4RL did not measure.
+    """
+    changed = {name: value for name, value in (options or {}).items() if name not in _SAME_TASK}
+    return task_of(env_id) in REFERENCES and changed in ({}, {"max_episode_steps": TIME_LIMIT})
 
 
 def reference(env_id: str) -> Reference:
     """Reference returns of an environment, by any of its names. Raises ConfigError where D4RL has none."""
-    if family(env_id) not in REFERENCES:
+    if task_of(env_id) not in REFERENCES:
         raise ConfigError("env.id", f"an environment of D4RL ({', '.join(REFERENCES)})", repr(env_id))
-    return REFERENCES[family(env_id)]
+    return REFERENCES[task_of(env_id)]
 
 
 def normalised_score(env_id: str, episode_return: float | np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ DRAWN = 64  # updates whose draws are made in one call
 WAIT = 0.1  # seconds until a waiting thread looks whether it is to end
 
 
-class Stream:
+class WindowStream:
     """Iterates over the windows of update `first` and those after it; a context manager, or `close` it."""
 
     def __init__(
@@ -50,13 +50,13 @@ class Stream:
         self._thread = threading.Thread(target=self._run, args=(first,), name="memjax-stream", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> "WindowStream":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def __iter__(self) -> "Stream":
+    def __iter__(self) -> "WindowStream":
         return self
 
     def __next__(self) -> Windows:

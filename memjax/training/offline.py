@@ -3,8 +3,7 @@
 The windows of update n depend on `fold_in(key, n)` alone, so a resumed run repeats the one that was never
 interrupted. Data larger than the device stay on the host and a thread sends the same windows.
 
-The state carries a seal: sha256 of the data it learned from and of the bank it retrieves from. A run goes on
-with the same data only, and is evaluated with the same bank unless another one is asked for by name.
+The state carries the seals of data and bank, see `seals.py`.
 """
 
 from functools import partial
@@ -16,22 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.agents import AGENTS
-from memjax.agents.reframe.bank import content_hash
-from memjax.data.scores import REFERENCES, family, normalised_score
-from memjax.data.streaming import Stream
+from memjax.data.scores import has_reference, normalised_score
+from memjax.data.streaming import WindowStream
 from memjax.data.windows import DeviceData, sample, to_device
 from memjax.envs import make_env
-from memjax.memory import MemoryState
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_data_room
 from memjax.training.evaluate import evaluate
 from memjax.training.pools import Evaluator, act, pool_seed
 from memjax.training.program import map_seeds, round_up, run_iterations, seed_keys
-from memjax.training.recorded import Recorded, blank_prior, read_recorded
+from memjax.training.recorded import Recorded, blank_summary, read_recorded
+from memjax.training.seals import SIZE, bank_seals, check_banks, check_data
 from memjax.types import Array, ConfigError, Key, PyTree, Windows
 
 _DRAW, _UPDATE, _CREDIT = 0, 1, 2  # what a seed's key is folded with, for draws of three kinds
-_SEALED = 32  # bytes of a sha256
 
 
 class OfflineState(flax.struct.PyTreeNode):
@@ -40,40 +37,50 @@ class OfflineState(flax.struct.PyTreeNode):
     iteration: Array  # [] i32, updates done
     key: Key  # [R] typed keys, never advanced
     agent: PyTree  # [R, ...]
-    data: Array  # [32] u8, sha256 of the data learned from
-    bank: Array  # [R, 32] u8, sha256 of each seed's bank; zeros where there is none
+    data: Array  # [32] u8, the seal of the data learned from
+    bank: Array  # [R, 32] u8, the seal of each seed's bank; zeros where there is none
 
 
 class Offline:
-    """A run over recorded episodes; implements `train.Program`. With `learns` False no dataset is needed."""
+    """A run over recorded episodes; implements `program.Program`."""
 
     def __init__(self, config: ResolvedConfig, *, learns: bool = True):
-        assert config.data is not None
-        self.config, self.on_host = config, config.backend == "host"
+        """Reads and checks the data. With `learns` False no dataset is needed: the state is restored.
+
+        Args:
+            config: with a data section.
+            learns: whether the run is to be trained, and not only evaluated.
+
+        Raises:
+            ConfigError: config, environment and data do not fit each other, or the data not the device.
+        """
+        assert config.data is not None, "an agent that learns offline has a data section"
+        self.config, self.data = config, config.data
+        self.on_host = config.backend == "host"
         self.not_reproducible: tuple[str, ...] = ()
         if self.on_host:
             pool_seed(config.seed, 0)  # raises ConfigError now rather than at the first evaluation
             self.not_reproducible = ("evaluations of a resumed run: envpool's state cannot be saved",)
         self.spec = config.spec
         self.recorded = self._read() if learns else None
-        prior = blank_prior(config.data, self.spec) if self.recorded is None else self.recorded.prior
-        self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, prior)
-        if config.data.credit_every and learns and self.agent.credit is None:
+        summary = blank_summary(self.data, self.spec) if self.recorded is None else self.recorded.summary
+        self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, summary)
+        if self.data.credit_every and learns and self.agent.credit is None:
             raise ConfigError("data.credit_every", "0 with an agent whose memory learns no utilities", "more")
-        if config.data.stream and config.num_seeds > 1:
+        if self.data.stream and config.num_seeds > 1:
             raise ConfigError("num_seeds", "1 with data.stream (launch one run per seed)", config.num_seeds)
         self.iterations = round_up(config.iterations, config.run.log_every)
         self._functions: dict[Any, Any] = {}
         self._placed: dict[str, DeviceData] = {}
-        self._stream: Stream | None = None
+        self._stream: WindowStream | None = None
         self._evaluator: Evaluator | None = None
-        self._unsealed = True  # the state has not been looked at yet
+        self._unchecked = True  # the state's seals have not been compared yet
 
     def init(self) -> OfflineState:
         """R seeds, each from its own key; fills the banks."""
         state = jax.jit(self._init)()
-        self._unsealed = False
-        return state.replace(data=jnp.asarray(self._digest()), bank=jnp.asarray(bank_hashes(state.agent)))
+        self._unchecked = False
+        return state.replace(data=jnp.asarray(self._known().seal), bank=jnp.asarray(bank_seals(state.agent)))
 
     def abstract_state(self) -> OfflineState:
         """Shapes and types."""
@@ -81,18 +88,18 @@ class Offline:
 
     def chunk(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
         """`run.log_every` updates."""
-        if self._unsealed:
+        if self._unchecked:
             self._check_data(state)
             self.check_bank(state)
-            self._unsealed = False
-        if self.config.data.stream:  # type: ignore[union-attr]
+            self._unchecked = False
+        if self.data.stream:
             return self._streamed(state)
         state, metrics = self.compiled_chunk()(state, self.device_data())
         return state, jax.device_get(metrics)
 
     def device_data(self) -> tuple[DeviceData, DeviceData | None]:
         """What is learned from and what is held out, on the device."""
-        return self._place("learnt"), self._held_out()
+        return self._place("train"), self._held_out()
 
     def compiled_chunk(self):
         """The jitted chunk of (state, device_data()); the state is donated to it."""
@@ -101,13 +108,25 @@ class Offline:
     def evaluate(
         self, state: OfflineState, episodes: int, policies: tuple[str, ...] | None = None
     ) -> dict[str, np.ndarray]:
-        """Every policy on fresh environments, with D4RL's normalised score where the task has one."""
-        if self._unsealed:
+        """Every policy on fresh environments, with D4RL's normalised score where the task is one of D4RL's.
+
+        Args:
+            state: what acts; not changed.
+            episodes: of each policy and seed.
+            policies: names that `agent.policies` has; None: all.
+
+        Returns:
+            {"eval/POLICY/METRIC": [R]}, the score under "score".
+
+        Raises:
+            ConfigError: a bank is not the one that its seed was trained with.
+        """
+        if self._unchecked:
             self.check_bank(state)
         names = policies or self.agent.policies
         run = self._evaluate_host if self.on_host else self._evaluate_compiled
         scores = run(state, episodes, names)
-        if family(self.config.env.id) in REFERENCES:
+        if has_reference(self.config.env.id, self.config.env.options):
             for name in names:
                 found = normalised_score(self.config.env.id, scores[f"eval/{name}/return"])
                 scores[f"eval/{name}/score"] = found
@@ -122,26 +141,24 @@ class Offline:
 
     def check_bank(self, state: OfflineState) -> None:
         """Raises ConfigError where a bank is not the one that its seed was trained with."""
-        for sealed, found in zip(np.asarray(state.bank), bank_hashes(state.agent), strict=True):
-            if not np.array_equal(sealed, found):
-                expected = f"the one that the policy was trained with (sha256 {_hex(sealed)})"
-                raise ConfigError("bank", expected, f"another (sha256 {_hex(found)})")
+        check_banks(np.asarray(state.bank), state.agent)
 
     def _read(self) -> Recorded:
         agent = self.config.agent
         longest = getattr(agent, "longest_episode", None)
-        options = {"batch": agent.batch, "return_scale": agent.return_scale, "longest": longest}
-        recorded = read_recorded(self.config.data, self.spec, **options)  # type: ignore[arg-type]
-        if not self.config.data.stream:  # type: ignore[union-attr]
-            learnt = recorded.learnt
-            needed = learnt.observations.nbytes + learnt.actions.nbytes + 8 * len(learnt.rewards)
-            check_data_room(needed, learnt.source)
+        recorded = read_recorded(
+            self.data, self.spec, batch=agent.batch, return_scale=agent.return_scale, longest=longest
+        )
+        if not self.data.stream:
+            train = recorded.train
+            needed = train.observations.nbytes + train.actions.nbytes + 8 * len(train.rewards)
+            check_data_room(needed, train.source)
         return recorded
 
     def _init(self) -> OfflineState:
         keys = seed_keys(self.config.seed, self.config.num_seeds)
         agent = map_seeds(len(keys), lambda key: self.agent.init(jax.random.fold_in(key, 2**31 - 1)))(keys)
-        none = jnp.zeros(_SEALED, jnp.uint8)
+        none = jnp.zeros(SIZE, jnp.uint8)
         return OfflineState(jnp.zeros((), jnp.int32), keys, agent, none, jnp.tile(none, (len(keys), 1)))
 
     def _chunk(self, state: OfflineState, data: tuple[DeviceData, DeviceData | None]):
@@ -154,7 +171,7 @@ class Offline:
         """One update of one seed."""
         iteration, key, agent = carry
         draw = jax.random.fold_in(jax.random.fold_in(key, _DRAW), iteration)
-        windows = sample(data[0], draw, *self._shape(), self.recorded.mix)  # type: ignore[union-attr]
+        windows = sample(data[0], draw, *self._shape(), self._known().mix)
         agent, metrics = self._learn(data[1], iteration, key, agent, windows)
         return (iteration + 1, key, agent), metrics
 
@@ -168,7 +185,7 @@ class Offline:
         if held_out is None or self.agent.credit is None:
             return agent, metrics
         drawn = jax.random.fold_in(jax.random.fold_in(key, _CREDIT), iteration)
-        due = (iteration + 1) % self.config.data.credit_every == 0  # type: ignore[union-attr]
+        due = (iteration + 1) % self.data.credit_every == 0
         lesson = partial(self._lesson, self.agent.credit, held_out, drawn)
         return jax.lax.cond(due, lesson, lambda agent: agent, agent), metrics
 
@@ -179,13 +196,13 @@ class Offline:
         return self.config.agent.batch, self.config.agent.context
 
     def _held_out(self) -> DeviceData | None:
-        return self._place("held_out") if self.config.data.credit_every else None  # type: ignore[union-attr]
+        return self._place("held_out") if self.data.credit_every else None
 
     def _place(self, name: str) -> DeviceData:
         """A dataset on the device; put there once."""
         if name not in self._placed:
             known = self._known()
-            scale = known.prior.mean, known.prior.std, self.config.agent.return_scale
+            scale = known.summary.mean, known.summary.std, self.config.agent.return_scale
             self._placed[name] = to_device(getattr(known, name), *scale)
         return self._placed[name]
 
@@ -201,12 +218,12 @@ class Offline:
         rows = jax.device_get(rows)
         return state, {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
 
-    def _open_stream(self, state: OfflineState) -> Stream:
+    def _open_stream(self, state: OfflineState) -> WindowStream:
         known, agent = self._known(), self.config.agent
-        return Stream(
-            known.learnt,
-            known.prior.mean,
-            known.prior.std,
+        return WindowStream(
+            known.train,
+            known.summary.mean,
+            known.summary.std,
             agent.return_scale,
             jax.random.fold_in(state.key[0], _DRAW),
             *self._shape(),
@@ -262,25 +279,5 @@ class Offline:
         assert self.recorded is not None, "a program that was built to evaluate has no data"
         return self.recorded
 
-    def _digest(self) -> np.ndarray:
-        return np.frombuffer(bytes.fromhex(self._known().digest), np.uint8)
-
     def _check_data(self, state: OfflineState) -> None:
-        sealed, found = np.asarray(state.data), self._digest()
-        if not np.array_equal(sealed, found):
-            expected = f"the data that the run began with (sha256 {_hex(sealed)})"
-            raise ConfigError("data.path", expected, f"{self._known().learnt.source} (sha256 {_hex(found)})")
-
-
-def bank_hashes(agent: PyTree) -> np.ndarray:
-    """[R, 32] u8, sha256 of the bank of each of R seeds; zeros where the agent has none."""
-    bank = getattr(agent, "bank", None)
-    seeds = jax.tree.leaves(agent)[0].shape[0]
-    if not isinstance(bank, MemoryState):
-        return np.zeros((seeds, _SEALED), np.uint8)
-    hashes = [content_hash(jax.tree.map(lambda x, s=seed: x[s], bank)) for seed in range(seeds)]
-    return np.stack([np.frombuffer(bytes.fromhex(each), np.uint8) for each in hashes])
-
-
-def _hex(sealed: np.ndarray) -> str:
-    return bytes(sealed).hex()[:12]
+        check_data(np.asarray(state.data), self._known().seal, self._known().train.source)

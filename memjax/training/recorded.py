@@ -1,18 +1,17 @@
 """From the `data` section of a config to what an offline agent learns from, checked on the way."""
 
-import hashlib
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from memjax.agents.offline.shared import Prior, Triplets
+from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.data.checks import check_same_task, check_spec, choose, select
 from memjax.data.loading import load
 from memjax.data.trajectories import Trajectories, concatenate, lengths, normalisation, returns_to_go, take
 from memjax.data.windows import Mix, normalise
 from memjax.training.config import DataConfig
+from memjax.training.seals import data_seal
 from memjax.types import ConfigError, EnvSpec
 
 BASELINE_STEPS = 50_000  # that the expected return is fitted to
@@ -21,26 +20,34 @@ BASELINE_STEPS = 50_000  # that the expected return is fitted to
 class Recorded(NamedTuple):
     """The episodes of a run, on the host."""
 
-    learnt: Trajectories  # what windows are drawn from
+    train: Trajectories  # what windows are drawn from
     held_out: Trajectories | None  # what utilities are learned from
-    prior: Prior
+    summary: DataSummary
     mix: Mix | None
-    digest: str  # sha256, in hex, over rewards and episodes of what is learned from
+    seal: np.ndarray  # [32] u8, over every array that a state depends on, see `seals.py`
 
 
 def read_recorded(
     config: DataConfig, spec: EnvSpec, *, batch: int, return_scale: float, longest: int | None = None
 ) -> Recorded:
-    """Reads and checks. Raises ConfigError with file and field for whatever is wrong with either.
+    """Reads and checks the datasets of a config.
 
-    `longest`: steps of the longest episode that the agent can take.
+    Args:
+        config: its data section.
+        spec: of the environment that the data must be of.
+        batch: windows of an update, some of which `mix_share` reserves for experts.
+        return_scale: returns to go are divided by it.
+        longest: steps of the longest episode that the agent can take; None: any.
+
+    Raises:
+        ConfigError: with file and field, for whatever is wrong with data or config.
     """
     data, experts = _read(config, spec, longest)
     held = _held_out(config, data)
     low = data if held is None else take(data, np.setdiff1d(np.arange(len(data.terminated)), held))
     mean, std = normalisation(low)
     triplets = partial(_triplets, mean=mean, std=std, return_scale=return_scale)
-    learnt, mix, bank = low, None, None
+    train, mix, bank, chosen = low, None, None, None
     if experts is not None:
         numbers = choose(experts, config.num_experts, seed=config.expert_seed)
         chosen = take(experts, numbers)
@@ -49,36 +56,50 @@ def read_recorded(
             numbers = len(low.terminated) + np.arange(config.num_experts)
         bank = triplets(chosen, numbers=numbers)
         if config.mix != "none":
-            learnt = chosen if config.mix == "only" else concatenate([low, chosen])
+            train = chosen if config.mix == "only" else concatenate([low, chosen])
             mix = _mix(config, len(low.rewards), batch)
     some = partial(_some_steps, low, triplets)
-    prior = Prior(
+    summary = DataSummary(
         mean,
         std,
         experts=bank,
         more=some(config.encoder_steps, seed=1) if config.encoder_steps else None,
         baseline=some(BASELINE_STEPS, seed=2) if config.credit_every else None,
     )
-    return Recorded(learnt, None if held is None else take(data, held), prior, mix, _digest(learnt))
+    held_out = None if held is None else take(data, held)
+    return Recorded(train, held_out, summary, mix, data_seal((low, held_out, chosen)))
 
 
 def read_bank(
     dataset: str, count: int, seed: int, spec: EnvSpec, *, mean: np.ndarray, std: np.ndarray, scale: float
 ) -> Triplets:
-    """The steps of `count` episodes of another dataset, as a bank is filled with. Raises ConfigError."""
+    """Steps of another dataset, as a bank is filled with them.
+
+    Args:
+        dataset: path or Minari id.
+        count: episodes.
+        seed: draws which.
+        spec: of the environment that they must be of.
+        mean: [O] with std, what standardises observations.
+        std: [O].
+        scale: returns to go are divided by it.
+
+    Raises:
+        ConfigError: the dataset cannot be read, does not fit, or has fewer episodes.
+    """
     experts = load(dataset)
     check_spec(experts, spec)
     chosen = select(experts, count, seed=seed)
     return _triplets(chosen, numbers=np.arange(count), mean=mean, std=std, return_scale=scale)
 
 
-def blank_prior(config: DataConfig, spec: EnvSpec) -> Prior:
-    """The shape of a prior, for a run whose state is restored and not made: needs no dataset."""
+def blank_summary(config: DataConfig, spec: EnvSpec) -> DataSummary:
+    """The shape of a summary, for a run whose state is restored and not made: needs no dataset."""
     size, count = spec.observation_shape[0], config.num_experts
     zeros, observations = np.zeros(count, np.float32), np.zeros((count, size), np.float32)
     number = np.arange(count, dtype=np.int32)
-    bank = Triplets(zeros, observations, spec.zero_actions(count), number)  # type: ignore[arg-type]
-    return Prior(np.zeros(size), np.ones(size), experts=bank if config.experts else None)
+    bank = Triplets(zeros, observations, spec.zero_actions(count), number)
+    return DataSummary(np.zeros(size), np.ones(size), experts=bank if config.experts else None)
 
 
 def _read(config: DataConfig, spec: EnvSpec, longest: int | None) -> tuple[Trajectories, Trajectories | None]:
@@ -132,28 +153,25 @@ def _triplets(
 ) -> Triplets:
     """All steps of some episodes as the networks see them; `numbers` [E] name the episodes."""
     return Triplets(
-        returns_to_go(data) / np.float32(return_scale),  # type: ignore[arg-type]
-        normalise(data.observations, mean, std),  # type: ignore[arg-type]
-        np.asarray(data.actions),  # type: ignore[arg-type]
-        np.repeat(numbers, lengths(data)).astype(np.int32),  # type: ignore[arg-type]
+        returns_to_go(data) / np.float32(return_scale),
+        normalise(data.observations, mean, std),
+        np.asarray(data.actions),
+        np.repeat(numbers, lengths(data)).astype(np.int32),
     )
 
 
-def _some_steps(data: Trajectories, triplets: Callable[..., Triplets], count: int, *, seed: int) -> Triplets:
+class _ToTriplets(Protocol):
+    """`_triplets` with what is known of the data bound."""
+
+    def __call__(self, data: Trajectories, *, numbers: np.ndarray) -> Triplets:
+        """All steps of some episodes; `numbers` [E] name the episodes."""
+        ...
+
+
+def _some_steps(data: Trajectories, triplets: _ToTriplets, count: int, *, seed: int) -> Triplets:
     """Up to `count` steps of episodes drawn by `seed`; numbered by episode."""
     order = np.random.default_rng(seed).permutation(len(data.terminated))
     enough = 1 + int(np.searchsorted(np.cumsum(lengths(data)[order]), count))
     episodes = order[:enough]
     found = triplets(take(data, episodes), numbers=episodes)
     return Triplets(*(x[:count] for x in found))
-
-
-def _digest(data: Trajectories) -> str:
-    """What tells datasets apart, without reading all of one that is mapped from a file."""
-    total = hashlib.sha256()
-    for name in ("rewards", "starts", "terminated"):
-        array = np.ascontiguousarray(getattr(data, name))
-        total.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        total.update(array.view(np.uint8).data)
-    total.update(f"{data.observations.shape} {data.actions.shape}".encode())
-    return total.hexdigest()

@@ -1,7 +1,9 @@
 """Files that are not what they should be: each ends in one line that names file, field, expected and got."""
 
 import io
+import json
 import os
+import re
 import sys
 import zipfile
 import zlib
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 from offline_files import episodes_of, fields_of, write_hdf5
 
+import memjax
+from memjax.cli import main
 from memjax.data.checks import check_same_task, check_spec, select
 from memjax.data.loading import load
 from memjax.types import Box, ConfigError, Discrete, EnvSpec
@@ -18,6 +22,7 @@ from memjax.types import Box, ConfigError, Discrete, EnvSpec
 h5py = pytest.importorskip("h5py")
 
 BOMB = 1 << 40
+CONFIG = Path(memjax.__file__).parent / "configs" / "reframe.py"
 HOPPER = EnvSpec("envpool/Hopper-v4", (3,), "float32", Box(2, (-1.0, -1.0), (1.0, 1.0)), 1000, False)
 
 
@@ -158,6 +163,25 @@ def unfinished(_, file):
         file[f"episode_{e}/truncations"][...] = False
 
 
+def put_group(file, name):
+    del file[name]
+    file[f"{name}/_index_0"] = np.zeros(4)
+
+
+def discrete(*, observations=None, actions=None, states=None, acted=None):
+    """A Minari dataset with Discrete spaces, as its metadata say them."""
+
+    def change(data, file):
+        spaces = {"observation_space": observations, "action_space": actions}
+        (data / "metadata.json").write_text(json.dumps({k: json.dumps(v) for k, v in spaces.items() if v}))
+        for e in range(2):
+            for name, values in (("observations", states), ("actions", acted)):
+                if values is not None:
+                    replaced(f"episode_{e}/{name}", np.array(values))(data, file)
+
+    return minari(change)
+
+
 def metadata(text):
     return lambda data, _: (data / "metadata.json").write_text(text)
 
@@ -201,8 +225,16 @@ FILES = {
     "endless action": (good(actions=np.full(10, 2**31)), "got 2147483648 .. 2147483648"),
     "flat observations": (good(observations=np.zeros(10)), r"2 axes, got shape \(10,\)"),
     "images": (good(observations=np.zeros((10, 8, 8, 3))), r"2 axes, got shape \(10, 8, 8, 3\)"),
-    "scalar rewards": (good(rewards=np.float32(1)), r"rewards: expected 1 axis, got shape \(\)"),
-    "column of rewards": (good(rewards=np.zeros((10, 1))), r"1 axis, got shape \(10, 1\)"),
+    "scalar rewards": (good(rewards=np.float32(1)), r"rewards: expected 1 or 2 axes, got shape \(\)"),
+    "columns of rewards": (good(rewards=np.zeros((10, 2))), r"\[S, 1\], got shape \(10, 2\)"),
+    "columns of terminals": (good(terminals=np.zeros((10, 3))), r"terminals: expected one number a step"),
+    "short column": (good(timeouts=np.ones((7, 1))), "timeouts: expected 10 rows, as in observations, got 7"),
+    "nan in a column": (
+        good(rewards=np.where(np.arange(10) == 6, np.nan, 0.0)[:, None]),
+        "rewards: expected finite floats, got nan in row 6",
+    ),
+    "flag 2 in a column": (good(terminals=np.full((10, 1), 2)), "terminals: expected only 0 and 1, got 2"),
+    "negative action in a column": (good(actions=np.full((10, 1), -4)), "actions: expected actions in"),
     "short rewards": (good(rewards=np.zeros(9)), "rewards: expected 10 rows, as in observations, got 9"),
     "long actions": (
         good(actions=np.zeros((11, 2))),
@@ -273,6 +305,46 @@ FILES = {
         minari(metadata('{"data_format": "arrow"}')),
         "data_format: expected 'hdf5', got 'arrow'",
     ),
+    "Minari: Discrete, no metadata": (
+        minari(replaced("episode_0/observations", np.zeros(5, int))),
+        r"episode_0/observations: expected 2 or 3 axes \(Discrete .* metadata.json .*\), got shape \(5,\)",
+    ),
+    "Minari: a state too many": (
+        discrete(observations={"type": "Discrete", "n": 4, "start": 0}, states=[0, 1, 4, 2, 0]),
+        r"episode_0/observations: expected states in \[0, 3\], got 0 .. 4",
+    ),
+    "Minari: a state before the first": (
+        discrete(observations={"type": "Discrete", "n": 4, "start": 1}, states=[1, 1, 0, 2, 1]),
+        r"expected states in \[1, 4\], got 0 .. 2",
+    ),
+    "Minari: states that are no integers": (
+        discrete(observations={"type": "Discrete", "n": 4}, states=[0.0, 1.0, 0.0, 1.0, 0.0]),
+        "episode_0/observations: expected integers of at most 8 bytes",
+    ),
+    "Minari: endless states": (
+        discrete(observations={"type": "Discrete", "n": 2**30}, states=[0] * 5),
+        "expected at most 65,536 states, got 1,073,741,824",
+    ),
+    "Minari: no states": (
+        discrete(observations={"type": "Discrete", "n": 0}, states=[0] * 5),
+        "expected a Discrete space .* got n 0, start 0",
+    ),
+    "Minari: a space of text": (
+        discrete(observations={"type": "Discrete", "n": "4"}, states=[0] * 5),
+        "expected a Discrete space .* got n '4', start 0",
+    ),
+    "Minari: an action too many": (
+        discrete(actions={"type": "Discrete", "n": 3, "start": 1}, acted=[1, 2, 3, 4]),
+        r"episode_0/actions: expected actions in \[1, 3\], got 1 .. 4",
+    ),
+    "Minari: an action below the first": (
+        discrete(actions={"type": "Discrete", "n": 3, "start": -1}, acted=[-1, 0, -2, 1]),
+        r"episode_0/actions: expected actions in \[-1, 1\], got -2 .. 1",
+    ),
+    "Minari: actions of a tuple": (
+        minari(lambda _, file: put_group(file, "episode_0/actions")),
+        "episode_0/actions: expected a dataset, got a group",
+    ),
     "Minari: no JSON": (minari(metadata("{")), "metadata.json: expected JSON"),
     "Minari: a list": (minari(metadata("[]")), "expected a JSON object, got list"),
     "Minari: deep": (minari(metadata("[" * 200_000)), "metadata.json: expected JSON"),
@@ -296,6 +368,25 @@ def test_one_line_names_file_field_expected_and_got(tmp_path, name):
     assert "\n" not in line
     assert len(line) < 500
     assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_training_on_it_ends_with_one_line_and_code_2(tmp_path, capsys, name):
+    make, message = FILES[name]
+    path, workdir = tmp_path / "data.hdf5", tmp_path / "run"
+    make(path) if callable(make) else write_hdf5(path, make)
+    workdir.mkdir()
+    (workdir / "note.txt").write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
+    options = [f"--config.data.path={path}", "--no-compilation-cache"]
+    assert main(["train", f"--config={CONFIG}:bc+smoke", f"--workdir={workdir}", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"memjax: error: {path}")
+    assert re.search(message, err)
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (workdir / "note.txt").read_text() == "kept"
 
 
 def complaint(path):

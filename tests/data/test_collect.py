@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memjax.data import d4rl
 from memjax.data.collect import Quotas, collect
-from memjax.data.policies import Policy
+from memjax.data.policies import BehaviourPolicy
 from memjax.data.trajectories import lengths
 from memjax.data.writer import Episode, Writer
 from memjax.types import Box, Discrete, EnvSpec, zeros_timestep
@@ -64,7 +64,7 @@ def constant(value, name=""):
     def act(timestep, rows, rng):
         return np.full((len(rows), 2), value, np.float32)
 
-    return Policy(name or str(value), "", lambda batch: act)
+    return BehaviourPolicy(name or str(value), "", lambda batch: act)
 
 
 def run(pools, policies, quotas):
@@ -139,7 +139,7 @@ def test_a_policy_that_must_see_everything_does():
         seen.append((np.asarray(timestep.observation).copy(), rows))
         return np.zeros((len(rows), 2), np.float32)
 
-    watcher = Policy("watcher", "", lambda batch: act, every_step=True)
+    watcher = BehaviourPolicy("watcher", "", lambda batch: act, every_step=True)
     pool = ScriptedPool([[2], [3]])
     run([pool], [constant(0.1), watcher], Quotas([6, 6], in_steps=True, longest=LIMIT))
     assert len(seen) == len(pool.sent)
@@ -158,7 +158,9 @@ def test_discrete_actions_and_episodes_without_a_limit():
         return np.full(len(rows), 2, np.int32)
 
     pool = ScriptedPool([[3000]], discrete=True, limit=0)
-    kept, stepped = run([pool], [Policy("two", "", lambda _: act)], Quotas([1], in_steps=False, longest=9))
+    kept, stepped = run(
+        [pool], [BehaviourPolicy("two", "", lambda _: act)], Quotas([1], in_steps=False, longest=9)
+    )
     assert (len(kept[0].rewards), stepped) == (3000, 3000)
     np.testing.assert_array_equal(kept[0].observations[:, 2], np.arange(3001))
     np.testing.assert_array_equal(kept[0].actions, np.full(3000, 2))

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from offline_files import assert_same, episodes_of, fields_of, write_hdf5
 
 from memjax.data.d4rl import find_ends, read_d4rl
+from memjax.data.loading import load
 from memjax.data.trajectories import lengths, take
 
 h5py = pytest.importorskip("h5py")
@@ -38,6 +39,16 @@ def test_flags_may_be_numbers(tmp_path, flags):
     data = episodes_of([7, 5])
     fields = {k: v.astype(flags) if v.dtype == bool else v for k, v in fields_of(data).items()}
     assert_same(read_d4rl(write_hdf5(tmp_path / "d.hdf5", fields)), data)
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])
+def test_what_is_one_number_a_step_may_be_a_column(tmp_path, discrete):
+    data = episodes_of([7, 5, 9], discrete=discrete)
+    fields = {k: v[:, None] if v.ndim == 1 else v for k, v in fields_of(data).items()}
+    path = write_hdf5(tmp_path / "d.hdf5", fields, chunks=True, compression="gzip")
+    assert_same(read_d4rl(path), data)
+    mapped = load(path, cache=tmp_path / "cache")
+    assert_same(mapped, data)
 
 
 def test_chunks_larger_than_a_block_and_of_any_shape(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from offline_files import episodes_of
 
 from memjax.data import windows as wd
-from memjax.data.streaming import Stream
+from memjax.data.streaming import WindowStream
 from memjax.data.trajectories import normalisation, returns_to_go
 from memjax.types import Windows
 
@@ -116,7 +116,7 @@ def test_a_stream_gives_the_windows_of_the_device(lengths, context, seed, discre
     mean, std = normalisation(data)
     key = jax.random.key(seed)
     on_device = wd.to_device(data, mean, std, SCALE)
-    with Stream(data, mean, std, SCALE, key, 16, context, first=first) as stream:
+    with WindowStream(data, mean, std, SCALE, key, 16, context, first=first) as stream:
         for n in range(first, first + 3):
             found, expected = next(stream), wd.sample(on_device, jax.random.fold_in(key, n), 16, context)
             assert_equal(found, expected)
@@ -128,7 +128,7 @@ def test_a_stream_goes_on_past_the_draws_of_one_call_and_reads_a_mapped_file(tmp
     np.save(tmp_path / "o.npy", data.observations)
     mapped = data._replace(observations=np.load(tmp_path / "o.npy", mmap_mode="r"))
     on_device = wd.to_device(data, *PLAIN, 1.0)
-    with Stream(mapped, *PLAIN, 1.0, key, 16, 4) as stream:
+    with WindowStream(mapped, *PLAIN, 1.0, key, 16, 4) as stream:
         for n, found in zip(range(130), stream, strict=False):
             assert_equal(found, wd.sample(on_device, jax.random.fold_in(key, n), 16, 4))
 
@@ -136,13 +136,13 @@ def test_a_stream_goes_on_past_the_draws_of_one_call_and_reads_a_mapped_file(tmp
 def test_a_stream_ends_its_thread_and_passes_on_what_went_wrong():
     data, key = episodes_of([9, 15]), jax.random.key(1)
     before = threading.active_count()
-    stream = Stream(data, *PLAIN, 1.0, key, 16, 4)
+    stream = WindowStream(data, *PLAIN, 1.0, key, 16, 4)
     next(stream)
     stream.close()
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
         next(stream)
-    broken = Stream(data._replace(actions=data.actions[:3]), *PLAIN, 1.0, key, 16, 4)
+    broken = WindowStream(data._replace(actions=data.actions[:3]), *PLAIN, 1.0, key, 16, 4)
     with pytest.raises(IndexError):
         next(broken)
     assert threading.active_count() == before

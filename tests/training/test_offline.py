@@ -64,6 +64,7 @@ def changed(files, variant="", **overrides):
     config = load_config(f"{CONFIG}:{variant}+smoke" if variant else f"{CONFIG}:smoke")
     if "transformer" in config.agent:
         fields |= {"agent.targets": (20.0, 10.0), "agent.transformer.max_steps": 500}
+        fields |= {"agent.transformer.context": 3, "agent.transformer.layers": 1}
         fields |= {"agent.bank.trajectories": 5, "agent.bank.capacity": 60}
         fields |= {"agent.autoencoder.steps": 5, "agent.autoencoder.batch": 16}
     if "capacity" in config.agent:
@@ -174,9 +175,9 @@ def test_the_same_step_over_gives_the_same_bits(files):
 def test_a_batch_holds_its_share_of_experts(files):
     config = changed(files, "dt_mixed50")
     recorded = read_recorded(config.data, build(config).spec, batch=8, return_scale=1.0)
-    steps = len(recorded.learnt.rewards)
+    steps = len(recorded.train.rewards)
     assert recorded.mix.reserved == 4
-    assert steps - recorded.mix.split == len(recorded.prior.experts.episode)
+    assert steps - recorded.mix.split == len(recorded.summary.experts.episode)
     first = np.asarray(draw(jax.random.key(0), 512, steps, Mix(recorded.mix.split, 200)))
     assert np.all(first[:312] < recorded.mix.split)
     assert np.all(first[312:] >= recorded.mix.split)
@@ -199,18 +200,18 @@ def test_a_mix_draws_whole_windows_of_its_part():
 def test_a_bank_of_the_data_themselves_is_numbered_as_they_are(files):
     config = changed(files, "low_bank")
     recorded = read_recorded(config.data, build(config).spec, batch=8, return_scale=1.0)
-    bank, learnt = recorded.prior.experts, recorded.learnt
+    bank, learnt = recorded.summary.experts, recorded.train
     for number in np.unique(bank.episode):
         first, end = learnt.starts[number], learnt.starts[number + 1]
         np.testing.assert_array_equal(bank.actions[bank.episode == number], learnt.actions[first:end])
     other = read_recorded(changed(files).data, build(config).spec, batch=8, return_scale=1.0)
-    assert other.prior.experts.episode.min() == len(other.learnt.terminated)
+    assert other.summary.experts.episode.min() == len(other.train.terminated)
 
 
 def test_what_is_held_out_is_not_learned_from(files):
     config = changed(files, "utilities", data__holdout=0.25)
     recorded = read_recorded(config.data, build(config).spec, batch=8, return_scale=1.0)
-    learnt = {x.tobytes() for x in recorded.learnt.observations}
+    learnt = {x.tobytes() for x in recorded.train.observations}
     assert len(recorded.held_out.terminated) == 3
     assert not learnt & {x.tobytes() for x in recorded.held_out.observations}
 
@@ -262,6 +263,15 @@ def test_a_run_does_not_go_on_with_other_data(files, tmp_path):
         train(changed(files), tmp_path / "run")
 
 
+def test_sparse_data_with_other_observations_are_other_data(files):
+    """Rewards, ends and shapes are the same: what differs is what was seen, and what was done."""
+    state = Offline(changed(files, "bc")).init()
+    dataset(files[0], seed=3)
+    program = Offline(changed(files, "bc"))
+    with pytest.raises(ConfigError, match=r"data.path: expected the data that the run began with"):
+        program.chunk(state)
+
+
 def test_a_bank_that_was_not_trained_with_is_refused(files):
     program = build(changed(files))
     state = program.init()
@@ -277,7 +287,10 @@ def test_a_bank_that_was_not_trained_with_is_refused(files):
     "variant", ["", *(pytest.param(v, marks=pytest.mark.slow) for v in ("nearest", "shuffled"))]
 )
 def test_banks_are_swapped_by_name_alone(files, tmp_path, variant):
-    config = changed(files, variant, run__total_steps=2, run__checkpoint_every=2)
+    options = {"run__total_steps": 2, "run__checkpoint_every": 2}
+    if variant != "nearest":  # one policy is enough: each is compiled for each evaluation
+        options |= {"agent__targets": (20.0,), "agent__evaluate_emptied": False}
+    config = changed(files, variant, **options)
     assert train(config, tmp_path / "run") == 0
     whole = evaluate_workdir(tmp_path / "run", episodes=2)
     own = OtherBank(str(files[1]), 5, 0, swap=False)

@@ -5,7 +5,8 @@ observations nearest to its own, by standardised distance: the mean of their act
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from memjax.agents.offline.shared import (
-    Prior,
+    DataSummary,
     Statistics,
     Triplets,
     action_errors,
@@ -23,7 +24,6 @@ from memjax.agents.offline.shared import (
     choose,
     in_units,
     make_statistics,
-    norm_of,
     take_trajectories,
 )
 from memjax.memory import Memory, MemoryState, make_memory
@@ -102,77 +102,167 @@ class Cloner(nn.Module):
         return found if discrete else jnp.tanh(found)
 
 
-def make_cloning(config: CloningConfig, spec: EnvSpec, prior: Prior) -> Agent:
+class CloningParts(NamedTuple):
+    """The static choices that the functions of "bc" are bound to."""
+
+    spec: EnvSpec
+    network: Cloner
+    optimizer: optax.GradientTransformation
+
+
+class NearestParts(NamedTuple):
+    """The static choices that the functions of "nearest" are bound to."""
+
+    config: NearestConfig
+    spec: EnvSpec
+    memory: Memory
+
+
+def make_cloning(config: CloningConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
     """The agent called "bc". Raises ConfigError where the data are not the environment's."""
     check_spec(spec)
-    statistics = make_statistics(prior, spec, config.return_scale, (0.0,))
-    net = Cloner(spec.action, config.widths)
+    statistics = make_statistics(summary, spec, config.return_scale, (0.0,))
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
     )
-
-    def init(key: Key) -> CloningState:
-        params = net.init(key, jnp.zeros((1, *spec.observation_shape)))
-        return CloningState(params, optimizer.init(params), jnp.zeros((), jnp.int32), statistics)
-
-    def act(state: CloningState, carry: PyTree, timestep: TimeStep, key: Key, *, policy: str = "policy"):
-        seen = state.statistics.standardize(jnp.asarray(timestep.observation, jnp.float32))
-        action, _ = choose(spec, net.apply(state.params, seen))  # type: ignore[arg-type]
-        return Action(action, carry, {})
-
-    def update(state: CloningState, windows: Windows, key: Key):
-        windows = in_units(spec, windows)
-
-        def loss(params: PyTree) -> Array:
-            found: Any = net.apply(params, windows.observations)
-            return masked_mean(action_errors(spec, found, windows.actions), windows.mask)
-
-        value, gradient = jax.value_and_grad(loss)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = state.replace(params=params, optimizer=opt_state, updates=state.updates + 1)
-        return state, {"loss/action": value, "loss/grad_norm": norm_of(gradient)}
-
-    return _offline(init, act, update, lambda state: state.replace(optimizer=()))
+    parts = CloningParts(spec, Cloner(spec.action, config.widths), optimizer)
+    return Agent(
+        init=partial(init_cloning, parts, statistics),
+        initial_carry=no_carry,
+        act=partial(act_cloning, parts),
+        update=partial(update_cloning, parts),
+        rollout_steps=1,
+        acting=without_optimizer,
+    )
 
 
-def make_nearest(config: NearestConfig, spec: EnvSpec, prior: Prior) -> Agent:
+def init_cloning(parts: CloningParts, statistics: Statistics, key: Key) -> CloningState:
+    """New parameters."""
+    params = parts.network.init(key, jnp.zeros((1, *parts.spec.observation_shape)))
+    return CloningState(params, parts.optimizer.init(params), jnp.zeros((), jnp.int32), statistics)
+
+
+def act_cloning(
+    parts: CloningParts,
+    state: CloningState,
+    carry: PyTree,
+    timestep: TimeStep,
+    key: Key,
+    *,
+    policy: str = "policy",
+) -> Action:
+    """Greedy actions of B environments; draws nothing."""
+    del key, policy
+    seen = state.statistics.standardize(jnp.asarray(timestep.observation, jnp.float32))
+    found: Any = parts.network.apply(state.params, seen)
+    action, _ = choose(parts.spec, found)
+    return Action(action, carry, {})
+
+
+def update_cloning(
+    parts: CloningParts, state: CloningState, windows: Windows, key: Key
+) -> tuple[CloningState, dict[str, Array]]:
+    """One step of AdamW on the valid steps of a batch of windows; draws nothing."""
+    del key
+    windows = in_units(parts.spec, windows)
+    value, gradient = jax.value_and_grad(partial(cloning_loss, parts))(state.params, windows)
+    updates, optimizer = parts.optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(params=params, optimizer=optimizer, updates=state.updates + 1)
+    return state, {"loss/action": value, "loss/grad_norm": optax.tree.norm(gradient)}
+
+
+def cloning_loss(parts: CloningParts, params: PyTree, windows: Windows) -> Array:
+    """[] mean error over the valid steps of windows in units."""
+    found: Any = parts.network.apply(params, windows.observations)
+    return masked_mean(action_errors(parts.spec, found, windows.actions), windows.mask)
+
+
+def without_optimizer(state: CloningState) -> CloningState:
+    """What acting reads of a state."""
+    return state.replace(optimizer=())
+
+
+def no_carry(batch: int) -> tuple[()]:
+    """These agents remember nothing of an episode."""
+    del batch
+    return ()
+
+
+def make_nearest(config: NearestConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
     """The agent called "nearest". Raises ConfigError where the data are not the environment's."""
     check_spec(spec)
-    if prior.experts is None:
+    if summary.experts is None:
         raise ConfigError("agent.trajectories", "expert trajectories to play", None)
-    check_triplets("experts", prior.experts, spec)
-    experts = take_trajectories(prior.experts, config.trajectories)
+    check_triplets("experts", summary.experts, spec)
+    experts = take_trajectories(summary.experts, config.trajectories)
     n = experts.episode.shape[0]
     if n > config.capacity:
         raise ConfigError("agent.capacity", f"at least the {n} steps of the trajectories", config.capacity)
-    statistics = make_statistics(prior, spec, config.return_scale, (0.0,))
-    memory = _play_memory(config, spec)
+    statistics = make_statistics(summary, spec, config.return_scale, (0.0,))
+    parts = NearestParts(config, spec, make_play_memory(config, spec))
+    return Agent(
+        init=partial(init_nearest, parts, statistics, experts),
+        initial_carry=no_carry,
+        act=partial(act_nearest, parts),
+        update=partial(update_nearest, parts),
+        rollout_steps=1,
+        refill=partial(refill_nearest, parts),
+    )
 
-    def init(key: Key) -> NearestState:
-        return NearestState(_fill(memory, experts), statistics)
 
-    def refill(state: NearestState, triplets: Triplets) -> NearestState:
-        check_triplets("experts", triplets, spec)
-        wide = replace(config, capacity=triplets.episode.shape[0])
-        return state.replace(bank=_fill(_play_memory(wide, spec), triplets))
+def init_nearest(parts: NearestParts, statistics: Statistics, experts: Triplets, key: Key) -> NearestState:
+    """A bank of the experts' steps; draws nothing."""
+    del key
+    return NearestState(_fill(parts.memory, experts), statistics)
 
-    def act(state: NearestState, carry: PyTree, timestep: TimeStep, key: Key, *, policy: str = "policy"):
-        seen = state.statistics.standardize(jnp.asarray(timestep.observation, jnp.float32))
-        action, _ = choose(spec, play(memory, spec, state.bank, seen))
-        return Action(action, carry, {})
 
-    def update(state: NearestState, windows: Windows, key: Key):
-        windows = in_units(spec, windows)
-        found = play(memory, spec, state.bank, windows.observations[:, -1])
-        return state, {"loss/action": jnp.mean(action_errors(spec, found, windows.actions[:, -1]))}
+def act_nearest(
+    parts: NearestParts,
+    state: NearestState,
+    carry: PyTree,
+    timestep: TimeStep,
+    key: Key,
+    *,
+    policy: str = "policy",
+) -> Action:
+    """What the experts did at the observations nearest to those of B environments; draws nothing."""
+    del key, policy
+    seen = state.statistics.standardize(jnp.asarray(timestep.observation, jnp.float32))
+    action, _ = choose(parts.spec, play(parts.memory, parts.spec, state.bank, seen))
+    return Action(action, carry, {})
 
-    return _offline(init, act, update, lambda state: state)._replace(refill=refill)
+
+def update_nearest(
+    parts: NearestParts, state: NearestState, windows: Windows, key: Key
+) -> tuple[NearestState, dict[str, Array]]:
+    """The state as it is, and the error at the newest step of every window: there is nothing to learn."""
+    del key
+    windows = in_units(parts.spec, windows)
+    found = play(parts.memory, parts.spec, state.bank, windows.observations[:, -1])
+    return state, {"loss/action": jnp.mean(action_errors(parts.spec, found, windows.actions[:, -1]))}
+
+
+def refill_nearest(parts: NearestParts, state: NearestState, triplets: Triplets) -> NearestState:
+    """The state with a bank of other steps, as many as they are. Raises ConfigError where they do not fit."""
+    check_triplets("experts", triplets, parts.spec)
+    wide = replace(parts.config, capacity=triplets.episode.shape[0])
+    return state.replace(bank=_fill(make_play_memory(wide, parts.spec), triplets))
 
 
 def play(memory: Memory, spec: EnvSpec, bank: MemoryState, observations: Array) -> Array:
-    """The experts' mean action in units [B, A] at the k nearest observations, or their votes [B, n]."""
+    """What the experts did at the k observations nearest to each of B.
+
+    Args:
+        memory: the functions of the bank.
+        spec: of the environment.
+        bank: keys are standardised observations.
+        observations: [B, O], standardised.
+
+    Returns:
+        The mean of their actions in units [B, A], or the share of votes for each discrete action [B, n].
+    """
     found = memory.retrieve(bank, observations)
     actions = to_unit(spec.action, found.values["action"])
     if isinstance(spec.action, Discrete):
@@ -187,7 +277,8 @@ def _fill(memory: Memory, triplets: Triplets) -> MemoryState:
     return memory.write(memory.init(), triplets.observations, values, group=group)[0]
 
 
-def _play_memory(config: NearestConfig, spec: EnvSpec) -> Memory:
+def make_play_memory(config: NearestConfig, spec: EnvSpec) -> Memory:
+    """The functions of a bank whose keys are observations."""
     return make_memory(
         config.capacity,
         spec.observation_shape[0],
@@ -196,10 +287,4 @@ def _play_memory(config: NearestConfig, spec: EnvSpec) -> Memory:
         k=config.k,
         metric="l2",
         method=config.method,
-    )
-
-
-def _offline(init: Any, act: Any, update: Any, acting: Any) -> Agent:
-    return Agent(
-        init=init, initial_carry=lambda batch: (), act=act, update=update, rollout_steps=1, acting=acting
     )

@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from memjax.networks.decision_transformer import from_unit, to_unit
 from memjax.types import (
@@ -15,23 +16,24 @@ from memjax.types import (
     ConfigError,
     Discrete,
     EnvSpec,
-    PyTree,
     TimeStep,
     Windows,
 )
+
+Rows = Array | np.ndarray  # on the device or on the host
 
 
 class Triplets(NamedTuple):
     """N steps of some trajectories, as the networks see them."""
 
-    returns_to_go: Array  # [N] f32, scaled
-    observations: Array  # [N, O] f32, standardised
-    actions: Array  # [N, A] f32 or [N] i32, as the environment has them
-    episode: Array  # [N] i32, which trajectory
+    returns_to_go: Rows  # [N] f32, scaled
+    observations: Rows  # [N, O] f32, standardised
+    actions: Rows  # [N, A] f32 or [N] i32, as the environment has them
+    episode: Rows  # [N] i32, which trajectory
 
 
-class Prior(NamedTuple):
-    """What an offline agent is told of the data before it learns."""
+class DataSummary(NamedTuple):
+    """What an offline agent is told of the data when it is made, beside the windows that it learns from."""
 
     mean: np.ndarray  # [O] of the observations that it learns from
     std: np.ndarray  # [O], above zero
@@ -80,9 +82,11 @@ def check_spec(spec: EnvSpec) -> None:
         raise ConfigError("env.id", "an environment whose actions have finite bounds", spec.id)
 
 
-def make_statistics(prior: Prior, spec: EnvSpec, return_scale: float, targets: Sequence[float]) -> Statistics:
+def make_statistics(
+    summary: DataSummary, spec: EnvSpec, return_scale: float, targets: Sequence[float]
+) -> Statistics:
     """Raises ConfigError where the data's observations are not the environment's."""
-    mean, std = np.asarray(prior.mean, np.float32), np.asarray(prior.std, np.float32)
+    mean, std = np.asarray(summary.mean, np.float32), np.asarray(summary.std, np.float32)
     for name, x in (("mean", mean), ("std", std)):
         if x.shape != spec.observation_shape:
             raise ConfigError(f"{name} of the data", f"{spec.observation_shape} as {spec.id} has", x.shape)
@@ -119,8 +123,14 @@ def observe(statistics: Statistics, context: Context, timestep: TimeStep, target
     """The context with one more step: what the environments show now, and the return still to ask for.
 
     An episode begins where there was none, where the last step ended one (the observation is the next one's
-    first, or of no use), and where a step only reset; `target` [] is asked for there. Elsewhere the reward
-    just earned is taken off.
+    first, or of no use), and where a step only reset; `target` is asked for there. Elsewhere the reward just
+    earned is taken off what is still asked for.
+
+    Args:
+        statistics: of the data; standardises observations and scales returns.
+        context: the last K steps of B environments.
+        timestep: what they answered.
+        target: [], the return to ask for, unscaled.
     """
     fresh = ~context.mask[:, -1] | timestep.done | ~timestep.valid
     earned = jnp.asarray(timestep.reward, jnp.float32) / statistics.return_scale
@@ -142,7 +152,7 @@ def observe(statistics: Statistics, context: Context, timestep: TimeStep, target
 
 
 def in_units(spec: EnvSpec, windows: Windows) -> Windows:
-    """Windows with actions as the networks have them."""
+    """Windows with actions in units: each number in [-1, 1], discrete ones as they are; zero where padded."""
     actions = jnp.where(
         windows.mask.reshape(windows.mask.shape + (1,) * (windows.actions.ndim - 2)),
         to_unit(spec.action, windows.actions),
@@ -154,15 +164,8 @@ def in_units(spec: EnvSpec, windows: Windows) -> Windows:
 def action_errors(spec: EnvSpec, found: Array, actions: Array) -> Array:
     """[B, K] squared error averaged over the action's numbers, or cross-entropy of logits."""
     if isinstance(spec.action, Discrete):
-        log_p = jax.nn.log_softmax(found)
-        return -jnp.sum(jax.nn.one_hot(actions, spec.action.n) * log_p, axis=-1)
+        return optax.softmax_cross_entropy(found, jax.nn.one_hot(actions, spec.action.n))
     return jnp.mean((found - actions) ** 2, axis=-1)
-
-
-def norm_of(gradient: PyTree) -> Array:
-    """[] Euclidean norm of a whole pytree."""
-    squares = jax.tree.map(lambda g: jnp.sum(g**2), gradient)
-    return jnp.sqrt(jax.tree.reduce(jnp.add, squares))
 
 
 def choose(spec: EnvSpec, found: Array) -> tuple[Array, Array]:
@@ -181,4 +184,4 @@ def take_trajectories(triplets: Triplets, count: int) -> Triplets:
     if len(order) < count:
         raise ConfigError("bank.trajectories", f"at most the {len(order)} expert trajectories given", count)
     keep = np.isin(episode, order[:count])
-    return Triplets(*(np.asarray(x)[keep] for x in triplets))  # type: ignore[arg-type]
+    return Triplets(*(np.asarray(x)[keep] for x in triplets))

@@ -5,7 +5,7 @@ Before training, the memory is filled once:
   2. its latents of at most `bank.trajectories` expert trajectories are the bank, constant from then on.
 One update of a batch of windows of the poor data, in this order:
   1. the transformer's hidden state at every observation asks the bank; a softmax over the k nearest latents
-     is what it reads, `networks/associative.py`;
+     is what it reads, `read.py`;
   2. what was read enters the policy where `read.fusion` says, for "late" behind a gate that begins at 0;
   3. the error of the predicted actions, its gradient in the policy and in the maps around the bank, AdamW.
 
@@ -13,9 +13,13 @@ Known of the paper: two stages, the triplets, an encoder for each component and 
 bank of few expert trajectories, the same one in training and evaluation, a policy that learns to retrieve
 from it. Query, keys, softmax, fusion and all sizes are our choice. With `memory` "null" this is the Decision
 Transformer alone.
+
+Every function here takes `Parts` first, the choices that do not change during a run; `make_reframe` checks
+these choices and binds them.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -24,7 +28,7 @@ import optax
 
 from memjax.agents.offline.shared import (
     Context,
-    Prior,
+    DataSummary,
     Statistics,
     Triplets,
     action_errors,
@@ -34,14 +38,13 @@ from memjax.agents.offline.shared import (
     empty_context,
     in_units,
     make_statistics,
-    norm_of,
     observe,
     take_trajectories,
 )
 from memjax.agents.reframe import bank as banks
 from memjax.agents.reframe.autoencoder import make_autoencoder, train_autoencoder
-from memjax.agents.reframe.config import BankConfig, OptimizerConfig, ReframeConfig
-from memjax.agents.reframe.model import Nets, make_nets, make_store, predict
+from memjax.agents.reframe.config import ExpertBankConfig, OptimizerConfig, ReframeConfig
+from memjax.agents.reframe.model import Networks, make_bank_memory, make_networks, predict
 from memjax.agents.reframe.read import Reading, distinct_share
 from memjax.memory import MemoryState
 from memjax.ops.statistics import masked_mean
@@ -54,79 +57,159 @@ class ReframeState(flax.struct.PyTreeNode):
     params: PyTree  # {"policy": ..., "memory": ...}, the latter only with a memory
     optimizer: Any
     updates: Array  # [] i32
-    encoder: PyTree  # the autoencoder's, frozen; () without a memory
+    encoder: PyTree  # the autoencoder's parameters, frozen; () without a memory
     bank: Any  # MemoryState, constant; () without a memory
     statistics: Statistics
 
 
-def make_reframe(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Agent:
-    """The agent called "reframe". Raises ConfigError where config, environment and data do not fit."""
+class Parts(NamedTuple):
+    """The static choices that the agent's functions are bound to."""
+
+    config: ReframeConfig
+    spec: EnvSpec
+    networks: Networks
+    optimizer: optax.GradientTransformation
+    policies: tuple[str, ...]  # as `policy_names`
+
+
+def make_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
+    """The agent called "reframe".
+
+    Args:
+        config: its section of the config.
+        spec: the environment that it acts in: vector observations, discrete or bounded actions.
+        summary: what is known of the data; `experts` fill the bank, and `more` teach the autoencoder too.
+
+    Returns:
+        Pure functions. `refill` is None where the agent has no memory.
+
+    Raises:
+        ConfigError: config, environment and data do not fit each other.
+    """
     check_spec(spec)
-    nets = make_nets(config, spec)
-    statistics = make_statistics(prior, spec, config.return_scale, config.targets)
-    experts = _experts(config, spec, prior) if nets.memory else None
-    optimizer = make_optimizer(config.optimizer)
-    policies = policy_names(config)
-
-    def init(key: Key) -> ReframeState:
-        # The policy's parameters come from the same key with and without a memory, so runs can be compared.
-        params = {
-            "policy": nets.policy.init(key, empty_context(spec, 1, config.transformer.context).windows())
-        }
-        encoder, bank = (), ()
-        if nets.memory is not None and experts is not None:
-            keys = jax.random.split(jax.random.fold_in(key, 1), 3)
-            hidden = jnp.zeros((1, config.transformer.width)), jnp.zeros((1, config.autoencoder.latent))
-            params["memory"] = nets.memory.init(keys[0], *hidden)
-            learnt = experts if prior.more is None else _joined(experts, prior.more)
-            encoder, _ = train_autoencoder(config.autoencoder, nets.autoencoder, learnt, keys[1])
-            bank = _controlled(config.bank, make_bank(config, spec, encoder, experts), keys[2])
-        return ReframeState(
-            params, optimizer.init(params), jnp.zeros((), jnp.int32), encoder, bank, statistics
-        )
-
-    def look(params: PyTree, state: ReframeState, windows: Windows, **options: Any):
-        return predict(config, nets, params, state.encoder, state.bank, windows, **options)
-
-    def act(state: ReframeState, carry: Context, timestep: TimeStep, key: Key, *, policy: str = policies[0]):
-        which = policies.index(policy)
-        target = state.statistics.targets[which % len(config.targets)]
-        if which >= len(config.targets):
-            state = state.replace(bank=banks.emptied(state.bank))
-        context = observe(state.statistics, carry, timestep, target)
-        found, reading = look(state.params, state, context.windows(), newest=True)
-        action, unit = choose(spec, found[:, -1])
-        seen = {} if reading is None else {"slots": reading.slots, "read_mask": reading.mask}
-        return Action(action, context.chosen(unit), seen)
-
-    def update(state: ReframeState, windows: Windows, key: Key) -> tuple[ReframeState, dict[str, Array]]:
-        windows = in_units(spec, windows)
-
-        def loss(params: PyTree):
-            found, reading = look(params, state, windows, key=key)
-            value = masked_mean(action_errors(spec, found, windows.actions), windows.mask)
-            return value, {"loss/action": value} | _telemetry(nets, params, state, windows, reading)
-
-        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["loss/grad_norm"] = norm_of(gradient)
-        return state.replace(params=params, optimizer=opt_state, updates=state.updates + 1), metrics
-
-    def refill(state: ReframeState, triplets: Triplets) -> ReframeState:
-        bank = make_bank(config, spec, state.encoder, triplets, triplets.episode.shape[0])
-        return with_bank(state, _controlled(config.bank, bank, jax.random.key(0)))
-
+    parts = make_parts(config, spec)
+    statistics = make_statistics(summary, spec, config.return_scale, config.targets)
+    experts = _experts(config, spec, summary) if parts.networks.read_head else None
     return Agent(
-        init=init,
-        initial_carry=lambda batch: empty_context(spec, batch, config.transformer.context),
-        act=act,
-        update=update,
+        init=partial(init, parts, statistics, experts, summary.more),
+        initial_carry=partial(initial_carry, parts),
+        act=partial(act, parts),
+        update=partial(update, parts),
         rollout_steps=1,
-        policies=policies,
-        acting=lambda state: state.replace(optimizer=()),
-        refill=None if nets.memory is None else refill,
+        policies=parts.policies,
+        acting=acting,
+        refill=partial(refill, parts) if parts.networks.read_head else None,
     )
+
+
+def make_parts(config: ReframeConfig, spec: EnvSpec) -> Parts:
+    """What the functions below are bound to; allocates nothing."""
+    networks, optimizer = make_networks(config, spec), make_optimizer(config.optimizer)
+    return Parts(config, spec, networks, optimizer, policy_names(config))
+
+
+def init(
+    parts: Parts, statistics: Statistics, experts: Triplets | None, more: Triplets | None, key: Key
+) -> ReframeState:
+    """The state before the first update: trains the autoencoder and fills the bank.
+
+    Args:
+        parts: the static choices.
+        statistics: of the data.
+        experts: the steps that the bank is filled with; None: no memory.
+        more: steps that the autoencoder learns from beside them.
+        key: draws all parameters. Those of the policy are the same with and without a memory.
+    """
+    config, networks = parts.config, parts.networks
+    window = empty_context(parts.spec, 1, config.transformer.context).windows()
+    params = {"policy": networks.policy.init(key, window)}
+    encoder, bank = (), ()
+    if networks.read_head is not None and experts is not None:
+        keys = jax.random.split(jax.random.fold_in(key, 1), 3)
+        hidden = jnp.zeros((1, config.transformer.width)), jnp.zeros((1, config.autoencoder.latent))
+        params["memory"] = networks.read_head.init(keys[0], *hidden)
+        train = experts if more is None else _joined(experts, more)
+        encoder, _ = train_autoencoder(config.autoencoder, networks.autoencoder, train, keys[1])
+        bank = _controlled(config.bank, make_bank(config, parts.spec, encoder, experts), keys[2])
+    updates = jnp.zeros((), jnp.int32)
+    return ReframeState(params, parts.optimizer.init(params), updates, encoder, bank, statistics)
+
+
+def initial_carry(parts: Parts, batch: int) -> Context:
+    """The empty context of `batch` environments."""
+    return empty_context(parts.spec, batch, parts.config.transformer.context)
+
+
+def acting(state: ReframeState) -> ReframeState:
+    """What `act` reads of a state."""
+    return state.replace(optimizer=())
+
+
+def act(
+    parts: Parts, state: ReframeState, carry: Context, timestep: TimeStep, key: Key, *, policy: str = ""
+) -> Action:
+    """Greedy actions of B environments.
+
+    Args:
+        parts: the static choices.
+        state: parameters, bank, and the returns to ask for.
+        carry: the last K steps of each environment.
+        timestep: what the environments show now.
+        key: not used: acting draws nothing.
+        policy: one of `parts.policies`, "" for the first.
+
+    Returns:
+        Actions, the context with this step, and with a memory the extras "slots" and "read_mask" [B, k].
+    """
+    del key
+    which = parts.policies.index(policy) if policy else 0
+    targets = len(parts.config.targets)
+    target = state.statistics.targets[which % targets]
+    if which >= targets:
+        state = state.replace(bank=banks.emptied(state.bank))
+    context = observe(state.statistics, carry, timestep, target)
+    found, reading = _predict(parts, state.params, state, context.windows(), newest=True)
+    action, unit = choose(parts.spec, found[:, -1])
+    seen = {} if reading is None else {"slots": reading.slots, "read_mask": reading.mask}
+    return Action(action, context.chosen(unit), seen)
+
+
+def update(
+    parts: Parts, state: ReframeState, windows: Windows, key: Key
+) -> tuple[ReframeState, dict[str, Array]]:
+    """One step of AdamW on a batch of windows, and its metrics.
+
+    Args:
+        parts: the static choices.
+        state: before the update.
+        windows: B windows, actions as the environment has them.
+        key: draws every dropout.
+    """
+    windows = in_units(parts.spec, windows)
+    differentiated = jax.value_and_grad(partial(loss, parts), has_aux=True)
+    (_, metrics), gradient = differentiated(state.params, state, windows, key)
+    updates, optimizer = parts.optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["loss/grad_norm"] = optax.tree.norm(gradient)
+    return state.replace(params=params, optimizer=optimizer, updates=state.updates + 1), metrics
+
+
+def loss(
+    parts: Parts, params: PyTree, state: ReframeState, windows: Windows, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Mean error of the predicted actions over the valid steps [], and metrics; `windows` are in units.
+
+    Differentiate in `params`; of `state`, encoder and bank alone are used.
+    """
+    found, reading = _predict(parts, params, state, windows, key=key)
+    value = masked_mean(action_errors(parts.spec, found, windows.actions), windows.mask)
+    return value, {"loss/action": value} | _telemetry(parts.networks, params, state, windows, reading)
+
+
+def refill(parts: Parts, state: ReframeState, triplets: Triplets) -> ReframeState:
+    """The same policy with a bank of other steps, as many as they are. Raises as `with_bank`."""
+    bank = make_bank(parts.config, parts.spec, state.encoder, triplets, triplets.episode.shape[0])
+    return with_bank(state, _controlled(parts.config.bank, bank, jax.random.key(0)))
 
 
 def policy_names(config: ReframeConfig) -> tuple[str, ...]:
@@ -145,25 +228,28 @@ def with_bank(state: ReframeState, bank: MemoryState) -> ReframeState:
     return state.replace(bank=bank)
 
 
-def with_target(state: ReframeState, target: float) -> ReframeState:
-    """The same policy asked for another return, under the name of its main target."""
-    targets = state.statistics.targets.at[0].set(target)
-    return state.replace(statistics=state.statistics.replace(targets=targets))
-
-
 def make_bank(
     config: ReframeConfig, spec: EnvSpec, encoder: PyTree, triplets: Triplets, capacity: int | None = None
 ) -> MemoryState:
-    """A bank of these steps under a trained encoder, with `bank.capacity` slots unless told otherwise.
+    """A bank of recorded steps under a trained encoder.
 
-    Raises ConfigError where they do not fit in.
+    Args:
+        config: says how many slots there are, and how they are searched.
+        spec: of the environment.
+        encoder: the autoencoder's parameters.
+        triplets: N steps.
+        capacity: slots, in place of `bank.capacity`.
+
+    Raises:
+        ConfigError: the steps do not fit in.
     """
     n, capacity = triplets.episode.shape[0], capacity or config.bank.capacity
     if n > capacity:
         raise ConfigError("bank.capacity", f"at least the {n} steps that the bank is filled with", capacity)
     net = make_autoencoder(config.autoencoder, spec.action, spec.observation_shape[0])
-    z = net.apply(encoder, triplets.returns_to_go, triplets.observations, triplets.actions, method="encode")
-    return banks.fill_bank(make_store(config, spec, capacity), z, triplets)  # type: ignore[arg-type]
+    steps = triplets.returns_to_go, triplets.observations, triplets.actions
+    latents: Any = net.apply(encoder, *steps, method="encode")
+    return banks.fill_bank(make_bank_memory(config, spec, capacity), latents, triplets)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -177,36 +263,50 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
+def _predict(
+    parts: Parts,
+    params: PyTree,
+    state: ReframeState,
+    windows: Windows,
+    *,
+    key: Key | None = None,
+    newest: bool = False,
+) -> tuple[Array, Reading | None]:
+    """`predict` with the encoder and the bank of a state."""
+    frozen = state.encoder, state.bank
+    return predict(parts.config, parts.networks, params, *frozen, windows, key=key, newest=newest)
+
+
 def _telemetry(
-    nets: Nets, params: PyTree, state: ReframeState, windows: Windows, reading: Reading | None
+    networks: Networks, params: PyTree, state: ReframeState, windows: Windows, reading: Reading | None
 ) -> dict[str, Array]:
     """What the memory does, over the valid steps of a batch."""
-    if reading is None or nets.memory is None:
+    if reading is None or networks.read_head is None:
         return {}
     steps = reading.entropy.shape[0] // windows.mask.shape[0]
     valid = windows.mask[:, -steps:].reshape(-1)
     used = reading._replace(mask=reading.mask & valid[:, None])
     used = used._replace(slots=jnp.where(used.mask, used.slots, state.bank.capacity))
-    learnt = params["memory"]["params"]
+    learned = params["memory"]["params"]
     mass = jnp.sum(reading.mass * valid[:, None], axis=0) / jnp.maximum(jnp.sum(valid), 1)
     metrics = {
         "memory/entropy": masked_mean(reading.entropy, valid),
         "memory/distinct": distinct_share(used, state.bank.capacity),
-        "memory/temperature": jnp.exp(learnt["log_temperature"]),
+        "memory/temperature": jnp.exp(learned["log_temperature"]),
         "memory/found": jnp.sum(mass),  # share of reads that found anything
     }
-    metrics |= {"memory/gate": learnt["gate"]} if "gate" in learnt else {}
+    metrics |= {"memory/gate": learned["gate"]} if "gate" in learned else {}
     return metrics | {f"memory/return_bin_{i}": mass[i] for i in range(banks.BINS)}
 
 
-def _experts(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Triplets:
+def _experts(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Triplets:
     """The steps that the bank is filled with, checked."""
-    if prior.experts is None:
+    if summary.experts is None:
         raise ConfigError("agent.bank", "expert trajectories to fill it with", None)
-    check_triplets("experts", prior.experts, spec)
-    if prior.more is not None:
-        check_triplets("more", prior.more, spec)
-    experts = take_trajectories(prior.experts, config.bank.trajectories)
+    check_triplets("experts", summary.experts, spec)
+    if summary.more is not None:
+        check_triplets("more", summary.more, spec)
+    experts = take_trajectories(summary.experts, config.bank.trajectories)
     n = experts.episode.shape[0]
     if n > config.bank.capacity:
         expected = f"at least the {n} steps of {config.bank.trajectories} trajectories"
@@ -220,7 +320,7 @@ def _joined(first: Triplets, second: Triplets) -> Triplets:
     )
 
 
-def _controlled(config: BankConfig, bank: MemoryState, key: Key) -> MemoryState:
+def _controlled(config: ExpertBankConfig, bank: MemoryState, key: Key) -> MemoryState:
     """The bank, or what a control makes of it."""
     if config.content == "shuffled":
         return banks.shuffled(bank, key)

@@ -8,6 +8,7 @@ choice.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -94,7 +95,9 @@ class TripletAutoencoder(nn.Module):
         return to_unit(self.action, actions)
 
 
-def make_autoencoder(config: AutoencoderConfig, action: Discrete | Box, observation_size: int):
+def make_autoencoder(
+    config: AutoencoderConfig, action: Discrete | Box, observation_size: int
+) -> TripletAutoencoder:
     """The network of a config section."""
     return TripletAutoencoder(action, observation_size, config.width, config.latent)
 
@@ -109,9 +112,18 @@ def init_autoencoder(net: TripletAutoencoder, key: Key) -> PyTree:
 def train_autoencoder(
     config: AutoencoderConfig, net: TripletAutoencoder, triplets: Triplets, key: Key
 ) -> tuple[PyTree, Array]:
-    """Parameters and the losses [steps] of the whole training, as one compiled program.
+    """Trains from new parameters, as one compiled program.
 
-    Every epoch shuffles the steps anew and leaves out the rest that fills no batch.
+    Every epoch shuffles the N steps anew and leaves out the rest that fills no batch.
+
+    Args:
+        config: sizes and training; static.
+        net: the network; static.
+        triplets: N steps to learn, actions as the environment has them.
+        key: draws parameters and batches.
+
+    Returns:
+        The parameters, and the loss of every step [steps].
     """
     key_net, key_epochs = jax.random.split(key)
     n = triplets.episode.shape[0]
@@ -143,9 +155,9 @@ def train_autoencoder(
 
 
 def _loss(config: AutoencoderConfig, net: TripletAutoencoder, params: PyTree, batch: Triplets) -> Array:
-    errors = net.apply(params, batch.returns_to_go, batch.observations, batch.actions)
+    errors: Any = net.apply(params, batch.returns_to_go, batch.observations, batch.actions)
     weights = config.return_weight, config.observation_weight, config.action_weight
-    return jnp.mean(errors @ jnp.asarray(weights))  # type: ignore[operator]
+    return jnp.mean(errors @ jnp.asarray(weights))
 
 
 def _two_layers(width: int, size: int) -> nn.Module:

@@ -12,7 +12,7 @@ import numpy as np
 
 from memjax.agents.offline.shared import Triplets
 from memjax.memory import Memory, MemoryState, group_order, measure_groups
-from memjax.types import Array, ConfigError, Key, PyTree
+from memjax.types import Array, Key, PyTree
 
 BINS = 10  # equal parts of the range of a bank's returns to go, for telemetry
 CONTENT = "content"  # the field of a bank's values that is read in place of the keys, where there is one
@@ -21,10 +21,16 @@ GROUPS = "groups"  # the field of a bank's values that says what a search may pa
 
 
 def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState:
-    """A bank that holds `latents` [n, m] and the raw triplets, group: the trajectory of each.
+    """A bank that holds the latents of n steps and the steps themselves.
 
-    With `LEAST` slots and more they are stored in an order that puts like latents side by side, and the bank
-    says of its groups what a search needs to pass over most of them; that is true of these very latents.
+    With `LEAST` slots and more they are stored in an order that puts similar latents side by side, and the
+    bank keeps the bounds of each group of slots with which a search passes over most groups. These bounds
+    are true of these latents only, so a bank that was filled is never written to again.
+
+    Args:
+        memory: the functions of the bank, of at least n slots.
+        latents: [n, m], the keys.
+        triplets: the n steps; `episode` becomes the group of each entry.
     """
     empty = memory.init()
     # Why by slots: the shapes of a bank must not depend on what is in it, or no checkpoint could be restored.
@@ -78,23 +84,19 @@ def emptied(bank: MemoryState) -> MemoryState:
 
 
 def content_hash(bank: MemoryState) -> str:
-    """sha256, in hex, over the latents, the trajectory of each, and what a read gives; slot by slot."""
+    """sha256, in hex, over all that a bank was filled with, slot by slot: keys, trajectories and values.
+
+    What is learned later (utilities, visits), clocks, and the bounds of groups, which follow from the keys,
+    are left out; so is the capacity.
+    """
     valid = np.asarray(bank.valid)
+    values = {name: value for name, value in sorted(bank.values.items()) if name != GROUPS}
     digest = hashlib.sha256()
-    for array in (bank.keys, bank.group, content_of(bank)):
+    for name, array in {"keys": bank.keys, "group": bank.group, **values}.items():
         rows = np.ascontiguousarray(np.asarray(array)[valid])
-        digest.update(f"{rows.shape} {rows.dtype.name};".encode())
+        digest.update(f"{name} {rows.shape} {rows.dtype.str};".encode())
         digest.update(rows.tobytes())
     return digest.hexdigest()
-
-
-def check_bank(bank: MemoryState, expected: str) -> None:
-    """Raises ConfigError unless `content_hash(bank)` is `expected`, that of the bank trained with."""
-    found = content_hash(bank)
-    if found != expected:
-        raise ConfigError(
-            "bank", f"the one that the policy was trained with (sha256 {expected[:12]})", found[:12]
-        )
 
 
 def bins_of(bank: MemoryState) -> Array:

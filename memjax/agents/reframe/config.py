@@ -44,7 +44,7 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class BankConfig:
+class ExpertBankConfig:
     """What the memory holds."""
 
     trajectories: PositiveInt  # of the experts; fewer at hand is an error
@@ -94,7 +94,7 @@ class ReframeConfig:
     transformer: TransformerConfig
     optimizer: OptimizerConfig
     autoencoder: AutoencoderConfig
-    bank: BankConfig
+    bank: ExpertBankConfig
     read: ReadConfig
 
     @property

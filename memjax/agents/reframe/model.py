@@ -1,8 +1,7 @@
 """Re:Frame's networks and the way of a window through them: transformer, query, read, fusion, head."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,37 +9,48 @@ import jax.numpy as jnp
 from memjax.agents.reframe import bank as banks
 from memjax.agents.reframe.autoencoder import TripletAutoencoder, make_autoencoder
 from memjax.agents.reframe.config import ReadConfig, ReframeConfig
-from memjax.agents.reframe.read import MemoryNet, Reading, read
+from memjax.agents.reframe.read import ReadHead, Reading, read
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.decision_transformer import DecisionTransformer
 from memjax.types import Array, EnvSpec, Key, PyTree, Windows
 
 
-class Nets(NamedTuple):
-    """The networks of a config."""
+class Networks(NamedTuple):
+    """The networks of a config, and the functions of its bank. Holds no arrays."""
 
     policy: DecisionTransformer
-    memory: MemoryNet | None
+    read_head: ReadHead | None  # None without a memory
     autoencoder: TripletAutoencoder
-    store: Memory
+    memory: Memory
 
 
-def make_nets(config: ReframeConfig, spec: EnvSpec) -> Nets:
-    """The networks and the bank's functions."""
+class BoundNetwork(Protocol):
+    """A network with its parameters; `method` names what is called of it."""
+
+    def __call__(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """What that method of the network gives."""
+        ...
+
+
+def make_networks(config: ReframeConfig, spec: EnvSpec) -> Networks:
+    """The networks and the bank's functions; no parameters yet."""
     latent, width = config.autoencoder.latent, config.transformer.width
-    memory = MemoryNet(latent, width, config.read.query, config.read.similarity, config.read.fusion)
-    extra = matched_width(memory) if config.memory == "parameters" else 0
+    read_head = ReadHead(latent, width, config.read.query, config.read.similarity, config.read.fusion)
+    extra = matched_width(read_head) if config.memory == "parameters" else 0
     appended = latent if config.memory == "associative" and config.read.fusion == "concat" else 0
-    return Nets(
+    return Networks(
         DecisionTransformer(spec.action, config.transformer.sizes, extra, appended),
-        memory if config.memory == "associative" else None,
+        read_head if config.memory == "associative" else None,
         make_autoencoder(config.autoencoder, spec.action, spec.observation_shape[0]),
-        make_store(config, spec),
+        make_bank_memory(config, spec),
     )
 
 
-def make_store(config: ReframeConfig, spec: EnvSpec, capacity: int | None = None) -> Memory:
-    """The functions of the bank; its `update` learns utilities, see `reframe_utility.py`."""
+def make_bank_memory(config: ReframeConfig, spec: EnvSpec, capacity: int | None = None) -> Memory:
+    """The functions of a bank of `capacity` slots (None: `bank.capacity`).
+
+    Its `update` learns utilities, see `utility.py`. Raises ConfigError as `make_memory` does.
+    """
     rule = {"weight": config.read.utility_weight, "normalize": "pool"}
     return make_memory(
         capacity or config.bank.capacity,
@@ -56,17 +66,17 @@ def make_store(config: ReframeConfig, spec: EnvSpec, capacity: int | None = None
     )
 
 
-def matched_width(memory: MemoryNet) -> int:
+def matched_width(read_head: ReadHead) -> int:
     """Width of an MLP d -> width -> d that has about as many parameters as the maps around the bank."""
-    inputs = jnp.zeros((1, memory.width)), jnp.zeros((1, memory.latent))
-    shapes = jax.eval_shape(memory.init, jax.random.key(0), *inputs)
+    inputs = jnp.zeros((1, read_head.width)), jnp.zeros((1, read_head.latent))
+    shapes = jax.eval_shape(read_head.init, jax.random.key(0), *inputs)
     total = sum(x.size for x in jax.tree.leaves(shapes))
-    return max(1, round((total - memory.width) / (2 * memory.width + 1)))
+    return max(1, round((total - read_head.width) / (2 * read_head.width + 1)))
 
 
 def predict(
     config: ReframeConfig,
-    nets: Nets,
+    networks: Networks,
     params: PyTree,
     encoder: PyTree,
     bank: MemoryState,
@@ -75,42 +85,52 @@ def predict(
     key: Key | None = None,
     newest: bool = False,
 ) -> tuple[Array, Reading | None]:
-    """Actions in units or logits [B, K, A], or [B, 1, A] with `newest`, and what was read.
+    """The actions that the policy predicts, and what it read to do so.
 
-    `key` says that this is training: it draws every dropout. `params` are differentiated, the
-    parameters of the encoder and the bank are not.
+    Args:
+        config: of the agent.
+        networks: made from it.
+        params: {"policy": ..., "memory": ...}; gradients reach these alone.
+        encoder: the autoencoder's parameters; () without a memory.
+        bank: what is read; anything without a memory.
+        windows: B windows, actions in units.
+        key: draws every dropout; None: acting, without any.
+        newest: predict for the newest step only.
+
+    Returns:
+        Actions in units or logits [B, K, A], [B, 1, A] with `newest`; and the reading, None without a memory.
     """
     keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
-    policy = _bound(nets.policy, params["policy"])
+    policy = _bound(networks.policy, params["policy"])
     hidden = partial(policy, "hidden", windows, key=keys[0], newest=newest)
-    if nets.memory is None:
+    if networks.read_head is None:
         return policy("head", hidden()), None
-    memory = _bound(nets.memory, params["memory"])
+    read_head = _bound(networks.read_head, params["memory"])
     latent: Any = None
     if "ae" in config.read.query:
         known = windows.returns_to_go, windows.observations
-        latent = nets.autoencoder.apply(jax.lax.stop_gradient(encoder), *known, method="encode")
-    look = _Look(config.read, nets.store, bank, windows, memory, *keys[1:])
+        latent = networks.autoencoder.apply(jax.lax.stop_gradient(encoder), *known, method="encode")
+    look = _Reader(config.read, networks.memory, bank, windows, read_head, *keys[1:])
     if config.read.fusion == "prefix":
         tokens, reading = look.tokens(latent)
         return policy("head", hidden(prefix=tokens)), reading
     if config.read.fusion == "early":
-        r, reading = look.steps(memory("ask", None, latent))
-        return policy("head", hidden(early=memory("enter", r))), reading
+        r, reading = look.steps(read_head("ask", None, latent))
+        return policy("head", hidden(early=read_head("enter", r))), reading
     u = hidden()
-    r, reading = look.steps(memory("ask", u, None if latent is None else latent[:, -u.shape[1] :]))
-    u = jnp.concatenate([u, r], axis=-1) if config.read.fusion == "concat" else u + memory("enter", r)
+    r, reading = look.steps(read_head("ask", u, None if latent is None else latent[:, -u.shape[1] :]))
+    u = jnp.concatenate([u, r], axis=-1) if config.read.fusion == "concat" else u + read_head("enter", r)
     return policy("head", u), reading
 
 
-class _Look(NamedTuple):
+class _Reader(NamedTuple):
     """Reading for a batch of windows, with what training adds to it."""
 
     config: ReadConfig
-    store: Memory
+    memory: Memory
     bank: MemoryState
     windows: Windows
-    memory: Callable[..., Any]
+    read_head: BoundNetwork
     key_random: Key | None
     key_drop: Key | None
 
@@ -118,7 +138,7 @@ class _Look(NamedTuple):
         """r [B, t, m] for queries [B, t, m] of the last t steps."""
         batch, steps, latent = queries.shape
         reading = self.read(queries.reshape(-1, latent), steps)
-        r = self.memory("value", reading.content).reshape(batch, steps, -1)
+        r = self.read_head("value", reading.content).reshape(batch, steps, -1)
         return r * self._kept((batch, steps if self.config.dropout_unit == "step" else 1, 1)), reading
 
     def tokens(self, latents: Array) -> tuple[Array, Reading]:
@@ -128,10 +148,10 @@ class _Look(NamedTuple):
         """
         first = jnp.argmax(self.windows.mask, axis=1)[:, None, None]
         asked = jnp.take_along_axis(latents, first, axis=1)[:, 0]
-        reading = self.read(self.memory("ask", None, asked), 1)
+        reading = self.read(self.read_head("ask", None, asked), 1)
         # Why: weighted, so that the query learns; times k, so that even weights leave a token as it is.
         rows = reading.rows * (reading.weights * self.config.k)[..., None]
-        tokens = self.memory("enter", self.memory("value", rows))
+        tokens = self.read_head("enter", self.read_head("value", rows))
         return tokens * self._kept((tokens.shape[0], 1, 1)), reading
 
     def read(self, queries: Array, steps: int) -> Reading:
@@ -139,10 +159,10 @@ class _Look(NamedTuple):
         training = self.key_random is not None
         own = jnp.repeat(self.windows.episode, steps) if training and self.config.exclude_own else None
         return read(
-            self.store if self.config.k else None,
+            self.memory if self.config.k else None,
             self.bank,
             queries,
-            self.memory("sharpness"),
+            self.read_head("sharpness"),
             similarity=self.config.similarity,
             exclude_group=own,
             random_share=self.config.random_neighbors if training else 0.0,
@@ -156,5 +176,5 @@ class _Look(NamedTuple):
         return jax.random.bernoulli(self.key_drop, 1.0 - self.config.dropout, shape).astype(jnp.float32)
 
 
-def _bound(net: Any, params: PyTree) -> Callable[..., Any]:
-    return lambda method, *arguments, **options: net.apply(params, *arguments, method=method, **options)
+def _bound(network: Any, params: PyTree) -> BoundNetwork:
+    return lambda method, *arguments, **options: network.apply(params, *arguments, method=method, **options)

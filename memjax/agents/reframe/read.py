@@ -33,7 +33,7 @@ class Reading(NamedTuple):
     mass: Array  # [Q, BINS] weight in each bin of the bank's returns to go
 
 
-class MemoryNet(nn.Module):
+class ReadHead(nn.Module):
     """W_q, W_k, W_v, the temperature, and how what is read enters the policy."""
 
     latent: int  # m
@@ -99,12 +99,25 @@ def read(
     random_share: float = 0.0,
     key: Key | None = None,
 ) -> Reading:
-    """Softmax over the k best of each query [Q, m], k and what else chooses them bound in `memory`.
+    """Softmax over the k best entries for each query, or over all of them.
 
-    `memory` None: over all entries (k = 0). Which slots are chosen is not differentiated: gradients reach the
-    queries and `sharpness` [] through the weights, and never the bank. `exclude_group` [Q]: the trajectory
-    that each query must not find. `random_share` of the chosen are replaced by entries drawn uniformly, which
-    take over the weight of the one that they replace (not where they would be of the excluded group).
+    Which slots are chosen is not differentiated: gradients reach the queries and `sharpness` through the
+    weights, and never the bank.
+
+    Args:
+        memory: the functions of the bank, to which k and the way of choosing are bound; None: all entries
+            are read (k = 0).
+        bank: what is read.
+        queries: [Q, m].
+        sharpness: [], what similarities are multiplied by before the softmax.
+        similarity: "dot" or "cosine".
+        exclude_group: [Q] i32, the trajectory that each query must not find; negative: none.
+        random_share: share of the chosen entries that are replaced by entries drawn uniformly, which take
+            over the weight of the one that they replace (never by one of the excluded trajectory).
+        key: draws those; needed where `random_share` is above 0.
+
+    Raises:
+        ConfigError: entries are to be replaced and there is no key.
     """
     if memory is None:
         return _of_all(bank, queries, sharpness, similarity, exclude_group)

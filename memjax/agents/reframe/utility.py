@@ -11,15 +11,16 @@ and utility. Utilities are learned by `memory.update`, Q <- Q + alpha (r - Q), f
 Neither touches a parameter, a latent or which trajectory an entry is of.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from memjax.agents.offline.shared import Prior, Triplets, in_units
+from memjax.agents.offline.shared import DataSummary, Triplets, in_units
 from memjax.agents.reframe.agent import ReframeState, make_reframe
 from memjax.agents.reframe.config import ReframeConfig
-from memjax.agents.reframe.model import make_nets, predict
+from memjax.agents.reframe.model import make_networks, predict
 from memjax.networks.decision_transformer import to_unit
 from memjax.ops.statistics import masked_mean
 from memjax.types import Agent, Array, Discrete, EnvSpec, Windows
@@ -31,22 +32,24 @@ class Baseline(NamedTuple):
     weights: Array  # [2 O + 1]
 
 
-def make_learning_reframe(config: ReframeConfig, spec: EnvSpec, prior: Prior) -> Agent:
+def make_learning_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
     """The agent called "reframe", which credits its entries where it reads by MemRL's rule."""
-    agent = make_reframe(config, spec, prior)
-    if agent.refill is None or not config.read.recall or prior.baseline is None:
+    agent = make_reframe(config, spec, summary)
+    if agent.refill is None or not config.read.recall or summary.baseline is None:
         return agent
-    baseline = fit_baseline(prior.baseline)
+    return agent._replace(credit=partial(credit, config, spec, fit_baseline(summary.baseline)))
 
-    def credit(state: ReframeState, windows: Windows) -> ReframeState:
-        return credit_advantages(config, spec, state, windows, advantages(baseline, windows))
 
-    return agent._replace(credit=credit)
+def credit(
+    config: ReframeConfig, spec: EnvSpec, baseline: Baseline, state: ReframeState, windows: Windows
+) -> ReframeState:
+    """`credit_advantages` of held-out windows, whose advantages are measured against `baseline`."""
+    return credit_advantages(config, spec, state, windows, advantages(baseline, windows))
 
 
 def fit_baseline(triplets: Triplets, *, ridge: float = 1e-3) -> Baseline:
     """Ridge regression of returns to go on the observations of some steps."""
-    x = _features(triplets.observations)
+    x = _features(jnp.asarray(triplets.observations))
     n = x.shape[0]
     gram = x.T @ x / n + ridge * jnp.eye(x.shape[1])
     return Baseline(jnp.linalg.solve(gram, x.T @ triplets.returns_to_go / n))
@@ -62,13 +65,20 @@ def advantages(baseline: Baseline, windows: Windows) -> Array:
 def credit_advantages(
     config: ReframeConfig, spec: EnvSpec, state: ReframeState, windows: Windows, advantage: Array
 ) -> ReframeState:
-    """The state after the entries that held-out windows retrieve earned advantages [B, K].
+    """The state after the entries that held-out windows retrieve earned their advantages.
 
     For a fusion that reads once per window ("prefix") it is the advantage of the newest step.
+
+    Args:
+        config: of the agent.
+        spec: of the environment.
+        state: before.
+        windows: B held-out windows, actions as the environment has them.
+        advantage: [B, K], of every step.
     """
-    nets = make_nets(config, spec)
+    networks = make_networks(config, spec)
     windows = in_units(spec, windows)
-    _, reading = predict(config, nets, state.params, state.encoder, state.bank, windows)
+    _, reading = predict(config, networks, state.params, state.encoder, state.bank, windows)
     if reading is None:
         return state
     batch, k = windows.mask.shape[0], reading.slots.shape[1]
@@ -77,7 +87,9 @@ def credit_advantages(
     entries = to_unit(spec.action, state.bank.values["action"]).at[reading.slots].get(mode="clip")
     reward = advantage[:, -steps:].reshape(-1, 1) * agreement(spec, actions[:, None], entries)
     mask = reading.mask & windows.mask[:, -steps:].reshape(-1, 1)
-    bank = nets.store.update(state.bank, reading.slots, jnp.broadcast_to(reward, (batch * steps, k)), mask)
+    bank = networks.memory.update(
+        state.bank, reading.slots, jnp.broadcast_to(reward, (batch * steps, k)), mask
+    )
     return state.replace(bank=bank)
 
 
@@ -86,14 +98,19 @@ def credit_returns(
 ) -> ReframeState:
     """The state after each of E episodes rewarded what it had read, every entry once.
 
-    slots, mask [E, T, k] as `act` gave them in its extras ("slots", "read_mask"), reward [E], for example the
-    normalised return.
+    Args:
+        config: of the agent.
+        spec: of the environment.
+        state: before.
+        slots: [E, T, k] what was read, as `act` gives it in its extras ("slots").
+        mask: [E, T, k] which of it was found, as "read_mask" there.
+        reward: [E], for example the normalised return.
     """
     episodes = slots.shape[0]
     slots, mask = slots.reshape(episodes, -1), mask.reshape(episodes, -1)
     slots, first = jax.vmap(_once)(jnp.where(mask, slots, state.bank.capacity), mask)
     rewards = jnp.broadcast_to(reward[:, None], slots.shape)
-    return state.replace(bank=make_nets(config, spec).store.update(state.bank, slots, rewards, first))
+    return state.replace(bank=make_networks(config, spec).memory.update(state.bank, slots, rewards, first))
 
 
 def agreement(spec: EnvSpec, actions: Array, entries: Array) -> Array:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
-from reframe_case import BOX, prior, spec, timestep, triplets, windows
+from reframe_case import BOX, spec, summary, timestep, triplets, windows
 
 from memjax.agents import AGENTS
 from memjax.agents.offline.baselines import CloningConfig, NearestConfig, make_cloning, make_nearest
@@ -14,7 +14,7 @@ NEAREST = NearestConfig(8, 4, 10.0, 4, 64, 3, "auto")
 
 
 def test_cloning_learns_a_function_of_the_observation():
-    agent = make_cloning(CLONING, spec(), prior())
+    agent = make_cloning(CLONING, spec(), summary())
     state = agent.init(random.key(0))
     matrix = jnp.array([[0.5, -0.2], [0.1, 0.3], [-0.4, 0.2]])
     data = windows(batch=512)
@@ -28,14 +28,14 @@ def test_cloning_learns_a_function_of_the_observation():
     assert metrics["loss/action"][-1] < 0.1 * metrics["loss/action"][0]
     step = timestep(50)
     found = agent.act(state, (), step, random.key(0)).action
-    seen = (step.observation - prior().mean) / prior().std
+    seen = (step.observation - summary().mean) / summary().std
     clipped = jnp.abs(seen).max(axis=1) < 2.0
     expected = jnp.tanh(seen @ matrix) - jnp.array([0.0, 1.0])
     assert np.mean(np.abs(found - expected)[clipped]) < 0.15
 
 
 def test_padded_steps_teach_cloning_nothing():
-    agent = make_cloning(CLONING, spec(), prior())
+    agent = make_cloning(CLONING, spec(), summary())
     state = agent.init(random.key(0))
     w = windows()
     other = w._replace(
@@ -53,11 +53,11 @@ def test_padded_steps_teach_cloning_nothing():
 @pytest.mark.parametrize("action", [BOX, Discrete(3)])
 def test_the_nearest_experts_are_played(action):
     data = triplets(action)
-    agent = make_nearest(NEAREST, spec(action), prior(action))
+    agent = make_nearest(NEAREST, spec(action), summary(action))
     state = agent.init(random.key(0))
     step = timestep(6)
     found = np.asarray(agent.act(state, (), step, random.key(0)).action)
-    seen = np.asarray((step.observation - prior().mean) / prior().std)
+    seen = np.asarray((step.observation - summary().mean) / summary().std)
     experts = np.asarray(data.observations)
     for i in range(6):
         near = np.argsort(((experts - seen[i]) ** 2).sum(axis=1))[:3]
@@ -70,9 +70,9 @@ def test_the_nearest_experts_are_played(action):
 
 def test_one_nearest_neighbour_repeats_an_expert_at_its_own_observation():
     data = triplets()
-    agent = make_nearest(NearestConfig(8, 4, 10.0, 4, 64, 1, "auto"), spec(), prior())
+    agent = make_nearest(NearestConfig(8, 4, 10.0, 4, 64, 1, "auto"), spec(), summary())
     state = agent.init(random.key(0))
-    raw = data.observations[:20] * prior().std + prior().mean
+    raw = data.observations[:20] * summary().std + summary().mean
     found = agent.act(state, (), timestep(20, observation=raw), random.key(0)).action
     np.testing.assert_allclose(found, data.actions[:20], atol=1e-5)
     after, metrics = agent.update(state, windows(), random.key(0))
@@ -82,8 +82,8 @@ def test_one_nearest_neighbour_repeats_an_expert_at_its_own_observation():
 
 def test_wrong_data_are_refused():
     with pytest.raises(ConfigError, match="expert trajectories to play"):
-        make_nearest(NEAREST, spec(), prior()._replace(experts=None))
+        make_nearest(NEAREST, spec(), summary()._replace(experts=None))
     with pytest.raises(ConfigError, match="at least the 48 steps"):
-        make_nearest(NearestConfig(8, 4, 10.0, 4, 40, 1, "auto"), spec(), prior())
+        make_nearest(NearestConfig(8, 4, 10.0, 4, 40, 1, "auto"), spec(), summary())
     offline = {name for name, entry in AGENTS.items() if entry.learns_from == "windows"}
     assert offline == {"bc", "nearest", "reframe"}

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.agents.offline.shared import Prior, Triplets
+from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.config import (
-    BankConfig,
+    ExpertBankConfig,
     OptimizerConfig,
     ReadConfig,
     ReframeConfig,
@@ -31,7 +31,7 @@ def config(**changes):
         "transformer": TransformerConfig(4, 16, 2, 1, 20, 0.1, "float32"),
         "optimizer": OptimizerConfig(1e-3, 1e-4, 0.25, 10),
         "autoencoder": AutoencoderConfig(8, 6, 20, 32, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
-        "bank": BankConfig(4, 64, "latents"),
+        "bank": ExpertBankConfig(4, 64, "latents"),
         "read": ReadConfig("hidden", "dot", 5, "late", 0.0, "step", 0.0, False, "auto", 0, 0.0, 0.3),
     }
     for name, section in sections.items():
@@ -59,8 +59,8 @@ def actions_of(action, shape, rng):
     return jnp.asarray(rng.uniform(action.low, action.high, (*shape, action.size)), jnp.float32)
 
 
-def prior(action=BOX, **options):
-    return Prior(np.array([0.1, -0.2, 0.3]), np.array([1.0, 2.0, 0.5]), triplets(action, **options))
+def summary(action=BOX, **options):
+    return DataSummary(np.array([0.1, -0.2, 0.3]), np.array([1.0, 2.0, 0.5]), triplets(action, **options))
 
 
 def windows(action=BOX, batch=8, context=4, seed=0):

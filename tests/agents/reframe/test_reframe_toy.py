@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.agents.offline.shared import Prior, Triplets
+from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.agents.reframe.agent import make_reframe
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.config import (
-    BankConfig,
+    ExpertBankConfig,
     OptimizerConfig,
     ReadConfig,
     ReframeConfig,
@@ -43,7 +43,7 @@ def config(memory="associative", content="latents"):
         transformer=TransformerConfig(1, 32, 2, 1, 1, 0.0, "float32"),
         optimizer=OptimizerConfig(3e-3, 1e-4, 0.25, 100),
         autoencoder=AutoencoderConfig(32, 32, 2000, 128, 3e-3, 1e-4, 1.0, 0.1, 3.0, 1.0),
-        bank=BankConfig(CONTEXTS, CONTEXTS, content),
+        bank=ExpertBankConfig(CONTEXTS, CONTEXTS, content),
         read=ReadConfig("ae", "cosine", 4, "early", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
     )
 
@@ -71,7 +71,7 @@ def trained(config, seeds, updates):
         observations, good, missing = world(seed)
         trajectory = np.arange(CONTEXTS, dtype=np.int32)
         experts = Triplets(np.ones(CONTEXTS, np.float32), observations, good, trajectory)
-        agent = make_reframe(config, SPEC, Prior(np.zeros(SIZE), np.ones(SIZE), experts))
+        agent = make_reframe(config, SPEC, DataSummary(np.zeros(SIZE), np.ones(SIZE), experts))
         run = run or jax.jit(partial(learn, agent, config.batch, updates))
         state = agent.init(jax.random.key(seed))
         state = run(state, low_data(seed, observations, good, missing), jax.random.key(seed + 7))

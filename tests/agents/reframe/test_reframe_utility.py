@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from reframe_case import BOX, config, opened, prior, spec, triplets, windows
+from reframe_case import BOX, config, opened, spec, summary, triplets, windows
 
 from memjax.agents.reframe import bank as latents
 from memjax.agents.reframe.agent import make_reframe
-from memjax.agents.reframe.model import make_nets, predict
+from memjax.agents.reframe.model import make_networks, predict
 from memjax.agents.reframe.utility import (
     advantages,
     agreement,
@@ -24,11 +24,11 @@ READ = {"k": 5, "recall": 12, "utility_weight": 0.5}
 
 def made(**read):
     case = config(read=READ | read)
-    return case, opened(make_reframe(case, spec(), prior()).init(random.key(0)))
+    return case, opened(make_reframe(case, spec(), summary()).init(random.key(0)))
 
 
 def looked(case, state, data):
-    return predict(case, make_nets(case, spec()), state.params, state.encoder, state.bank, data)[1]
+    return predict(case, make_networks(case, spec()), state.params, state.encoder, state.bank, data)[1]
 
 
 def test_the_rule_chooses_by_similarity_and_utility():
@@ -38,9 +38,9 @@ def test_the_rule_chooses_by_similarity_and_utility():
     found = looked(case, state, windows())
     wide = config(read={"k": 12})
     pool = looked(wide, state, windows())
-    net, params = make_nets(wide, spec()), state.params
+    net, params = make_networks(wide, spec()), state.params
     hidden = net.policy.apply(params["policy"], windows(), method="hidden")
-    asked = net.memory.apply(params["memory"], hidden, None, method="ask").reshape(-1, 6)
+    asked = net.read_head.apply(params["memory"], hidden, None, method="ask").reshape(-1, 6)
     scores = jnp.einsum("qm,qkm->qk", asked, state.bank.keys[pool.slots])
     chosen = rerank(
         scores,
