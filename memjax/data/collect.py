@@ -194,10 +194,18 @@ def collect(
     seed: int,
     report: Callable[[int], Any] = lambda _: None,
 ) -> int:
-    """Steps the pools until all quotas are full; `keep` gets every episode and must copy what it keeps.
+    """Steps the pools until all quotas are full.
 
-    `report` gets the number of steps kept so far. Returns how many steps the environments took in all, resets
-    and what was not kept included.
+    Args:
+        pools: of environments of one task; they are stepped in turn.
+        policies: what acts.
+        quotas: how much of each policy is wanted, in the order of `policies`.
+        keep: gets every episode, and must copy what it keeps.
+        seed: draws what the policies sample.
+        report: gets the number of steps kept so far.
+
+    Returns:
+        How many steps the environments took in all, resets and what was not kept included.
     """
     generators = [np.random.default_rng((seed, i)) for i in range(len(pools))]
     recorders = [

@@ -64,10 +64,16 @@ def read_d4rl(
     keep_unfinished: bool = False,
     allocate: Allocate = in_memory,
 ) -> Trajectories:
-    """The episodes of a file. Raises ConfigError, with file and field, for whatever is not as described.
+    """The episodes of a file.
 
-    `max_episode_steps` counts only where the file has no `timeouts`. `keep_unfinished` keeps the steps after
-    the last end as an episode that was cut.
+    Args:
+        path: of the file.
+        max_episode_steps: steps after which an episode was cut; counts only where there are no `timeouts`.
+        keep_unfinished: keep the steps after the last end as an episode that was cut.
+        allocate: makes the arrays.
+
+    Raises:
+        ConfigError: with file and field, for whatever is not as described above.
     """
     if max_episode_steps is not None and max_episode_steps < 1:
         raise ConfigError("max_episode_steps", "int >= 1", max_episode_steps)

@@ -42,10 +42,16 @@ def load(
     keep_unfinished: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> Trajectories:
-    """A D4RL file, a Minari folder or file, or the id of a Minari dataset that is on this machine.
+    """The episodes of a dataset on this machine.
 
-    With a `cache` folder the arrays are mapped from there, and read only. Raises ConfigError with file and
-    field for whatever cannot be read. See `d4rl.read_d4rl` for the options.
+    Args:
+        dataset: a D4RL file, a Minari folder or file, or the id of a Minari dataset.
+        max_episode_steps: where episodes end at the latest, in a D4RL file without `timeouts`.
+        keep_unfinished: keep episodes without an end as ones that were cut.
+        cache: a folder to map the arrays from, read only; None: they are read into memory.
+
+    Raises:
+        ConfigError: with file and field, for whatever cannot be read.
     """
     path = _find(dataset)
     options: dict[str, Any] = {"keep_unfinished": keep_unfinished}

@@ -40,7 +40,23 @@ class WindowStream:
         first: int = 0,
         ahead: int = 4,
     ):
-        """`ahead`: batches that are kept ready. Raises ConfigError as `to_device` does."""
+        """Starts the thread.
+
+        Args:
+            trajectories: what windows are drawn from, on the host.
+            mean: [O] with `std`, what standardises observations.
+            std: [O], above zero.
+            return_scale: returns-to-go are divided by it.
+            key: the draws of update n are those of `fold_in(key, n)`.
+            batch: B, windows of an update.
+            context: K, steps of a window.
+            mix: as in `sample`.
+            first: the update to begin with.
+            ahead: batches that are kept ready.
+
+        Raises:
+            ConfigError: as `to_device` does.
+        """
         self._data, self._scale = trajectories, (mean, std)
         self._togo, self._episode, self._starts = index_of(trajectories, return_scale)
         self._draw = (jax.device_put(key, jax.devices("cpu")[0]), batch, len(trajectories.rewards), mix)

@@ -41,9 +41,16 @@ class Mix(NamedTuple):
 def to_device(
     trajectories: Trajectories, mean: np.ndarray, std: np.ndarray, return_scale: float
 ) -> DeviceData:
-    """All steps on the device, observations as (o - mean) / std, returns-to-go over `return_scale`.
+    """All steps of a dataset on the device.
 
-    Raises ConfigError for more than 2,147,483,647 steps.
+    Args:
+        trajectories: S steps, in memory or mapped from a file.
+        mean: [O] with `std`, what standardises observations: (o - mean) / std.
+        std: [O], above zero.
+        return_scale: returns-to-go are divided by it.
+
+    Raises:
+        ConfigError: there are more than 2,147,483,647 steps.
     """
     index = index_of(trajectories, return_scale)
     observations = normalise(trajectories.observations, mean, std)
@@ -69,7 +76,15 @@ def draw(key: Key, batch: int, steps: int, mix: Mix | None = None) -> Array:
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def sample(data: DeviceData, key: Key, batch: int, context: int, mix: Mix | None = None) -> Windows:
-    """`batch` windows of `context` steps; pure, and usable under jit and scan."""
+    """Windows of a dataset; pure, and usable under jit and scan.
+
+    Args:
+        data: the dataset on the device.
+        key: says which windows; the same key gives the same ones.
+        batch: B, how many.
+        context: K, steps of each; shorter ones are padded on the left.
+        mix: how many of them come from the steps behind `mix.split`; None: uniform over all.
+    """
     first = draw(key, batch, data.episode.shape[0], mix)
     episode = data.episode[first]
     steps, mask = place(first, data.starts[episode + 1], context, jnp)

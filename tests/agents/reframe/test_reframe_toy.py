@@ -25,13 +25,14 @@ from memjax.agents.reframe.config import (
 )
 from memjax.types import Box, EnvSpec, TimeStep, Windows
 
-CONTEXTS, SIZE, ACTIONS = 512, 8, 2
+SIZE, ACTIONS = 8, 2
 SPEC = EnvSpec(
     "test/Bandit-v0", (SIZE,), "float32", Box(ACTIONS, (-1.0,) * ACTIONS, (1.0,) * ACTIONS), 1, False
 )
 
 
-def config(memory="associative", content="latents"):
+def config(memory="associative", content="latents", contexts=512, steps=2000):
+    """`contexts` of the world, `steps` of the autoencoder."""
     # What is read enters before the transformer: whether to follow it depends on the return asked for, and
     # a head that adds it to the hidden state cannot make it so.
     return ReframeConfig(
@@ -42,23 +43,23 @@ def config(memory="associative", content="latents"):
         evaluate_emptied=False,
         transformer=TransformerConfig(1, 32, 2, 1, 1, 0.0, "float32"),
         optimizer=OptimizerConfig(3e-3, 1e-4, 0.25, 100),
-        autoencoder=AutoencoderConfig(32, 32, 2000, 128, 3e-3, 1e-4, 1.0, 0.1, 3.0, 1.0),
-        bank=ExpertBankConfig(CONTEXTS, CONTEXTS, content),
+        autoencoder=AutoencoderConfig(32, 32, steps, 128, 3e-3, 1e-4, 1.0, 0.1, 3.0, 1.0),
+        bank=ExpertBankConfig(contexts, contexts, content),
         read=ReadConfig("ae", "cosine", 4, "early", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
     )
 
 
-def world(seed):
+def world(seed, contexts):
     """Observations, good actions, and in which contexts the low data miss them."""
     rng = np.random.default_rng(seed)
-    observations = rng.normal(size=(CONTEXTS, SIZE)).astype(np.float32)
-    good = rng.uniform(-0.9, 0.9, (CONTEXTS, ACTIONS)).astype(np.float32)
-    return observations, good, rng.permutation(CONTEXTS) < CONTEXTS // 2
+    observations = rng.normal(size=(contexts, SIZE)).astype(np.float32)
+    good = rng.uniform(-0.9, 0.9, (contexts, ACTIONS)).astype(np.float32)
+    return observations, good, rng.permutation(contexts) < contexts // 2
 
 
 def low_data(seed, observations, good, missing, episodes=4096):
     rng = np.random.default_rng(seed + 1000)
-    context = rng.integers(0, CONTEXTS, episodes)
+    context = rng.integers(0, len(observations), episodes)
     taken = (rng.uniform(size=episodes) < 0.5) & ~missing[context]
     actions = np.where(taken[:, None], good[context], rng.uniform(-1, 1, (episodes, ACTIONS)))
     return tuple(jnp.asarray(x, jnp.float32) for x in (observations[context], actions, taken))
@@ -66,19 +67,19 @@ def low_data(seed, observations, good, missing, episodes=4096):
 
 def trained(config, seeds, updates):
     """Mean distance from the good action where the data miss it and where they do not, [seeds] each."""
-    run, found = None, []
+    run, found, contexts = None, [], config.bank.capacity
     for seed in seeds:
-        observations, good, missing = world(seed)
-        trajectory = np.arange(CONTEXTS, dtype=np.int32)
-        experts = Triplets(np.ones(CONTEXTS, np.float32), observations, good, trajectory)
+        observations, good, missing = world(seed, contexts)
+        trajectory = np.arange(contexts, dtype=np.int32)
+        experts = Triplets(np.ones(contexts, np.float32), observations, good, trajectory)
         agent = make_reframe(config, SPEC, DataSummary(np.zeros(SIZE), np.ones(SIZE), experts))
         run = run or jax.jit(partial(learn, agent, config.batch, updates))
         state = agent.init(jax.random.key(seed))
         state = run(state, low_data(seed, observations, good, missing), jax.random.key(seed + 7))
-        no = jnp.zeros(CONTEXTS, bool)
-        seen, zero = jnp.asarray(observations), jnp.zeros(CONTEXTS)
-        step = TimeStep(seen, seen, zero, no, no, no, ~no, jnp.zeros(CONTEXTS, jnp.int32))
-        chosen = agent.act(state, agent.initial_carry(CONTEXTS), step, jax.random.key(0)).action
+        no = jnp.zeros(contexts, bool)
+        seen, zero = jnp.asarray(observations), jnp.zeros(contexts)
+        step = TimeStep(seen, seen, zero, no, no, no, ~no, jnp.zeros(contexts, jnp.int32))
+        chosen = agent.act(state, agent.initial_carry(contexts), step, jax.random.key(0)).action
         error = np.abs(np.asarray(chosen) - good).mean(axis=1)
         found.append((error[missing].mean(), error[~missing].mean()))
     return np.array(found).T
@@ -97,8 +98,9 @@ def learn(agent, batch, updates, state, data, key):
 
 
 def test_a_memory_that_tells_the_truth_beats_one_that_is_shuffled():
-    reframe, _ = trained(config(), (0,), 2000)
-    shuffled, _ = trained(config(content="shuffled"), (0,), 2000)
+    small = {"contexts": 256, "steps": 1000}
+    reframe, _ = trained(config(**small), (0,), 1000)
+    shuffled, _ = trained(config(content="shuffled", **small), (0,), 1000)
     # An action drawn like the good ones is 0.6 away, the best constant one 0.45.
     assert np.all(reframe < 0.35)
     assert np.all(shuffled > 0.45)
