@@ -274,7 +274,7 @@ def play(memory: Memory, spec: EnvSpec, bank: MemoryState, observations: Array) 
 def _fill(memory: Memory, triplets: Triplets) -> MemoryState:
     values = {"action": triplets.actions}
     group = jnp.asarray(triplets.episode)
-    return memory.write(memory.init(), triplets.observations, values, group=group)[0]
+    return memory.write(memory.init(), jnp.asarray(triplets.observations), values, group=group)[0]
 
 
 def make_play_memory(config: NearestConfig, spec: EnvSpec) -> Memory:
