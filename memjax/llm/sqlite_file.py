@@ -9,13 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from memjax.types import ConfigError
+from memjax.types import ConfigError, RunEnded
 
 # One row for each row of a chained table, in the order of writing: a hash over that row and the hash before.
 _CHAIN = """
 CREATE TABLE chain (number INTEGER PRIMARY KEY, source TEXT NOT NULL, entry INTEGER NOT NULL,
     sha TEXT NOT NULL)
 """
+
+
+class FileError(RunEnded):
+    """A file could not be written: a full disk, a folder that went away. The run can go on later."""
 
 
 class SqliteFile:
@@ -59,7 +63,10 @@ class SqliteFile:
             raise ConfigError(str(path), "an SQLite file that can be written", f"{error}") from None
 
     def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """A connection whose changes are all kept, or none where the block raises."""
+        """A connection whose changes are all kept, or none where the block raises.
+
+        Raises FileError where the disk takes no more.
+        """
         return self._transaction()
 
     def append(self, connection: sqlite3.Connection, table: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -89,13 +96,16 @@ class SqliteFile:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise FileError(f"cannot write {self.path}: {error}") from None
                 raise
-            self._connection.execute("COMMIT")
 
     def _prepare(self, schema: str, version: int, durable: bool) -> None:
         self._connection.execute("PRAGMA busy_timeout = 10000")

@@ -31,7 +31,20 @@ class Chat(Protocol):
     def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
     ) -> Reply:
-        """One reply. Raises `ChatError` where none was had, after what retries the client makes."""
+        """Asks for one reply.
+
+        Args:
+          messages: the conversation, the last turn the user's.
+          max_tokens: of the reply, thoughts included.
+          temperature: 0 for the likeliest reply.
+          seed: of the draw; what is not drawn at random does not depend on it.
+
+        Returns:
+          The reply, without what the model thought before it.
+
+        Raises:
+          ChatError: no reply came, after the retries that the client makes.
+        """
         ...
 
 
@@ -78,9 +91,17 @@ class Task(Protocol):
     intent: str  # what is embedded and compared: the description of the task alone
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
-        """Plays the task once. `memories` is a ready block of text, "" for none; it is data, never executed.
+        """Plays the task once.
 
-        Raises ChatError as `ask` does; whatever the model does wrong is an outcome, not an error.
+        Args:
+          ask: gives the model's reply to a conversation.
+          memories: a block of text to show the model, "" for none. It is data and is never executed.
+
+        Returns:
+          How it ended. Whatever the model does wrong is an outcome, not an error.
+
+        Raises:
+          ChatError: as `ask` does.
         """
         ...
 

@@ -92,7 +92,7 @@ class Endpoint:
             raise self.transient(what, kind="malformed") from None
 
     def _failure(self, status: int, body: str, headers: Mapping[str, str]) -> Exception:
-        """What an error means: `status` is 0 where it came in an answer that is none of HTTP's errors."""
+        """What an error means: `status` 0 means that the answer said none."""
         code, what = error_code(body), f"{f'status {status}' if status else 'an error'}: {reason_of(body)}"
         if status in (401, 403):
             return self.error(what, kind="auth")

@@ -49,7 +49,7 @@ class LanguageConfig:
     batch: PositiveInt  # tasks of a minibatch; all of them see the memory as it was before it
     shuffle: bool  # a new order of the tasks in every epoch
     concurrency: PositiveInt  # tasks in play at a time
-    overlap: NonNegativeInt  # minibatches begun before the one in hand is learned; 0: as the source
+    overlap: NonNegativeInt  # minibatches that are begun before an earlier one is learned; 0: as the source
     transfer: bool  # play the held-out tasks after the last epoch, the memory frozen
 
     temperature: NonNegativeFloat

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 from memjax.llm.run.prompts import experience_text, plain, reflection_request, script_request
 from memjax.llm.run.records import Attempt
 from memjax.llm.types import Chat, ChatError, Message, Outcome, Reply, Task
-from memjax.types import ConfigError
+from memjax.types import ConfigError, RunEnded
 
-STOP_KINDS = ("budget", "auth")  # failures that the next task would meet as well
+STOP_KINDS = ("budget", "auth")  # failures that every further task would have too: they end the run
 
 
 class Style(NamedTuple):
@@ -58,7 +58,7 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
     asking, began = Asking(chat, style, name), time.monotonic()
     try:
         outcome = task.attempt(asking, memories)
-    except ConfigError:
+    except (ConfigError, RunEnded):
         raise
     except Exception as error:  # a task that fails for a reason of its own must not take others with it
         return _skip(task.id, error, asking, time.monotonic() - began)

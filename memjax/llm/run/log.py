@@ -117,7 +117,17 @@ class ExperienceLog:
             self._data.append(connection, "attempts", [values])
 
     def commit(self, event: Event, experiences: Sequence[Experience], skips: Sequence[Attempt]) -> None:
-        """A minibatch is finished: all of it is kept, or nothing."""
+        """Ends a minibatch in one transaction: all of it is kept, or nothing.
+
+        Args:
+          event: what the memory learns.
+          experiences: written in it, their rows following those of the log.
+          skips: attempts that could not be played; the others were kept as they finished.
+
+        Raises:
+          FileError: the disk takes no more.
+          sqlite3.IntegrityError: the minibatch or a row is in the log already.
+        """
         place = (event.phase, event.epoch)
         with self._data.transaction() as connection:
             values = (event.number, *place, event.minibatch, json.dumps(event))

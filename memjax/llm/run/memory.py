@@ -50,7 +50,16 @@ class TextMemory:
         return self._learn(state, self._lessons((), (), (), (), np.zeros((0, self.dim)), (), (), ()))
 
     def find(self, state: MemoryState, intents: np.ndarray, number: int) -> list[Recall]:
-        """The memories to inject for each of n <= batch intents [n, D]; `number` is that of the minibatch."""
+        """Retrieves for a minibatch.
+
+        Args:
+          state: the memory.
+          intents: [n, D] f32, n at most `batch`.
+          number: of the minibatch, which seeds exploration.
+
+        Returns:
+          The memories to inject for each intent, best first.
+        """
         padded = np.zeros((self.batch, self.dim), np.float32)
         padded[: len(intents)] = intents
         rows, similarity, utility = jax.device_get(
@@ -66,7 +75,17 @@ class TextMemory:
     def learn(
         self, state: MemoryState, event: Event, vectors: dict[str, np.ndarray], *, credit: bool
     ) -> MemoryState:
-        """The state after a minibatch; takes over `state`. `credit`: utilities learn as well."""
+        """Learns one minibatch: credits what was injected and stores the new experiences.
+
+        Args:
+          state: the memory before; its buffers are donated, so it cannot be used again.
+          event: the minibatch, of at most `batch` tasks.
+          vectors: [D] f32 of each intent of the event, by its hash.
+          credit: whether the utilities of injected memories are updated.
+
+        Returns:
+          The memory after it.
+        """
         scored = event.scored if credit else (False,) * len(event.scored)
         intents = (
             np.stack([vectors[name] for name in event.intents]) if event.intents else np.zeros((0, self.dim))

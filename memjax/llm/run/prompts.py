@@ -30,9 +30,15 @@ _REFLECTION = (
 
 
 def memory_block(experiences: Sequence[Experience], *, chars: int) -> str:
-    """Memories as one text of at most `chars` characters, successes first; "" where there is nothing to show.
+    """Memories as one text for a prompt, successes first.
 
-    Each memory has an equal share; what short ones leave goes to those after them.
+    Args:
+      experiences: best first.
+      chars: characters of the whole text at most. Each memory has an equal share; what short ones leave goes
+        to those after them.
+
+    Returns:
+      The text, or "" where there is no memory, or no room for one that could be read.
     """
     good = [x for x in experiences if x.success]
     bad = [x for x in experiences if not x.success]

@@ -1,7 +1,7 @@
 """The inner side of a sandbox: isolates itself, then runs one command after another for the outer side.
 
 Started as `python -S -m memjax.llm.sandbox.inside`. One JSON object per line comes in and goes out: first the
-settings and the isolation that was had, then requests and replies. Standard library alone.
+settings and how the sandbox is isolated, then requests and replies. Standard library alone.
 """
 
 import contextlib

@@ -4,7 +4,7 @@ Standard library alone. Where the kernel allows namespaces, the processes inside
 memory: the system's folders (read-only, or writable copies in memory), the interpreter, an empty home and
 temporary folder; no
 other process; no network but a loopback that is down. Where it does not, the weaker means are a system-call
-filter against network sockets and a process group; files are then shared. `Isolation` says which was had.
+filter against network sockets and a process group; files are then shared. `Isolation` says what there is.
 
 Why not bubblewrap: tasks of system administration need writable copies of system folders (overlays), which
 its version in Debian 12 does not make, and it is a program that pip cannot install. What else it would do for

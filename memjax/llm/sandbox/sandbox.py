@@ -75,7 +75,7 @@ class Sandbox:
         self._process: subprocess.Popen | None = None
         _remove_leftovers()
         self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-        self.shortfall = ""  # why no stronger isolation was had
+        self.shortfall = ""  # why it is not isolated more strongly
         try:
             self.isolation = self._start(administrator)
         except BaseException:

@@ -1,8 +1,8 @@
 """BigCodeBench, instruct: functions over many libraries, judged by unit tests (798 train, 342 held out).
 
 Data: `BigCodeBench.jsonl(.gz)`, and the split of MemRL's authors in `memrl_split_seed123.json`. Not every
-canonical solution passes with the versions at hand or without a network; with `checked` only tasks whose own
-solution passes here are kept, found out once and stored in that file.
+canonical solution passes with the versions that are installed here, or without a network; with `checked` only
+tasks whose own solution passes here are kept, found out once and stored in that file.
 """
 
 from collections.abc import Sequence

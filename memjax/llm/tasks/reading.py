@@ -96,7 +96,7 @@ def some(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
 def apart(items: Sequence[T], share: float, limit: int | None, seed: int) -> tuple[list[T], list[T]]:
     """Items to learn from and items held out, a `share` drawn by `seed`; at most `limit` of either.
 
-    Raises ConfigError for a share that is none.
+    Raises ConfigError where the share is not within [0, 1).
     """
     if not 0 <= share < 1:
         raise ConfigError("held_out", "a share of at least 0 and below 1", share)

@@ -19,7 +19,7 @@ def answer(body):
         vectors = HashedNgrams(16).embed(body["input"])
         return Answer({"data": [{"index": i, "embedding": v.tolist()} for i, v in enumerate(vectors)]})
     text = "\n".join(m["content"] for m in body["messages"])
-    return Answer(chat_answer(f"{len(text) % 256:02x} said"))
+    return Answer(chat_answer(f"{len(text) % 256:02x} said, and your key is {KEY}"))
 
 
 def models(url, tmp_path, mode):

@@ -7,6 +7,7 @@ import pytest
 
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.records import Attempt, Event, Experience, Plan, Recall, text_hash
+from memjax.llm.sqlite_file import FileError
 from memjax.types import ConfigError
 
 RECALL = Recall((3, 1), (0.1 + 0.2, 1.0), (-0.25, 1e-9))
@@ -210,3 +211,15 @@ def test_rows_that_were_not_written_by_the_log_are_found(filled, statement, says
     connection.close()
     with pytest.raises(ConfigError, match=says):
         ExperienceLog(path, embedder="e", dim=4)
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_nothing_is_half_written(log):
+    log.commit(event(1), [experience(0)], [])
+    pages = log._data.one("PRAGMA page_count")[0]
+    log._data.one(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(FileError, match=r"cannot write .*log\.sqlite: database or disk is full"):
+        log.commit(event(2), [experience(1, content="x" * 50_000)], [])
+    assert (log.last_event(), log.num_experiences()) == (1, 1)
+    log._data.one("PRAGMA max_page_count = 100000")
+    log.commit(event(2), [experience(1, content="x" * 50_000)], [])
+    assert reopened(log).last_event() == 2

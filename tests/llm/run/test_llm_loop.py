@@ -433,3 +433,16 @@ def test_what_failed_is_reported_with_its_reason(tmp_path):
     assert reported[0]["failures"] == ["refused: scripted refused"] * reported[0]["summaries_failed"]
     assert reported[0]["summaries_failed"] == 4
     assert "failures" not in lines(tmp_path)[0]
+
+
+def test_a_full_disk_ends_the_run_and_skips_no_task(tmp_path, monkeypatch):
+    from memjax.llm.sqlite_file import FileError
+
+    def full(self, *_):
+        raise FileError("cannot write: database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExperienceLog, "keep_attempt", full)
+        with pytest.raises(FileError, match="disk is full"):
+            run(tmp_path, config(epochs=1))
+    assert run(tmp_path, config(epochs=1)) == run(tmp_path / "whole", config(epochs=1))
