@@ -33,7 +33,7 @@ class MetricsWriter:
         self.workdir = Path(workdir)
         truncate_after(self.workdir / METRICS_FILE, after)
         truncate_after(self.workdir / TIMING_FILE, after)
-        if after > 0:
+        if after > 0 and (self.workdir / METRICS_FILE).exists():
             report_holes(self.workdir / METRICS_FILE, until=after)
         self._metrics = open(self.workdir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
         self._timing = open(self.workdir / TIMING_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
@@ -84,8 +84,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def report_holes(path: Path, until: int = 0) -> None:
     """Says on one line where lines are missing, as a curve drawn over the hole would not show it."""
-    steps = [values["step"] for _, values in _whole_lines(path)] if path.exists() else []
-    found = holes(steps, until)
+    found = holes([values["step"] for _, values in _whole_lines(path)], until)
     if found:
         where = ", ".join(f"{before:,} and {after:,}" for before, after in found[:3])
         more = f" and in {len(found) - 3} other places" if len(found) > 3 else ""

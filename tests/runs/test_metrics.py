@@ -169,6 +169,9 @@ def test_a_missing_line_is_said_when_the_curve_is_read_and_when_the_run_goes_on(
     path.write_bytes(b"".join(lines[:3]) + lines[3][:-9])  # cut
     write(tmp_path, [50], after=40)
     assert capsys.readouterr().err == f"memjax: {path} lacks lines between steps 30 and 40\n"
+    path.unlink()  # as a language run does, which writes all lines anew
+    write(tmp_path, [50], after=40)
+    assert capsys.readouterr().err == ""
 
 
 def test_mean_leaves_out_seeds_without_a_value():
