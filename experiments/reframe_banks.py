@@ -27,7 +27,7 @@ from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.config import load_workdir_config
 from memjax.training.offline import Offline, OfflineState
-from memjax.training.pools import Lane, act, pool_seed
+from memjax.training.pools import ActingPool, act, pool_seed
 
 SIZES = (1, 6, 15, 30, 60, 120, 300)
 DRAWS = (0, 1)  # which trajectories; 0 with 60 is the bank trained with
@@ -124,39 +124,39 @@ def learn_online(
     `seed` draws the episodes.
     """
     config, agent = program.config, program.agent
-    lane = Lane(config, agent, config.run.eval_envs, pool_seed(config.seed, seed + 1))
+    pool = ActingPool(config, agent, config.run.eval_envs, pool_seed(config.seed, seed + 1))
     choose = jax.jit(partial(act, agent), static_argnames="policy")
     credit = jax.jit(partial(credit_returns, config.agent, program.spec))
     one, means = jax.tree.map(lambda x: x[0], state.agent), []
     try:
         for turn in range(rounds):
             key = jax.random.fold_in(jax.random.key(seed), turn)
-            slots, mask, returns = _play(lane, partial(choose, agent.acting(one), policy=policy), key)
+            slots, mask, returns = _play(pool, partial(choose, agent.acting(one), policy=policy), key)
             if worth is not None:
                 one = credit(one, slots, mask, worth(returns).astype(np.float32))
             means.append(float(returns.mean()))
     finally:
-        lane.pool.close()
+        pool.envs.close()
     agents = jax.tree.map(lambda whole, x: whole.at[0].set(x), state.agent, one)
     return state.replace(agent=agents), means
 
 
-def _play(lane: Lane, choose: Any, key: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _play(pool: ActingPool, choose: Any, key: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first episode of every environment: slots and mask [B, T, k] of what was read, returns [B]."""
-    lane.reset()
-    over, returns = np.zeros(lane.pool.num_envs, bool), np.zeros(lane.pool.num_envs)
+    pool.reset()
+    over, returns = np.zeros(pool.envs.num_envs, bool), np.zeros(pool.envs.num_envs)
     slots, masks = [], []
     while not over.all():
-        chosen = choose(lane.carry, lane.timestep, key, np.int32(len(slots)))
-        lane.carry = chosen.carry
-        lane.send(np.asarray(chosen.action))
+        chosen = choose(pool.carry, pool.timestep, key, np.int32(len(slots)))
+        pool.carry = chosen.carry
+        pool.send(np.asarray(chosen.action))
         slots.append(np.asarray(chosen.extras["slots"]))
         masks.append(np.asarray(chosen.extras["read_mask"]) & ~over[:, None])
-        lane.receive()
-        ended = np.asarray(lane.timestep.done) & ~over
-        returns[ended] = np.asarray(lane.totals.stats.episode_return)[ended]
+        pool.receive()
+        ended = np.asarray(pool.timestep.done) & ~over
+        returns[ended] = np.asarray(pool.totals.stats.episode_return)[ended]
         over |= ended
-    longest = lane.pool.spec.max_episode_steps  # of one shape, whatever the episodes: compiled once
+    longest = pool.envs.spec.max_episode_steps  # of one shape, whatever the episodes: compiled once
     return _padded(slots, longest), _padded(masks, longest), returns
 
 

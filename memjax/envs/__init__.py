@@ -15,7 +15,7 @@ from memjax.types import ConfigError, Env, EnvSpec
 if TYPE_CHECKING:
     from memjax.envs.envpool_adapter import HostEnv
 
-PREFIXES = {"memjax": "jax", "gymnax": "jax", "envpool": "host"}
+PREFIXES: dict[str, Literal["jax", "host"]] = {"memjax": "jax", "gymnax": "jax", "envpool": "host"}
 
 _REGISTERED: dict[str, Callable[[Mapping[str, Any]], Env]] = {}
 
@@ -53,7 +53,7 @@ def backend_of(id: str) -> Literal["jax", "host"]:
     prefix, _, name = id.partition("/")
     if prefix not in PREFIXES or not name:
         raise unknown_id(id, [*_REGISTERED, *(f"{known}/{name or 'NAME'}" for known in PREFIXES)])
-    return PREFIXES[prefix]  # type: ignore[return-value]
+    return PREFIXES[prefix]
 
 
 def make_env(id: str, *, options: Mapping[str, Any]) -> Env:

@@ -23,7 +23,7 @@ Environments with continuous actions and a sparse reward that run (envpool 1.2.5
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -126,9 +126,8 @@ class HostEnv:
 
     def _timestep(self, raw: Any, **fields: Any) -> TimeStep:
         observation = observe(raw, self._categories)
-        state_id = np.zeros(self.num_envs, np.int32)
-        same: dict[str, Any] = dict(observation=observation, final_observation=observation)
-        return TimeStep(**same, **fields, state_id=state_id)  # type: ignore[arg-type]
+        fields |= dict(observation=observation, final_observation=observation)
+        return TimeStep(**fields, state_id=cast(Any, np.zeros(self.num_envs, np.int32)))
 
 
 def _start(id: str, num_envs: int, seeds: list[int], config: Mapping[str, Any]) -> Any:

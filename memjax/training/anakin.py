@@ -28,6 +28,7 @@ from memjax.training.program import (
 from memjax.training.rollout import Actor, start, unroll
 from memjax.types import Agent, Array, Env, Key, PyTree
 
+SeedState = tuple[Array, Key, PyTree, Actor, Array]  # a TrainState's fields, of one seed
 ATLAS_DRAWS = 8  # noisy renderings of every state that its bonus is averaged over
 
 
@@ -67,8 +68,8 @@ class Anakin:
         state, metrics = self.compiled_chunk()(state)
         return state, jax.device_get(metrics)
 
-    def compiled_chunk(self):
-        """The jitted chunk; the state is donated to it."""
+    def compiled_chunk(self) -> Any:
+        """The jitted chunk, (state) -> state, metrics [R, iterations]; the state is donated to it."""
         if "chunk" not in self._compiled:
             placed = self._shardings()
             options = {} if placed is None else {"in_shardings": (placed,), "out_shardings": (placed, None)}
@@ -102,7 +103,9 @@ class Anakin:
         after = state.iteration + self.config.run.log_every
         return TrainState(after, state.key, agent, actor, visits), metrics
 
-    def _evaluate_seed(self, episodes: int, policies: tuple[str, ...], inputs) -> dict[str, Array]:
+    def _evaluate_seed(
+        self, episodes: int, policies: tuple[str, ...], inputs: tuple[PyTree, Array, Key]
+    ) -> dict[str, Array]:
         agent_state, visits, key = inputs
         scores = {}
         for i, policy in enumerate(policies):
@@ -134,8 +137,8 @@ def init_seed(env: Env, agent: Agent, num_envs: int, key: Key) -> tuple[PyTree, 
     return agent.init(key_agent), start(env, agent, num_envs, key_env), visits
 
 
-def iterate(env: Env, agent: Agent, carry, _):
-    """One iteration of one seed: a rollout, then an update."""
+def iterate(env: Env, agent: Agent, carry: SeedState, x: None) -> tuple[SeedState, dict[str, Array]]:
+    """One iteration of one seed: a rollout, then an update. Metrics are scalars."""
     iteration, key, state, actor, visits = carry
     key_act, key_update = jax.random.split(jax.random.fold_in(key, iteration))
     actor, rollout = unroll(env, agent, state, actor, key_act)

@@ -1,13 +1,13 @@
 """The acting side of a run over envpool: pools of environments, and the rollouts and scores they give.
 
-A `Lane` is one pool with the episodes it is in. `Collector` steps several lanes in turn: while the threads of
-one step, the policy acts for the next, and what a step gave is written down while the next one runs.
+An `ActingPool` is one pool with the episodes it is in. `Collector` steps several of them in turn: while the
+threads of one step, the policy acts for the next; what a step gave is written down while the next one runs.
 """
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,15 @@ from memjax.types import (
 SEEDS = 100_000  # seeds of runs lie below; above lie those of resumed runs and of evaluations
 EVALUATION = 2**32 - 1  # in place of the iteration, in `pool_seed`
 
-Act = Callable[..., Any]  # (view, carry, timestep, key, number, **policy) -> Action
+
+class ActOnView(Protocol):
+    """`act` below with its agent bound, compiled or not."""
+
+    def __call__(
+        self, view: PyTree, carry: PyTree, timestep: TimeStep, key: Key, number: Any, *, policy: str = ...
+    ) -> Action:
+        """Actions of a batch from what acting reads; `number` [] i32 tells the draws of one rollout apart."""
+        ...
 
 
 class PoolFailed(OSError):
@@ -46,6 +54,7 @@ def pool_seed(seed: int, iteration: int) -> int:
     """Seed of the environments of run `seed` that are started at `iteration`.
 
     A resumed run must not replay the episodes that its first launch began with, nor those of another run.
+    Raises ConfigError where `seed` is too large.
     """
     if seed >= SEEDS:
         raise ConfigError("seed", f"int below {SEEDS} with envpool environments", seed)
@@ -54,28 +63,28 @@ def pool_seed(seed: int, iteration: int) -> int:
     return SEEDS + int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]) % SEEDS
 
 
-class Lane:
-    """One pool, the carry of its actors, and the totals of its episodes."""
+class ActingPool:
+    """One pool of B environments, the carry of its actors, and the totals of its episodes."""
 
     def __init__(self, config: ResolvedConfig, agent: Agent, batch: int, seed: int, first_env: int = 0):
         self.id, self.columns = config.env.id, slice(first_env, first_env + batch)
         options = config.env.options
-        self.pool = make_host_env(self.id, num_envs=batch, seed=seed, options=options, first_env=first_env)
+        self.envs = make_host_env(self.id, num_envs=batch, seed=seed, options=options, first_env=first_env)
         self._initial_carry = partial(agent.initial_carry, batch)
 
     def reset(self) -> None:
         """Begins an episode everywhere."""
-        self.timestep, self.carry = self._pool_call(self.pool.reset), self._initial_carry()
-        self.totals = EpisodeTotals(self.pool.num_envs)
+        self.timestep, self.carry = self._pool_call(self.envs.reset), self._initial_carry()
+        self.totals = EpisodeTotals(self.envs.num_envs)
 
     def send(self, action: np.ndarray) -> None:
         """Hands actions to the pool's threads."""
-        self._pool_call(self.pool.send, action)
+        self._pool_call(self.envs.send, action)
 
     def receive(self) -> None:
         """Waits for the answer to the latest `send`; `timestep` and `totals` then include it."""
-        self.timestep = self._pool_call(self.pool.recv)
-        self.totals.step(self.pool.raw_reward, self.timestep)
+        self.timestep = self._pool_call(self.envs.recv)
+        self.totals.step(self.envs.raw_reward, self.timestep)
 
     def _pool_call(self, call: Callable, *arguments: Any) -> Any:
         try:
@@ -85,31 +94,31 @@ class Lane:
 
 
 class Collector:
-    """All lanes of a run, and two buffers filled in turn."""
+    """All pools of a run, and two buffers filled in turn."""
 
-    def __init__(self, config: ResolvedConfig, agent: Agent, act: Act, *, first_iteration: int):
+    def __init__(self, config: ResolvedConfig, agent: Agent, act: ActOnView, *, first_iteration: int):
         self.act, self.steps = act, agent.rollout_steps
         batch, seed = config.env.num_envs // config.run.pools, pool_seed(config.seed, first_iteration)
-        self.lanes = [Lane(config, agent, batch, seed, i * batch) for i in range(config.run.pools)]
-        for lane in self.lanes:
-            lane.reset()
+        self.pools = [ActingPool(config, agent, batch, seed, i * batch) for i in range(config.run.pools)]
+        for pool in self.pools:
+            pool.reset()
         self.buffers = [HostBuffer(self.steps, config.env.num_envs) for _ in range(2)]
         self.stopped = False
 
     def collect(self, view: PyTree, key: Key) -> Rollout:
-        """T steps of all lanes, valid until the call after the next. Raises CancelledError once stopped."""
+        """T steps of all pools, valid until the call after the next. Raises CancelledError once stopped."""
         self.buffers.reverse()
         for t in range(self.steps):
-            for i, lane in enumerate(self.lanes):
+            for i, pool in enumerate(self.pools):
                 if self.stopped:
                     raise CancelledError
                 if t:
-                    lane.receive()
-                self._act(lane, t, view, key, np.int32(t * len(self.lanes) + i))
-        for lane in self.lanes:
-            lane.receive()
-            self._write_outcome(lane, self.steps - 1)
-            self.buffers[0].put("observation", self.steps, lane.columns, lane.timestep.observation)
+                    pool.receive()
+                self._act(pool, t, view, key, np.int32(t * len(self.pools) + i))
+        for pool in self.pools:
+            pool.receive()
+            self._write_outcome(pool, self.steps - 1)
+            self.buffers[0].put("observation", self.steps, pool.columns, pool.timestep.observation)
         return self.buffers[0].rollout()
 
     def stop(self) -> None:
@@ -118,56 +127,56 @@ class Collector:
 
     def close(self) -> None:
         """Ends the pools' threads."""
-        for lane in self.lanes:
-            lane.pool.close()
+        for pool in self.pools:
+            pool.envs.close()
 
-    def _act(self, lane: Lane, t: int, view: PyTree, key: Key, number: np.int32) -> None:
-        chosen = self.act(view, lane.carry, lane.timestep, key, number)
+    def _act(self, pool: ActingPool, t: int, view: PyTree, key: Key, number: np.int32) -> None:
+        chosen = self.act(view, pool.carry, pool.timestep, key, number)
         action = np.asarray(chosen.action)
-        lane.send(action)
+        pool.send(action)
         # The rest is written while the pool's threads step.
         if t:
-            self._write_outcome(lane, t - 1)
-        lane.carry = chosen.carry
+            self._write_outcome(pool, t - 1)
+        pool.carry = chosen.carry
         buffer = self.buffers[0]
-        buffer.put("observation", t, lane.columns, lane.timestep.observation)
-        buffer.put("action", t, lane.columns, action)
+        buffer.put("observation", t, pool.columns, pool.timestep.observation)
+        buffer.put("action", t, pool.columns, action)
         for name, value in chosen.extras.items():
-            buffer.put(f"extras/{name}", t, lane.columns, value)
+            buffer.put(f"extras/{name}", t, pool.columns, value)
 
-    def _write_outcome(self, lane: Lane, t: int) -> None:
+    def _write_outcome(self, pool: ActingPool, t: int) -> None:
         for name in ("reward", "terminated", "truncated", "success", "valid", "state_id"):
-            self.buffers[0].put(name, t, lane.columns, getattr(lane.timestep, name))
+            self.buffers[0].put(name, t, pool.columns, getattr(pool.timestep, name))
         for name in ("episode_return", "episode_length"):
-            self.buffers[0].put(f"stats/{name}", t, lane.columns, getattr(lane.totals.stats, name))
+            self.buffers[0].put(f"stats/{name}", t, pool.columns, getattr(pool.totals.stats, name))
 
 
 class Evaluator:
     """Environments of its own, reset for every evaluation."""
 
-    def __init__(self, config: ResolvedConfig, spec: EnvSpec, agent: Agent, act: Act, batch: int):
+    def __init__(self, config: ResolvedConfig, spec: EnvSpec, agent: Agent, act: ActOnView, batch: int):
         self.act, self.batch = act, batch
         self.names = ("return", "length") + (("success",) if spec.has_success else ())
-        self.lane = Lane(config, agent, batch, pool_seed(config.seed, EVALUATION))
+        self.pool = ActingPool(config, agent, batch, pool_seed(config.seed, EVALUATION))
 
     def run(self, view: PyTree, policy: str, episodes: int, key: Key) -> dict[str, float]:
         """Means over at least `episodes` episodes: the first ones of each environment, as many of each."""
-        lane, rounds = self.lane, -(-episodes // self.batch)
-        lane.reset()
+        pool, rounds = self.pool, -(-episodes // self.batch)
+        pool.reset()
         ended, sums, t = np.zeros(self.batch, int), dict.fromkeys(self.names, 0.0), 0
         while ended.min() < rounds:
-            chosen = self.act(view, lane.carry, lane.timestep, key, np.int32(t), policy=policy)
-            lane.carry, t = chosen.carry, t + 1
-            lane.send(np.asarray(chosen.action))
-            lane.receive()
-            done = np.asarray(lane.timestep.done)
+            chosen = self.act(view, pool.carry, pool.timestep, key, np.int32(t), policy=policy)
+            pool.carry, t = chosen.carry, t + 1
+            pool.send(np.asarray(chosen.action))
+            pool.receive()
+            done = np.asarray(pool.timestep.done)
             counted = done & (ended < rounds)
             ended += done
-            stats = lane.totals.stats
+            stats = pool.totals.stats
             found = {
                 "return": stats.episode_return,
                 "length": stats.episode_length,
-                "success": lane.totals.reached,
+                "success": pool.totals.reached,
             }
             for name in sums:
                 sums[name] += float(np.sum(found[name][counted]))
@@ -175,14 +184,14 @@ class Evaluator:
 
     def close(self) -> None:
         """Ends the pool's threads."""
-        self.lane.pool.close()
+        self.pool.envs.close()
 
 
 class EpisodeTotals:
     """Episode totals on the host; returns are counted unclipped, fake steps not at all."""
 
     def __init__(self, batch: int):
-        self.stats = EpisodeStats(np.zeros(batch, np.float32), np.zeros(batch, np.int32))  # type: ignore[arg-type]
+        self.stats = _host_stats(np.zeros(batch), np.zeros(batch))
         self.reached = np.zeros(batch, bool)  # success at any step of the episode
         self._over = np.zeros(batch, bool)
 
@@ -191,9 +200,14 @@ class EpisodeTotals:
         going, valid = ~self._over, np.asarray(timestep.valid)
         total = self.stats.episode_return * going + np.where(valid, raw_reward, 0.0)
         length = self.stats.episode_length * going + valid
-        self.stats = EpisodeStats(total.astype(np.float32), length.astype(np.int32))  # type: ignore[arg-type]
+        self.stats = _host_stats(total, length)
         self.reached = (self.reached & going) | np.asarray(timestep.success)
         self._over = np.asarray(timestep.done)
+
+
+def _host_stats(total: Any, length: Any) -> EpisodeStats:
+    """Statistics [B] in host memory, where NumPy's arrays stand for JAX's."""
+    return EpisodeStats(total.astype(np.float32), length.astype(np.int32))
 
 
 def acting_view(agent: Agent, state: TrainState) -> PyTree:

@@ -4,6 +4,7 @@ Every random draw of iteration i comes from `fold_in(key, i)`, so that a resumed
 never interrupted, bit for bit.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import flax.struct
@@ -22,6 +23,14 @@ class TrainState(flax.struct.PyTreeNode):
     agent: PyTree  # [R, ...] parameters, optimiser, memories, normalisers
     actor: Any  # [R, ...] Actor; () where the environment's state cannot be saved (envpool)
     visits: Array  # [R, S] i32, arrivals in each tabular state; S = 1 where the task is not tabular
+
+
+class Step(Protocol):
+    """One iteration of one seed, as `jax.lax.scan` takes it."""
+
+    def __call__(self, carry: PyTree, x: None, /) -> tuple[PyTree, dict[str, Array]]:
+        """The carry after the iteration, and scalar metrics."""
+        ...
 
 
 class Program(Protocol):
@@ -58,20 +67,20 @@ class Program(Protocol):
         ...
 
 
-def run_iterations(step, count: int, carry):
-    """`count` iterations of one seed; metrics [count]."""
+def run_iterations(step: Step, count: int, carry: PyTree) -> tuple[PyTree, dict[str, Array]]:
+    """`count` iterations of one seed: the carry after them, and metrics [count]."""
     return jax.lax.scan(step, carry, None, length=count)
 
 
-def map_seeds(num_seeds: int, function):
-    """`function` of one seed over the leading axis of its argument.
+def map_seeds(num_seeds: int, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function` of one seed, over the leading axis [R] of every array of its argument and of its result.
 
     A single seed is not vmapped: batched convolutions and scatters are slower than plain ones.
     """
     if num_seeds > 1:
         return jax.vmap(function)
 
-    def single(argument):
+    def single(argument: PyTree) -> PyTree:
         outputs = function(jax.tree.map(lambda x: x[0], argument))
         return jax.tree.map(lambda x: x[None], outputs)
 
