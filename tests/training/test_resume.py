@@ -14,7 +14,7 @@ from memjax.commands.inspect import latest_digest
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "memjax" / "configs" / "four_rooms.py"
-ITERATIONS = 16
+ITERATIONS = 12
 STEPS = 8 * 64 * ITERATIONS  # environments x steps of a rollout
 SMALL = [
     "--config.env.num_envs=8",

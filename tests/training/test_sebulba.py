@@ -409,8 +409,11 @@ def test_closing_before_anything_began_and_after_a_failure(script, monkeypatch):
 # Killed, stopped, and launched again.
 
 
+TOTAL = 20_480  # steps of the runs that are killed, 512 an iteration
+
+
 def launch(workdir, *more):
-    fields = ["env.num_envs=8", "run.total_steps=40_960", "run.log_every=1", "run.eval_every=0"]
+    fields = ["env.num_envs=8", f"run.total_steps={TOTAL}", "run.log_every=1", "run.eval_every=0"]
     overrides = [f"--config.{field}" for field in (*fields, "run.checkpoint_every=2", *more)]
     command = [
         sys.executable,
@@ -448,7 +451,7 @@ def interrupt(workdir, number):
 def test_a_killed_run_goes_on_with_fresh_episodes_and_a_stopped_one_has_saved(tmp_path):
     assert interrupt(tmp_path, signal.SIGKILL) == -signal.SIGKILL
     killed_at = saved_of(tmp_path)[-1]
-    assert 0 < killed_at < 40_960
+    assert 0 < killed_at < TOTAL
     assert interrupt(tmp_path, signal.SIGTERM) == 128 + signal.SIGTERM
     stopped_at = saved_of(tmp_path)[-1]
     assert stopped_at == steps_of(tmp_path)[-1] > killed_at
@@ -457,7 +460,7 @@ def test_a_killed_run_goes_on_with_fresh_episodes_and_a_stopped_one_has_saved(tm
     assert process.returncode == 0, errors
     assert "resuming" in errors
     assert f"step {stopped_at:,}" in errors
-    assert steps_of(tmp_path) == list(range(512, 40_960 + 1, 512))  # no line lost, none twice
+    assert steps_of(tmp_path) == list(range(512, TOTAL + 1, 512))  # no line lost, none twice
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert len(manifest["launches"]) == 3
     assert manifest["not_reproducible"] == [

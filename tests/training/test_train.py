@@ -3,17 +3,20 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting_case import small
 
 from memjax.configs import base
 from memjax.runs.signals import Diverged
 from memjax.runs.stored import steps_in
 from memjax.training import train as training
 from memjax.training.config import resolve
+from memjax.training.program import map_seeds
 from memjax.training.train import build, check_finite, summarize, train
 
 
@@ -135,7 +138,7 @@ def test_summaries_weigh_episodes_and_skip_empty_ones():
 DEVICES = """
 import jax, sys, numpy as np
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from test_train import cartpole, run
 seeds = int(sys.argv[2])
 _, state, rows = run(cartpole(num_seeds=seeds, steps=20_480))
@@ -148,38 +151,40 @@ print(" ".join(repr(float(np.sum(np.abs(x)))) for x in jax.tree.leaves(state.age
 @pytest.mark.parametrize(("devices", "seeds"), [(4, 4), pytest.param(8, 1, marks=pytest.mark.slow)])
 def test_several_devices_compute_what_one_does(devices, seeds, request):
     """Seeds apart, or the environments of one seed apart, on simulated devices."""
-
-    def on(count):
-        code = DEVICES.format(tests=str(request.path.parent))
-        command = [sys.executable, "-c", code, str(count), str(seeds)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        placed, sums = done.stdout.strip().splitlines()[-2:]
-        return placed, np.array(sums.split(), float)
-
-    (placed, many), (_, one) = on(devices), on(1)
+    paths = [str(request.path.parent), str(request.path.parents[1] / "agents")]
+    code = DEVICES.format(paths=paths)
+    command = [sys.executable, "-c", code, str(devices), str(seeds)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert len(jax.devices()) == 1
+    _, state, _ = run(cartpole(num_seeds=seeds, steps=20_480))
+    one = [float(np.sum(np.abs(x))) for x in jax.tree.leaves(state.agent.params)]
+    output, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors[-2000:]
+    placed, sums = output.strip().splitlines()[-2:]
     assert placed.split()[1] == str(devices)
-    np.testing.assert_allclose(many, one, rtol=2e-2)
+    np.testing.assert_allclose(np.array(sums.split(), float), one, rtol=2e-2)
 
 
-STRICT = """
-import jax, sys
-jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-sys.path.insert(0, {agents!r})
-from conftest import small
-from memjax.training.train import build
-for variant in ("", "sil"):
+def traced_strictly(function, *arguments):
+    """Traces a function, compiling nothing: keys used twice and ranks promoted silently are found then."""
+    with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
+        jax.jit(function).trace(*arguments)
+
+
+@pytest.mark.parametrize("variant", ["", "sil"])
+def test_no_key_is_used_twice_and_no_rank_is_promoted(variant):
     program = build(small(variant))
-    state, _ = program.chunk(program.init())
-    program.evaluate(state, 4)
-print("clean")
-"""
+    state = jax.eval_shape(program._init_all)
+    traced_strictly(program._init_all)
+    traced_strictly(program._chunk, state)
+    for policy in program.agent.policies:
+        one = map_seeds(1, partial(program._evaluate_seed, 4, (policy,)))
+        traced_strictly(one, (state.agent, state.visits, state.key))
 
 
-def test_no_key_is_used_twice_and_no_rank_is_promoted(request):
-    code = STRICT.format(agents=str(request.path.parents[1] / "agents"))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.stdout.strip().endswith("clean"), done.stderr[-2000:]
+def test_a_key_used_twice_and_a_promoted_rank_are_found():
+    key, row = jax.random.key(0), jnp.ones(3)
+    with pytest.raises(jax.errors.KeyReuseError):
+        traced_strictly(lambda k: jax.random.normal(k) + jax.random.uniform(k), key)
+    with pytest.raises(ValueError, match="rank promotion"):
+        traced_strictly(lambda x: x + jnp.ones((2, 3)), row)

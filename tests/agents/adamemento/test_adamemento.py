@@ -1,11 +1,13 @@
 """Acceptance tests of the spec (section 13) that concern AdaMemento as a whole."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting_case import first_rollout, small
 
 from memjax.agents.adamemento import reflection
 from memjax.agents.online import ppo
@@ -14,6 +16,36 @@ from memjax.networks.distributions import Categorical
 from memjax.runs.digest import digest
 from memjax.training.train import build
 from memjax.types import ConfigError, TimeStep
+
+
+def short(config):
+    """Episodes end within a rollout, so that memories fill."""
+    config.env.options = {"max_steps_in_episode": 12}
+
+
+@pytest.fixture(scope="module")
+def plain_ppo():
+    """What PPO without any memory has become after two chunks, and its metrics."""
+    _, state, rows = train_chunks(small("ppo", change=short))
+    return state, rows
+
+
+@pytest.fixture(scope="module")
+def remembered():
+    """AdaMemento after six chunks in which both kinds of episodes were likely to end."""
+
+    def change(config):
+        config.env.options = {"random_start": True, "max_steps_in_episode": 12}
+        config.agent.ppo.rollout_steps = 32
+
+    program, state, _ = train_chunks(small(change=change), chunks=6)
+    return program, state
+
+
+@pytest.fixture(scope="module")
+def acted():
+    """PPO's first rollout; what is learned from it depends on the test."""
+    return first_rollout(small("ppo"))
 
 
 def train_chunks(config, chunks=2):
@@ -33,46 +65,38 @@ def assert_trees_equal(one, other):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
-def test_a_gate_that_never_opens_is_ppo_step_by_step(make):
+def test_a_gate_that_never_opens_is_ppo_step_by_step(plain_ppo):
     """Acceptance test 1: kappa 1, no intrinsic reward, the same seed; the memories fill all the same."""
-
-    def short(config):
-        config.env.options = {"max_steps_in_episode": 12}
 
     def closed(config):
         short(config)
         config.agent.gate.kappa = 1.0
 
-    _, ada, ada_rows = train_chunks(make("no_novelty", change=closed))
-    _, ppo, ppo_rows = train_chunks(make("ppo", change=short))
-    assert_trees_equal(ada.agent.ppo, ppo.agent)
-    assert_trees_equal(ada.actor, ppo.actor)
+    _, ada, ada_rows = train_chunks(small("no_novelty", change=closed))
+    plain, ppo_rows = plain_ppo
+    assert_trees_equal(ada.agent.ppo, plain.agent)
+    assert_trees_equal(ada.actor, plain.actor)
     for ada_row, ppo_row in zip(ada_rows, ppo_rows, strict=True):
         for name in ppo_row:
             np.testing.assert_array_equal(ada_row[name], ppo_row[name], err_msg=name)
     assert bool(ada.agent.failure.valid.any())
 
 
-def test_all_parts_off_is_ppo(make):
-    _, off, _ = train_chunks(make("no_memory+no_novelty"))
-    _, ppo, _ = train_chunks(make("ppo"))
-    assert_trees_equal(off.agent, ppo.agent)
+def test_all_parts_off_is_ppo(plain_ppo):
+    _, off, _ = train_chunks(small("no_memory+no_novelty", change=short))
+    assert_trees_equal(off.agent, plain_ppo[0].agent)
 
 
 @pytest.mark.parametrize("offpolicy", ["mask", "is", "bc"])
-def test_gated_steps_move_the_policy_only_where_asked(make, one_rollout, offpolicy):
+def test_gated_steps_move_the_policy_only_where_asked(acted, offpolicy):
     """Acceptance test 4: under `mask` gated steps give the policy exactly no gradient; the values learn."""
-
-    def change(config):
-        config.agent.ppo.offpolicy = offpolicy
-        config.agent.ppo.entropy_cost = 0.1
-
-    got = one_rollout(make("ppo", change=change))
-    learner = ppo.make_learner(got.program.config.agent, got.program.env.spec)
+    got = acted
+    config = replace(got.program.config.agent, offpolicy=offpolicy, entropy_cost=0.1)
+    learner = ppo.make_learner(config, got.program.env.spec)
     gate = jnp.ones_like(got.rollout.valid)
     # A reward everywhere, so that some advantages are positive.
     rollout = got.rollout.replace(reward=jax.random.normal(got.key, got.rollout.reward.shape))
-    after, *_ = jax.jit(partial(ppo.learn, learner))(got.state, rollout, gate, got.key)
+    after, *_ = jax.jit(ppo.learn, static_argnums=0)(learner, got.state, rollout, gate, got.key)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, got.state.params)["params"]
     policy = [moved["policy_head"], moved["actor_torso"]]
     if offpolicy == "mask":
@@ -82,8 +106,8 @@ def test_gated_steps_move_the_policy_only_where_asked(make, one_rollout, offpoli
     assert max(jax.tree.leaves(moved["value_head"])) > 0.0
 
 
-def test_fake_transitions_teach_nothing(make, one_rollout):
-    got = one_rollout(make("ppo"))
+def test_fake_transitions_teach_nothing(acted):
+    got = acted
     learner = ppo.make_learner(got.program.config.agent, got.program.env.spec)
     key = jax.random.key(9)
     fake = jax.random.uniform(key, got.rollout.valid.shape) < 0.3
@@ -93,8 +117,9 @@ def test_fake_transitions_teach_nothing(make, one_rollout):
         return rollout.replace(reward=jnp.where(fake, by, rollout.reward))
 
     closed = jnp.zeros_like(fake)
-    a, *_ = jax.jit(partial(ppo.learn, learner))(got.state, poisoned(0.0), closed, key)
-    b, *_ = jax.jit(partial(ppo.learn, learner))(got.state, poisoned(1e3), closed, key)
+    learn = jax.jit(ppo.learn, static_argnums=0)
+    a, *_ = learn(learner, got.state, poisoned(0.0), closed, key)
+    b, *_ = learn(learner, got.state, poisoned(1e3), closed, key)
     assert_trees_equal(a, b)
 
 
@@ -137,7 +162,7 @@ def auc(positive, negative):
 
 
 @pytest.mark.parametrize("confidence", ["bce", "value"])
-def test_reflection_tells_two_policies_apart_at_one_to_sixteen(make, confidence):
+def test_reflection_tells_two_policies_apart_at_one_to_sixteen(confidence):
     """Acceptance test 3: AUC > 0.95 on fresh states, from 16 times as many failures."""
     from memjax.types import Discrete, EnvSpec
 
@@ -147,7 +172,7 @@ def test_reflection_tells_two_policies_apart_at_one_to_sixteen(make, confidence)
         config.agent.reflection.minibatch = 64
         config.agent.reflection.learning_rate = 3e-3
 
-    config = make(change=change).agent
+    config = small(change=change).agent
     spec = EnvSpec("test", (4,), "float32", Discrete(2), 10, True)
     memory, (success, *_), (failure, *_) = synthetic_banks(jax.random.key(0))
     nets = reflection.make_nets(config.reflection, config.ppo, spec, memory, memory, failures=True)
@@ -192,13 +217,13 @@ def test_calibration_error_of_a_known_table():
     np.testing.assert_allclose(reflection.calibration_error(confidence, outcome, half), 0.05, rtol=1e-5)
 
 
-def test_the_gate_obeys_confidence_and_policies_do_what_they_say(make):
+def test_the_gate_obeys_confidence_and_policies_do_what_they_say():
     def change(config):
         config.agent.gate.min_episodes = 0
         config.agent.gate.min_updates = 0
         config.agent.gate.kappa = 0.5
 
-    config = make(change=change)
+    config = small(change=change)
     program = build(config)
     state = program.agent.init(jax.random.key(0))
     observation = jax.nn.one_hot(jnp.arange(26), 26)
@@ -215,14 +240,9 @@ def test_the_gate_obeys_confidence_and_policies_do_what_they_say(make):
     np.testing.assert_allclose(act["ensemble"].extras["log_prob"], log_prob, rtol=1e-6)
 
 
-def test_banks_keep_to_their_kind_and_capacity(make):
+def test_banks_keep_to_their_kind_and_capacity(remembered):
     """Acceptance test 7: outcomes, shapes and eviction in a real run."""
-
-    def change(config):
-        config.env.options = {"random_start": True, "max_steps_in_episode": 12}
-        config.agent.ppo.rollout_steps = 32
-
-    _, state, _ = train_chunks(make(change=change), chunks=6)
+    _, state = remembered
     success, failure = (
         jax.tree.map(lambda x: x[0], bank) for bank in (state.agent.success, state.agent.failure)
     )
@@ -239,8 +259,8 @@ def test_banks_keep_to_their_kind_and_capacity(make):
     assert sorted(np.asarray(failure.values["to_go"])[newest]) == list(range(newest.sum()))
 
 
-def test_the_memory_is_frozen_during_evaluation(make):
-    program, state, _ = train_chunks(make(), chunks=1)
+def test_the_memory_is_frozen_during_evaluation(remembered):
+    program, state = remembered
     before = digest(state)
     scores = program.evaluate(state, 4)
     assert digest(state) == before
@@ -251,10 +271,10 @@ def test_the_memory_is_frozen_during_evaluation(make):
     }
 
 
-def test_what_act_reads_is_all_in_its_view(make):
+def test_what_act_reads_is_all_in_its_view():
     """The host loop hands `act` a copy of `acting(state)` alone."""
     for variant in ("", "ppo", "rnd", "sil"):
-        program = build(make(variant))
+        program = build(small(variant))
         state = program.agent.init(jax.random.key(0))
         observation = jax.random.normal(jax.random.key(1), (5, 26))
         timestep = TimeStep(observation, observation, *(jnp.zeros(5),) * 6)
@@ -275,23 +295,23 @@ def test_what_act_reads_is_all_in_its_view(make):
         ("ppo.encoder", "conv", "encoder"),
     ],
 )
-def test_contradictions_are_refused_by_name(make, field, value, where):
+def test_contradictions_are_refused_by_name(field, value, where):
     def change(config):
         config.agent.update_from_flattened_dict({field: value})
 
     with pytest.raises(ConfigError) as error:
-        build(make(change=change))
+        build(small(change=change))
     assert where in error.value.field
 
 
 @pytest.mark.parametrize("key_dim", [pytest.param(0, marks=pytest.mark.slow), 8])
-def test_images_are_stored_and_found_by_their_newest_plane(make, key_dim):
+def test_images_are_stored_and_found_by_their_newest_plane(key_dim):
     def change(config):
         config.agent.bank.key_dim = key_dim
         config.agent.reflection.prediction = "nearest"
         config.env.options = {"max_steps_in_episode": 10, "size": 6}
 
-    config = make(env_id="memjax/DarkChamber-v0", change=change)
+    config = small(env_id="memjax/DarkChamber-v0", change=change)
     _, state, rows = train_chunks(config)
     assert state.agent.failure.keys.shape[-1] == (key_dim or 32 * 32)
     assert bool(state.agent.failure.valid.any())

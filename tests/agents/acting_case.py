@@ -1,11 +1,13 @@
+"""Small runs of agents that learn by acting, shared by tests of several folders."""
+
 from functools import partial
 from types import SimpleNamespace
 
 import jax
-import pytest
 
 from memjax.configs import base
 from memjax.training.config import resolve
+from memjax.training.rollout import start, unroll
 from memjax.training.train import build
 
 
@@ -37,25 +39,11 @@ def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
     return resolve(base.apply(config, variant, base.VARIANTS))
 
 
-@pytest.fixture
-def make():
-    return small
-
-
-@pytest.fixture
-def one_rollout():
-    """(program, agent state, rollout, key) of a config after one compiled rollout."""
-
-    def collect(config, steps=None):
-        from memjax.training.rollout import start, unroll
-
-        program = build(config)
-        env, agent = program.env, program.agent
-        state = agent.init(jax.random.key(0))
-        actor = start(env, agent, config.env.num_envs, jax.random.key(1))
-        _, rollout = jax.jit(partial(unroll, env, agent))(state, actor, jax.random.key(2))
-        return SimpleNamespace(
-            program=program, agent=agent, state=state, rollout=rollout, key=jax.random.key(3)
-        )
-
-    return collect
+def first_rollout(config):
+    """Of a config: program, agent, its initial state, one compiled rollout under it, and a key."""
+    program = build(config)
+    env, agent = program.env, program.agent
+    state = agent.init(jax.random.key(0))
+    actor = start(env, agent, config.env.num_envs, jax.random.key(1))
+    _, rollout = jax.jit(partial(unroll, env, agent))(state, actor, jax.random.key(2))
+    return SimpleNamespace(program=program, agent=agent, state=state, rollout=rollout, key=jax.random.key(3))
