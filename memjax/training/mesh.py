@@ -12,7 +12,10 @@ from memjax.types import ConfigError, PyTree
 
 
 def make_mesh(num_seeds: int, num_envs: int, devices: list | None = None) -> Mesh | None:
-    """A mesh with one axis, "seed" or "env"; None on one device. Raises ConfigError where nothing divides."""
+    """A mesh with one axis over all devices: "seed" where the seeds divide, "env" for one seed; None on one.
+
+    Raises ConfigError where neither `num_seeds` nor, of one seed, `num_envs` is a multiple of the devices.
+    """
     devices = jax.devices() if devices is None else devices
     if len(devices) == 1:
         return None

@@ -51,7 +51,18 @@ def clear(stats: EpisodeStats, done: Array) -> EpisodeStats:
 
 
 def unroll(env: Env, agent: Agent, state: PyTree, actor: Actor, key: Key) -> tuple[Actor, Rollout]:
-    """T = agent.rollout_steps steps. The agent's state, its memories included, is only read."""
+    """T = `agent.rollout_steps` steps of B environments, in one scan.
+
+    Args:
+      env: in JAX.
+      agent: whose main policy acts.
+      state: the agent's; it, its memories included, is only read.
+      actor: the environments as they stand.
+      key: of all draws.
+
+    Returns:
+      The environments as they stand afterwards, and the rollout.
+    """
     keys = jax.random.split(key, (2, agent.rollout_steps))
     actor, steps = jax.lax.scan(partial(_step, env, agent, state), actor, (keys[0], keys[1]))
     last = actor.timestep.observation[None]

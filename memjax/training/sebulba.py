@@ -117,7 +117,10 @@ class Sebulba:
 def update(
     agent: Agent, spec: EnvSpec, state: TrainState, rollout: Rollout
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update of one seed, its leading axis kept."""
+    """One update of one seed, whose leading axis of size 1 is kept; metrics [1].
+
+    Its draws come from the state's key and iteration, so a resumed run repeats them.
+    """
     key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.iteration), 1)
     agent_state, metrics = agent.update(jax.tree.map(lambda x: x[0], state.agent), rollout, key)
     metrics |= episode_metrics(rollout, spec.has_success)

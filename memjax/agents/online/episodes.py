@@ -47,7 +47,14 @@ def init_scratch(spec: EnvSpec, length: int, batch: int) -> Scratch:
 
 
 def append(scratch: Scratch, rollout: Rollout, stored: Array, gate: Array) -> Scratch:
-    """The timeline [L + T, B]; `stored` [T, B, ...] is what is kept of the observations."""
+    """The timeline [L + T, B]: the scratch, then the steps of a new rollout.
+
+    Args:
+      scratch: the last L steps before the rollout.
+      rollout: T steps of the same B environments.
+      stored: [T, B, ...] what is kept of the rollout's observations.
+      gate: [T, B] bool, where a memory chose the action.
+    """
     new = Scratch(stored, rollout.action, rollout.reward, gate)
     return jax.tree.map(lambda old, recent: jnp.concatenate([old, recent]), scratch, new)
 
@@ -58,9 +65,14 @@ def keep_last(timeline: Scratch, length: int) -> Scratch:
 
 
 def take_episodes(timeline: Scratch, rollout: Rollout, wanted: Array, score: Array, count: int) -> Episodes:
-    """The `count` best-scored of the episodes that ended in the rollout where `wanted` [T, B] is True.
+    """The E = `count` best-scored of the episodes that ended in a rollout. Gathers E * L steps.
 
-    score [T, B] f32; equal scores go to the earlier end. Gathers E * L steps, whatever T and B are.
+    Args:
+      timeline: [L + T, B], of `append`.
+      rollout: the one that the timeline ends with.
+      wanted: [T, B] bool, the steps that end an episode to choose from.
+      score: [T, B] f32 of the episode that the step ends; of equal ones the earlier end wins.
+      count: E; padding that is not `chosen` stands for what fewer wanted episodes leave over.
     """
     t, b = wanted.shape
     length = timeline.reward.shape[0] - t
