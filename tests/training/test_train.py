@@ -186,5 +186,5 @@ def test_a_key_used_twice_and_a_promoted_rank_are_found():
     key, row = jax.random.key(0), jnp.ones(3)
     with pytest.raises(jax.errors.KeyReuseError):
         traced_strictly(lambda k: jax.random.normal(k) + jax.random.uniform(k), key)
-    with pytest.raises(ValueError, match="rank promotion"):
+    with pytest.raises(ValueError, match="rank_promotion"):
         traced_strictly(lambda x: x + jnp.ones((2, 3)), row)

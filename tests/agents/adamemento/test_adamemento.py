@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from acting_case import first_rollout, small
 
-from memjax.agents.adamemento import reflection
-from memjax.agents.online import ppo
+from memjax.agents.adamemento import agent, reflection
+from memjax.agents.online import ppo, sil
 from memjax.memory import make_memory
 from memjax.networks.distributions import Categorical
 from memjax.runs.digest import digest
@@ -281,6 +281,25 @@ def test_what_act_reads_is_all_in_its_view():
         act = partial(program.agent.act, carry=(), timestep=timestep, key=jax.random.key(2))
         assert_trees_equal(act(state), act(program.agent.acting(state)))
         assert len(jax.tree.leaves(program.agent.acting(state))) < len(jax.tree.leaves(state))
+
+
+def test_parts_hold_no_arrays_and_are_static_arguments():
+    """So each function of an agent's file compiles alone: `jax.jit(function, static_argnums=0)`."""
+    spec = build(small()).env.spec
+    made = [
+        agent.make_parts(small().agent, spec),
+        sil.make_parts(small("sil").agent, spec),
+        ppo.make_learner(small("rnd").agent, spec),
+    ]
+    for parts in made:
+        assert isinstance(hash(parts), int)
+        assert not [x for x in jax.tree.leaves(parts) if isinstance(x, jax.Array)]
+    ada = made[0]
+    state = jax.jit(agent.init, static_argnums=(0, 1))(ada, 4, jax.random.key(0))
+    propose = jax.jit(agent.propose, static_argnums=0)
+    action, confidence = propose(ada, state, jnp.zeros((4, 26)), jax.random.key(1))
+    assert (action.shape, confidence.shape) == ((4,), (4,))
+    assert propose._cache_size() == 1
 
 
 @pytest.mark.parametrize(
