@@ -108,6 +108,7 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
 
 def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
     """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
+    Sandbox.allow_weak = config.allow_weak_sandbox  # a loader may run programs too
     options = {n: os.path.expanduser(v) if isinstance(v, str) else v for n, v in config.options.items()}
     if options.get("checked"):
         print(
@@ -150,7 +151,6 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
     Raises ConfigError, and Stopped where the endpoint is down or the budget is spent.
     """
     run, workdir = resolve_language(config), Path(workdir)
-    Sandbox.allow_weak = run.benchmark.allow_weak_sandbox
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)
         with (
