@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import memjax.memory
+
 PACKAGE = Path(__file__).parents[1] / "memjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -140,6 +142,28 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_the_circle_test_can_fail():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
     assert len(module_graph()) > 100
+
+
+def behind_the_face(names: list[str]) -> list[str]:
+    """Those of `names` that lie in `memjax.memory` and are not among what it offers."""
+    inside = [name for name in names if name.startswith("memjax.memory.")]
+    return [name for name in inside if name.removeprefix("memjax.memory.") not in memjax.memory.__all__]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_other_parts_import_what_the_memory_offers_and_nothing_behind_it(path):
+    if part_of(path) != "memory":
+        assert behind_the_face(imports_of(path.read_text())) == []
+
+
+def test_the_face_test_can_fail():
+    source = "from memjax.memory import budget, nearest\nfrom memjax.memory.search.nearest import nearest"
+    assert behind_the_face(imports_of(source)) == [
+        "memjax.memory.budget",
+        "memjax.memory.search.nearest.nearest",
+    ]
+    assert sorted(memjax.memory.__all__) == sorted(set(memjax.memory.__all__))
+    assert all(hasattr(memjax.memory, name) for name in memjax.memory.__all__)
 
 
 def test_every_part_has_its_place():

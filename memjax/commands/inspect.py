@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.memory import MemoryState, describe
-from memjax.memory.state import num_bytes
-from memjax.memory.telemetry import AGE_QUANTILES
+from memjax.memory import AGE_QUANTILES, MemoryState, describe, num_bytes
 from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.types import ConfigError

@@ -8,9 +8,10 @@ state = memory.update(state, found.slots, rewards[:, None], found.mask)
 """
 
 from memjax.memory.bank import make_memory, null_memory
+from memjax.memory.checks import check_array
 from memjax.memory.eviction.policies import POLICIES, Eviction, lowest_first
 from memjax.memory.exchange import nearest_sharded
-from memjax.memory.interface import Memory
+from memjax.memory.interface import Init, Memory, presented
 from memjax.memory.plan import check_fits, plan_bytes
 from memjax.memory.rerank import CODE, PAPER, Ranked, rerank
 from memjax.memory.retrieval import PoolRule, Retrieved, retrieve
@@ -19,27 +20,31 @@ from memjax.memory.search.groups import group_order, measure_groups
 from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, Neighbors, nearest
 from memjax.memory.search.similarity import normalize
 from memjax.memory.sharded import make_sharded_memory, shardings
-from memjax.memory.state import MemoryState, gather_values
-from memjax.memory.telemetry import describe
-from memjax.memory.utility import q_update, q_update_batched, q_update_sequential
+from memjax.memory.state import MemoryState, gather_values, leaf_spec, num_bytes
+from memjax.memory.telemetry import AGE_QUANTILES, describe
+from memjax.memory.utility import q_update, q_update_batched, q_update_sequential, turns
 
 __all__ = [
+    "AGE_QUANTILES",
     "APPROXIMATE_METHODS",
     "CODE",
     "EXACT_METHODS",
     "PAPER",
     "POLICIES",
     "Eviction",
+    "Init",
     "Memory",
     "MemoryState",
     "Neighbors",
     "PoolRule",
     "Ranked",
     "Retrieved",
+    "check_array",
     "check_fits",
     "describe",
     "gather_values",
     "group_order",
+    "leaf_spec",
     "lowest_first",
     "make_memory",
     "make_sharded_memory",
@@ -49,11 +54,14 @@ __all__ = [
     "nearest_sharded",
     "normalize",
     "null_memory",
+    "num_bytes",
     "plan_bytes",
+    "presented",
     "q_update",
     "q_update_batched",
     "q_update_sequential",
     "rerank",
     "retrieve",
     "shardings",
+    "turns",
 ]

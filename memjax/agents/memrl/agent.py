@@ -26,10 +26,17 @@ from memjax.agents.memrl import entries, interface
 from memjax.agents.memrl.config import MemRLConfig, preset
 from memjax.agents.memrl.entries import Entry
 from memjax.agents.memrl.interface import Found, MemRL
-from memjax.memory import Eviction, Memory, MemoryState, PoolRule, make_memory, null_memory
-from memjax.memory.checks import check_array
-from memjax.memory.interface import presented
-from memjax.memory.utility import turns
+from memjax.memory import (
+    Eviction,
+    Memory,
+    MemoryState,
+    PoolRule,
+    check_array,
+    make_memory,
+    null_memory,
+    presented,
+    turns,
+)
 from memjax.types import Array, ConfigError, Key, PyTree
 
 __all__ = ["Entry", "Found", "MemRL", "MemRLConfig", "compiled", "make_memrl", "null_memrl", "preset"]

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.agents.memrl.config import MemRLConfig
-from memjax.memory import Eviction, Memory, MemoryState, lowest_first
-from memjax.memory.state import leaf_spec
+from memjax.memory import Eviction, Memory, MemoryState, leaf_spec, lowest_first
 from memjax.types import Array, PyTree
 
 _ROUNDING = 1e-6  # of the cosine of a unit vector with itself

@@ -6,8 +6,7 @@ Axis letters: B tasks, k2 memories injected into each (`keep` of the config), D 
 from typing import NamedTuple, Protocol
 
 from memjax.agents.memrl.config import MemRLConfig
-from memjax.memory import Memory, MemoryState
-from memjax.memory.interface import Init
+from memjax.memory import Init, Memory, MemoryState
 from memjax.types import Array, Key, PyTree
 
 
