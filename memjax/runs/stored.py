@@ -125,16 +125,32 @@ def read_record(directory: Path, step: int) -> dict[str, Any]:
         meta = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
         record = meta["record"]
         intact = sha256_json(record) == meta["sha256"] and record["step"] == step
+        schema, writer = record["schema"], record["memjax"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"its record cannot be read: {type(error).__name__}") from error
     if not intact:
         raise Damaged("its record is not what was saved")
-    if record["schema"] != SCHEMA_VERSION:
+    if schema != SCHEMA_VERSION:
         ours = f"schema {SCHEMA_VERSION} (this is memjax {__version__})"
-        raise ConfigError(
-            "checkpoint", ours, f"schema {record['schema']} (written by memjax {record['memjax']})"
-        )
+        raise ConfigError("checkpoint", ours, f"schema {schema} (written by memjax {writer})")
+    if not _is_well_formed(record):
+        raise Damaged("its record has another form than memjax writes")
     return record
+
+
+def _is_well_formed(record: Mapping[str, Any]) -> bool:
+    """Whether leaves and scalars have the form that `contents_of` writes; a sha256 alone does not tell."""
+    leaves, scalars = record.get("leaves"), record.get("scalars")
+    if not isinstance(leaves, list) or not isinstance(scalars, dict):
+        return False
+    for i, leaf in enumerate(leaves):
+        if not isinstance(leaf, list) or [type(part) for part in leaf] != [str, str, list, str]:
+            return False
+        if not all(type(size) is int and size >= 0 for size in leaf[2]):
+            return False
+        if leaf[1] == "python" and not is_scalar(scalars.get(_name(i))):
+            return False
+    return True
 
 
 def _stored_keys(directory: Path, step: int) -> list[str]:

@@ -20,7 +20,7 @@ import pytest
 
 from memjax.runs import stored
 from memjax.runs.checkpoint import CheckpointError, Checkpoints
-from memjax.runs.digest import digest
+from memjax.runs.digest import digest, sha256_json
 from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
 from memjax.types import ConfigError
 
@@ -199,7 +199,7 @@ def test_restores_onto_the_sharding_of_the_abstract_state(tmp_path):
         import jax, jax.numpy as jnp, sys
         from jax.sharding import NamedSharding, PartitionSpec as P
         from memjax.runs.checkpoint import Checkpoints
-        from memjax.runs.digest import digest
+        from memjax.runs.digest import digest, sha256_json
         jax.config.update("jax_num_cpu_devices", 4)
         mesh = lambda n: jax.sharding.Mesh(jax.devices()[:n], "d")
         put = lambda n: jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh(n), P("d"))),
@@ -405,6 +405,31 @@ def test_a_directory_that_went_away_is_an_error_and_is_not_made_anew(tmp_path):
         checkpoints.save(2, {"x": jnp.arange(3)})
     checkpoints.close()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"leaves": None},
+        {"leaves": [["x"]]},
+        {"leaves": [["x", "float32", [-1], "00"]]},
+        {"leaves": [["x", "float32", ["1"], "00"]]},
+        {"leaves": [["x", "python", [], "00"]], "scalars": {}},
+        {"scalars": []},
+        {"schema": ...},
+        {"memjax": ...},
+    ],
+)
+def test_a_record_of_another_form_is_damage_even_with_a_right_sha256(saved, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    path = copy / "20" / "meta" / "metadata"
+    record = json.loads(path.read_bytes())["record"] | change
+    record = {name: value for name, value in record.items() if value is not ...}
+    path.write_text(json.dumps({"sha256": sha256_json(record), "record": record}))
+    with pytest.raises(Damaged, match="its record"):
+        restore_leaves(copy, 20)
+    assert latest(copy).step == 10
 
 
 def test_names_that_are_no_steps_are_left_alone(tmp_path):
