@@ -1,6 +1,7 @@
 """The example of docs/extending.md: an environment and an agent outside of the package, from end to end."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,24 @@ def test_without_the_import_its_names_are_unknown(folder, capsys, monkeypatch):
     assert main(["train", "--config=my_config.py", "--workdir=runs/other"]) == 2
     assert capsys.readouterr().err.startswith("memjax: error: agent.name: expected one of")
     assert not (folder / "runs/other").exists()
+
+
+def test_a_benchmark_from_outside_is_played(folder, monkeypatch, capsys):
+    pytest.importorskip("openai", reason="an extra: pip install 'memjax[llm]'")
+    from fake_endpoint import Answer, chat_answer, serve
+
+    from memjax.llm.tasks import loading
+
+    def answer(body):
+        asked = re.search(r"What is (\d) \+ (\d)\?", body["messages"][-1]["content"])
+        return Answer(chat_answer(str(int(asked[1]) + int(asked[2])) if asked else "1. Add the numbers."))
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(loading, "_ENTRIES", dict(loading._ENTRIES))
+    remember, report = [words for words in LINES if "sums" in str(words)]
+    with serve(answer) as (url, _):
+        assert main([*remember, f"--config.chat.endpoint.base_url={url}"]) == 0
+    assert "100.0%" in capsys.readouterr().out
+    assert main(report) == 0
+    (recorded,) = json.loads((folder / "runs/sums/imports.json").read_text())
+    assert recorded["name"] == str(folder / "my_sums.py")
