@@ -6,6 +6,9 @@ STAMP := .venv/.installed
 # Programs compiled once serve every worker, and the next run.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 WORKERS ?= 2
+# Compiling takes most of the tests' time. With less optimisation of the programs it takes half, and every test must pass
+# either way; `make test-slow` keeps full optimisation.
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint lock clean
@@ -30,7 +33,7 @@ lint: install  ## Style and types
 	$(BIN)/pyright
 
 test: lint  ## Style, types, and every test that takes less than minutes
-	$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0
+	$(CACHE) $(QUICK) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-slow: install  ## The long tests alone
 	$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -o faulthandler_timeout=0 -m slow

@@ -20,6 +20,18 @@ MAPPINGS = 15_000
 # Compiled programs and what the allocator keeps of their compilation; two workers fit a machine of 8 GB.
 RESIDENT_BYTES = 1_600_000_000
 
+# Files that take longest begin first, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    *("test_resume.py", "test_sharded.py", "test_reframe_toy.py", "test_reframe_utility.py", "test_offline.py"),
+    *("test_sebulba.py", "test_train.py", "test_adamemento.py", "test_remember.py", "test_llm_kill.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts by file, see LONGEST."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
