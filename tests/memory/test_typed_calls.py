@@ -19,6 +19,7 @@ from memjax.memory import Memory, make_memory, make_sharded_memory, null_memory
 PROGRAM = """
 import jax.numpy as jnp
 from memjax.memory import make_memory
+from memjax.types import Agent, TimeStep
 
 memory = make_memory(8, 4, jnp.zeros(2), evict="lru")
 state = memory.init(seed=3)
@@ -26,9 +27,13 @@ ones = jnp.ones((2, 4))
 state, slots = memory.write(state, ones, jnp.zeros((2, 2)), {write}=jnp.zeros(2))
 found = memory.retrieve(state, ones, {retrieve}=slots)
 state = memory.update(state, found.slots, {rewards}, found.mask, step_size=0.5)
+
+
+def choose(agent: Agent, timestep: TimeStep, key: jnp.ndarray) -> jnp.ndarray:
+    return agent.act((), agent.initial_carry(2), timestep, key, {policy}="greedy").action
 """
-RIGHT = dict(write="utility", retrieve="exclude_group", rewards="jnp.zeros((2, 1))")
-WRONG = dict(write="utilty", retrieve="exlude_group", rewards="'1.0'")
+RIGHT = dict(write="utility", retrieve="exclude_group", rewards="jnp.zeros((2, 1))", policy="policy")
+WRONG = dict(write="utilty", retrieve="exlude_group", rewards="'1.0'", policy="polcy")
 PARTS = [name for name, kind in Memory.__annotations__.items() if kind is not int]
 VALUE = jnp.zeros(2)
 
@@ -55,6 +60,7 @@ def test_a_type_checker_reports_a_misspelt_keyword(tmp_path):
     assert errors == {
         ("wrong", 'No parameter named "utilty"'),
         ("wrong", 'No parameter named "exlude_group"'),
+        ("wrong", 'No parameter named "polcy"'),
         ("wrong", next(message for _, message in errors if "rewards" in message)),
     }
 
