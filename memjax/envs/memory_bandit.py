@@ -57,7 +57,15 @@ class Played(NamedTuple):
 
 
 def make_world(config: BanditConfig, key: Key) -> World:
-    """Draws a world."""
+    """Draws a world: the directions of its clusters, the quality and the intent of every memory.
+
+    Args:
+        config: the family of worlds.
+        key: a random key; the same one gives the same world.
+
+    Returns:
+        The world, with C = families * clusters and M = C * memories.
+    """
     keys = jax.random.split(key, 5)
     count = config.families * config.clusters
     cluster = jnp.repeat(jnp.arange(count), config.memories)
@@ -78,14 +86,34 @@ def make_world(config: BanditConfig, key: Key) -> World:
 
 
 def draw_tasks(world: World, key: Key, batch: int) -> tuple[Array, Array]:
-    """Clusters [B] i32, even, and intents [B, D]."""
+    """Draws a batch of tasks.
+
+    Args:
+        world: where they come from.
+        key: a random key.
+        batch: B.
+
+    Returns:
+        clusters [B] i32, drawn evenly, and intents [B, D] f32 of norm one.
+    """
     which, blur = jax.random.split(key)
     clusters = jax.random.randint(which, (batch,), 0, world.directions.shape[0])
     return clusters, _blurred(world.directions[clusters], world.noise, blur)
 
 
 def play(world: World, clusters: Array, memories: Array, mask: Array, key: Key) -> Played:
-    """Tries each task once with its memories [B, k], numbers of the world, where `mask` [B, k] is True."""
+    """Tries each of B tasks once.
+
+    Args:
+        world: where the tasks come from.
+        clusters: [B] i32, the cluster of each task.
+        memories: [B, k] i32, the memories it is given, by their number in the world (0 .. M-1).
+        mask: [B, k] bool, which of them count; none: the task succeeds with the world's `base`.
+        key: a random key.
+
+    Returns:
+        What the tasks came to, [B] each.
+    """
     chances = world.probability[clusters[:, None], jnp.where(mask, memories, 0)]
     count = jnp.sum(mask, axis=1)
     mean = jnp.sum(jnp.where(mask, chances, 0.0), axis=1) / jnp.maximum(count, 1)

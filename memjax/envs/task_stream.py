@@ -123,10 +123,18 @@ def expert(goals: Array, cells: Array) -> Array:
 
 
 def walk(goals: Array, begin: Array, epsilon: Array, key: Key, *, stop: bool = True) -> Experience:
-    """Attempts [B, ...] of the expert, whose actions are random with chance `epsilon` [B].
+    """Attempts of the expert, who errs.
 
-    With `stop` an attempt ends at its goal; otherwise it goes on for T steps, and `success` says whether it
-    was ever there.
+    Args:
+        goals: [B] i32, the cell where each attempt wants to go.
+        begin: [B] i32, the cell where it begins.
+        epsilon: [B] f32, the chance that an action is drawn evenly.
+        key: a random key.
+        stop: an attempt ends at its goal; False: it goes on for T steps, and `success` says whether it was
+            ever there.
+
+    Returns:
+        The attempts as experiences, [B, ...] each.
     """
 
     def step(carry: tuple[Array, Array, Array], key: Key) -> tuple[tuple[Array, Array, Array], tuple]:
@@ -144,7 +152,16 @@ def walk(goals: Array, begin: Array, epsilon: Array, key: Key, *, stop: bool = T
 
 
 def plant(config: StreamConfig, stream: Stream, key: Key) -> tuple[Array, Array, Experience]:
-    """Tasks, intents and experiences of a success at another cell, `planted` for each task."""
+    """Experiences that contradict the tasks: each claims a success at another cell.
+
+    Args:
+        config: `planted` says how many there are for each task.
+        stream: the tasks.
+        key: a random key.
+
+    Returns:
+        P = n * planted of each: the task [P] i32 that it is filed under, its intent [P, D], the experience.
+    """
     keys = jax.random.split(key, 4)
     tasks = jnp.repeat(jnp.arange(stream.goals.shape[0]), config.planted)
     elsewhere = starts(stream.goals[tasks], config.far, keys[0])
