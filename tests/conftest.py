@@ -22,8 +22,9 @@ RESIDENT_BYTES = 1_600_000_000
 
 # Files that take longest begin first, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    *("test_resume.py", "test_sharded.py", "test_reframe_toy.py", "test_reframe_utility.py", "test_offline.py"),
-    *("test_sebulba.py", "test_train.py", "test_adamemento.py", "test_remember.py", "test_llm_kill.py"),
+    *("test_resume.py", "test_sharded.py", "test_reframe_toy.py", "test_reframe_utility.py"),
+    *("test_offline.py", "test_sebulba.py", "test_train.py", "test_adamemento.py"),
+    *("test_remember.py", "test_llm_kill.py"),
 )
 
 
