@@ -11,13 +11,13 @@ def need(module: str, package: str = "") -> ModuleType:
 
     Args:
       module: the module's name.
-      package: the name to install it by, where that is another.
+      package: the name to install it by, where that differs from `module`.
 
     Returns:
       The module.
 
     Raises:
-      ConfigError: it is not installed; the line names the pip command.
+      ConfigError: it is not installed; the message names the pip command.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""SQLite files that several threads write to, that survive a kill, and that tell when they were damaged."""
+"""SQLite files that several threads can write to, that survive a kill, and whose damage is detected."""
 
 import contextlib
 import hashlib
@@ -19,11 +19,11 @@ CREATE TABLE chain (number INTEGER PRIMARY KEY, source TEXT NOT NULL, entry INTE
 
 
 class FileError(RunEnded):
-    """A file could not be written: a full disk, a folder that went away. The run can go on later."""
+    """A file could not be written, for example on a full disk. The run can be continued later."""
 
 
 class SqliteFile:
-    """One SQLite file in WAL mode. Every use holds the lock; `transaction` is all or nothing."""
+    """One SQLite file in WAL mode, safe to use from several threads."""
 
     def __init__(
         self,
@@ -39,15 +39,15 @@ class SqliteFile:
 
         Args:
           path: the file.
-          schema: its statements, parted by semicolons at the ends of lines.
+          schema: CREATE statements, each but the last followed by a semicolon at the end of its line.
           version: of the schema.
-          durable: what was committed outlives a loss of power, not only of the process.
-          make: whether a file that is not there is made.
-          chained: tables that are written by `append` alone. Every row of theirs is read when the file is
-            opened, and is as it was written, or the file is refused.
+          durable: committed data survives a loss of power, not only the death of the process.
+          make: whether to make a file that does not exist.
+          chained: tables that are written only by `append`. When the file is opened all their rows are
+            checked against the hashes that were stored with them.
 
         Raises:
-          ConfigError: there is no such file, it is another one, or it was damaged.
+          ConfigError: the file is missing, has another schema or version, or was damaged.
         """
         self.path, self._chained = Path(path), tuple(chained)
         schema += f";\n{_CHAIN}" if chained else ""
@@ -63,14 +63,20 @@ class SqliteFile:
             raise ConfigError(str(path), "an SQLite file that can be written", f"{error}") from None
 
     def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """A connection whose changes are all kept, or none where the block raises.
+        """A context whose changes are committed together; none of them is kept where the block raises.
 
-        Raises FileError where the disk takes no more.
+        Raises FileError where the file cannot be written.
         """
         return self._transaction()
 
     def append(self, connection: sqlite3.Connection, table: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Adds rows to a chained table, within a transaction."""
+        """Adds rows to a chained table, each with its hash.
+
+        Args:
+          connection: of the open `transaction`.
+          table: one of `chained`.
+          rows: values in the order of the table's columns.
+        """
         for row in rows:
             marks = ", ".join("?" * len(row))
             entry = connection.execute(f"INSERT INTO {table} VALUES ({marks})", row).lastrowid
@@ -79,12 +85,12 @@ class SqliteFile:
             connection.execute("INSERT INTO chain VALUES (NULL, ?, ?, ?)", (table, entry, sha))
 
     def rows(self, statement: str, values: Any = ()) -> list[tuple]:
-        """What a SELECT finds."""
+        """All rows that a SELECT finds; `values` fill its placeholders."""
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
 
     def one(self, statement: str, values: Any = ()) -> tuple | None:
-        """The first row of what a SELECT finds."""
+        """The first row that a SELECT finds, or None; `values` fill its placeholders."""
         with self._lock:
             return self._connection.execute(statement, values).fetchone()
 

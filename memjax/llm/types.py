@@ -1,4 +1,4 @@
-"""What a language-model agent is made of: messages, replies, embeddings, tasks and outcomes."""
+"""Types of the language-model side: messages, replies, embedders, tasks, outcomes and benchmarks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,13 +14,13 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a model answered to one conversation."""
+    """A model's answer to one conversation."""
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     finish: str = "stop"  # "stop", "length", "content_filter"
-    cached: bool = False  # taken from a cache or a recording: nothing was spent
+    cached: bool = False  # taken from a cache or a recording, so that nothing was spent
 
 
 class Chat(Protocol):
@@ -36,14 +36,14 @@ class Chat(Protocol):
         Args:
           messages: the conversation, the last turn the user's.
           max_tokens: of the reply, thoughts included.
-          temperature: 0 for the likeliest reply.
-          seed: of the draw; what is not drawn at random does not depend on it.
+          temperature: of the sampling; 0 takes the most likely tokens.
+          seed: of the sampling; of no effect at temperature 0.
 
         Returns:
-          The reply, without what the model thought before it.
+          The reply, without the thoughts before it.
 
         Raises:
-          ChatError: no reply came, after the retries that the client makes.
+          ChatError: no usable reply came, even after the client's retries.
         """
         ...
 
@@ -51,16 +51,21 @@ class Chat(Protocol):
 class Embedder(Protocol):
     """Turns texts into unit vectors. Safe to call from several threads."""
 
-    name: str  # of the model; memories of one embedder are refused to another
-    dim: int
+    name: str  # of the model; a log of memories can only be opened with the embedder that made its vectors
+    dim: int  # width of a vector
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[n, dim] f32, rows of norm one."""
+        """[n, dim] f32, one row of norm one for each text."""
         ...
 
 
 class ChatError(RuntimeError):
-    """A request that failed for good: what was asked of whom, and why it failed."""
+    """A request failed, and no further retry is made.
+
+    Args:
+      what: one line: the model, the endpoint and the reason.
+      kind: "down", "timeout", "rate_limit", "refused", "malformed", "budget" or "auth".
+    """
 
     def __init__(self, what: str, *, kind: str):
         super().__init__(what)
@@ -73,14 +78,14 @@ class Outcome(NamedTuple):
     task_id: str
     success: bool
     score: float  # 0 to 1, what the benchmark counts
-    trajectory: str  # what was done, as text that may be shown to a model again
-    feedback: str = ""  # what the environment said at the end: an error, a failed test
+    trajectory: str  # the actions and observations, as text that may be shown to a model again
+    feedback: str = ""  # the environment's last message, such as an error or a failed test
     steps: int = 1  # turns of the conversation
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-# (messages) -> reply: a chat model with its settings bound, counted and cached by whoever runs the task
+# (messages) -> reply: a chat model whose settings are bound by the loop, which also counts its tokens
 Ask = Callable[[Sequence[Message]], Reply]
 
 
@@ -88,7 +93,7 @@ class Task(Protocol):
     """One task of a benchmark."""
 
     id: str  # unique in its benchmark and stable between runs
-    intent: str  # what is embedded and compared: the description of the task alone
+    intent: str  # the description of the task alone; its embedding is the key of a memory
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
         """Plays the task once.
@@ -98,7 +103,7 @@ class Task(Protocol):
           memories: a block of text to show the model, "" for none. It is data and is never executed.
 
         Returns:
-          How it ended. Whatever the model does wrong is an outcome, not an error.
+          How it ended. A mistake of the model is an outcome, not an exception.
 
         Raises:
           ChatError: as `ask` does.
@@ -110,8 +115,8 @@ class Benchmark(NamedTuple):
     """Tasks of a benchmark, in a fixed order."""
 
     name: str
-    train: Sequence[Task]  # runtime learning
-    held_out: Sequence[Task]  # transfer with the memory frozen; may be empty
+    train: Sequence[Task]  # played while the memory learns
+    held_out: Sequence[Task]  # played afterwards with the memory frozen; may be empty
     about: dict[str, Any]  # source, sizes, what was left out and why
 
 

@@ -1,4 +1,4 @@
-"""What requests may cost in all. A request is refused before it is made, not counted after it was."""
+"""The spending limit of a run: a request that does not fit in the budget is refused before it is sent."""
 
 import threading
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _UNBILLED = ("down", "rate_limit", "auth", "budget")  # failures that never reac
 
 
 class Spent(NamedTuple):
-    """What was spent, requests under way counted with their bounds."""
+    """What was spent. A request that is not answered yet counts with the most that it can cost."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -34,11 +34,15 @@ class Spent(NamedTuple):
 
 
 class Ledger:
-    """The account of a run, on disk: what was spent in an earlier launch stays spent.
+    """What a run has spent, kept on disk, so that earlier launches of the run count as well.
 
-    Each request first reserves the most it can cost, then settles what it did cost. One that was under way
-    when the process died stays at its bound. So the limits hold at any moment, for endpoints that keep to
-    `max_tokens`; further attempts at a request that failed are not counted on their own.
+    Each request first reserves the most that it can cost, and then settles for what it did cost. A request
+    without an answer when the process died keeps what it reserved. So the limits hold at any moment, as long
+    as the endpoint respects `max_tokens`. Retries of a failed request are not counted separately.
+
+    Args:
+      config: the limits and the prices.
+      path: the SQLite file, made where there is none.
     """
 
     def __init__(self, config: BudgetConfig, path: Path | str):
@@ -52,13 +56,22 @@ class Ledger:
 
     @property
     def spent(self) -> Spent:
-        """So far, by all launches."""
+        """What all launches together have spent so far."""
         return Spent(self._prompt, self._completion, self._money(self._prompt, self._completion))
 
     def reserve(self, model: str, prompt: int, completion: int) -> int:
-        """The number of a new request that may cost so many tokens; waits for others to settle.
+        """Reserves the cost of a new request; waits for open requests to settle while it does not fit.
 
-        Raises ChatError("budget") where it does not fit although no other is under way.
+        Args:
+          model: name of the model, for the record.
+          prompt: the most tokens that the prompt can have.
+          completion: the most tokens that the reply can have.
+
+        Returns:
+          The number of the request, which `settle` takes.
+
+        Raises:
+          ChatError: kind "budget", where the request does not fit and no open request is left to wait for.
         """
         with self._change:
             while not self._fits(prompt, completion):
@@ -73,7 +86,13 @@ class Ledger:
         return number
 
     def settle(self, number: int, bound: tuple[int, int], cost: tuple[int, int]) -> None:
-        """A request that reserved `bound` did cost `cost` tokens of prompt and completion."""
+        """Replaces what a request reserved by what it did cost.
+
+        Args:
+          number: of the request, from `reserve`.
+          bound: (prompt, completion) tokens that were reserved.
+          cost: (prompt, completion) tokens that were used.
+        """
         with self._change:
             try:
                 with self._data.transaction() as connection:
@@ -106,7 +125,12 @@ class Ledger:
 
 
 class BudgetedChat:
-    """A `Chat` whose requests are paid from a ledger."""
+    """A `Chat` whose requests are paid from a ledger.
+
+    Args:
+      chat: the model that answers.
+      ledger: where its cost is reserved and settled.
+    """
 
     def __init__(self, chat: Chat, ledger: Ledger):
         self.name = chat.name
@@ -115,7 +139,7 @@ class BudgetedChat:
     def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
     ) -> Reply:
-        """One reply. Raises ChatError as the model does, and "budget" where the request does not fit."""
+        """One reply, as `Chat.complete`. Raises ChatError, of kind "budget" where it does not fit."""
         bound = (prompt_bound(messages), max_tokens)
         number = self._ledger.reserve(self.name, *bound)
         cost = bound  # where it stays unknown
@@ -132,5 +156,5 @@ class BudgetedChat:
 
 
 def prompt_bound(messages: Sequence[Message]) -> int:
-    """At least the tokens of a prompt: a token of a byte-level vocabulary has a byte or more."""
+    """An upper bound on the tokens of a prompt: a token of a byte-level vocabulary has at least one byte."""
     return sum(len(m.content.encode()) + _MESSAGE_TOKENS for m in messages)

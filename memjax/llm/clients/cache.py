@@ -1,8 +1,8 @@
-"""Replies and vectors by the hash of what was asked: a cache, and the recording of a run.
+"""A store of replies and vectors, found by the hash of the request: a cache, and the recording of a run.
 
-A cache knows who was asked: one model name at two servers may be two models, so what one server said is not
-given for another. With mode "replay" nothing is asked of anyone, so that an experiment runs again offline and
-ends alike; a recording then counts whatever server it came from.
+The cache keeps servers apart: one model name at two servers may be two models, so the reply of one server is
+never returned for a request to another. In mode "replay" no request is sent at all, so that an experiment can
+be repeated offline with the same result; recordings from any server are accepted then.
 """
 
 import hashlib
@@ -28,7 +28,11 @@ CREATE TABLE vectors (key TEXT, server TEXT, vector BLOB NOT NULL, PRIMARY KEY (
 
 
 class Store:
-    """The SQLite file of replies and vectors. Keys of endpoints never come here: no request carries one."""
+    """The SQLite file of replies and vectors. It never holds an API key: the stored requests have none.
+
+    Every `key` below is the sha256, in hex, of a request or a text, and every `server` the address that was
+    asked.
+    """
 
     def __init__(self, config: StoreConfig):
         if config.mode == "off":
@@ -37,17 +41,17 @@ class Store:
         self._data = SqliteFile(config.path, _SCHEMA, version=2, durable=False, make=not self.replays)
 
     def reply(self, key: str, server: str) -> Reply | None:
-        """The stored reply, marked as cached."""
+        """The stored reply with `cached` set; None where there is none."""
         row = self._find("text, prompt_tokens, completion_tokens, finish FROM chat", key, server)
         return None if row is None else Reply(*row, cached=True)
 
     def failure(self, key: str, server: str) -> ChatError | None:
-        """How the request ended the last time that it failed."""
+        """The error of the last time that the request failed; None where it never did."""
         row = self._find("what, kind FROM failures", key, server)
         return None if row is None else ChatError(row[0], kind=row[1])
 
     def keep_reply(self, key: str, server: str, request: str, reply: Reply) -> None:
-        """Stores a reply; of two to one request, the first stays."""
+        """Stores a reply. Where the request has a stored reply already, that one stays."""
         with self._data.transaction() as connection:
             values = (request, reply.text, reply.prompt_tokens, reply.completion_tokens, reply.finish)
             connection.execute(
@@ -55,18 +59,18 @@ class Store:
             )
 
     def keep_failure(self, key: str, server: str, error: ChatError) -> None:
-        """Stores how a request failed, for replays alone: a cache asks again."""
+        """Stores how a request failed. Only replays read it: a cache sends the request again."""
         with self._data.transaction() as connection:
             values = (key, server, error.kind, str(error))
             connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", values)
 
     def vector(self, key: str, server: str) -> np.ndarray | None:
-        """The stored vector [D] f32."""
+        """The stored vector, [D] f32; None where there is none."""
         row = self._find("vector FROM vectors", key, server)
         return None if row is None else np.frombuffer(row[0], "<f4").astype(np.float32)
 
     def keep_vectors(self, keys: Sequence[str], server: str, vectors: np.ndarray) -> None:
-        """Stores vectors [n, D]."""
+        """Stores one vector for each key; `vectors` is [n, D]."""
         with self._data.transaction() as connection:
             rows = [
                 (key, server, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)
@@ -84,9 +88,14 @@ class Store:
 
 
 class StoredChat:
-    """A `Chat` that looks into a store first.
+    """A `Chat` that looks into a store first, and keeps there what the model answers.
 
-    `settings` is what else shapes a reply, such as top_p; `server` the address of who is asked.
+    Args:
+      chat: the model, asked where the store has no reply; None: only the store answers.
+      store: the replies kept so far.
+      name: of the model.
+      settings: other settings that shape a reply, such as top_p, as plain values.
+      server: address of the endpoint.
     """
 
     def __init__(self, chat: Chat | None, store: Store, *, name: str, settings: Any = None, server: str = ""):
@@ -96,8 +105,13 @@ class StoredChat:
     def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
     ) -> Reply:
-        """The stored reply or a new one. Raises as the model does; ConfigError: no recording."""
-        # Why: what is not drawn at random does not depend on the seed.
+        """The stored reply, or a new one.
+
+        Raises:
+          ChatError: as the model does.
+          ConfigError: in a replay, where the request was not recorded.
+        """
+        # At temperature 0 nothing is drawn at random, so requests that differ in the seed alone are the same.
         seed = seed if temperature > 0.0 else 0
         turns = [[m.role, m.content] for m in messages]
         request = json.dumps([self.name, self._settings, turns, max_tokens, temperature, seed])
@@ -119,14 +133,22 @@ class StoredChat:
 
 
 class StoredEmbedder:
-    """An `Embedder` that looks into a store first."""
+    """An `Embedder` that looks into a store first, and keeps there what the model answers.
+
+    Args:
+      embedder: the model, asked for texts that the store lacks; None: only the store answers.
+      store: the vectors kept so far.
+      name: of the model.
+      dim: width of a vector.
+      server: address of the endpoint.
+    """
 
     def __init__(self, embedder: Embedder | None, store: Store, *, name: str, dim: int, server: str = ""):
         self.name, self.dim, self._server = name, dim, server
         self._embedder, self._store = embedder, store
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[n, dim] f32. Raises ConfigError where a replay has no recording."""
+        """[n, dim] f32, one row for each text. Raises ConfigError where a replay has no recording."""
         keys = [hashlib.sha256(json.dumps([self.name, self.dim, t]).encode()).hexdigest() for t in texts]
         known = {key: self._store.vector(key, self._server) for key in keys}
         new = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}

@@ -10,7 +10,7 @@ from memjax.types import ConfigError
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """One OpenAI-compatible endpoint. No key stands here: `key_env` names the variable that holds it."""
+    """One OpenAI-compatible endpoint. The config never holds the API key, only the name of its variable."""
 
     base_url: str  # such as http://127.0.0.1:8080/v1
     model: str  # as the endpoint calls it
@@ -21,12 +21,12 @@ class EndpointConfig:
     max_wait: PositiveFloat  # seconds, the longest pause between attempts, whatever the endpoint asks for
 
     def check(self) -> None:
-        """Raises ConfigError where the URL is none, or carries a name or a key."""
+        """Raises ConfigError where `base_url` is not a URL or has credentials in it, or no model is named."""
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("base_url", "a URL such as http://127.0.0.1:8080/v1", repr(self.base_url))
         if parts.username or parts.password or parts.query:
-            # Why not shown: it may be a secret.
+            # The URL is not shown, since what stands there may be a secret.
             raise ConfigError("base_url", "a URL without a user, a password or a query", "one with")
         if not self.model:
             raise ConfigError("model", "the name of a model", "''")
@@ -37,13 +37,13 @@ class ChatConfig:
     """A chat model."""
 
     endpoint: EndpointConfig
-    token_field: Literal["max_tokens", "max_completion_tokens"]  # newer hosted models know the second alone
+    token_field: Literal["max_tokens", "max_completion_tokens"]  # newer hosted models accept the second only
     extra: OpenSection  # further fields of the request, such as top_p
     send_seed: bool = True  # False: for servers that refuse the field
-    send_temperature: bool = True  # False: no request carries one, for models that take their default alone
+    send_temperature: bool = True  # False: for models that refuse any temperature but their default
 
     def check(self) -> None:
-        """Raises ConfigError where `extra` holds what the client sets itself."""
+        """Raises ConfigError where `extra` has a field that the client sets itself."""
         own = {
             "model",
             "messages",
@@ -64,12 +64,12 @@ class EmbedConfig:
     """An embedding model."""
 
     kind: Literal["local", "openai", "wordllama", "minilm"]  # "local": hashed n-grams, a baseline
-    dim: PositiveInt  # width of a vector; what the model gives must be as wide
+    dim: PositiveInt  # width of a vector; the model's vectors must have it
     batch: PositiveInt  # texts in one request
     endpoint: EndpointConfig | None  # of "openai"; None otherwise
 
     def check(self) -> None:
-        """Raises ConfigError where an endpoint is missing or of no use."""
+        """Raises ConfigError where kind "openai" has no endpoint, or another kind has one."""
         if (self.kind == "openai") != (self.endpoint is not None):
             expected = "a section" if self.kind == "openai" else "None"
             got = "None" if self.endpoint is None else "a section"
@@ -78,7 +78,7 @@ class EmbedConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a run may spend in all its launches together. None: no limit."""
+    """What a run may spend, over all its launches together. A limit of None is no limit."""
 
     tokens: NonNegativeInt | None  # prompt and completion
     money: NonNegativeFloat | None  # in the currency of the prices
@@ -88,13 +88,13 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """The store of replies and vectors, by the hash of what was asked."""
+    """The store of replies and vectors (memjax/llm/clients/cache.py)."""
 
-    mode: Literal["off", "cache", "replay"]  # "replay": nothing is asked of any endpoint
-    path: UserPath  # an SQLite file, made where there is none (but not by "replay"); "" with "off"
+    mode: Literal["off", "cache", "replay"]  # "replay": no request is sent to any endpoint
+    path: UserPath  # an SQLite file; "cache" makes it, "replay" needs it to exist; "" with "off"
 
     def check(self) -> None:
-        """Raises ConfigError where a path is missing."""
+        """Raises ConfigError where a mode other than "off" has no path, or "off" has one."""
         if (self.mode == "off") != (self.path == ""):
             expected = "''" if self.mode == "off" else "a path"
             raise ConfigError("path", f"{expected} with mode '{self.mode}'", repr(self.path))

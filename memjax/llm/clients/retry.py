@@ -1,4 +1,4 @@
-"""When a request is made again, and after how long."""
+"""Which failed requests are sent again, and after how long a pause."""
 
 import email.utils
 import random
@@ -13,7 +13,13 @@ T = TypeVar("T")
 
 
 class Transient(Exception):
-    """A request that failed and may succeed when it is made again."""
+    """A request failed, but may succeed when it is sent again.
+
+    Args:
+      what: the reason, in one line.
+      kind: of the ChatError that it becomes when no try is left.
+      wait: seconds that the endpoint asked to wait; None where it named none.
+    """
 
     def __init__(self, what: str, *, kind: str, wait: float | None = None):
         super().__init__(what)
@@ -81,10 +87,20 @@ def with_retries(
 def pause(
     n: int, asked: float | None, *, backoff: float, max_wait: float, draw: Callable[[], float]
 ) -> float | None:
-    """Seconds to wait after try n, counted from 0: they double, and are drawn from their upper half.
+    """The pause after a failed try: exponential backoff with jitter.
 
-    The jitter keeps requests that failed together from coming back together. What the endpoint `asked` for is
-    a lower bound: jitter only adds to it. None where that is more than `max_wait`.
+    The pause doubles with every try and is drawn from the upper half of that, so that requests which failed
+    together are not all sent again at the same moment.
+
+    Args:
+      n: number of the try that failed, from 0.
+      asked: seconds that the endpoint asked to wait, a lower bound; None where it named none.
+      backoff: seconds, the pause after the first try before jitter.
+      max_wait: seconds, the longest pause.
+      draw: a number in [0, 1), for the jitter.
+
+    Returns:
+      Seconds to wait; None where the endpoint asks for more than `max_wait`.
     """
     own = min(backoff * 2.0**n, max_wait) * (0.5 + 0.5 * draw())
     if asked is None:
@@ -93,7 +109,12 @@ def pause(
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None where there is none to read."""
+    """Seconds that a Retry-After header asks to wait; None where it is missing or cannot be read.
+
+    Args:
+      headers: of the answer, names in lower case.
+      now: the time in seconds since 1970, for headers that give a date.
+    """
     value = headers.get("retry-after")
     if value is None:
         return None

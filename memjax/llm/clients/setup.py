@@ -1,6 +1,6 @@
-"""From config sections to a chat model and an embedder, put together in the one right order.
+"""Builds the chat model and the embedder of a run from their config sections.
 
-A reply is looked up in the store first, then paid from the budget, then asked of the endpoint: what comes
+A request is first looked up in the store, then paid from the budget, then sent to the endpoint. So a reply
 from the store costs nothing, and a replay needs no endpoint, no key and no package.
 """
 
@@ -19,20 +19,33 @@ SPENDING_FILE = "spending.sqlite"
 
 
 class Models(NamedTuple):
-    """What a run asks."""
+    """The models of a run."""
 
     chat: Chat
     embedder: Embedder
-    ledger: Ledger  # what the chat model was paid
+    ledger: Ledger  # what the chat model has cost
 
 
 @contextlib.contextmanager
 def open_models(
     chat: ChatConfig, embed: EmbedConfig, store: StoreConfig, budget: BudgetConfig, folder: Path
 ) -> Iterator[Models]:
-    """The models of a run, whose spending is kept in `folder`. Raises ConfigError: no key, package or file.
+    """Opens the models of a run, and closes their files at the end of the `with` block.
 
-    A budget covers chat. Embeddings are outside of it: each intent is embedded once in the life of a log.
+    The budget covers chat only. Embeddings are not counted: each intent is embedded once in a whole run.
+
+    Args:
+      chat: config of the chat model.
+      embed: config of the embedding model.
+      store: config of the store of replies and vectors.
+      budget: what the run may spend.
+      folder: where the record of the spending is kept.
+
+    Yields:
+      The models.
+
+    Raises:
+      ConfigError: a key, a package or a file is missing.
     """
     with contextlib.ExitStack() as stack:
         replays = store.mode == "replay"
@@ -54,13 +67,13 @@ def _chat(config: ChatConfig) -> Chat:
 
 
 def _settings(config: ChatConfig) -> Any:
-    """What shapes a reply beside the request itself; None where nothing does."""
+    """The settings that shape a reply beside the request itself; None where there are none."""
     left_out = [n for n in ("send_seed", "send_temperature") if not getattr(config, n)]
     return [config.extra, left_out] if left_out else config.extra or None
 
 
 def _embedder(config: EmbedConfig, store: Store | None, replays: bool) -> Embedder:
-    """Only vectors of an endpoint are stored: the others are made again for less than it takes to look."""
+    """The embedder. Only an endpoint's vectors are stored: computing others is faster than a look-up."""
     if config.kind == "local":
         return HashedNgrams(config.dim)
     if config.kind in ("wordllama", "minilm"):

@@ -1,5 +1,8 @@
-"""An HTTP client for endpoints that may misbehave: limited bodies, a deadline for the whole answer, no
-redirects, nothing compressed, no proxies from the environment."""
+"""An HTTP client for endpoints that may misbehave.
+
+It limits the size of an answer and the time until its end, follows no redirects, accepts nothing compressed,
+and takes no proxies from the environment.
+"""
 
 import sys
 import threading
@@ -13,25 +16,34 @@ MAX_BODY = 10 * 1024 * 1024  # bytes of an answer
 
 
 class AnswerRefused(Exception):
-    """An answer that is not read to its end."""
+    """An answer that is not read to its end, because it is too large or compressed."""
 
 
 def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
-    """A client for `openai.OpenAI(http_client=...)` reading at most `max_body` bytes in `timeout` s.
+    """A client for `openai.OpenAI(http_client=...)` that limits size and time of an answer.
 
-    Without the deadline a server that sends a byte now and then would be waited for without end: the
-    client's own timeout is for each read. Raises AnswerRefused, which the client wraps, or its own errors.
+    The client's own timeout applies to each read, so a server that sends a byte now and then could keep it
+    waiting forever. Here `timeout` is also a deadline for the whole answer.
+
+    Args:
+      timeout: seconds, for each read and from the request to the end of the answer.
+      max_body: bytes, the largest answer that is read.
+
+    Returns:
+      An `httpx.Client`, or that of the package which `openai` uses in its place. Its requests raise
+      AnswerRefused, which the `openai` client may wrap, or the package's own errors.
     """
     httpx = http_library()
 
     class Limited(httpx.BaseTransport):
-        """Passes requests on and wraps the answers."""
+        """Passes requests on, sets their deadline, and wraps the answers."""
 
         def __init__(self):
             self._inner = httpx.HTTPTransport(limits=httpx.Limits(max_connections=None))
             self._deadline = _bound_waits(self._inner._pool)
 
         def handle_request(self, request: Any) -> Any:
+            """The answer to a request. Raises AnswerRefused where it is compressed or too large."""
             deadline = self._deadline.at = time.monotonic() + timeout
             request.headers["accept-encoding"] = "identity"  # a small body cannot become a large one
             answer = self._inner.handle_request(request)
@@ -47,7 +59,7 @@ def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
             self._inner.close()
 
     class LimitedStream(httpx.SyncByteStream):
-        """A body, counted as it comes."""
+        """The body of an answer; raises where it grows too large or takes too long."""
 
         def __init__(self, inner: Any, deadline: float):
             self._inner, self._deadline = inner, deadline
@@ -69,12 +81,17 @@ def make_http_client(timeout: float, max_body: int = MAX_BODY) -> Any:
 
 
 class Deadline(threading.local):
-    """When the request of this thread must be done, by the monotonic clock, in seconds."""
+    """When the request of this thread must be done: `at`, in seconds of the monotonic clock."""
 
     at = float("inf")
 
     def left(self, timeout: float | None, error: type[Exception]) -> float:
-        """Seconds that one wait may take. Raises `error` where none are left."""
+        """Seconds that the next wait may take.
+
+        Args:
+          timeout: seconds that the wait may take by itself; None: no limit of its own.
+          error: raised where the deadline has passed.
+        """
         left = min(self.at - time.monotonic(), float("inf") if timeout is None else timeout)
         if left <= 0.0:
             raise error("the deadline of the whole request has passed")
@@ -82,16 +99,17 @@ class Deadline(threading.local):
 
 
 def _bound_waits(pool: Any) -> Deadline:
-    """Has every wait of a connection pool end at the deadline of its request, which it returns.
+    """Makes every wait of a connection pool end at the deadline of its request. Returns that deadline.
 
-    The pool's own timeout is for each read, so a server that sends a byte of its headers now and then would
-    be waited for without end. There is no public way to hand a network backend to the client's transport.
+    The pool's own timeout applies to each read, so a server that sends a byte of its headers now and then
+    could keep it waiting forever. The pool's private field is set, since there is no public way to give the
+    client's transport a network backend.
     """
     core = sys.modules[type(pool).__module__.split(".")[0]]
     deadline = Deadline()
 
     class Stream(core.NetworkStream):
-        """A connection whose waits are bounded."""
+        """A connection whose waits end at the deadline."""
 
         def __init__(self, inner: Any):
             self._inner = inner
@@ -140,6 +158,6 @@ def http_library() -> Any:
 
 
 def length_of(headers: Any) -> int:
-    """What a Content-Length header says; 0 where it says nothing that can be read."""
+    """The number of a Content-Length header, in bytes; 0 where it is missing or cannot be read."""
     text = headers.get("content-length", "")
     return int(text) if text.isdigit() else 0

@@ -1,5 +1,8 @@
-"""Between our types and what servers send: turns that every chat template accepts, the answer in a message,
-the reason in an error, the numbers in an embedding."""
+"""Conversion between our types and the JSON of servers.
+
+Outgoing: conversations in a form that every chat template accepts. Incoming: the text of a reply, the reason
+of an error, the numbers of an embedding. Servers differ in the form of each, so these functions are lenient.
+"""
 
 import base64
 import json
@@ -11,22 +14,23 @@ import numpy as np
 
 from memjax.llm.types import Message
 
-# How models mark what they think before they answer: most in the manner of DeepSeek and Qwen, Magistral,
-# Kimi, and gpt-oss, whose answer is a channel of its own.
+# How models mark the thoughts that precede their answer: most with <think>, as DeepSeek and Qwen do,
+# Magistral with [THINK], Kimi with ◁think▷, and gpt-oss with channels.
 _NAMES = r"(?:seed:)?(?:think|thinking|thoughts?|reasoning)"
 _END = re.compile(rf"</{_NAMES}\s*>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _BEGIN = re.compile(
     rf"\s*(?:<{_NAMES}\s*>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>)", re.IGNORECASE
 )
 
-_MOST_TOKENS = 1_000_000_000  # a count above is no count
+_MOST_TOKENS = 1_000_000_000  # a larger count is taken for an error of the server
 
 
 def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """A conversation as every chat template takes it.
+    """A conversation in the form that every chat template accepts, as plain dictionaries.
 
-    At most one system message, at the beginning, then user and assistant in turn, the user first. What stands
-    otherwise is joined: neighbours with one role, and system messages with the first.
+    That is: at most one system message, at the beginning, then user and assistant in turn, the user first.
+    To get there all system messages are joined, and so are neighbours of the same role; a conversation that
+    begins with the assistant gets a short message of the user before it.
     """
     system = "\n\n".join(m.content for m in messages if m.role == "system")
     merged: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
@@ -44,7 +48,10 @@ def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def content_text(content: Any) -> str:
-    """The text of a message's content: a text, or the text parts of a list. Raises TypeError for others."""
+    """The text of a message's content, which is a string, or a list whose text parts are joined.
+
+    Raises TypeError for any other form. None gives "".
+    """
     if content is None:
         return ""
     if isinstance(content, str):
@@ -56,10 +63,10 @@ def content_text(content: Any) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """What a model says after it has thought.
+    """The answer of a model, without the thoughts before it.
 
-    Thoughts end at the last mark of an end, whether or not their beginning is marked: templates often open
-    them. What is thought and not ended is no answer either.
+    Thoughts end at the last end mark, even where no mark begins them, since a chat template may have written
+    the first mark already. Thoughts that never end leave no answer: the result is "" then.
     """
     for end in _END.finditer(text):
         rest = text[end.end() :]
@@ -71,14 +78,14 @@ def without_thoughts(text: str) -> str:
 
 
 def vector_of(value: Any) -> np.ndarray:
-    """[D] f32, from a list of numbers, such a list in a list, or little-endian floats in base64.
+    """[D] f32, from a list of numbers, a list that holds one such list, or little-endian floats in base64.
 
     Raises TypeError or ValueError where it is none of these.
     """
     if isinstance(value, str):
         return np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
-        value = value[0]  # one row for the text: llama.cpp's own route
+        value = value[0]  # the form of llama.cpp's own route
     vector = np.asarray(value, np.float32)
     if vector.ndim != 1:
         raise ValueError(
@@ -88,13 +95,13 @@ def vector_of(value: Any) -> np.ndarray:
 
 
 def count_of(usage: Any, name: str) -> int:
-    """A count of tokens; 0, which means unknown, where it is missing or cannot be one."""
+    """The count of tokens under `name` in `usage`; 0, for unknown, where it is missing or implausible."""
     value = usage.get(name) if isinstance(usage, Mapping) else None
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
 
 
 def reason_of(text: str) -> str:
-    """Why a request failed, out of a body in whatever form servers give it."""
+    """Why a request failed, from the body of the answer: JSON in any usual form, HTML, or plain text."""
     try:
         return _reason(json.loads(text)) or text
     except (ValueError, RecursionError):
@@ -102,7 +109,7 @@ def reason_of(text: str) -> str:
 
 
 def error_code(text: str) -> str:
-    """The code, or else the type, of an error's body; "" where there is none."""
+    """The error code in the body of an answer, or else the error's type; "" where there is neither."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
@@ -114,7 +121,7 @@ def error_code(text: str) -> str:
 
 
 def status_in(error: Any) -> int:
-    """The HTTP status that an error sent with status 200 stands for; 0 where it does not say."""
+    """The HTTP status that an error in an answer of status 200 stands for; 0 where it is not known."""
     if not isinstance(error, Mapping):
         return 0
     for name in ("code", "status", "status_code"):
