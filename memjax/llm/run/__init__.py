@@ -1,1 +1,1 @@
-"""A run of a language-model agent: its loop, state, memory and log."""
+"""A run of a language-model agent: its config, loop, memory, experience log and metrics."""

@@ -1,4 +1,4 @@
-"""A fixed number of jobs at a time; results by name, so that a failure never shifts another."""
+"""Runs jobs on a fixed number of threads. Results are returned by the name of the job, not by their order."""
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
@@ -10,13 +10,17 @@ T = TypeVar("T")
 
 
 class Workers:
-    """At most `limit` jobs run at a time. Use as a context manager: leaving it waits for what has begun."""
+    """Threads that run at most `limit` jobs at a time.
+
+    Use it as a context manager: at its end, jobs that have not begun are dropped, and the others are waited
+    for.
+    """
 
     def __init__(self, limit: int):
         self._pool = ThreadPoolExecutor(limit, thread_name_prefix="memjax-task")
         self._lock = threading.Lock()
         self._running = 0
-        self.most = 0  # jobs that ran at the same time, at the most
+        self.most = 0  # the largest number of jobs that ran at the same time
 
     def __enter__(self) -> "Workers":
         return self
@@ -25,11 +29,18 @@ class Workers:
         self.cancel()
 
     def begin(self, jobs: Mapping[K, Callable[[], T]]) -> "Jobs[K, T]":
-        """Queues jobs behind those that came earlier."""
+        """Queues jobs behind earlier ones.
+
+        Args:
+          jobs: functions without arguments, by name.
+
+        Returns:
+          A handle on their results. A job that raises keeps its exception until the results are read.
+        """
         return Jobs({name: self._pool.submit(self._run, job) for name, job in jobs.items()})
 
     def cancel(self) -> None:
-        """Drops what has not begun and waits for the rest; a job keeps its own result."""
+        """Drops jobs that have not begun and waits for the others, whose results stay readable."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, job: Callable[[], T]) -> T:
@@ -44,15 +55,22 @@ class Workers:
 
 
 class Jobs(Generic[K, T]):
-    """Jobs that were begun together."""
+    """Jobs that were queued together by `Workers.begin`."""
 
     def __init__(self, futures: Mapping[K, "Future[T]"]):
         self._futures = futures
 
     def results(self, poll: Callable[[], bool] = lambda: False) -> dict[K, T] | None:
-        """What each job gave, by name, once all are done; None as soon as `poll` says that the run is to end.
+        """Waits for all jobs.
 
-        Raises what a job raised, the first in the order of the batch.
+        Args:
+          poll: called about five times a second while waiting; True gives up.
+
+        Returns:
+          The result of each job, by its name; None where `poll` gave up or a job was dropped.
+
+        Raises:
+          Exception: of the first job, in the order in which they were queued, that raised one.
         """
         found: dict[K, T] = {}
         for name, future in self._futures.items():

@@ -1,16 +1,16 @@
-"""The config of a run of a language-model agent, and what its modes stand for.
+"""The config of a run of a language-model agent, and the meaning of its modes.
 
-| mode      | retrieval                    | utilities | written                               |
-|-----------|------------------------------|-----------|---------------------------------------|
-| memrl     | similarity, then utility     | learned   | plan or reflection, and the record    |
-| memp      | similarity                   | none      | the same                              |
-| rag       | similarity                   | none      | the record alone, no summary          |
-| reflexion | the task's own last failures | none      | reflections; a solved task is left    |
-| none      | nothing                      | none      | nothing                               |
-| pass_at_k | nothing                      | none      | nothing; every epoch is a new sample  |
+| mode      | retrieval                    | utilities | written after a task                          |
+|-----------|------------------------------|-----------|-----------------------------------------------|
+| memrl     | similarity, then utility     | learned   | plan or reflection, and the record            |
+| memp      | similarity                   | none      | plan or reflection, and the record            |
+| rag       | similarity                   | none      | the record, without a summary                 |
+| reflexion | the task's own last failures | none      | reflections; solved tasks are not played again |
+| none      | nothing                      | none      | nothing                                       |
+| pass_at_k | nothing                      | none      | nothing; every epoch is a new sample          |
 
-"memp" and "rag" are baselines in the manner of the named systems, on MemRL's loop: what the sources leave
-open (what RAG stores, above all) is our choice.
+"memp" and "rag" are baselines in the manner of the systems of these names, but run by MemRL's loop. What
+their sources leave open (above all, what RAG stores) is our choice.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from memjax.types import ConfigError
 Mode = Literal["memrl", "memp", "rag", "reflexion", "none", "pass_at_k"]
 Reward = Annotated[float, Between(-1.0, 1.0)]
 
-# What may change when a run goes on: it does not change what is learned.
+# Fields that may change when a run is continued, since they do not affect what is learned.
 _FREE = ("concurrency", "save_every", "give_up_after")
 
 _WRITES: dict[str, Literal["all", "failures", "none"]] = {
@@ -41,30 +41,30 @@ _WRITES: dict[str, Literal["all", "failures", "none"]] = {
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """One run: which memory, how tasks are played, what is written."""
+    """The loop of one run: which memory it has, how tasks are played, what is stored."""
 
     mode: Mode
     seed: NonNegativeInt
     epochs: PositiveInt  # passes over the training tasks
-    batch: PositiveInt  # tasks of a minibatch; all of them see the memory as it was before it
+    batch: PositiveInt  # tasks of a minibatch; all of them retrieve before any of them is stored
     shuffle: bool  # a new order of the tasks in every epoch
-    concurrency: PositiveInt  # tasks in play at a time
+    concurrency: PositiveInt  # tasks that are played at the same time
     overlap: NonNegativeInt  # minibatches that are begun before an earlier one is learned; 0: as the source
-    transfer: bool  # play the held-out tasks after the last epoch, the memory frozen
+    transfer: bool  # play the held-out tasks after the last epoch, with the memory frozen
 
     temperature: NonNegativeFloat
     max_tokens: PositiveInt  # of a reply
     summary_temperature: NonNegativeFloat
     summary_max_tokens: PositiveInt
-    content_chars: PositiveInt  # of an experience as stored
-    inject_chars: PositiveInt  # of all memories that are shown for one task
+    content_chars: PositiveInt  # the most characters of a stored experience
+    inject_chars: PositiveInt  # the most characters of all memories together that are shown for one task
 
     reward_success: Reward
     reward_failure: Reward
     memory: MemRLConfig
 
-    save_every: PositiveInt  # minibatches between two saves of the arrays; the log is always complete
-    give_up_after: PositiveInt  # tasks skipped in a row that end the run
+    save_every: PositiveInt  # minibatches between two checkpoints of the arrays; the log is always complete
+    give_up_after: PositiveInt  # the run ends when so many tasks in a row could not be played
 
     def check(self) -> None:
         """Raises ConfigError where options exclude each other."""
@@ -78,23 +78,23 @@ class LanguageConfig:
 
     @property
     def remembers(self) -> bool:
-        """The mode has a memory of arrays."""
+        """Whether the mode retrieves by similarity from a memory of arrays."""
         return self.mode in ("memrl", "memp", "rag")
 
     @property
     def learns(self) -> bool:
-        """Utilities are learned."""
+        """Whether utilities are learned."""
         return self.mode == "memrl"
 
     @property
     def bank(self) -> MemRLConfig:
-        """The memory's config: without utilities in the choice where the mode has none."""
+        """The memory's config, with utilities ignored in the choice where the mode does not learn them."""
         if self.learns:
             return self.memory
         return dataclasses.replace(self.memory, weight=0.0, epsilon=0.0, bonus=0.0, minimum=None, floor=None)
 
     def style(self, *, frozen: bool) -> Style:
-        """How one attempt is asked for; nothing is written with the memory `frozen`."""
+        """Settings of one attempt. With `frozen`, no experience is written."""
         return Style(
             seed=self.seed,
             temperature=self.temperature,
@@ -107,10 +107,10 @@ class LanguageConfig:
         )
 
     def free_fields(self) -> tuple[str, ...]:
-        """Fields that may change when a run goes on. Epochs may be added unless held-out tasks follow."""
+        """Fields that may change when a run is continued: `epochs` too, unless held-out tasks follow them."""
         return _FREE if self.transfer else (*_FREE, "epochs")
 
 
 def language_config(values: Mapping[str, Any]) -> LanguageConfig:
-    """The checked config. Raises ConfigError."""
+    """The checked config of the section `language`. Raises ConfigError where a field is wrong."""
     return parse(LanguageConfig, values, "language")

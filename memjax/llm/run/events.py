@@ -1,5 +1,4 @@
-"""What a played minibatch becomes: the event that the memory learns, the experiences that are kept, the time
-it took."""
+"""Builds the records of a played minibatch: the event that the memory learns, its experiences, its timing."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from memjax.llm.run.schedule import Slot
 
 
 class Timing(NamedTuple):
-    """Seconds of one minibatch."""
+    """Seconds that the parts of one minibatch took."""
 
     embed: float
     retrieve: float
@@ -21,7 +20,7 @@ class Timing(NamedTuple):
 
     @property
     def memory_share(self) -> float:
-        """Of an agent's step: what retrieval, log and update take of it."""
+        """Share of retrieval, log and update in the time of memory and tasks together, 0 to 1."""
         memory = self.retrieve + self.commit + self.learn
         return memory / (memory + self.tasks) if memory + self.tasks > 0.0 else 0.0
 
@@ -37,9 +36,20 @@ def compose(
     first_row: int,
     numbers: Mapping[str, int],
 ) -> tuple[Event, list[Experience]]:
-    """The event of a minibatch whose attempts are in the order of its plans, and its experiences.
+    """Builds the event of a minibatch and the experiences that it adds.
 
-    intents: by task id; numbers: of the tasks, by id; first_row: that of the first experience.
+    Args:
+      config: the loop's config, for the rewards.
+      slot: the minibatch.
+      plans: of its tasks.
+      played: one attempt for each plan, in the same order.
+      intents: of the tasks, by task id.
+      writer: name of the chat model, for the experiences' provenance.
+      first_row: row of the first new experience.
+      numbers: of the tasks, by task id.
+
+    Returns:
+      The event, and the new experiences. Attempts with an error, and those of a transfer phase, add none.
     """
     learns = slot.phase == "learn"
     rewards = [_reward(config, attempt) for attempt in played]

@@ -1,4 +1,4 @@
-"""From one task and the memories for it to an attempt that can be logged."""
+"""Plays one task with the memories that were retrieved for it, and writes down the experience."""
 
 import hashlib
 import time
@@ -10,11 +10,11 @@ from memjax.llm.run.records import Attempt
 from memjax.llm.types import Chat, ChatError, Message, Outcome, Reply, Task
 from memjax.types import ConfigError, RunEnded
 
-STOP_KINDS = ("budget", "auth")  # failures that every further task would have too: they end the run
+STOP_KINDS = ("budget", "auth")  # kinds of ChatError that would hit every further task: they end the run
 
 
 class Style(NamedTuple):
-    """How replies are asked for, and what is made of an attempt."""
+    """Settings of an attempt: how replies are requested, and what is written down afterwards."""
 
     seed: int
     temperature: float
@@ -27,7 +27,15 @@ class Style(NamedTuple):
 
 
 class Asking:
-    """`Ask` of one attempt: settings bound, tokens counted, seeds that do not depend on who comes first."""
+    """The `Ask` of one attempt: binds the settings, counts the tokens, and draws a seed for each request.
+
+    The seed depends on the run, the attempt and the number of the request, not on the order of the threads.
+
+    Args:
+      chat: the model.
+      style: the settings.
+      name: of the attempt, unique in the run.
+    """
 
     def __init__(self, chat: Chat, style: Style, name: str):
         self._chat, self._style, self._name = chat, style, name
@@ -38,7 +46,7 @@ class Asking:
         return self.ask(messages, self._style.max_tokens, self._style.temperature)
 
     def ask(self, messages: Sequence[Message], max_tokens: int, temperature: float) -> Reply:
-        """The same with other settings."""
+        """The model's reply, at most `max_tokens` long, sampled at `temperature`. Raises ChatError."""
         text = f"{self._style.seed}/{self._name}/{self.calls}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
         self.calls += 1
@@ -50,17 +58,28 @@ class Asking:
 
 
 def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: str) -> Attempt:
-    """Plays a task and writes down the experience. `name` is that of the attempt, for the seeds.
+    """Plays a task and writes down the experience.
 
-    What cannot be played is an attempt with `error`. Raises ChatError where the run must end (budget, key),
-    and ConfigError.
+    Args:
+      task: the task.
+      memories: text to show the model, "" for none.
+      chat: the model.
+      style: the settings.
+      name: of the attempt, unique in the run; seeds are drawn from it.
+
+    Returns:
+      The attempt. Where the task could not be played, its `error` says why.
+
+    Raises:
+      ChatError: of a kind in STOP_KINDS, where the run must end.
+      ConfigError: the task needs something that is not installed, or its outcome is another task's.
     """
     asking, began = Asking(chat, style, name), time.monotonic()
     try:
         outcome = task.attempt(asking, memories)
     except (ConfigError, RunEnded):
         raise
-    except Exception as error:  # a task that fails for a reason of its own must not take others with it
+    except Exception as error:  # an error in one task must not end the others
         return _skip(task.id, error, asking, time.monotonic() - began)
     if outcome.task_id != task.id:
         raise ConfigError("task", f"an outcome of '{task.id}'", f"one of '{outcome.task_id}'")
@@ -83,7 +102,7 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
 
 
 def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> tuple[str, str, str]:
-    """Content, what heads it, and why it has no summary; the record alone where the summary failed."""
+    """(content, source, summary_error) of an `Attempt`. Where the summary fails the record is kept alone."""
     if style.write == "none" or (style.write == "failures" and outcome.success):
         return "", "", ""
     intent, summary, source, why = plain(task.intent), "", "trajectory", ""
@@ -110,7 +129,7 @@ def _summary(intent: str, outcome: Outcome, asking: Asking, style: Style) -> str
 
 
 def _skip(task_id: str, error: Exception, asking: Asking, seconds: float) -> Attempt:
-    """An attempt that could not be played. Raises ChatError where no other could be either."""
+    """The attempt of a task that could not be played. Raises `error` where no other task could be either."""
     if isinstance(error, ChatError) and error.kind in STOP_KINDS:
         raise error
     kind = error.kind if isinstance(error, ChatError) else type(error).__name__

@@ -1,9 +1,9 @@
-"""The experience log: an SQLite file that is the truth of a run of a language-model agent.
+"""The experience log: an SQLite file from which everything else in a run can be rebuilt.
 
-The arrays of the memory are a checkpoint of it at some event; opening a run applies the events after that
-once more. A minibatch is committed in one transaction: its experiences, skips and the event. What is finished
-before that is kept as well (plans, attempts), so a run that was killed plays no finished task again and sees
-the same memories. Experiences and events are only ever added.
+The arrays of the memory are a checkpoint of the log at some event; when a run is opened, the later events are
+applied again. A minibatch is committed in one transaction: its event, its experiences and its skipped
+tasks. Plans and finished attempts are stored before that, so that a run which was killed plays no finished
+task again and shows its tasks the same memories. Experiences and events are only added, never changed.
 """
 
 import json
@@ -42,10 +42,15 @@ class ExperienceLog:
     """The log of one run. Safe to use from several threads."""
 
     def __init__(self, path: Path | str, *, embedder: str, dim: int):
-        """Opens or makes it, and reads all of it.
+        """Opens the log, or makes it, and checks all its rows.
 
-        Raises ConfigError where its memories are those of another embedder, or a row is not as it was
-        written.
+        Args:
+          path: the SQLite file.
+          embedder: name of the model that embeds the intents.
+          dim: width of its vectors.
+
+        Raises:
+          ConfigError: the log was written with another embedder, or was damaged.
         """
         self.path, self.dim = Path(path), dim
         self._data = SqliteFile(path, _SCHEMA, version=2, chained=_TABLES)
@@ -62,7 +67,7 @@ class ExperienceLog:
             raise ConfigError("embed", expected, f"'{embedder}' of {dim} dims")
 
     def number_tasks(self, task_ids: Sequence[str]) -> dict[str, int]:
-        """Numbers of the tasks, from 0 in the order in which they first came; they never change."""
+        """The number of each task, by its id. New tasks get the next numbers; a number never changes."""
         with self._data.transaction() as connection:
             known = {name: n for n, name in connection.execute("SELECT number, task_id FROM tasks")}
             new = [task_id for task_id in dict.fromkeys(task_ids) if task_id not in known]
@@ -71,7 +76,7 @@ class ExperienceLog:
         return known | {task_id: number for number, task_id in numbered}
 
     def vectors(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
-        """The vectors [D] f32 of the intents that are known."""
+        """The stored vectors, [D] f32 each, by the hash of the intent. Unknown hashes are left out."""
         found = {}
         for name in set(hashes):
             row = self._data.one("SELECT vector FROM intents WHERE hash = ?", (name,))
@@ -80,7 +85,10 @@ class ExperienceLog:
         return found
 
     def keep_vectors(self, vectors: dict[str, np.ndarray]) -> None:
-        """Stores vectors by the hashes of their intents, which are then never embedded again."""
+        """Stores vectors, [D] f32 each, by the hash of the intent; known hashes keep their vector.
+
+        Raises ConfigError where a vector has another width or is not finite.
+        """
         for vector in vectors.values():
             if vector.shape != (self.dim,) or not np.all(np.isfinite(vector)):
                 raise ConfigError("embed.dim", f"finite vectors of {self.dim} dims", f"shape {vector.shape}")
@@ -90,19 +98,28 @@ class ExperienceLog:
             self._data.append(connection, "intents", new)
 
     def plans(self, phase: str, epoch: int, minibatch: int) -> list[Plan]:
-        """The plans of a minibatch by position; empty where it was not begun."""
+        """The plans of a minibatch, by position; empty where it was not begun."""
         where = "WHERE phase = ? AND epoch = ? AND minibatch = ? ORDER BY position"
         rows = self._data.rows(f"SELECT body FROM plans {where}", (phase, epoch, minibatch))
         return [_plan(json.loads(body)) for (body,) in rows]
 
     def keep_plans(self, phase: str, epoch: int, minibatch: int, plans: Sequence[Plan]) -> None:
-        """A minibatch is begun."""
+        """Stores the plans of a minibatch, before its tasks are played."""
         with self._data.transaction() as connection:
             rows = [(phase, epoch, minibatch, p.position, p.task_id, json.dumps(p)) for p in plans]
             self._data.append(connection, "plans", rows)
 
     def attempts(self, phase: str, epoch: int, minibatch: int | None = None) -> dict[str, Attempt]:
-        """Finished attempts, by task id: of a minibatch, or of an epoch, skips included once committed."""
+        """Finished attempts, by task id.
+
+        Args:
+          phase: "learn" or "transfer".
+          epoch: from 0.
+          minibatch: in the epoch, from 0; None: all of the epoch.
+
+        Returns:
+          The attempts. Those with an error are among them once their minibatch is committed.
+        """
         rows = self._data.rows(
             "SELECT body FROM attempts WHERE phase = ? AND epoch = ? AND (? IS NULL OR minibatch = ?)",
             (phase, epoch, minibatch, minibatch),
@@ -111,21 +128,21 @@ class ExperienceLog:
         return {attempt.task_id: attempt for attempt in attempts}
 
     def keep_attempt(self, phase: str, epoch: int, minibatch: int, attempt: Attempt) -> None:
-        """An attempt is finished; its minibatch need not be."""
+        """Stores a finished attempt, before its minibatch is complete."""
         with self._data.transaction() as connection:
             values = (phase, epoch, attempt.task_id, minibatch, json.dumps(attempt))
             self._data.append(connection, "attempts", [values])
 
     def commit(self, event: Event, experiences: Sequence[Experience], skips: Sequence[Attempt]) -> None:
-        """Ends a minibatch in one transaction: all of it is kept, or nothing.
+        """Completes a minibatch in one transaction: all of it is stored, or nothing.
 
         Args:
-          event: what the memory learns.
-          experiences: written in it, their rows following those of the log.
-          skips: attempts that could not be played; the others were kept as they finished.
+          event: of the minibatch.
+          experiences: that it adds; their rows continue those of the log.
+          skips: attempts with an error. The others were stored as they finished.
 
         Raises:
-          FileError: the disk takes no more.
+          FileError: the file cannot be written, for example on a full disk.
           sqlite3.IntegrityError: the minibatch or a row is in the log already.
         """
         place = (event.phase, event.epoch)
@@ -138,7 +155,7 @@ class ExperienceLog:
             self._data.append(connection, "attempts", skipped)
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """The events after one, in order."""
+        """The events after number `after`, in order."""
         number = after
         next_one = "SELECT body FROM events WHERE number > ? ORDER BY number LIMIT 1"
         while (row := self._data.one(next_one, (number,))) is not None:
@@ -147,15 +164,15 @@ class ExperienceLog:
             yield event
 
     def last_event(self) -> int:
-        """How many events there are."""
+        """The number of the last event, which is how many there are; 0 for none."""
         return self._count("events")
 
     def num_experiences(self) -> int:
-        """How many rows there are; the next one has this number."""
+        """How many experiences there are, which is the row of the next one."""
         return self._count("experiences")
 
     def experiences(self, rows: Sequence[int]) -> list[Experience]:
-        """These rows, in the order asked for."""
+        """The experiences of `rows`, in that order. Raises ConfigError where the log lacks one."""
         found = []
         for row in rows:
             values = self._data.one("SELECT * FROM experiences WHERE row = ?", (row,))
@@ -165,7 +182,7 @@ class ExperienceLog:
         return found
 
     def of_task(self, task_id: str, *, last: int) -> list[Experience]:
-        """The last experiences of a task, newest first."""
+        """The experiences of a task, newest first, at most `last` of them."""
         where = "WHERE task_id = ? ORDER BY row DESC LIMIT ?"
         return [
             _experience(x) for x in self._data.rows(f"SELECT * FROM experiences {where}", (task_id, last))

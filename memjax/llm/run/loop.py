@@ -1,16 +1,17 @@
-"""The loop of a language-model agent: a frozen policy that gets better by what it remembers (MemRL).
+"""The loop of a language-model agent: a frozen policy that improves by what it remembers (MemRL).
 
-One minibatch, in the order of the code:
+The steps of one minibatch:
 
-1. `_begin`: embed the intents, retrieve for all tasks at once from the memory as it is, note both in the log,
-   queue the tasks.
-2. Workers play the tasks, a fixed number at a time, write each experience down and note each attempt.
-3. `_finish`: rewards, then one transaction of the log for the whole minibatch, then one compiled update and
-   insertion, then metrics.
+1. `_begin`: embed the intents, retrieve memories for all tasks at once, store both in the log, queue the
+   tasks.
+2. Worker threads play the tasks, a fixed number at a time, write down each experience and log each attempt.
+3. `_finish`: compute the rewards, commit the whole minibatch to the log in one transaction, update utilities
+   and insert experiences in one compiled call, write the metrics.
 
-Minibatches are learned in order. With `overlap` L the next L are begun before one is learned, so that workers
-never wait for a straggler; which memory each task sees is still fixed by its place, not by who was quick.
-The log is the truth: killed at any point, a run goes on as if it had not been.
+Minibatches are learned in order. With `overlap` L the next L minibatches are begun before one is learned, so
+that workers do not wait for its slowest task. Which memory a task sees still depends only on its place in the
+schedule, not on the timing of threads. Everything is rebuilt from the log, so a run that was killed at any
+point continues as if it had never stopped.
 """
 
 import time
@@ -37,7 +38,7 @@ _NOTHING = Recall((), (), ())
 
 
 class Stopped(RunEnded):
-    """The run cannot go on now: endpoint down, budget spent, key refused. It can be resumed."""
+    """The run cannot go on now: an endpoint is down, the budget spent, the key refused. It can be resumed."""
 
 
 class Pending(NamedTuple):
@@ -45,8 +46,8 @@ class Pending(NamedTuple):
 
     slot: Slot
     plans: Sequence[Plan]
-    done: dict[str, Attempt]  # of an earlier launch
-    batch: Jobs[str, Attempt]
+    done: dict[str, Attempt]  # finished in an earlier launch, by task id
+    batch: Jobs[str, Attempt]  # the others
 
 
 def run_language(
@@ -60,24 +61,25 @@ def run_language(
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> bool:
-    """Runs or resumes in `workdir` to the end.
+    """Starts a run in `workdir`, or continues the one that is there, until its end.
 
     Args:
       workdir: the folder of the run; made where there is none.
       config: the loop's config.
       benchmark: the tasks.
-      chat: plays them, and writes the summaries.
-      embedder: of the tasks' intents.
-      description: what else config.json and manifest.json are to say.
-      should_stop: asked between tasks; True ends the run, which can be resumed.
-      report: is given the metrics of each minibatch, and `failures`: why attempts or summaries failed.
+      chat: the model that plays the tasks and writes the summaries.
+      embedder: embeds the tasks' intents.
+      description: further entries of config.json and manifest.json.
+      should_stop: polled while tasks are played; True ends the launch, and the run can be resumed.
+      report: called after each minibatch with its metrics and `failures`, the reasons of tasks or summaries
+        that failed.
 
     Returns:
-      Whether it got to the end; False where it was asked to stop.
+      Whether the run is complete; False where it was asked to stop.
 
     Raises:
       ConfigError: `workdir` holds another run or is in use, or the benchmark has no usable tasks.
-      Stopped: the run cannot go on now, with one line that says why.
+      Stopped: the run cannot go on now; the message is one line with the reason.
     """
     with (
         RunState.open(workdir, config, benchmark, chat.name, embedder, description) as state,
@@ -110,6 +112,7 @@ class _Loop:
         self.embed_time = self.retrieve_time = 0.0
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
+        """Plays and learns what is left of the schedule. Whether it got to the end."""
         pending: deque[Pending] = deque()
         slots = schedule(self.config, len(self.tasks["learn"]), len(self.tasks["transfer"]))
         for slot in slots[self.state.version :]:
@@ -138,7 +141,7 @@ class _Loop:
         return Pending(slot, plans, done, self.workers.begin(jobs))
 
     def _plan(self, slot: Slot, tasks: Sequence[Task]) -> list[Plan]:
-        """Retrieves for a minibatch that was not begun before, and notes it."""
+        """Retrieves for a minibatch that was not begun before, and logs the plans."""
         log, version = self.state.log, self.state.version
         hashes = [text_hash(task.intent) for task in tasks]
         recalls: list[Recall] = [_NOTHING] * len(tasks)
@@ -158,7 +161,7 @@ class _Loop:
         return plans
 
     def _embed(self, intents: dict[str, str]) -> dict[str, np.ndarray]:
-        """Vectors by hash; each intent is embedded once in the life of a log."""
+        """Vectors by the hash of the intent. An intent is embedded once; then the log has its vector."""
         began, log = time.monotonic(), self.state.log
         known = log.vectors(list(intents))
         new = {name: plain(text)[:KEY_CHARS] for name, text in intents.items() if name not in known}
@@ -180,7 +183,7 @@ class _Loop:
         return Recall(rows, (1.0,) * len(rows), (0.0,) * len(rows))
 
     def _play(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
-        """Runs in a worker. What is finished is noted at once; a skip only with its minibatch."""
+        """Runs in a worker thread. A finished attempt is logged at once, one with an error by `_finish`."""
         experiences = self.state.log.experiences(plan.recall.rows)
         memories = memory_block(experiences, chars=self.config.inject_chars)
         style = self.config.style(frozen=slot.phase == "transfer")
@@ -191,7 +194,7 @@ class _Loop:
         return attempt
 
     def _finish(self, pending: Pending, should_stop: Callable[[], bool]) -> bool:
-        """Learns a minibatch once all of it is played. False: the run was asked to stop first."""
+        """Waits for the tasks of a minibatch and learns it. False: the run was asked to stop first."""
         results = pending.batch.results(should_stop)
         if results is None:
             return False
@@ -232,9 +235,9 @@ class _Loop:
         return True
 
     def _watch(self, attempt: Attempt, phase: str) -> None:
-        """Ends the run where nothing can be played any more. Its minibatch is played when it goes on."""
+        """Raises Stopped where too many tasks in a row failed. The minibatch is played again on resume."""
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if attempt.error else 0
-        # All tasks of a phase are as many as there can be: with few of them the limit may lie above.
+        # A phase with fewer tasks than the limit ends the run once all of them were skipped.
         most = min(self.config.give_up_after, len(self.tasks[phase]))
         if self.skipped_in_a_row >= most:
             raise Stopped(f"{self.skipped_in_a_row} tasks in a row could not be played: {attempt.error}")

@@ -1,6 +1,6 @@
-"""What a run of a language-model agent measures, computed from its experience log alone.
+"""The metrics of a run of a language-model agent, computed from its experience log alone.
 
-So the lines of `metrics.jsonl` can be written anew after a kill, and say the same.
+So after a kill the lines of `metrics.jsonl` can be written again, with the same values.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,19 @@ from memjax.llm.run.records import Attempt, Event, Plan
 
 
 class Measures:
-    """Counts over the events of a run, in their order.
+    """Success rates over the events of a run, which are given to it in their order.
 
-    - success_rate: tasks solved in the epoch over all tasks; its last value is the "last success rate".
-    - cumulative_success_rate: tasks solved at least once so far.
-    - forgetting_rate: of the tasks that failed in the epoch, those that were solved in an earlier one.
+    - success_rate: share of all tasks that were solved in the epoch; that of the last epoch is MemRL's "last
+      success rate".
+    - cumulative_success_rate: share of all tasks that were solved at least once so far.
+    - forgetting_rate: of the tasks that failed in the epoch, the share that was solved in an earlier one.
 
-    A task that was skipped counts as not solved. With `carries`, a task that is not played in an epoch is one
-    that was solved before and counts as solved.
+    A task that was skipped counts as not solved.
+
+    Args:
+      tasks: number of training tasks.
+      held_out: number of held-out tasks.
+      carries: a task that is not played in an epoch counts as solved, since it was solved before.
     """
 
     def __init__(self, tasks: int, held_out: int, *, carries: bool = False):
@@ -33,7 +38,17 @@ class Measures:
     def line(
         self, event: Event, plans: Sequence[Plan], attempts: dict[str, Attempt], last: bool
     ) -> dict[str, Any]:
-        """The metrics of a minibatch; those of its epoch as well if it is the `last` one."""
+        """The metrics of one minibatch.
+
+        Args:
+          event: of the minibatch.
+          plans: of its tasks.
+          attempts: by task id.
+          last: whether it is the last of its epoch, which adds the metrics of the epoch.
+
+        Returns:
+          Numbers by name, as a line of `metrics.jsonl`.
+        """
         played = [attempts[plan.task_id] for plan in plans]
         self._count(event)
         similarity = [r.similarity[0] for r in event.recalls if r.rows]
@@ -83,5 +98,5 @@ class Measures:
 
 
 def _staleness(event: Event, plans: Sequence[Plan]) -> float:
-    """Events that had happened when the minibatch was learned and that its retrievals had not seen."""
+    """Mean number of events that were learned between the minibatch's retrievals and its own learning."""
     return float(np.mean([event.number - 1 - plan.version for plan in plans])) if plans else 0.0

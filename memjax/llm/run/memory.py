@@ -1,7 +1,8 @@
-"""A language-model agent's memory of arrays, found and learned by rows of the experience log.
+"""The memory of a language-model agent as arrays. Each slot names a row of the experience log with its text.
 
-Live or from the log, an event is learned by the same compiled function on a batch of the same size, so arrays
-that were built anew are bit for bit those of a run that never stopped.
+An event is learned by the same compiled function on a batch of the same size, whether it just happened or is
+read from the log. So arrays that are rebuilt from the log equal, bit for bit, those of a run that never
+stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,20 +21,27 @@ from memjax.types import Array, Key
 
 
 class Lessons(NamedTuple):
-    """What B tasks teach, as arrays of one size; what a task has not is -1 or False."""
+    """An event as arrays of a fixed size: B tasks, k2 injected memories each. Padding is -1 or False."""
 
-    recalled: Array  # [B, k2] i32 rows that were injected
-    similarity: Array  # [B, k2] f32
+    recalled: Array  # [B, k2] i32, rows that were injected; -1: none
+    similarity: Array  # [B, k2] f32, of the injected rows to the intent; -inf: none
     rewards: Array  # [B] f32
-    scored: Array  # [B] bool, the reward counts
-    intents: Array  # [B, D] f32
-    rows: Array  # [B] i32, of the experiences to store
+    scored: Array  # [B] bool, whether the reward is credited to the injected memories
+    intents: Array  # [B, D] f32, embeddings of the tasks' intents
+    rows: Array  # [B] i32, rows of the experiences to store; -1: none
     success: Array  # [B] bool
-    tasks: Array  # [B] i32
+    tasks: Array  # [B] i32, numbers of the tasks; -1: padding
 
 
 class TextMemory:
-    """MemRL's functions, compiled for minibatches of `batch` tasks. Holds no arrays: state in, state out."""
+    """MemRL's functions, compiled for minibatches of a fixed size. It holds no arrays: state in, state out.
+
+    Args:
+      config: of the memory.
+      dim: width D of an embedding.
+      batch: most tasks of a minibatch.
+      seed: of exploration.
+    """
 
     def __init__(self, config: MemRLConfig, dim: int, batch: int, seed: int):
         self.memrl, self._find, self._learn = _compiled(config, dim)
@@ -41,11 +49,11 @@ class TextMemory:
         self._key = jax.random.key(seed)
 
     def init(self) -> MemoryState:
-        """No memories."""
+        """An empty memory."""
         return self.memrl.init()
 
     def warm_up(self, state: MemoryState) -> MemoryState:
-        """Compiles both functions; the state that comes back is equal to the one that went in."""
+        """Compiles both functions by calls without effect. Returns an equal state; `state` is donated."""
         self.find(state, np.zeros((1, self.dim), np.float32), 0)
         return self._learn(state, self._lessons((), (), (), (), np.zeros((0, self.dim)), (), (), ()))
 
@@ -100,7 +108,7 @@ class TextMemory:
             event.success,
             event.tasks,
         )
-        # Why: so that its time is counted as the memory's own, not as that of who waits for it next.
+        # Waits for the result, so that the time of the update is not counted in a later step.
         return jax.block_until_ready(self._learn(state, lessons))
 
     def _lessons(
@@ -114,7 +122,7 @@ class TextMemory:
         success: Sequence[bool],
         tasks: Sequence[int],
     ) -> Lessons:
-        """The same as arrays of the compiled size."""
+        """The columns of an event, padded to arrays of the compiled size."""
         n, sources = len(rewards), (self.batch, self.memrl.config.keep)
         near = np.full(sources, -np.inf, np.float32)
         injected = np.full(sources, -1, np.int32)
@@ -140,20 +148,20 @@ class TextMemory:
 
 
 def stored_rows(state: MemoryState) -> dict[int, int]:
-    """Slot of each row of the log that is in the memory."""
+    """The slot of each row of the log that is in the memory, by row."""
     valid, rows = np.asarray(state.valid), np.asarray(state.values.payload["row"])
     return {int(rows[slot]): int(slot) for slot in np.flatnonzero(valid)}
 
 
 @lru_cache(maxsize=16)
 def _compiled(config: MemRLConfig, dim: int) -> tuple[MemRL, Callable, Callable]:
-    """The functions of one config, so that several runs in a process compile them once."""
+    """The compiled functions of one config, cached so that several runs in a process compile them once."""
     memrl = make_memrl(config, dim, {"row": jnp.zeros((), jnp.int32)})
     return memrl, jax.jit(partial(_find, memrl)), jax.jit(partial(_learn, memrl), donate_argnums=0)
 
 
 def _find(memrl: MemRL, state: MemoryState, intents: Array, key: Key) -> tuple[Array, Array, Array]:
-    """Rows, similarities and utilities [B, k2] of what to inject; row -1: none."""
+    """Rows, similarities and utilities, [B, k2] each, of the memories to inject; row -1: none."""
     found = memrl.retrieve(state, intents, key=key if memrl.config.epsilon else None)
     return jnp.where(found.mask, found.payload["row"], -1), found.similarity, found.utility
 
@@ -174,7 +182,7 @@ def _learn(memrl: MemRL, state: MemoryState, lessons: Lessons) -> MemoryState:
 
 
 def _located(state: MemoryState, lessons: Lessons) -> Found:
-    """Where the recalled rows lie now; a row that was displaced meanwhile is found nowhere."""
+    """The slots where the recalled rows are now. Rows that were evicted since are masked."""
     stored = jnp.where(state.valid, state.values.payload["row"], -2)
     same = lessons.recalled[..., None] == stored
     mask = jnp.any(same, axis=-1)

@@ -1,4 +1,4 @@
-"""The line that tells how a run of a language-model agent is doing."""
+"""The progress line of a run of a language-model agent."""
 
 import sys
 from collections.abc import Mapping
@@ -10,11 +10,17 @@ from memjax.llm.types import Benchmark
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 from memjax.runs.progress import Progress
 
-_MOST_SAID = 20  # failures with different reasons
+_MOST_SAID = 20  # failures with different reasons that are printed in one launch
 
 
 class LanguageProgress:
-    """Says after a minibatch: epoch, tasks, success, what failed, tokens, time left. A context manager."""
+    """Prints after each minibatch the epoch, tasks, success, failures, tokens and time left.
+
+    Args:
+      workdir: of the run, which has the metrics of earlier launches.
+      config: the loop's config.
+      benchmark: the tasks.
+    """
 
     def __init__(self, workdir: Path, config: LanguageConfig, benchmark: Benchmark):
         self._path, self._epochs = workdir / METRICS_FILE, config.epochs
@@ -31,7 +37,7 @@ class LanguageProgress:
         self._line.__exit__()
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """A minibatch is learned; `row` holds its metrics and `failures`, each of which is said once."""
+        """Prints the line of a minibatch with the metrics `row`, and each new reason in its `failures`."""
         for failure in row.get("failures", ()):
             if failure not in self._said and len(self._said) < _MOST_SAID:
                 self._said.add(failure)

@@ -1,7 +1,7 @@
-"""What is written to a model about memories: how they are shown, and how experiences are asked for.
+"""Prompts about memories: how memories are shown to a model, and how it is asked for plans and reflections.
 
-Text that comes from memory, from an environment or from a model is data: it stands between marks that it
-cannot contain, is cut to a budget of characters, and the model is told to obey nothing in it.
+Text that comes from memory, from an environment or from a model is data: it is put between delimiters that it
+cannot contain, cut to a limit of characters, and the model is told to obey nothing in it.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ def memory_block(experiences: Sequence[Experience], *, chars: int) -> str:
 
     Args:
       experiences: best first.
-      chars: characters of the whole text at most. Each memory has an equal share; what short ones leave goes
-        to those after them.
+      chars: most characters of the whole text. Each memory has an equal share; what a short one does not use
+        goes to those after it.
 
     Returns:
-      The text, or "" where there is no memory, or no room for one that could be read.
+      The text; "" where there is no memory, or no room for any text of one.
     """
     good = [x for x in experiences if x.success]
     bad = [x for x in experiences if not x.success]
@@ -52,7 +52,7 @@ def memory_block(experiences: Sequence[Experience], *, chars: int) -> str:
             around = "<memory>\n\n</memory>\n"
             share = left // waiting - len(around)
             if share <= 0:
-                return ""  # no room for anything that could be read
+                return ""  # no room for any text
             text = cut(defuse(experience.content), share)
             lines.append(f"<memory>\n{text}\n</memory>")
             left -= len(text) + len(around)
@@ -61,17 +61,38 @@ def memory_block(experiences: Sequence[Experience], *, chars: int) -> str:
 
 
 def script_request(intent: str, trajectory: str, *, chars: int) -> list[Message]:
-    """Asks for the plan behind a success."""
+    """The conversation that asks for a plan (MemRL's "script") after a success.
+
+    Args:
+      intent: the task.
+      trajectory: the record of the attempt.
+      chars: most characters of the record in the prompt.
+    """
     return [Message("system", _SCRIPT), Message("user", _record(intent, trajectory, "", chars))]
 
 
 def reflection_request(intent: str, trajectory: str, feedback: str, *, chars: int) -> list[Message]:
-    """Asks what went wrong."""
+    """The conversation that asks what went wrong in a failure.
+
+    Args:
+      intent: the task.
+      trajectory: the record of the attempt.
+      feedback: the environment's last message.
+      chars: most characters of the record in the prompt.
+    """
     return [Message("system", _REFLECTION), Message("user", _record(intent, trajectory, feedback, chars))]
 
 
 def experience_text(intent: str, trajectory: str, *, summary: str, success: bool, chars: int) -> str:
-    """An experience as it is stored: the task, the summary if there is one, the record, cut to `chars`."""
+    """An experience as it is stored: the task, the summary and the record.
+
+    Args:
+      intent: the task.
+      trajectory: the record of the attempt.
+      summary: the plan or the reflection, "" for none.
+      success: whether the attempt succeeded, which picks the titles.
+      chars: most characters of the whole text.
+    """
     title = "Plan that worked" if success else "What went wrong"
     record = "Record of the success" if success else "Record of the failure"
     head = f"Task: {cut(intent, chars // 2)}\n"
@@ -81,18 +102,18 @@ def experience_text(intent: str, trajectory: str, *, summary: str, success: bool
 
 
 def cut(text: str, chars: int) -> str:
-    """The text, or its beginning and a mark that there was more, together at most `chars` long."""
+    """The text where it has at most `chars` characters, else its beginning and " [...]", together so long."""
     more = " [...]"
     return text if len(text) <= chars else text[: max(chars - len(more), 0)] + more[:chars]
 
 
 def defuse(text: str) -> str:
-    """Text that contains none of the marks that it will stand between."""
+    """The text without anything that reads as a delimiter of a prompt."""
     return disarm(plain(text))
 
 
 def plain(text: str) -> str:
-    """Text that can be stored and sent: lone surrogates are replaced."""
+    """The text with lone surrogates replaced, so that it can be stored and sent as UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,27 +1,27 @@
-"""What the experience log holds."""
+"""The records of the experience log."""
 
 import hashlib
 from typing import Any, NamedTuple
 
-KEY_CHARS = 4096  # of an intent that are embedded, as in the authors' code
+KEY_CHARS = 4096  # characters of an intent that are embedded, as in the authors' code
 
 
 class Recall(NamedTuple):
     """The memories injected for one task, best first, as they were when they were retrieved."""
 
-    rows: tuple[int, ...]
-    similarity: tuple[float, ...]
-    utility: tuple[float, ...]
+    rows: tuple[int, ...]  # of the experiences in the log
+    similarity: tuple[float, ...]  # cosine, to the task's intent
+    utility: tuple[float, ...]  # 0 in modes without utilities
 
 
 class Plan(NamedTuple):
-    """What was decided for one task of a minibatch before it was played."""
+    """The memories that were retrieved for one task of a minibatch, before it is played."""
 
     position: int  # in the minibatch, from 0
     task_id: str
     intent_hash: str
     recall: Recall
-    version: int  # events that the memory had seen
+    version: int  # the last event that the memory had learned
 
 
 class Attempt(NamedTuple):
@@ -32,14 +32,14 @@ class Attempt(NamedTuple):
     score: float = 0.0
     trajectory: str = ""
     feedback: str = ""
-    content: str = ""  # the experience as text, "" where none is to be written
-    source: str = ""  # "script", "reflection" or "trajectory": what heads the content
+    content: str = ""  # the experience as text, "" where none is to be stored
+    source: str = ""  # "script", "reflection" or "trajectory": the first part of the content
     steps: int = 0  # turns of the conversation
-    prompt_tokens: int = 0  # the summary's included, as all tokens here
-    completion_tokens: int = 0
+    prompt_tokens: int = 0  # those of the summary included
+    completion_tokens: int = 0  # those of the summary included
     summary_error: str = ""  # why the content has no summary, where one was wanted
-    error: str = ""  # "kind: what" of a skip
-    seconds: float = 0.0  # wall time; the one field that differs from run to run
+    error: str = ""  # "kind: what" of a task that could not be played
+    seconds: float = 0.0  # wall time; the only field that differs from run to run
 
 
 class Experience(NamedTuple):
@@ -52,16 +52,16 @@ class Experience(NamedTuple):
     content: str
     success: bool
     reward: float
-    recall: Recall  # what was injected when it was made
-    provenance: dict[str, Any]  # writer, source, task, built_on
+    recall: Recall  # the memories that were shown in the attempt it records
+    provenance: dict[str, Any]  # writer, source, task, built_on, summary_error
     text_hash: str  # sha256 of intent and content
 
 
 class Event(NamedTuple):
-    """One finished minibatch: all that the memory needs to learn it, or to learn it again."""
+    """One finished minibatch: all that the memory needs to learn from it, now or when it is rebuilt."""
 
     number: int  # from 1, without gaps
-    phase: str  # "learn", or "transfer", which leaves the memory as it is
+    phase: str  # "learn", or "transfer", in which the memory does not change
     epoch: int
     minibatch: int  # in the epoch, from 0
     tasks: tuple[int, ...]  # numbers of the tasks
@@ -74,7 +74,7 @@ class Event(NamedTuple):
 
 
 def text_hash(*texts: str) -> str:
-    """sha256, in hex, over texts of any content."""
+    """The sha256, in hex, of a sequence of texts; their lengths are part of it."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Which tasks are played when: fixed by the config alone, so that a run can go on anywhere."""
+"""The order in which tasks are played. It depends on the config alone, so that a run can resume anywhere."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,12 +20,18 @@ class Slot(NamedTuple):
 
     @property
     def place(self) -> tuple[str, int, int]:
-        """As the log names it."""
+        """(phase, epoch, minibatch), which is how the log identifies it."""
         return self.phase, self.epoch, self.minibatch
 
 
 def schedule(config: LanguageConfig, tasks: int, held_out: int) -> list[Slot]:
-    """All minibatches of a run, in order."""
+    """All minibatches of a run, in order.
+
+    Args:
+      config: the loop's config.
+      tasks: number of training tasks.
+      held_out: number of held-out tasks.
+    """
     slots: list[Slot] = []
     for epoch in range(config.epochs):
         order = list(range(tasks))

@@ -1,9 +1,9 @@
-"""What a run of a language-model agent consists of on disk and in memory, opened and kept together.
+"""The state of a run of a language-model agent: its log, arrays and metrics, opened and kept consistent.
 
-A workdir holds what any run's does (memjax.runs): `config.json`, `manifest.json`, `checkpoints/` with the
-arrays as of some event, `metrics.jsonl`, `timing.jsonl`. The truth is `experience.sqlite`: the metrics are
-computed from it, and events that came after the checkpoint, or all of them where none is intact, are learned
-again.
+The workdir has the files of any run (memjax.runs): `config.json`, `manifest.json`, `checkpoints/` with the
+arrays as of some event, `metrics.jsonl`, `timing.jsonl`. It also has the log, `experience.sqlite`, from which
+the rest is rebuilt: when a run is opened its metrics are computed again, and the events after the
+checkpoint are learned again (all events, where no checkpoint is intact).
 """
 
 import contextlib
@@ -33,11 +33,11 @@ LOG_FILE = "experience.sqlite"
 
 
 class Description(NamedTuple):
-    """What is written about a run beside the config of its loop."""
+    """What config.json and manifest.json say about a run beside the config of its loop."""
 
     settings: Mapping[str, Any] = {}  # further sections of config.json, as plain values
-    free: tuple[str, ...] = ()  # fields and sections of those that may differ in another launch
-    about: Mapping[str, Any] = {}  # for the manifest
+    free: tuple[str, ...] = ()  # fields and sections of `settings` that may change when a run is continued
+    about: Mapping[str, Any] = {}  # further entries of the manifest
     imports: tuple[Import, ...] = ()  # code of the user's own that was imported for the run
 
 
@@ -45,7 +45,7 @@ NO_DESCRIPTION = Description()
 
 
 class RunState:
-    """Log, arrays and metrics of one run; `version` is the last event that all of them have seen."""
+    """Log, arrays and metrics of one run; made by `open`. `version` is the last event in the arrays."""
 
     def __init__(
         self,
@@ -80,9 +80,22 @@ class RunState:
         embedder: Embedder,
         description: Description = NO_DESCRIPTION,
     ) -> Iterator["RunState"]:
-        """Makes or continues `workdir` and holds its lock.
+        """Opens the run in `workdir`, or makes it, and holds the lock of the workdir within the `with` block.
 
-        Raises ConfigError where it holds another run, memories of another embedder, or a process runs in it.
+        Args:
+          workdir: the folder of the run.
+          config: the loop's config.
+          benchmark: the tasks.
+          model: name of the chat model.
+          embedder: embeds the tasks' intents.
+          description: further entries of config.json and manifest.json.
+
+        Yields:
+          The state, with the arrays at the last event of the log.
+
+        Raises:
+          ConfigError: `workdir` has another run or memories of another embedder, or another process uses it,
+            or the benchmark has no usable tasks.
         """
         workdir = Path(workdir)
         _check_tasks(config, benchmark)
@@ -103,17 +116,25 @@ class RunState:
 
     @property
     def arrays(self) -> MemoryState | None:
-        """The memory as arrays; None where the mode has none."""
+        """The memory's arrays; None where the mode has no memory."""
         return self._arrays
 
     def find(self, intents: np.ndarray, number: int) -> list[Recall]:
-        """What to inject for intents [n, D]."""
+        """Retrieves for a minibatch.
+
+        Args:
+          intents: [n, D] f32, embeddings of its tasks' intents.
+          number: of the minibatch, which seeds exploration.
+
+        Returns:
+          The memories to inject for each intent.
+        """
         assert self._memory is not None
         assert self._arrays is not None
         return self._memory.find(self._arrays, intents, number)
 
     def learn(self, event: Event) -> None:
-        """Brings the arrays to an event that the log has."""
+        """Applies the next event of the log to the arrays."""
         if self._memory is not None and event.phase == "learn":
             vectors = self.log.vectors(event.intents)
             self._arrays = self._memory.learn(self._arrays, event, vectors, credit=self.config.learns)  # type: ignore[arg-type]
@@ -122,8 +143,8 @@ class RunState:
     def save(self, *, last: bool = False) -> None:
         """Begins to write the arrays as a checkpoint.
 
-        Nothing is written while the last save is still on its way to the disk, unless it is the `last` one:
-        a minibatch can be quicker than the disk, and the log has what a checkpoint lacks.
+        Nothing happens while the save before is still being written, unless this is the `last` one: a
+        minibatch can take less time than a save, and a missing checkpoint can be made up from the log.
         """
         if self._arrays is None or self._saved == self.version or (self._checkpoints.busy and not last):
             return
@@ -131,17 +152,23 @@ class RunState:
         self._saved = self.version
 
     def is_solved(self, task_id: str) -> bool:
-        """Whether a training task was solved in an event so far."""
+        """Whether a training task was solved in any event so far."""
         return task_id in self._solved
 
     def measure(self, event: Event, plans: Sequence[Plan], attempts: dict[str, Attempt]) -> dict[str, Any]:
-        """Writes and returns the metrics of an event."""
+        """Writes a line of `metrics.jsonl` and returns it.
+
+        Args:
+          event: the minibatch.
+          plans: of its tasks.
+          attempts: by task id.
+        """
         line = self._line(event, plans, attempts)
         self._writer.write(event.number, line)
         return line
 
     def time(self, event: Event, seconds: dict[str, float]) -> None:
-        """Writes what depends on the clock."""
+        """Writes the `seconds` of an event's parts to `timing.jsonl`."""
         self._writer.write_timing(event.number, seconds)
 
     def _line(self, event: Event, plans: Sequence[Plan], attempts: dict[str, Attempt]) -> dict[str, Any]:
@@ -150,7 +177,7 @@ class RunState:
         return self._measures.line(event, plans, attempts, self._slots[event.number - 1].last)
 
     def _open_arrays(self) -> tuple[MemoryState | None, int]:
-        """The arrays at the last event of the log: those of the checkpoint, and what came after it."""
+        """The arrays at the last event of the log, and its number: the checkpoint and the events after it."""
         last = self.log.last_event()
         if self._memory is None:
             return None, last
@@ -168,7 +195,7 @@ class RunState:
         return self._arrays, last
 
     def _open_metrics(self) -> MetricsWriter:
-        """Writes all lines anew from the log: a kill between the log and the metrics loses none."""
+        """Writes all lines again from the log, so that a kill between log and metrics loses no line."""
         lines = []
         for event in self.log.events():
             plans = self.log.plans(event.phase, event.epoch, event.minibatch)
@@ -194,7 +221,7 @@ def _check_tasks(config: LanguageConfig, benchmark: Benchmark) -> None:
 
 
 def _identity(config: LanguageConfig, benchmark: Benchmark, model: str) -> dict[str, Any]:
-    """What makes it this run, as plain values: model, tasks and the loop's config."""
+    """What identifies the run, as plain values: model, tasks and the loop's config."""
     tasks = [*benchmark.train, *benchmark.held_out]
     return {
         "model": model,
