@@ -1,5 +1,4 @@
-"""Benchmarks for language-model agents: tasks, their sandbox and their grading.
+"""Benchmarks for language-model agents: their tasks and how attempts are graded.
 
-`loading.load(name, folder)` reads any of them. This file imports nothing, as the sandbox's inner side starts
-from here with the standard library alone.
+`loading.load(name, folder)` reads any of them.
 """

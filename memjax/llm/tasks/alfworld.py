@@ -1,11 +1,14 @@
-"""ALFWorld: household games in text, judged by the game (3,553 train, 140 seen and 134 unseen for
-validation).
+"""ALFWorld: household games in text, graded by the game itself.
+
+3,553 games for training, 140 seen and 134 unseen for validation.
 
 Data: the folder that holds `json_2.1.1/<split>/<task>/<trial>/{game.tw-pddl, traj_data.json}`, as ALFWorld
-publishes it, and if wanted ReAct's examples in `react_prompts.json`. Protocol: one command per reply, at most
-`steps` of them; a reply "think: ..." costs a step and changes nothing. What a reply says after its first line
-is dropped, as it was said without knowing what happened. Games run in the packages `alfworld`
-and `textworld`, in a sandbox of their own, as those evaluate expressions of a game's file.
+publishes it, and optionally ReAct's examples in `react_prompts.json`.
+
+Protocol: each reply is one command, at most `steps` of them. A reply "think: ..." costs a step and changes
+nothing. Text after the first line of a reply is dropped, since the model wrote it before it could know what
+the command does. The games run in the packages `alfworld` and `textworld`, which evaluate expressions of a
+game's file; so each game runs in its own sandbox.
 """
 
 import json
@@ -24,7 +27,7 @@ from memjax.types import ConfigError
 
 _GAME, _STORY, _EXAMPLES = "game.tw-pddl", "traj_data.json", "react_prompts.json"
 
-# How a task's type is called in ReAct's examples.
+# The name of each task type in ReAct's examples.
 EXAMPLE_OF = {
     "pick_and_place_simple": "put",
     "pick_clean_then_place_in_recep": "clean",
@@ -53,14 +56,14 @@ class AlfworldTask:
     intent: str  # the task in a sentence
     kind: str  # one of EXAMPLE_OF
     file: Path
-    steps: int  # replies, at most
+    steps: int  # the most replies
     example: str  # of another game of this kind, "" for none
-    replies: str  # what a reply may be, in words
-    show_commands: Show  # when the commands that are possible now are listed
-    start: Start = field(repr=False)
+    replies: str  # the allowed forms of a reply, in words
+    show_commands: Show  # when the model is shown the commands that are possible now
+    start: Start = field(repr=False)  # starts the game of a file
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
-        """Plays the game once."""
+        """Plays the game once, as `Task.attempt`. Also raises SandboxError where the game does not run."""
         game = self.start(self.file)
         try:
             system = _SYSTEM.format(replies=self.replies)
@@ -75,7 +78,7 @@ class AlfworldTask:
             command = dialogue.say(said, taken=command_of)
             if command.lower().startswith("think:"):
                 said = "OK."
-            elif command not in scene.commands:  # the game says the same, but costs time
+            elif command not in scene.commands:  # the game would answer the same, only slower
                 said = self._described("Nothing happens.", scene, invalid=True)
             else:
                 scene = game.step(command)
@@ -94,7 +97,10 @@ class AlfworldTask:
 
 
 def command_of(reply: str) -> str:
-    """The command of a reply: its first line with anything on it, without signs, quotes or "Action:"."""
+    """The command of a reply: the line with "Action:" or "Command:", else its first line that is not empty.
+
+    The prefix, a leading ">", quotes and the full stop are removed.
+    """
     lines = [line.strip() for line in reply.splitlines() if line.strip().strip("`")]
     for line in lines:
         named = re.match(r"(?:>\s*)?(?:action|command)\s*:\s*(.+)", line, re.IGNORECASE)
@@ -104,7 +110,7 @@ def command_of(reply: str) -> str:
 
 
 def turns_of(example: str) -> list[Message]:
-    """An example of a game as a conversation up to its last command; lines with ">" are the model's."""
+    """An example of a game as a conversation up to its last command; lines with ">" are the assistant's."""
     turns: list[Message] = []
     for part in re.split(r"^(?=>)", example, flags=re.MULTILINE):
         command, _, said = part.partition("\n") if part.startswith(">") else ("", "", part)
@@ -120,7 +126,7 @@ def _bare(line: str) -> str:
 
 
 def _opening(text: str) -> str:
-    """A game's first words without its banner."""
+    """The first text of a game, without its banner."""
     return re.sub(r"^-=.*?=-\s*", "", text.strip())
 
 
@@ -137,13 +143,30 @@ def load_alfworld(
     show_commands: Show = "always",
     start: Start = TextworldGame,
 ) -> Benchmark:
-    """The games of two splits, at most `limit` of either, drawn by `seed`.
+    """The games of two splits.
 
-    `kinds` names task types, joined by commas, and keeps games of these alone; "" keeps all. `examples`
-    puts ReAct's first example of the task's kind before each game, where its file is there: "react" with
-    thoughts, "act" with commands alone, "" none. `show_commands` says when possible commands are listed.
-    Games that ALFWorld itself leaves out (movable receptacles, sliced things, unsolvable) are left out and
-    listed. Raises ConfigError for a missing folder or a file of another format.
+    Games that ALFWorld itself leaves out (movable receptacles, sliced objects, unsolvable ones) are left out
+    and listed in `about`.
+
+    Args:
+      folder: of the data (see the top of this file).
+      limit: most games of each split; None: all.
+      seed: draws them.
+      train: the split to learn from.
+      held_out: the split for transfer; None: no such games.
+      kinds: task types to keep, joined by commas; "" keeps all.
+      steps: the most replies in one game.
+      examples: which of ReAct's examples precedes each game, where their file is there: "react", with
+        thoughts, "act", without, or "" for none.
+      show_commands: when the model is shown the possible commands: "always", "invalid" (after a command that
+        does nothing) or "never".
+      start: starts the game of a file.
+
+    Returns:
+      The benchmark.
+
+    Raises:
+      ConfigError: an option is wrong, a folder is missing, or a file has another format.
     """
     check_limit(limit)
     base, wanted = Path(folder), _kinds(kinds)
@@ -176,7 +199,7 @@ def load_alfworld(
 
 
 def _kinds(text: str) -> set[str]:
-    """The task types of a comma-separated list; all of them for "". Raises ConfigError."""
+    """The task types in a comma-separated list; all of them for "". Raises ConfigError for an unknown one."""
     kinds = {kind.strip() for kind in text.split(",") if kind.strip()}
     if unknown := sorted(kinds - set(EXAMPLE_OF)):
         raise ConfigError("kinds", f"some of {', '.join(EXAMPLE_OF)}", unknown[0])
@@ -256,7 +279,7 @@ def _examples(base: Path, style: str) -> dict[str, str]:
 
 
 def _modern(text: str) -> str:
-    """Games once called "put a in/on b" what they call "move a to b"."""
+    """Replaces "put a in/on b", the command of older games, by today's "move a to b"."""
     text = re.sub(r"^> put (.+?) in/on (.+)$", r"> move \1 to \2", text, flags=re.MULTILINE)
     return re.sub(
         r"^You put the (.+?) in/on the (.+)$", r"You move the \1 to the \2", text, flags=re.MULTILINE

@@ -1,8 +1,9 @@
-"""BigCodeBench, instruct: functions over many libraries, judged by unit tests (798 train, 342 held out).
+"""BigCodeBench, instruct: functions that use many libraries, graded by unit tests (798 train, 342 held out).
 
-Data: `BigCodeBench.jsonl(.gz)`, and the split of MemRL's authors in `memrl_split_seed123.json`. Not every
-canonical solution passes with the versions that are installed here, or without a network; with `checked` only
-tasks whose own solution passes here are kept, found out once and stored in that file.
+Data: `BigCodeBench.jsonl(.gz)`, and the split of MemRL's authors in `memrl_split_seed123.json`. Some
+canonical solutions fail with the package versions of this machine, or without a network. With `checked`, only
+tasks whose canonical solution passes here are kept; each solution is run once, and the result is stored in
+that file.
 """
 
 from collections.abc import Sequence
@@ -38,11 +39,22 @@ def load_bigcodebench(
     checked: str | Path | None = None,
     limits: Limits = LIMITS,
 ) -> Benchmark:
-    """The instruct tasks in the split of MemRL's authors; at most `limit` of either split, drawn by `seed`.
+    """The instruct tasks, in the split of MemRL's authors.
 
-    `checked` names a JSON file of which canonical solutions pass here; what is not known yet is run in the
-    sandbox, one to a few seconds each, until the limit is reached. Raises ConfigError for a missing file, a
-    row of another format, or an id of the split that has no row.
+    Args:
+      folder: of the data (see the top of this file).
+      limit: most tasks of each split; None: all.
+      seed: draws them.
+      checked: JSON file that stores which canonical solutions pass on this machine. Solutions that it does
+        not have are run in the sandbox, one to a few seconds each, until `limit` is reached. None: all tasks
+        are kept unchecked.
+      limits: of each run of the tests.
+
+    Returns:
+      The benchmark. Tasks that were left out are listed in `about`.
+
+    Raises:
+      ConfigError: a file is missing, a row has another format, or an id of the split has no row.
     """
     check_limit(limit)
     path = find(folder, _DATA)

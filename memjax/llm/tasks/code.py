@@ -1,4 +1,4 @@
-"""Tasks that are solved by a program: taking it from a reply, running its tests, telling why they fail."""
+"""Tasks that are solved by a program: extracts it from a reply, runs its tests, and says why they fail."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from memjax.llm.tasks.dialogue import Dialogue, shortened
 from memjax.llm.types import Ask, Outcome
 
 LIMITS = Limits(wall_s=120.0, cpu_s=60)
-_FEEDBACK = 700  # characters of a failure that are told
+_FEEDBACK = 700  # the most characters of a failure in the feedback
 _SYSTEM = (
     "You write Python. Answer with one block of code between ``` marks that holds the whole program, with "
     "its imports and the function named as in the request. No examples of use, no input, no tests."
 )
 
-# Runs beside the program. It tells the result by a word that the program cannot guess, so that a program
-# which ends early, or prints something like a result, has not passed.
+# Runs together with the program. The result is printed after a random word that the program cannot guess, so
+# that a program which ends early, or prints something that looks like a result, does not pass.
 _RUNNER = """
 import json, sys, traceback, unittest
 
@@ -64,7 +64,7 @@ except BaseException as error:
 
 
 class Verdict(NamedTuple):
-    """What the tests said of a program."""
+    """The result of a program's tests."""
 
     passed: bool
     failure: str  # "" where it passed
@@ -76,16 +76,16 @@ class CodeTask:
 
     id: str
     intent: str
-    prompt: str  # what the model is asked
-    tests: str
-    kind: str  # "unittest": a class TestCases; "check": a function check(candidate)
-    entry: str  # name of the function that is asked for
-    solution: str  # a whole program that is right
-    complete: Callable[[str], str] = field(repr=False)  # the whole program, from the code of a reply
+    prompt: str  # the request to the model
+    tests: str  # Python source, put after the program
+    kind: str  # what the tests define; "unittest": a class TestCases, "check": a function check(candidate)
+    entry: str  # name of the function to write
+    solution: str  # a whole program that is correct
+    complete: Callable[[str], str] = field(repr=False)  # makes the whole program of the code in a reply
     limits: Limits = LIMITS
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
-        """Asks once, and runs the tests on the program in the reply."""
+        """Asks once and runs the tests on the program in the reply, as `Task.attempt`."""
         dialogue = Dialogue(ask, _SYSTEM, memories)
         reply = dialogue.say(self.prompt)
         verdict = judge(self, self.complete(extract(reply)))
@@ -95,13 +95,25 @@ class CodeTask:
 
 
 def extract(reply: str) -> str:
-    """The first fenced block of a reply, to the end where it is not closed; all of it where there is none."""
+    """The first fenced block of a reply, or all of the reply where it has none. A block may lack its end."""
     block = re.search(r"```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", reply, re.DOTALL | re.MULTILINE)
     return block[1] if block else reply
 
 
 def judge(task: CodeTask, program: str) -> Verdict:
-    """Runs the tests of a task on a program, in a sandbox of their own."""
+    """Runs the tests of a task on a program, in a sandbox that is made for this run.
+
+    Args:
+      task: has the tests.
+      program: Python source.
+
+    Returns:
+      Whether all tests passed, and else the failure of the first that did not.
+
+    Raises:
+      ConfigError: programs cannot be isolated on this machine.
+      SandboxError: the sandbox itself failed.
+    """
     word = secrets.token_hex(16)
     files = {"__test__.py": f"{program}\n\n{task.tests}\n"}
     try:
@@ -122,7 +134,7 @@ def judge(task: CodeTask, program: str) -> Verdict:
 
 
 def trimmed(failure: str) -> str:
-    """A failure without the frames of its traceback that lie outside of the program."""
+    """A failure whose traceback keeps only the lines of the program and its tests."""
     kept: list[str] = []
     ours = True
     for line in failure.strip().splitlines():

@@ -1,4 +1,4 @@
-"""A conversation of a model with the world of one task: what is sent, what it cost, what is told of it."""
+"""The conversation of a model with the environment of one task. It records the trajectory and the tokens."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,22 +10,38 @@ _HISTORY = 6_000  # characters of a trajectory that are kept
 
 
 class Dialogue:
-    """The turns of one attempt. The instructions stay first and unchanged, so that servers can cache them."""
+    """The turns of one attempt. The instructions come first and never change, so that servers can cache them.
+
+    Args:
+      ask: gives the model's reply to a conversation.
+      system: the instructions.
+      memories: text from the memory, "" for none; it follows as a turn of the user.
+      examples: turns of an example, after the instructions.
+    """
 
     def __init__(self, ask: Ask, system: str, memories: str, examples: Sequence[Message] = ()):
         self._ask = ask
         self._messages = [Message("system", system), *examples]
         if memories:
-            # Why turns of their own: many chat templates take a system message at the beginning alone, and
-            # want user and assistant to alternate.
+            # Not part of the system message, which stays the same for all tasks; and with an answer, since
+            # many chat templates want user and assistant to alternate.
             self._messages += [Message("user", _MEMORIES + memories), Message("assistant", _READ)]
         self._told: list[str] = []
         self._prompt_tokens = self._completion_tokens = self.steps = 0
 
     def say(self, text: str, *, tell: bool = True, taken: Callable[[str], str] = str) -> str:
-        """Sends `text` as the user and returns the answer, of which `taken` alone is kept and shown again.
+        """Sends a message to the model.
 
-        `tell` False keeps `text` out of the trajectory.
+        Args:
+          text: the message.
+          tell: whether `text` becomes part of the trajectory.
+          taken: gives the part of the reply that is used; the rest is dropped from the conversation as well.
+
+        Returns:
+          The used part of the reply.
+
+        Raises:
+          ChatError: as `ask` does.
         """
         self._messages.append(Message("user", text))
         reply = self._ask(self._messages)
@@ -38,11 +54,20 @@ class Dialogue:
         return reply.text
 
     def note(self, text: str) -> None:
-        """Adds what the world answered last, to which the model no longer speaks."""
+        """Adds the environment's last answer to the trajectory, without asking the model again."""
         self._told.append(f"World: {text}")
 
     def outcome(self, task_id: str, success: bool, feedback: str = "") -> Outcome:
-        """How the attempt ended, with its trajectory as text; of a long one the middle is left out."""
+        """The outcome of the attempt.
+
+        Args:
+          task_id: of the task.
+          success: whether it was solved.
+          feedback: the environment's last message.
+
+        Returns:
+          The outcome. Its trajectory is the turns as text; a long one lacks its middle.
+        """
         return Outcome(
             task_id=task_id,
             success=success,
@@ -56,7 +81,7 @@ class Dialogue:
 
 
 def shortened(text: str, most: int) -> str:
-    """At most about `most` characters of a text: its first and its last half."""
+    """The text, or where it is longer than `most` characters, so many of its beginning and its end."""
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}\n[...]\n{text[-(most // 2) :]}"

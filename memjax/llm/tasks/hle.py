@@ -1,10 +1,12 @@
-"""Humanity's Last Exam: questions with one short answer each, in JSON lines. No split of its own.
+"""Humanity's Last Exam: questions with one short answer each. The benchmark has no split.
 
 Data: `hle.jsonl(.gz)`, or `test.jsonl(.gz)`, with the dataset's fields `id`, `question`, `answer`,
-`answer_type` ("exactMatch" or "multipleChoice"), `image` ("" or a data URL) and `category`; the dataset is
-gated at its publisher and none of it is here. Questions with an image are left out and listed: messages
-here are text. Graded by a judge model where one is given, as the benchmark is, else by comparing texts,
-which is stricter.
+`answer_type` ("exactMatch" or "multipleChoice"), `image` ("" or a data URL) and `category`. Access to the
+dataset has to be asked for at its publisher; none of it is in this repository. Questions with an image are
+left out and listed, since messages here are text.
+
+Grading: texts are compared; where they differ and a judge model is given, it decides, as in the benchmark.
+Comparing texts alone is stricter.
 """
 
 import re
@@ -50,12 +52,12 @@ class HleTask:
     judge: Ask | None = field(repr=False)
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
-        """Asks once. What the judge costs is not counted in the outcome."""
+        """Asks once, as `Task.attempt`. The tokens of the judge are not counted in the outcome."""
         dialogue = Dialogue(ask, _SYSTEM, memories)
         given = final_answer(dialogue.say(self.intent))
         right = bool(given) and self._right(given)
         dialogue.note("right" if right else "wrong")
-        # The right answer stays hidden, as it would be remembered.
+        # The feedback does not contain the right answer, since it would be stored in the memory.
         return dialogue.outcome(self.id, right, "" if right else "the answer is wrong")
 
     def _right(self, given: str) -> bool:
@@ -69,13 +71,19 @@ class HleTask:
 
 
 def final_answer(reply: str) -> str:
-    """What stands after the last "Answer:" of a reply, "" where there is none."""
+    """The text after the last "Answer:" of a reply; "" where there is none."""
     found = re.findall(r"^\W*(?:Exact |Final )?Answer\W*:(.*)$", reply, re.IGNORECASE | re.MULTILINE)
     return found[-1].strip().strip("*").strip() if found else ""
 
 
 def same_answer(given: str, right: str, kind: str) -> bool:
-    """Whether two answers are the same letter, the same number or the same text, apart from their writing."""
+    """Whether two answers are the same letter, number or text, whatever their spelling of it.
+
+    Args:
+      given: the model's answer.
+      right: the right one.
+      kind: "multipleChoice" compares letters, any other kind numbers or texts.
+    """
     if kind == "multipleChoice":
         first, second = _CHOICE.match(given), _CHOICE.match(right)
         return bool(first and second) and first[1].upper() == second[1].upper()  # type: ignore[index]
@@ -100,10 +108,20 @@ def load_hle(
     held_out: float = 0.0,
     judge: Ask | None = None,
 ) -> Benchmark:
-    """The questions without images, at most `limit` of either split, drawn by `seed`.
+    """The questions without images.
 
-    `held_out` is the share of questions kept for transfer, drawn by `seed`; MemRL's authors keep none. Raises
-    ConfigError for a missing file or a row of another format.
+    Args:
+      folder: of the data (see the top of this file).
+      limit: most questions of each split; None: all.
+      seed: draws them, and the held-out share.
+      held_out: share of the questions kept for transfer, in [0, 1); MemRL's authors keep none.
+      judge: a model that decides where the texts differ; None: none.
+
+    Returns:
+      The benchmark.
+
+    Raises:
+      ConfigError: a file is missing or a row has another format.
     """
     check_limit(limit)
     path = find(folder, ("hle.jsonl.gz", "hle.jsonl", "test.jsonl.gz", "test.jsonl"))

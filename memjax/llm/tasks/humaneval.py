@@ -1,4 +1,7 @@
-"""HumanEval: 164 functions to complete, judged by assertions. Data: `HumanEval.jsonl(.gz)`, no split."""
+"""HumanEval: 164 functions to complete, graded by assertions. The benchmark has no split.
+
+Data: `HumanEval.jsonl(.gz)`.
+"""
 
 import re
 from functools import partial
@@ -19,10 +22,20 @@ def load_humaneval(
     held_out: float = 0.0,
     limits: Limits = LIMITS,
 ) -> Benchmark:
-    """The tasks, at most `limit` of either split, drawn by `seed`.
+    """The tasks.
 
-    `held_out` is the share of tasks kept for transfer, drawn by `seed`; the benchmark has no split of its
-    own. Raises ConfigError for a missing file or a row of another format.
+    Args:
+      folder: of the data.
+      limit: most tasks of each split; None: all.
+      seed: draws them, and the held-out share.
+      held_out: share of the tasks kept for transfer, in [0, 1).
+      limits: of each run of the tests.
+
+    Returns:
+      The benchmark.
+
+    Raises:
+      ConfigError: a file is missing or a row has another format.
     """
     check_limit(limit)
     path = find(folder, ("HumanEval.jsonl.gz", "HumanEval.jsonl"))
@@ -56,17 +69,26 @@ def _task(row: dict[str, Any], where: str, limits: Limits) -> CodeTask:
 
 
 def complete(prompt: str, entry: str, code: str) -> str:
-    """A whole program: the code with the prompt's own beginning, or the prompt with the code as a body."""
+    """The whole program of a reply's code.
+
+    Args:
+      prompt: the beginning of the program, up to the function's docstring.
+      entry: name of the function.
+      code: of the reply: a program that defines the function, or the body of the function alone.
+
+    Returns:
+      `code` after what precedes the function in `prompt`, or after all of `prompt` where it is a body.
+    """
     defines = rf"^(?:async\s+)?def\s+{re.escape(entry)}\b"
     if not re.search(defines, code, re.MULTILINE):
         return prompt + code
-    # What stands before the function (imports, helpers) is given, so a reply may leave it out.
+    # The prompt has imports and helpers before the function, so that a reply may leave them out.
     start = re.search(defines, prompt, re.MULTILINE)
     return (prompt[: start.start()] if start else "") + "\n" + code
 
 
 def _described(prompt: str, entry: str) -> str:
-    """Signature and description without the examples, which say little of what a task is about."""
+    """Signature and description, without the examples, which say little about the kind of task."""
     start = prompt.rfind(f"def {entry}")
     text = prompt[max(start, 0) :]
     return re.split(r"\n\s*>>>", text)[0].strip()

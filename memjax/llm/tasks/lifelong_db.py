@@ -1,12 +1,16 @@
-"""LifelongAgentBench, databases: one table, one request, SQL in turns (361 train, 139 held out).
+"""LifelongAgentBench, databases: a request to one table, fulfilled by SQL (361 train, 139 held out).
 
 Data: `db_train.json(.gz)` and `db_val.json(.gz)`, an object of rows by sample index, in the split of MemRL's
-authors. Protocol: the model writes one SQL operation per turn and sees its result, then gives a final answer;
-a reply of neither form ends the attempt. Two short examples of our own come first, and what a reply says
-after its first operation is dropped, as it was said without the result. A request that reads is graded by the
-answer, one that writes by the table's fingerprint. On a database that is not MySQL, rows may come in another
-order and LIMIT may choose other rows where the reference query leaves it open; so the result of the reference
-query on the same database counts as right too, in any order where that query asks for none.
+authors.
+
+Protocol: in each turn the model writes one SQL operation and is shown its result; at the end it gives a final
+answer. A reply of neither form ends the attempt. Two short examples, written for memjax, come first. Text
+after the first operation of a reply is dropped, since the model wrote it without the result.
+
+Grading: a request that reads is graded by the answer, one that writes by the table's fingerprint. A database
+other than MySQL may return rows in another order, and may choose other rows for LIMIT, where the reference
+query leaves it open. So the result of the reference query on the same database counts as right too, in any
+order where that query asks for none.
 """
 
 import re
@@ -62,14 +66,14 @@ class DbTask:
     id: str
     intent: str
     table: Table
-    direct: Rows | None  # the rows to answer with; None: the table's state is graded
-    md5: str | None  # of the right table
-    reference: str  # a query that does it
-    turns: int  # at most
-    connect: Connect = field(repr=False)
+    direct: Rows | None  # the right answer; None: the table is graded
+    md5: str | None  # fingerprint of the right table; None: the answer is graded
+    reference: str  # SQL that fulfils the request
+    turns: int  # the most replies
+    connect: Connect = field(repr=False)  # makes a database with the table
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
-        """Plays the task once, on a table of its own."""
+        """Plays the task once on a new copy of the table, as `Task.attempt`."""
         database = self.connect(self.table)
         try:
             return self._play(Dialogue(ask, _SYSTEM, memories, _EXAMPLES), database)
@@ -106,7 +110,7 @@ class DbTask:
         return "the answer is not right" if self.direct is not None else "the table is not as it should be"
 
     def reference_rows(self) -> Rows | None:
-        """What the reference query returns on this kind of database, or None where it cannot run there."""
+        """The rows that the reference query returns on this kind of database; None where it fails there."""
         return self._with_reference(lambda _, rows: rows)
 
     def _reference_state(self) -> str | None:
@@ -136,16 +140,16 @@ def parse(reply: str) -> tuple[str, str]:
 
 
 def first_action(reply: str) -> str:
-    """A reply up to the end of its first operation. What comes after was said without its result."""
+    """A reply up to the end of its first operation; the model wrote the rest without its result."""
     block = re.search(r"Action:\s*Operation\s*```(?:sql)?\s*\n.*?```", reply, re.DOTALL | re.IGNORECASE)
     before = re.search(r"Action:\s*Answer", reply, re.IGNORECASE)
     return reply[: block.end()] if block and not (before and before.start() < block.start()) else reply
 
 
 def ordered(query: str) -> bool:
-    """Whether the last statement of a query asks for an order of its own rows, not only in a subquery.
+    """Whether the last statement of a query has an ORDER BY of its own, not only in a subquery.
 
-    True for what sqlglot cannot parse: the order then counts, which is the stricter reading.
+    True where sqlglot cannot parse the query: the order counts then, which is stricter.
     """
     sqlglot = need("sqlglot")
     try:
@@ -163,13 +167,23 @@ def load_lifelong_db(
     turns: int = 15,
     server: str = "",
 ) -> Benchmark:
-    """The database tasks, on embedded SQLite or on the MariaDB server at `server` ("host:port").
+    """The database tasks.
 
-    `limit` draws that many of either split by `seed`. Raises ConfigError for a missing file, a row of
-    another format, and a server that is not there.
+    Args:
+      folder: of the data (see the top of this file).
+      limit: most tasks of each split; None: all.
+      seed: draws them.
+      turns: the most replies in one attempt.
+      server: "host:port" of a MariaDB server; "": embedded SQLite.
+
+    Returns:
+      The benchmark.
+
+    Raises:
+      ConfigError: a file, the server or the package sqlglot is missing, or a row has another format.
     """
     check_limit(limit)
-    need("sqlglot")  # a missing package is said before the first task
+    need("sqlglot")  # so that a missing package is reported before the first task
     connect = _connect_to(server) if server else SqliteDatabase
     make = partial(_task, turns=turns, connect=connect)
     train, held_out = read_splits(folder, "db", make, limit=limit, seed=seed)

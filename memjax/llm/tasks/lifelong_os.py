@@ -1,9 +1,11 @@
-"""LifelongAgentBench, operating system: shell work as root in a machine of its own (350 train, 150 held out).
+"""LifelongAgentBench, operating system: requests fulfilled by bash as root (350 train, 150 held out).
 
 Data: `os_interaction_train.json(.gz)` and `os_interaction_val.json(.gz)`, an object of rows by sample index.
-Protocol: a script prepares the machine; the model runs bash in turns and says when it has finished; another
-script judges by its exit status. The machine is a sandbox with private copies of the system's folders, which
-takes root and a kernel with namespaces; what is installed there (vi, for one) is what this machine has.
+
+Protocol: a script prepares the machine, the model runs bash in turns and says when it has finished, and
+another script grades the machine by its exit status. The machine is a sandbox with private copies of the
+system's folders. That needs root and a kernel with namespaces. Programs that are not installed on this
+machine are missing in the sandbox too.
 """
 
 import re
@@ -42,19 +44,19 @@ class OsTask:
 
     id: str
     intent: str
-    prepare: str  # script, "" for none
-    judge: str  # script; exit status 0: right
-    reference: str  # script that does it
-    turns: int  # at most
+    prepare: str  # script that prepares the machine, "" for none
+    judge: str  # script that grades it; exit status 0: right
+    reference: str  # script that fulfils the request
+    turns: int  # the most replies
     limits: Limits = LIMITS
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
-        """Plays the task once, on a machine of its own. Raises ConfigError where none can be had."""
+        """Plays the task once in a new sandbox, as `Task.attempt`. ConfigError where none can be made."""
         with Sandbox(self.limits, administrator=True) as machine:
             return self._play(Dialogue(ask, _SYSTEM, memories), machine)
 
     def reference_works(self) -> bool:
-        """Whether the reference script does it here."""
+        """Whether the reference script fulfils the request on this machine."""
         with Sandbox(self.limits, administrator=True) as machine:
             if not self._prepared(machine):
                 return False
@@ -106,9 +108,20 @@ def parse(reply: str) -> tuple[str, str]:
 def load_lifelong_os(
     folder: str | Path, *, limit: int | None = None, seed: int = 0, turns: int = 15, limits: Limits = LIMITS
 ) -> Benchmark:
-    """The tasks; at most `limit` of either split, drawn by `seed`.
+    """The operating-system tasks.
 
-    Raises ConfigError for a missing file or a row of another format.
+    Args:
+      folder: of the data (see the top of this file).
+      limit: most tasks of each split; None: all.
+      seed: draws them.
+      turns: the most replies in one attempt.
+      limits: of each command in the sandbox.
+
+    Returns:
+      The benchmark.
+
+    Raises:
+      ConfigError: a file is missing or a row has another format.
     """
     check_limit(limit)
     make = partial(_task, turns=turns, limits=limits)

@@ -1,4 +1,4 @@
-"""Every benchmark by its name: those that memjax has, and those that a user registers."""
+"""The table of benchmarks by name: those that memjax has, and those that a user registers."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,14 +15,23 @@ from memjax.llm.types import Benchmark
 from memjax.schema import one_of
 from memjax.types import ConfigError
 
-_OPTION = (str, int, float, type(None))  # what an option may be in a config file; bool is an int
+_OPTION = (str, int, float, type(None))  # types of options that a config file can set; bool is an int
 
 
 class Loader(Protocol):
     """Reads a benchmark from a folder. May take further keyword arguments, all with defaults."""
 
     def __call__(self, folder: str | Path, *, limit: int | None = None, seed: int = 0) -> Benchmark:
-        """At most `limit` tasks of either split, drawn by `seed`. Raises ConfigError."""
+        """Reads the tasks.
+
+        Args:
+          folder: of the data.
+          limit: most tasks of each split; None: all.
+          seed: draws them.
+
+        Raises:
+          ConfigError: a file is missing or has another format.
+        """
         ...
 
 
@@ -31,7 +40,7 @@ class BenchmarkEntry(NamedTuple):
 
     load: Loader
     options: dict[str, Any]  # the loader's own options and their defaults
-    runs_programs: bool  # what a model writes is run in a sandbox
+    runs_programs: bool  # whether its tasks run programs of a model in a sandbox
 
 
 _ENTRIES: dict[str, BenchmarkEntry] = {}
@@ -55,12 +64,12 @@ def register_benchmark(
         register_benchmark("riddles", load_riddles)
 
     Args:
-      name: what `benchmark.name` says.
-      loader: reads the tasks (see `Loader`); what a task is, `memjax.llm.types.Task` says.
+      name: the value of `benchmark.name` in a config.
+      loader: reads the tasks (see `Loader`), which are `memjax.llm.types.Task`s.
       options: keyword arguments of `loader` that `benchmark.options` may set: texts, numbers, True or False.
         A value must be of the default's type. None: all that have such a default.
-      runs_programs: the tasks run what a model writes in a `memjax.llm.sandbox.sandbox.Sandbox`; how that is
-        isolated is then said in the manifest.
+      runs_programs: whether the tasks run programs of a model in a `memjax.llm.sandbox.sandbox.Sandbox`. The
+        manifest then says how the sandbox is isolated.
 
     Raises:
       ConfigError: the name is taken by another loader, or an option is not a keyword argument with a default.
@@ -85,18 +94,18 @@ def benchmark_entry(name: str, field: str = "benchmark.name") -> BenchmarkEntry:
 
 
 def load(name: str, folder: str | Path, **options: Any) -> Benchmark:
-    """The benchmark `name` from its folder.
+    """Reads a benchmark.
 
     Args:
-      name: of a benchmark, as registered.
-      folder: that holds its files; each loader in memjax/llm/tasks says which.
+      name: under which it is registered.
+      folder: of its data; the module of each loader in memjax/llm/tasks says which files.
       **options: `limit`, `seed` and the loader's own.
 
     Returns:
       The benchmark, its tasks in a fixed order.
 
     Raises:
-      ConfigError: the name is unknown, a file is missing or of another format.
+      ConfigError: the name is unknown, or a file is missing or has another format.
     """
     loader: Any = benchmark_entry(name, "benchmark").load
     return loader(folder, **options)

@@ -1,4 +1,4 @@
-"""Which tasks can be solved here: the canonical solution passes its own tests. Found out once and stored."""
+"""Selects tasks whose canonical solution passes its tests on this machine, and stores the results."""
 
 import hashlib
 import json
@@ -17,10 +17,18 @@ Known = dict[str, dict[str, object]]
 def drawn_passing(
     tasks: Sequence[CodeTask], limit: int | None, seed: int, store: Path, left_out: list[dict[str, str]]
 ) -> list[CodeTask]:
-    """At most `limit` tasks whose solution passes, drawn by `seed`, in the order given.
+    """Draws tasks whose canonical solution passes.
 
-    What is not in `store` is run and stored at once, so that a later call goes on where this one was ended.
-    Tasks met that do not pass are added to `left_out`.
+    Args:
+      tasks: to draw from.
+      limit: most tasks; None: all that pass.
+      seed: of the draw.
+      store: JSON file of the results so far. A solution that it lacks is run, and the result is stored at
+        once, so that a call that was interrupted can be repeated without running solutions again.
+      left_out: gets an entry for each drawn task whose solution fails.
+
+    Returns:
+      The tasks, in the order of `tasks`.
     """
     check_limit(limit)
     known: Known = typed(read_json(store), dict, str(store)) if store.exists() else {}
@@ -39,7 +47,7 @@ def drawn_passing(
 
 
 def _verdict(task: CodeTask, known: Known, store: Path) -> dict[str, object]:
-    # Another Python may decide otherwise, so the key holds its version beside the program's content.
+    # The result may differ with another Python, so its version is part of the key, as is the program.
     content = f"{platform.python_version()}\n{task.solution}\n{task.tests}"
     name = f"{task.id}@{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     if name not in known:

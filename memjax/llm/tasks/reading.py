@@ -1,6 +1,7 @@
-"""Reading the benchmarks' files: JSON and JSON lines, plain or gzipped, checked field by field.
+"""Reads the benchmarks' files: JSON and JSON lines, plain or gzipped, checked field by field.
 
-A mistake raises ConfigError with file, row and field. A row is left out only by a loader that says so.
+A mistake in a file raises ConfigError with file, row and field; no row is skipped silently. `where` below is
+the place in a file, such as "tasks.jsonl: line 3", for such messages.
 """
 
 import gzip
@@ -29,12 +30,12 @@ def find(folder: str | Path, names: Sequence[str]) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
+    """The content of a JSON file. Raises ConfigError where it cannot be read or parsed."""
     return _parsed(_text(path), str(path))
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of every line that is not empty. Raises ConfigError for a line that is no object."""
+    """(where, row) for each line that is not empty. Raises ConfigError for a line that is not an object."""
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}: line {number}"
@@ -73,7 +74,7 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
 
 
 def texts(row: Mapping[str, Any], name: str, where: str) -> list[str]:
-    """A field that is a list of texts."""
+    """The field `name` of a row, a list of texts. Raises ConfigError where it is not."""
     found = field(row, name, list, where)
     return [typed(item, str, f"{where}: {name}[{number}]") for number, item in enumerate(found)]
 
@@ -85,7 +86,7 @@ def check_limit(limit: int | None) -> None:
 
 
 def some(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
-    """At most `limit` of the items, drawn by `seed`, in their own order."""
+    """Draws `limit` of the items by `seed`, or all where there are no more, and keeps their order."""
     check_limit(limit)
     if limit is None or limit >= len(items):
         return list(items)
@@ -94,9 +95,19 @@ def some(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
 
 
 def apart(items: Sequence[T], share: float, limit: int | None, seed: int) -> tuple[list[T], list[T]]:
-    """Items to learn from and items held out, a `share` drawn by `seed`; at most `limit` of either.
+    """Splits items into a part to learn from and a part that is held out.
 
-    Raises ConfigError where the share is not within [0, 1).
+    Args:
+      items: in their order, which both parts keep.
+      share: of the items held out, in [0, 1).
+      limit: most items of each part; None: all.
+      seed: of both draws.
+
+    Returns:
+      (items to learn from, items held out).
+
+    Raises:
+      ConfigError: the share or the limit is out of range.
     """
     if not 0 <= share < 1:
         raise ConfigError("held_out", "a share of at least 0 and below 1", share)
@@ -114,9 +125,20 @@ def read_splits(
     limit: int | None,
     seed: int,
 ) -> tuple[list[T], list[T]]:
-    """Tasks of `stem`_train.json(.gz) and `stem`_val.json(.gz), objects of rows by key; `limit` of either.
+    """Reads the tasks of a training and a validation file.
 
-    `make`: (key, row, where it stands) -> task.
+    Args:
+      folder: of the files `stem`_train.json(.gz) and `stem`_val.json(.gz), each an object of rows by key.
+      stem: first part of the files' names.
+      make: (key, row, where) -> task.
+      limit: most tasks of each file; None: all.
+      seed: draws them.
+
+    Returns:
+      (training tasks, validation tasks).
+
+    Raises:
+      ConfigError: a file is missing or has another format.
     """
     splits = []
     for name in ("train", "val"):
@@ -128,7 +150,7 @@ def read_splits(
 
 
 def unique(ids: Iterable[str], where: str) -> None:
-    """Raises ConfigError where an id comes twice."""
+    """Raises ConfigError where an id occurs twice."""
     seen: set[str] = set()
     for name in ids:
         if name in seen:

@@ -1,4 +1,4 @@
-"""A game of TextWorld in a sandbox. Takes the packages `alfworld` and `textworld`, in there alone."""
+"""Runs a TextWorld game in a sandbox. Only code inside the sandbox imports `alfworld` and `textworld`."""
 
 import importlib.util
 import json
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 from memjax.llm.sandbox.sandbox import Limits, Sandbox, SandboxError
 from memjax.types import ConfigError
 
-_LIMITS = Limits(wall_s=300.0, cpu_s=600)  # to load a game on a busy machine takes long
+_LIMITS = Limits(wall_s=300.0, cpu_s=600)  # on a busy machine loading a game takes long
 
-# Answers every line, a command, by one line of JSON; the empty line begins the game.
+# Runs inside. Each line of its input is a command and is answered by a line of JSON; "" starts the game.
 _PROGRAM = """
 import json, os, sys
 
@@ -35,7 +35,7 @@ for line in sys.stdin:
 
 
 class Scene(NamedTuple):
-    """What a game says after a command."""
+    """A game's answer to a command."""
 
     text: str
     commands: tuple[str, ...]  # those that are possible now
@@ -44,14 +44,14 @@ class Scene(NamedTuple):
 
 
 class Game(Protocol):
-    """A game in text. Used by one thread at a time."""
+    """A text game. Used by one thread at a time."""
 
     def reset(self) -> Scene:
-        """The beginning."""
+        """Starts the game and returns its first scene."""
         ...
 
     def step(self, command: str) -> Scene:
-        """What follows from a command."""
+        """Plays a command and returns the scene after it."""
         ...
 
     def close(self) -> None:
@@ -60,7 +60,14 @@ class Game(Protocol):
 
 
 class TextworldGame:
-    """One of ALFWorld's game files, played in a sandbox of its own."""
+    """A `Game`: one of ALFWorld's game files, played in its own sandbox.
+
+    Args:
+      file: the game.
+
+    Raises:
+      ConfigError: a package is missing, or programs cannot be isolated on this machine.
+    """
 
     def __init__(self, file: Path):
         for package in ("alfworld", "textworld"):
@@ -76,11 +83,11 @@ class TextworldGame:
             raise
 
     def reset(self) -> Scene:
-        """The beginning. Raises SandboxError where the game does not run."""
+        """Starts the game and returns its first scene. Raises SandboxError where the game does not run."""
         return self._told("")
 
     def step(self, command: str) -> Scene:
-        """What follows from a command, one that was possible."""
+        """Plays one of the possible commands and returns the scene after it. Raises SandboxError."""
         return self._told(" ".join(command.split()))
 
     def close(self) -> None:

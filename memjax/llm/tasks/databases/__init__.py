@@ -1,1 +1,1 @@
-"""Databases that a benchmark's statements run in."""
+"""Databases that run the SQL statements of a benchmark."""

@@ -1,4 +1,4 @@
-"""Comparing the rows a model wrote down with the rows a query gave."""
+"""Compares rows that a model wrote as text with the rows that a query returned."""
 
 import ast
 import math
@@ -15,7 +15,13 @@ Row = tuple[Value, ...]
 
 
 def same_rows(written: str, expected: Sequence[Sequence[Value]], *, ordered: bool) -> bool:
-    """Whether a written answer such as "[(1, 'a'), (2, 'b')]" says the expected rows."""
+    """Whether a written answer has the expected rows.
+
+    Args:
+      written: the model's answer, such as "[(1, 'a'), (2, 'b')]"; it is parsed leniently.
+      expected: the rows of the query. Numbers are compared with a tolerance of 1e-6.
+      ordered: whether the rows must be in the expected order.
+    """
     rows = _rows(written, width=len(expected[0]) if expected else 1)
     if rows is None or len(rows) != len(expected):
         return False
@@ -27,7 +33,7 @@ def same_rows(written: str, expected: Sequence[Sequence[Value]], *, ordered: boo
 
 
 def _rows(written: str, width: int) -> list[Row] | None:
-    """The rows of a text, or None where it holds none that can be told apart."""
+    """The rows in a text; None where they cannot be parsed. `width` is the expected number of columns."""
     text = _DECIMAL.sub(r"\1", written.strip()).rstrip(".;")
     if not text:
         return []
@@ -46,7 +52,7 @@ def _rows(written: str, width: int) -> list[Row] | None:
 
 
 def _unquoted(text: str, width: int) -> list[Row] | None:
-    """Rows of texts without quotes: "(1, Alpha Corp), (2, Beta)"."""
+    """Rows whose texts have no quotes, such as "(1, Alpha Corp), (2, Beta)"."""
     inner = re.findall(r"\(([^()]*)\)", text)
     rows = [_cells(part) for part in inner] or [_cells(text.strip("[]"))]
     if not inner and width == 1:
@@ -77,5 +83,5 @@ def _number(value: Value) -> float | None:
 
 
 def _order(row: Sequence[Value]) -> tuple[str, ...]:
-    """A key that is the same for 5, 5.0 and "5"."""
+    """A key for sorting that is the same for 5, 5.0 and "5"."""
     return tuple(f"{number:.4f}" if (number := _number(v)) is not None else str(v).strip() for v in row)

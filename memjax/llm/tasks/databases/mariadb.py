@@ -1,9 +1,9 @@
-"""One table on a MariaDB server for a model to work on: the tasks' own SQL, word for word.
+"""One table on a MariaDB server for a model to work on, which runs the tasks' SQL unchanged.
 
 Needs the package PyMySQL and a server that is there for this purpose; `experiments/launch/mariadb.py` starts
-one from Debian's packages. What a model writes runs as a user who can read and change this one table, make
-temporary tables beside it, and nothing else: no other schema, no file, no statement longer than
-`SECONDS`. MySQL servers do not know that last limit and are refused.
+one from Debian's packages. The model's statements run as a user who can read and change this one table and
+make temporary tables beside it, but has no other schema and no files, and whose statements end after
+`SECONDS`. MySQL servers are refused, since they do not have that limit.
 """
 
 import os
@@ -25,21 +25,36 @@ from memjax.llm.tasks.databases.sql import (
 )
 from memjax.types import ConfigError
 
-USER, PASSWORD = "MEMJAX_SQL_USER", "MEMJAX_SQL_PASSWORD"  # environment: who may make schemas and users
+USER, PASSWORD = "MEMJAX_SQL_USER", "MEMJAX_SQL_PASSWORD"  # environment variables of the administrator
 
-_LOST = (2003, 2006, 2013, 2055, 1040, 1053, 1927)  # the server went away; not the statement's fault
+_LOST = (
+    2003,
+    2006,
+    2013,
+    2055,
+    1040,
+    1053,
+    1927,
+)  # error codes of a lost connection or a server that is down
 _RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES"
 
 
 class MariaDatabase:
-    """A table in a schema of its own, which goes when it is closed.
-
-    Raises ConfigError where the package or the server is missing. A server that goes away later raises what
-    PyMySQL raises: such an attempt is skipped and counted.
-    """
+    """A `TaskDatabase`: a table in its own schema, which is dropped when the database is closed."""
 
     def __init__(self, table: Table, server: str):
-        """`server`: "host:port". Its administrator stands in the environment (root without a password)."""
+        """Makes schema, table and user.
+
+        Args:
+          table: the table and its rows.
+          server: "host:port". Name and password of its administrator are in the environment variables USER
+            and PASSWORD; without them, root without a password.
+
+        Raises:
+          ConfigError: the package PyMySQL is missing, or `server` has another form.
+          pymysql.MySQLError: the server refuses, or is down; later methods raise it too where the connection
+            is lost. The attempt is then skipped and counted.
+        """
         self._table, self._name = table, f"memjax_{secrets.token_hex(8)}"
         self._admin = _connect(server, os.environ.get(USER, "root"), os.environ.get(PASSWORD, ""))
         self._connection = None
@@ -50,7 +65,10 @@ class MariaDatabase:
             raise
 
     def execute(self, sql: str) -> Rows:
-        """Runs statements and returns the rows of the last one. Raises SqlError."""
+        """Runs statements and returns the rows of the last one, ROWS at most.
+
+        Raises SqlError where a statement fails, and PyMySQL's error where the connection is lost.
+        """
         assert self._connection is not None, "closed"
         rows: Rows = []
         errors = _pymysql().err
@@ -73,7 +91,7 @@ class MariaDatabase:
             return fingerprint(cursor.fetchall())
 
     def close(self) -> None:
-        """Drops everything."""
+        """Drops schema and user. Safe to call twice."""
         errors = _pymysql().err
         try:
             if self._connection is not None:
@@ -83,7 +101,7 @@ class MariaDatabase:
                 cursor.execute(f"DROP USER IF EXISTS '{self._name}'@'%'")
             self._admin.close()
         except (errors.MySQLError, OSError):
-            pass  # the server is gone, and an attempt that ended so says why itself
+            pass  # the server is gone; the attempt has raised its own error
         self._connection = None
 
     def _make(self, server: str) -> None:
@@ -104,7 +122,7 @@ class MariaDatabase:
 
 
 def check_server(server: str) -> None:
-    """Raises ConfigError where no MariaDB server answers there, or where schemas cannot be made."""
+    """Raises ConfigError where `server` ("host:port") is no MariaDB server on which schemas can be made."""
     probe = Table("probe", (("id", "INT"),), ((1,),))
     errors = _pymysql().err
     try:
@@ -138,7 +156,7 @@ def _pymysql() -> Any:
 
 
 def _value(cell: Any) -> Value:
-    """As the answers have them: sums of integers as integers, means with four decimals."""
+    """A value in the form of the benchmark's answers: integers for whole sums, means with four decimals."""
     if isinstance(cell, Decimal):
         return int(cell) if cell.as_tuple().exponent == 0 else shown(float(cell))
     return shown(cell) if cell is None or isinstance(cell, int | float | str) else str(cell)

@@ -1,10 +1,9 @@
-"""One table in one database for a model to work on: embedded SQLite that behaves like MySQL where it matters.
+"""One table in one database for a model to work on: embedded SQLite that imitates MySQL.
 
-SQLite runs the tasks' SQL with these differences evened out: `/` divides as real numbers, a real number
-stored in an INT column is rounded, texts compare without regard to case, results show at most four decimals
-as MySQL's averages do, and a few of MySQL's functions are known. What remains
-apart is MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN); a server goes in its place
-(`memjax.llm.tasks.databases.mariadb`).
+It imitates what the tasks depend on: `/` divides as real numbers, a real number stored in an INT column is
+rounded, comparisons of texts ignore case, results have at most four decimals as MySQL's averages do, and some
+functions of MySQL are added. MySQL's own syntax (UPDATE ... JOIN, DELETE ... JOIN) does not work; a server
+runs it (`memjax.llm.tasks.databases.mariadb`).
 """
 
 import functools
@@ -20,8 +19,8 @@ from memjax.llm.packages import need
 Value = int | float | str | None
 Rows = list[tuple[Value, ...]]
 
-SECONDS = 5.0  # one statement
-ROWS = 10_000
+SECONDS = 5.0  # the longest that a call, or on a server a statement, may take
+ROWS = 10_000  # the most rows of a result
 _GROUP_CONCAT = 1024  # MySQL's group_concat_max_len
 _ALLOWED = frozenset(
     {
@@ -48,7 +47,7 @@ class Table(NamedTuple):
 
 
 class SqlError(RuntimeError):
-    """What the database said to a statement it could not run."""
+    """A statement failed; the message is the database's."""
 
 
 class TaskDatabase(Protocol):
@@ -68,7 +67,7 @@ class TaskDatabase(Protocol):
 
 
 class SqliteDatabase:
-    """A table in memory. What could reach a file (ATTACH, extensions, PRAGMA) is refused."""
+    """A `TaskDatabase` in memory. Statements that could reach a file (ATTACH, PRAGMA, ...) are refused."""
 
     def __init__(self, table: Table):
         self._table = table
@@ -106,7 +105,7 @@ class SqliteDatabase:
         return fingerprint(self._connection.execute(f"SELECT {names} FROM `{self._table.name}`").fetchall())
 
     def rows(self) -> Rows:
-        """All rows of the table, sorted."""
+        """All rows of the table, sorted by their `repr`."""
         self._deadline = time.monotonic() + SECONDS
         found = self._connection.execute(f"SELECT * FROM `{self._table.name}`").fetchall()
         return sorted(found, key=repr)
@@ -128,8 +127,10 @@ class SqliteDatabase:
 
 
 def fingerprint(rows: Sequence[Sequence[Value]]) -> str:
-    """The md5 of a table as LifelongAgentBench defines it: of the sorted, joined first five digits of each
-    row's own md5, a row being its values joined by commas without the NULLs. "None" for an empty table.
+    """The md5 of a table as LifelongAgentBench defines it.
+
+    Each row's values without the NULLs are joined by commas and hashed by md5. The first five digits of all
+    rows' hashes are sorted, joined by commas, and hashed again. "None" for an empty table.
     """
     digits = sorted(
         hashlib.md5(",".join(str(value) for value in row if value is not None).encode()).hexdigest()[:5]
@@ -141,10 +142,11 @@ def fingerprint(rows: Sequence[Sequence[Value]]) -> str:
 
 
 def split(sql: str) -> list[str]:
-    """The statements of a text as they are written, without the semicolons between them.
+    """The statements of a text, unchanged, without the semicolons between them.
 
-    MySQL's tokens decide, so a semicolon in a quoted text or in a comment ends nothing. A text that has no
-    tokens of MySQL (an open quote) is one statement, for the database to say what is wrong with it.
+    The text is split into MySQL's tokens first, so that a semicolon in a quoted text or in a comment does not
+    end a statement. A text that cannot be split into tokens (one with an open quote) is returned as a single
+    statement, and the database reports the mistake.
     """
     tokens = tokens_of(sql)
     if tokens is None:
@@ -155,7 +157,7 @@ def split(sql: str) -> list[str]:
 
 
 def tokens_of(sql: str) -> list[Any] | None:
-    """MySQL's tokens in a text, by sqlglot; None where there is no way to read it."""
+    """MySQL's tokens in a text, by sqlglot; None where it cannot be split into tokens."""
     need("sqlglot")
     from sqlglot.errors import TokenError
 
@@ -170,7 +172,7 @@ def _tokenizer() -> Any:
     from sqlglot.dialects.mysql import MySQL
 
     class Tokenizer(MySQL.Tokenizer):
-        """Takes x'..' and b'..' for a name and a text: whether they are numbers is the database's to say."""
+        """Reads x'..' and b'..' as a name and a text; the database decides whether they are numbers."""
 
         HEX_STRINGS: ClassVar = []
         BIT_STRINGS: ClassVar = []
@@ -179,7 +181,7 @@ def _tokenizer() -> Any:
 
 
 def _divided(statement: str) -> str:
-    """`a / b` as `a * 1.0 / b`: MySQL divides integers as real numbers."""
+    """Replaces `a / b` by `a * 1.0 / b`, since MySQL divides integers as real numbers."""
     for token in reversed(tokens_of(statement) or []):
         if token.token_type.name == "SLASH":
             statement = f"{statement[: token.start]} * 1.0 /{statement[token.end + 1 :]}"
@@ -187,7 +189,7 @@ def _divided(statement: str) -> str:
 
 
 def shown(value: Value) -> Value:
-    """A value as results have it: real numbers with four decimals, as MySQL's averages."""
+    """A value as results show it: real numbers with four decimals, as MySQL's averages."""
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -212,16 +214,18 @@ def _left(text: object, count: int) -> str | None:
 
 
 class _Deviation:
-    """MySQL's STDDEV: of the population."""
+    """MySQL's STDDEV, which is the deviation of the population."""
 
     def __init__(self):
         self._values: list[float] = []
 
     def step(self, value: Value) -> None:
+        """Takes the value of one more row; NULL is ignored."""
         if value is not None:
             self._values.append(float(value))
 
     def finalize(self) -> float | None:
+        """The deviation; NULL where there were no values."""
         return statistics.pstdev(self._values) if self._values else None
 
 
