@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from memjax.types import ConfigError
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
 CHECKPOINTS = "checkpoints"
+SEAL = "sha256"  # the last field of each JSON file of a run
 
 # May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
 _FREE_FIELDS = ("run.keep_checkpoints",)
@@ -120,9 +122,9 @@ def describe_launch() -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON in one atomic step."""
-    replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object in one atomic step, with the sha256 by which `read_json` knows it again."""
+    replace_file(path, (json.dumps({**values, SEAL: _seal(values)}, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -187,7 +189,7 @@ def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of a run holds. Raises ConfigError where it is damaged."""
+    """What a JSON file of a run holds, without its sha256. Raises ConfigError where it is damaged."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -195,7 +197,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "JSON as this command writes it", got) from error
     if not isinstance(values, dict):
         raise ConfigError(str(path), "a JSON object as this command writes it", type(values).__name__)
+    seal = values.pop(SEAL, None)  # None: written by hand
+    if seal is not None and seal != _seal(values):
+        raise ConfigError(str(path), f"what was written (its {SEAL})", "a file that was changed since")
     return values
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    """sha256 of a JSON object in one spelling."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _version(package: str) -> str | None:

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from memjax.config_file import load_config
-from memjax.runs.workdir import open_workdir, write_json, write_manifest
+from memjax.runs.workdir import open_workdir, read_json, write_json, write_manifest
 from memjax.training.config import load_workdir_config, resolve
 from memjax.types import ConfigError
 
@@ -185,4 +185,4 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert read_json(path) == {"a": 1}

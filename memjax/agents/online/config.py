@@ -42,7 +42,7 @@ class PPOConfig:
     epochs: PositiveInt
     minibatches: PositiveInt
     learning_rate: PositiveFloat
-    anneal_updates: int  # linear decay to 0 over this many rollouts; 0: constant
+    anneal_updates: NonNegativeInt  # linear decay to 0 over this many rollouts; 0: constant
     max_grad_norm: PositiveFloat
     clip: PositiveFloat
     discount: Fraction  # gamma_ext

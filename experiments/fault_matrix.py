@@ -1,0 +1,214 @@
+"""The reliability matrix: what is promised, what tries it, and what is not covered."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One row of the matrix."""
+
+    promise: str
+    tests: str  # files and functions below tests/, separated by spaces
+    parts: tuple[str, ...]  # of the campaign
+    gap: str  # what is not promised, or was not tried
+
+
+ROWS = {
+    "R1": Row(
+        "a run killed at any moment and started again is the run that was never killed, bit for bit",
+        "training/test_resume.py llm/run/test_llm_kill.py",
+        ("kills adamemento", "kills reframe", "kills memrl"),
+        "envpool cannot save its environments, and the manifest says so; no kill on a GPU",
+    ),
+    "R2": Row(
+        "a kill while saving leaves the checkpoint before; leftovers are removed",
+        "runs/test_checkpoint.py::test_kill_at_every_call_to_the_file_system",
+        ("kills adamemento", "kills reframe", "kills memrl"),
+        "loss of power was not tried",
+    ),
+    "R3": Row(
+        "SIGTERM and Ctrl-C save, with exit codes 143 and 130; the second one ends at once",
+        "runs/test_signals.py",
+        ("signals adamemento",),
+        "",
+    ),
+    "R4": Row(
+        "a full disk is one line and exit code 1, with the last checkpoint intact",
+        "runs/test_checkpoint.py::"
+        "test_a_file_system_that_takes_no_more_is_an_error_and_the_last_checkpoint_stays "
+        "runs/test_metrics.py::test_a_disk_that_is_full_is_an_error_of_the_loop_and_nothing_waits "
+        "llm/run/test_llm_loop.py::test_a_full_disk_ends_the_run_and_skips_no_task",
+        (),
+        "quotas; 50 trials on a small file system",
+    ),
+    "R5": Row(
+        "damage to a file of a run is found before it is used; the checkpoint before is taken",
+        "runs/test_checkpoint.py::test_an_injured_checkpoint_is_never_used_in_a_thousand_trials "
+        "llm/run/test_llm_log.py",
+        ("flips",),
+        "metrics.jsonl has no checksum: lines that cannot be read are said, a changed digit is not",
+    ),
+    "R6": Row(
+        "an error of a save in the background comes out at the next call",
+        "runs/test_checkpoint.py::test_an_error_in_the_background_comes_out_at_the_next_call",
+        (),
+        "",
+    ),
+    "R7": Row(
+        "a checkpoint restores on fewer devices",
+        "runs/test_checkpoint.py::test_restores_onto_the_sharding_of_the_abstract_state",
+        (),
+        "from a GPU to a CPU, and metrics after such a move",
+    ),
+    "R8": Row(
+        "many interruptions of one run change nothing",
+        "training/test_resume.py::test_kills_in_a_row_end_in_the_same_bits",
+        ("kills adamemento", "kills reframe", "kills memrl"),
+        "the checkpoint's size over a chain is not measured",
+    ),
+    "R9": Row(
+        "a checkpoint of another schema is refused with both versions named",
+        "runs/test_checkpoint.py::test_another_schema_version_is_refused_by_name_of_both",
+        (),
+        "there is no earlier release to load from",
+    ),
+    "R10": Row(
+        "a memory never holds more than its capacity, and evicts in the documented order",
+        "memory/test_memory_contract.py memory/eviction/test_eviction.py",
+        (),
+        "",
+    ),
+    "R11": Row(
+        "search equals a full sort in every corner case; what is not finite is refused and counted",
+        "memory/search/test_edges.py memory/search/test_nearest.py memory/test_bad_input.py",
+        (),
+        "",
+    ),
+    "R12": Row(
+        "learned utilities equal the sequential oracle, repeated slots included",
+        "memory/test_utility.py",
+        (),
+        "10,000,000 updates in a row",
+    ),
+    "R13": Row(
+        "a value that is not finite stops the run with exit code 3 and keeps the last good checkpoint",
+        "training/test_train.py::test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint",
+        (),
+        "100 injections at different places",
+    ),
+    "R14": Row(
+        "a damaged or hostile dataset is one line and exit code 2",
+        "data/test_bad_datasets.py",
+        ("datasets",),
+        "",
+    ),
+    "R15": Row(
+        "a config that cannot be right is one line and exit code 2, before anything is made",
+        "test_schema.py test_config_file.py",
+        ("configs",),
+        "",
+    ),
+    "R16": Row(
+        "no file that is loaded runs code or is written outside of its place",
+        "data/test_bad_datasets.py::test_a_pickle_in_place_of_a_cached_array_is_refused "
+        "data/test_bad_datasets.py::test_zip_is_no_dataset_whatever_it_holds",
+        ("datasets",),
+        "memjax unpacks no archives, so there are no trials of archives with paths that lead outside",
+    ),
+    "R17": Row(
+        "no pickle, eval, exec, shell in the package",
+        "test_imports.py::test_nothing_loads_code_or_calls_a_shell",
+        (),
+        "",
+    ),
+    "R18": Row(
+        "an endpoint may fail in any way: bounded retries, no lost or doubled update, the budget holds",
+        "llm/clients/test_llm_openai.py llm/clients/test_wire.py llm/run/test_llm_loop.py",
+        (),
+        "",
+    ),
+    "R19": Row(
+        "a key is in no file and no output, even where the endpoint repeats it",
+        "llm/clients/test_llm_openai.py::test_a_key_that_comes_back_is_masked runs/test_workdir.py",
+        ("canary",),
+        "",
+    ),
+    "R20": Row(
+        "a memory cannot leave its marks in a prompt",
+        "llm/run/test_poisoning.py",
+        (),
+        "whether a model follows a poisoned memory was not measured",
+    ),
+    "R21": Row(
+        "the same seed gives the same bits, on several simulated devices as on one",
+        "training/test_train.py::test_several_devices_compute_what_one_does",
+        ("kills adamemento", "kills reframe", "kills memrl"),
+        "a GPU",
+    ),
+    "R22": Row(
+        "no PRNG key is used twice, no rank promoted",
+        "training/test_train.py::test_no_key_is_used_twice_and_no_rank_is_promoted",
+        (),
+        "training programs alone, not the whole suite",
+    ),
+    "R23": Row(
+        "a run that cannot be repeated says so in its manifest",
+        "envs/test_envpool_adapter.py",
+        (),
+        "no probes of an environment's determinism or of the diversity of its resets",
+    ),
+    "R24": Row(
+        "what has no room is refused before it is allocated, with the largest capacity that fits",
+        "memory/test_plan.py training/test_device_room.py",
+        (),
+        "peaks on a GPU",
+    ),
+    "R25": Row("", "", (), "soak of 24 h"),
+    "R26": Row("", "", (), "share of productive time under interruptions every 20 minutes, for 8 h"),
+    "R27": Row(
+        "a second process in a workdir is refused in one line",
+        "runs/test_workdir.py::test_a_second_process_is_refused_until_the_first_one_dies",
+        (),
+        "50 races",
+    ),
+    "R28": Row("", "", (), "macOS and Windows; CONTRIBUTING.md says which Pythons were tried on Linux"),
+    "R29": Row(
+        "without an optional package the rest works, and its name comes with the pip command",
+        "envs/test_without_envpool.py data/test_extras.py",
+        (),
+        "",
+    ),
+    "R30": Row(
+        "gradients through retrieval are finite and right, and stop at the memory",
+        "agents/reframe/test_read.py memory/test_memory_contract.py::test_gradients_are_finite",
+        (),
+        "",
+    ),
+}
+
+HEAD = """# Reliability
+
+What memjax promises about runs that are killed, damaged or given nonsense, how each promise is tried, and
+what is not covered. The campaign writes this page from `experiments/results/faults/results.json`: change
+`experiments/fault_matrix.py`, not the page.
+
+"""
+HOW = """
+## Run it
+
+    python -m experiments.faults --kills 300 --flips 1000 --minutes 240    # the whole, hours on two cores
+    python -m experiments.faults --only R5,R15 --flips 100                 # some rows
+    python -m experiments.faults --write                                   # this page anew, from the results
+
+It needs a checkout with the tests and `pip install 'memjax[dev,data,llm]'`. What was counted is kept: a
+campaign that ended, or that `--minutes` cut off, goes on from there with the next trials, and `--anew` begins
+again. `make test` does a few trials of each part (`tests/faults`), `make test-slow` more.
+
+Kills are SIGKILL to real processes of tiny runs: AdaMemento on Four Rooms, Re:Frame on a made dataset, a
+language run whose model is scripted and lives in the process. Half of them wait until a checkpoint is being
+written; "while saving" counts those that left an unfinished checkpoint behind. Four
+interruptions make a chain. A chain has to end with the digest of the state, the bytes of the metrics and, for
+a language run, the rows of the log of the run that was never interrupted.
+
+A flipped bit without effect lies where nothing reads: all that is read equals what was written. A silent one
+would have changed what a run uses.
+"""
