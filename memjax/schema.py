@@ -78,7 +78,19 @@ MOST_LISTED = 30  # names of a table that a message lists
 
 
 def parse(section: type[Section], values: Mapping[str, Any], path: str = "config") -> Section:
-    """Builds `section` from `values`. Raises ConfigError on an unknown, missing or wrong field."""
+    """Builds a config section from plain values.
+
+    Args:
+      section: a frozen dataclass (see the top of this file).
+      values: its fields by name; a mapping for a section within it.
+      path: of the section in the config, for error messages.
+
+    Returns:
+      The section.
+
+    Raises:
+      ConfigError: a field is unknown, missing or wrong.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(path, "a section of fields", shown(values))
     hints = typing.get_type_hints(section, include_extras=True)
@@ -185,7 +197,7 @@ def _is_secret(text: str) -> bool:
 
 
 def shown(value: object) -> str:
-    """`repr`, also of what has none."""
+    """`repr(value)`, or a replacement where calling it raises."""
     try:
         return repr(value)
     except Exception as error:  # an int of too many digits, or a class of the user's

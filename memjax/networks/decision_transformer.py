@@ -1,8 +1,8 @@
 """The Decision Transformer (Chen et al. 2021, arXiv 2106.01345): returns, observations and actions as tokens.
 
 Of its output only the hidden state at each observation's token is used, so the last layer computes nothing
-else. Tokens of one kind stand side by side, [R_1..R_K, o_1..o_K, a_1..a_K]: attention does not care for the
-order of tokens, the causal mask tells who comes before whom, and nothing has to be interleaved.
+else. Tokens of one kind are adjacent, [R_1..R_K, o_1..o_K, a_1..a_K], and need not be interleaved: attention
+does not depend on the order of tokens, and the causal mask says which token comes before which.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ class DecisionTransformer(nn.Module):
     ) -> Array:
         """The hidden state at every observation's token.
 
-        What stands where the windows' mask is False has no effect on any valid step.
+        Values where the windows' mask is False have no effect on any valid step.
 
         Args:
           windows: B windows of K steps.

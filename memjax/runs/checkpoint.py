@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or are not used: Orbax on disk, a sha256 of every leaf beside it.
+"""Checkpoints, written by Orbax and verified: a sha256 of every leaf is stored with them.
 
-One checkpoint is `checkpoints/STEP/` (memjax.runs.stored). Orbax makes it appear at once, by a rename; the
-digests make any later change of a bit visible at restore, and then the checkpoint before it is used. It
-counts as saved once it has been opened and lists all its arrays.
+One checkpoint is `checkpoints/STEP/` (memjax.runs.stored). Orbax writes it to a temporary folder and renames
+that at the end. A checkpoint counts as saved once it has been opened and lists all its arrays. When it is
+restored, every leaf is compared with its sha256; where one differs, the checkpoint before is used.
 """
 
 import glob
@@ -31,11 +31,16 @@ from memjax.types import ConfigError, PyTree, RunEnded
 
 
 class CheckpointError(RunEnded):
-    """A checkpoint could not be written: a full disk, a directory that went away."""
+    """A checkpoint could not be written, for example on a full disk."""
 
 
 class Checkpoints:
-    """The checkpoints of one run. `save` returns before the bytes are on disk; `close` waits for them."""
+    """The checkpoints of one run. `save` returns before the bytes are on disk; `close` waits for them.
+
+    Args:
+      directory: of the checkpoints; made by the first save.
+      keep: how many of the newest are kept.
+    """
 
     def __init__(self, directory: Path, keep: int = 1):
         self.directory = Path(directory).resolve()
@@ -55,9 +60,14 @@ class Checkpoints:
         self.close()
 
     def save(self, step: int, state: PyTree) -> None:
-        """Starts to save `state` as checkpoint `step`; `state` may be donated as soon as this returns.
+        """Starts to save a checkpoint.
 
-        Raises CheckpointError if this save, or an earlier one in the background, failed.
+        Args:
+          step: its number.
+          state: what is saved. It may be donated as soon as this returns.
+
+        Raises:
+          CheckpointError: this save, or an earlier one in the background, failed.
         """
         arrays, meta = contents_of(step, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
@@ -89,9 +99,9 @@ class Checkpoints:
                 self._link = None
 
     def rehearse(self) -> None:
-        """Saves a small state, reads it back and removes it: what cannot work later fails before training.
+        """Saves a small state, reads it back and removes it, so that a problem is found before training.
 
-        Raises CheckpointError.
+        Raises CheckpointError where that does not work.
         """
         if jax.process_count() > 1:  # every process would have to wait for the others before it is removed
             return
@@ -105,12 +115,22 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def restore_latest(self, abstract_state: PyTree, *, required: bool = True) -> Restored | None:
-        """The newest intact checkpoint, typed and sharded as `abstract_state` is; None if there is none.
+        """Restores the newest intact checkpoint.
 
-        A damaged one is said on one line, and moved aside to `damaged-STEP` by the next `save`; reading alone
-        changes nothing. Raises ConfigError where an intact one belongs to another program (other leaves, or
-        another schema version), and where all are damaged; with `required` False that is None too, for a
-        caller that can make the state anew.
+        A damaged checkpoint is reported on one line. The next `save` moves it to `damaged-STEP`; restoring
+        alone changes nothing on disk.
+
+        Args:
+          abstract_state: shapes, types and shardings of the state.
+          required: whether it is an error if there are checkpoints but all are damaged. False is for a caller
+            that can make the state in another way.
+
+        Returns:
+          The checkpoint; None where there is none, or with `required` False no intact one.
+
+        Raises:
+          ConfigError: an intact checkpoint belongs to another program (it has other leaves or another schema
+            version), or all are damaged.
         """
         damaged: list[int] = []
         for step in reversed(steps_in(self.directory)):

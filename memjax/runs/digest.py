@@ -1,4 +1,4 @@
-"""What a state consists of, leaf by leaf, and a sha256 over all of it."""
+"""The leaves of a state with their paths, types, shapes and sha256, and one sha256 over all of them."""
 
 import hashlib
 import json

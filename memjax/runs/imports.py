@@ -1,8 +1,8 @@
 """Code of the user's own that a run needs: modules and files named by `--import`, recorded in the run.
 
 An environment, an agent or a benchmark outside of memjax is registered by the module that defines it. That
-module has to be imported in every process that works with the run. So a run keeps what was imported in
-`imports.json`, and a later command imports it again without being told.
+module has to be imported in every process that works with the run. So the run records its imports in
+`imports.json`, and later commands import them again by themselves.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ def import_for_run(workdir: Path, names: Sequence[str]) -> tuple[Import, ...]:
 
     Args:
       workdir: the directory of the run, which need not exist yet.
-      names: what the user named: modules, or files that end with `.py` or hold a slash. Without any, what
-        the run recorded is imported; a file that has changed since then is said on stderr.
+      names: modules, or files whose path ends with `.py` or holds a slash, as the user named them. Without
+        any, the recorded ones are imported. A file that has changed since then is reported on stderr.
 
     Returns:
-      What was imported, to be recorded with `write_imports`.
+      The imports, to be recorded with `write_imports`.
 
     Raises:
-      ConfigError: where one cannot be imported.
+      ConfigError: one cannot be imported.
     """
     recorded = read_imports(workdir)
     imported = import_all(names) if names else tuple(_import_again(workdir, each) for each in recorded)
@@ -52,7 +52,7 @@ def import_for_run(workdir: Path, names: Sequence[str]) -> tuple[Import, ...]:
 
 
 def import_all(names: Sequence[str]) -> tuple[Import, ...]:
-    """Imports modules by their name and files by their path. Raises ConfigError."""
+    """Imports modules by their name and files by their path. Raises ConfigError where one cannot be."""
     return tuple(_import_file(name) if _is_path(name) else _import_module(name) for name in names)
 
 
@@ -80,7 +80,7 @@ def write_imports(workdir: Path, imports: Sequence[Import]) -> None:
 
 
 def _import_again(workdir: Path, recorded: Import) -> Import:
-    # Why: whoever hands a run on could otherwise hand on code that runs when it is looked at.
+    # Files within the workdir are refused: looking at a run from someone else must not execute its code.
     if _is_path(recorded.name):
         if Path(recorded.name).resolve().is_relative_to(Path(workdir).resolve()):
             expected = "a file outside of the run's own directory"

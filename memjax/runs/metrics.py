@@ -23,12 +23,16 @@ TIMING_FILE = "timing.jsonl"
 
 
 class MetricsWriter:
-    """Writes what a run measures. A value is a number, or one number per seed as an array [num_seeds]."""
+    """Writes the metrics of a run. A value is a number, or one number per seed as an array [num_seeds]."""
 
     def __init__(self, workdir: Path, *, after: int = -1, tensorboard: bool = True):
-        """Continues after step `after`: later lines, and a torn last one, are dropped. -1 starts anew.
+        """Opens the files of a run.
 
-        Lines that are missing before `after` are said on one line; the run itself does not need them.
+        Args:
+          workdir: of the run.
+          after: the last step to keep: later lines and an incomplete last one are dropped. -1 drops all.
+            Lines that are missing before it are reported on one line; the run does not need them.
+          tensorboard: whether to write TensorBoard events too.
         """
         self.workdir = Path(workdir)
         truncate_after(self.workdir / METRICS_FILE, after)
@@ -74,16 +78,16 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, a torn last one left out. Raises ConfigError on anything else.
+    """The lines of a metrics file, without an incomplete last one.
 
-    Missing lines are said on one line.
+    Raises ConfigError where another line is not valid. Missing lines are reported on stderr.
     """
     report_holes(path)
     return [values for _, values in _whole_lines(path)]
 
 
 def report_holes(path: Path, until: int = 0) -> None:
-    """Says on one line where lines are missing, as a curve drawn over the hole would not show it."""
+    """Reports on stderr where lines are missing, since a curve does not show that. `until` as in `holes`."""
     found = holes([values["step"] for _, values in _whole_lines(path)], until)
     if found:
         where = ", ".join(f"{before:,} and {after:,}" for before, after in found[:3])
@@ -92,9 +96,14 @@ def report_holes(path: Path, until: int = 0) -> None:
 
 
 def holes(steps: Sequence[int], until: int = 0) -> list[tuple[int, int]]:
-    """(before, after) of each stretch without a line, where lines stand at equal distances from step 0 on.
+    """Finds gaps in the steps of a file whose lines should be equally spaced from step 0 on.
 
-    `until` is the step that the last line should have; 0: not known.
+    Args:
+      steps: of the lines that there are.
+      until: the step that the last line should have; 0: not known.
+
+    Returns:
+      (before, after) for each gap: the steps of the lines on its two sides.
     """
     gaps = list(pairwise(sorted({0, *steps})))
     nearest = min((after - before for before, after in gaps), default=0)
@@ -104,7 +113,7 @@ def holes(steps: Sequence[int], until: int = 0) -> list[tuple[int, int]]:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drops every line of a later step, and a torn last one, in one atomic replacement of the file."""
+    """Drops lines of later steps and an incomplete last line, in one atomic replacement of the file."""
     if not path.exists():
         return
     kept = b"".join(line for line, values in _whole_lines(path) if values["step"] <= step)
@@ -113,7 +122,7 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes `path` so that a reader, or a crash, sees the old content or the new one, never a part."""
+    """Replaces the content of a file atomically: a reader, or a crash, sees the old or the new content."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with open(part, "wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""The line that tells how a run is doing: live on a terminal, one plain line every ten seconds elsewhere."""
+"""The progress line of a run: live on a terminal, one plain line every ten seconds elsewhere."""
 
 import sys
 import time
@@ -15,8 +15,8 @@ _SHOWN = {"train/return": "return", "train/success": "success"}
 class Progress:
     """Shows step, speed, return, success and time left. Use as a context manager.
 
-    The speed leaves out what is compiled: the first update, and the first one that brings an evaluation.
-    Until another one has come there is no speed to tell.
+    The speed does not count updates that compile: the first one, and the first one with an evaluation. No
+    speed is shown before another update has come.
     """
 
     def __init__(self, total: int, start: int = 0, file: Any = None, *, compiles: bool = True):

@@ -1,4 +1,4 @@
-"""Whether a train state fits its device, asked before anything is allocated or compiled."""
+"""Checks whether a train state fits its device, before anything is allocated or compiled."""
 
 import math
 from typing import NamedTuple

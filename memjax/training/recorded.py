@@ -1,4 +1,4 @@
-"""From the `data` section of a config to what an offline agent learns from, checked on the way."""
+"""Reads and checks the episodes that an offline agent learns from, as the `data` section of a config says."""
 
 from functools import partial
 from typing import NamedTuple, Protocol

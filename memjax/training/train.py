@@ -1,4 +1,4 @@
-"""Training, in the order of the data's way: build, unroll, update, evaluate, save, report.
+"""The training loop: builds the program, then runs chunks of it, evaluates, saves and reports.
 
 There is one loop for the three ways of training: environments in JAX (`memjax.training.anakin`), envpool
 beside the device (`memjax.training.sebulba`), and recorded episodes (`memjax.training.offline`).
@@ -24,10 +24,17 @@ from memjax.training.program import Program
 
 
 def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
-    """The program of a checked config; compiles nothing.
+    """Builds the program of a checked config; compiles nothing.
 
-    With `learns` False it can only restore and act, and reads no dataset. Raises ConfigError where its parts
-    do not fit, or its state has no room on the device.
+    Args:
+      config: the checked config.
+      learns: False builds a program that can only restore and act, and reads no dataset.
+
+    Returns:
+      The program.
+
+    Raises:
+      ConfigError: parts of the config do not fit each other, or the state does not fit on the device.
     """
     program = _program(config, learns)
     check_room(program.abstract_state())
@@ -49,12 +56,20 @@ def _program(config: ResolvedConfig, learns: bool) -> Program:
 def train(
     config: ResolvedConfig, workdir: Path, *, resume: bool = True, imports: Sequence[Import] = ()
 ) -> int:
-    """Trains to the end, or on from the newest checkpoint in `workdir`. Returns the exit code.
+    """Trains to the end, from the beginning or from the newest checkpoint in `workdir`.
 
-    `imports` are recorded in `workdir`, for the processes that work with the run later.
+    Args:
+      config: the checked config.
+      workdir: the folder of the run; made where there is none.
+      resume: whether to continue a run that is there.
+      imports: code that was imported for the run; recorded in `workdir` for later commands.
 
-    0: done; 130 or 143: a signal came, the state is saved. Raises ConfigError for mistakes, Diverged where a
-    value is no longer finite.
+    Returns:
+      The exit code: 0, done; 130 or 143, a signal came and the state is saved.
+
+    Raises:
+      ConfigError: the user made a mistake.
+      Diverged: a value is no longer finite.
     """
     program = build(config)
     with open_workdir(workdir, config.raw, resume=resume) as workdir, StopOnSignal() as stop:

@@ -1,1 +1,1 @@
-"""Where programs that a model wrote are run."""
+"""A sandbox that runs programs written by a model, apart from this process and this machine's files."""

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _own_pipes():
-    """The two pipes to the outer side, out of reach of what is run."""
+    """The two pipes to the outer side, moved to descriptors that the programs do not inherit."""
     requests, replies = os.dup(0), os.dup(1)  # not inheritable
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
@@ -76,7 +76,7 @@ def _isolation(settings: dict) -> isolation.Isolation:
 
 
 def _serve(request: dict, work: str, user: int | None, had: isolation.Isolation, pipe: int) -> dict:
-    """Writes the request's files, runs its command and tells how it ended."""
+    """Writes the request's files, runs its command, and returns the reply that says how it ended."""
     _write(request["files"], work, user)
     hidden = "/.out" if had.files == "private" else work
     started = time.monotonic()
@@ -108,7 +108,7 @@ def _write(files: dict[str, str], work: str, user: int | None) -> None:
 
 @contextlib.contextmanager
 def _output(folder: str, name: str):
-    """A file that output is written to: a pipe would stay open in processes left in the background."""
+    """A file for output. A pipe would stay open in processes that the command leaves in the background."""
     path = os.path.join(folder, f".{name}{random.getrandbits(48):x}")
     with open(path, "w+b") as file:
         os.unlink(path)
@@ -116,7 +116,7 @@ def _output(folder: str, name: str):
 
 
 def _read(file, keep: int) -> str:
-    """The file's text; of more than `keep` bytes the first and the last half."""
+    """The file's text. Of a file longer than `keep` bytes, its beginning and its end, half of that each."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if size <= keep:
@@ -154,7 +154,7 @@ def _kill_group(child: int) -> None:
 
 
 def _end_all(child: int, had: isolation.Isolation) -> None:
-    """Ends whatever the command left running."""
+    """Kills all processes that the command left running."""
     if had.processes == "namespace":
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)  # in a namespace of our own: all but this process

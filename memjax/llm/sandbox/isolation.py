@@ -1,14 +1,15 @@
-"""What separates a sandbox from the machine: namespaces, a root, no network. Runs inside it.
+"""Isolates a sandbox from the machine: namespaces, a root file system, no network. Runs inside the sandbox.
 
-Standard library alone. Where the kernel allows namespaces, the processes inside see a root of their own in
-memory: the system's folders (read-only, or writable copies in memory), the interpreter, an empty home and
-temporary folder; no
-other process; no network but a loopback that is down. Where it does not, the weaker means are a system-call
-filter against network sockets and a process group; files are then shared. `Isolation` says what there is.
+Imports the standard library only. Where the kernel allows namespaces, the processes inside have their own
+root file system in memory, with the system's folders (read-only, or as writable copies in memory), the
+interpreter, and an empty home and temporary folder. They see no other process, and no network but a
+loopback that is down. Where the kernel does not allow namespaces, a system-call filter refuses network
+sockets and a process group ends what was started, but files are shared. `Isolation` says which of these
+applies.
 
-Why not bubblewrap: tasks of system administration need writable copies of system folders (overlays), which
-its version in Debian 12 does not make, and it is a program that pip cannot install. What else it would do for
-us is the 40 lines of `_new_root`.
+Bubblewrap is not used: tasks of system administration need writable copies of system folders (overlays),
+which its version in Debian 12 cannot make, and pip cannot install it. It would replace the 40 lines of
+`_new_root`.
 """
 
 import contextlib
@@ -94,7 +95,7 @@ _OPEN = ("tmp", "var/tmp", "dev/shm")  # everyone may write there
 
 
 class Isolation(NamedTuple):
-    """What stands between a program and this machine."""
+    """How a program is isolated from this machine."""
 
     network: str  # "namespace": none at all; "filter": no network sockets; "none": nothing keeps it away
     files: str  # "private": a root of its own; "shared": this machine's files, with this user's rights
@@ -105,10 +106,20 @@ class Isolation(NamedTuple):
 def isolate(
     folder: str, visible: list[str], writable: list[str], size: int, administrator: bool
 ) -> Isolation:
-    """Forks into the sandbox, the strongest that the kernel allows. Returns in the innermost process alone.
+    """Forks into the strongest sandbox that the kernel allows. Returns only in the innermost process.
 
-    `folder` is an empty folder of this machine, `visible` and `writable` are absolute folders seen as they
-    are and as copies in memory, `size` the bytes that all new files together may take.
+    Args:
+      folder: an empty folder of this machine, on which the new root is mounted.
+      visible: absolute paths of folders that are visible inside, read-only.
+      writable: absolute paths of folders that are visible inside as writable copies in memory.
+      size: bytes that all new files together may take.
+      administrator: whether commands keep root's rights over users and files.
+
+    Returns:
+      How the sandbox is isolated.
+
+    Raises:
+      OSError: namespaces were made, but the new root could not be.
     """
     spaces = kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS
     try:
@@ -137,7 +148,7 @@ def _enter(spaces: int) -> None:
 
 
 def isolate_weakly() -> Isolation:
-    """What can be had without namespaces."""
+    """Isolates this process as far as is possible without namespaces."""
     try:
         kernel.no_new_privileges()
         kernel.forbid_network_sockets()
@@ -148,7 +159,7 @@ def isolate_weakly() -> Isolation:
 
 
 def _fork_and_wait() -> None:
-    """Goes on in a child, the first process of the new namespace; the parent ends as the child does."""
+    """Continues in a child, the first process of the new namespace; the parent exits with its status."""
     child = os.fork()
     if child:
         os.close(0)
@@ -182,7 +193,7 @@ def _new_root(folder: str, visible: list[str], writable: list[str], size: int, a
 
 
 def _show(folder: str, path: str) -> None:
-    """Lets `path` be seen, read-only; a link is seen as the same link."""
+    """Makes `path` visible, read-only; a link stays the same link."""
     target = folder + path
     if os.path.lexists(target) and not os.path.isdir(target):
         return
@@ -196,7 +207,7 @@ def _show(folder: str, path: str) -> None:
 
 
 def _copy_in_memory(folder: str, path: str, number: int) -> None:
-    """Lets `path` be seen and changed; the changes live in memory."""
+    """Makes `path` visible and writable; changes are kept in memory only."""
     if os.path.islink(path) or not os.path.isdir(path):
         return _show(folder, path)
     above, work = f"{folder}/.changes/{number}/above", f"{folder}/.changes/{number}/work"

@@ -1,4 +1,4 @@
-"""The few Linux calls a sandbox needs that Python does not wrap. Runs inside it, standard library alone.
+"""The Linux system calls that a sandbox needs and Python does not wrap. Runs inside the sandbox.
 
 Numbers are those of the kernel's headers (linux/sched.h, linux/mount.h, linux/prctl.h, linux/seccomp.h).
 """
@@ -34,7 +34,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:
-    """Mounts `source` at `target`."""
+    """Mounts `source` at `target`, a file system of type `kind`, as mount(2). Raises OSError."""
     words = [word.encode() for word in (source, target, kind, data)]
     _checked(
         _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {kind} {target}"
@@ -42,9 +42,12 @@ def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -
 
 
 def mount_read_only(target: str, *, devices: bool = False) -> None:
-    """Makes a mount and every mount below it read-only, without set-uid programs; devices work if asked for.
+    """Makes a mount and every mount below it read-only, without set-uid programs. Raises OSError.
 
-    A device file on such a mount can be written to; its mode and owner cannot be changed.
+    Args:
+      target: where it is mounted.
+      devices: whether device files work. One on such a mount can be written to, but its mode and owner cannot
+        be changed.
     """
     attributes = struct.pack("QQQQ", RDONLY | NOSUID | (0 if devices else NODEV), 0, 0, 0)
     here, recursive = -100, 0x8000
@@ -55,7 +58,7 @@ def mount_read_only(target: str, *, devices: bool = False) -> None:
 
 
 def pivot_root(new: str) -> None:
-    """Makes `new` the root of this mount namespace and lets go of the old one."""
+    """Makes `new` the root of this mount namespace and unmounts the old one. Raises OSError."""
     os.chdir(new)
     _checked(_libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"."), "pivot_root")
     detach = 2
@@ -64,7 +67,7 @@ def pivot_root(new: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when the one that forked it ends."""
+    """Makes the kernel kill this process when its parent ends."""
     _prctl(1, 9)
 
 
@@ -74,12 +77,12 @@ def hide_memory() -> None:
 
 
 def no_new_privileges() -> None:
-    """From here on no program this process starts can gain rights by its file's mode."""
+    """Keeps programs that this process starts from gaining rights by set-uid or set-gid bits."""
     _prctl(38, 1)
 
 
 def keep_capabilities(kept: frozenset[int]) -> None:
-    """Whatever is started from here on has at most these capabilities."""
+    """Limits the capabilities of programs that are started from now on to those in `kept`, by number."""
     for number in range(_LAST_CAPABILITY + 1):
         if number not in kept:
             _libc.prctl(24, ctypes.c_ulong(number), 0, 0, 0)  # refuses numbers the kernel does not know
@@ -94,7 +97,10 @@ class _Program(ctypes.Structure):
 
 
 def forbid_network_sockets() -> None:
-    """A filter that refuses every socket but those of the file system. Needs `no_new_privileges`."""
+    """Installs a filter that refuses all sockets but Unix ones. Call `no_new_privileges` before.
+
+    Raises OSError where the kernel has no filters, KeyError on an unknown processor.
+    """
     machine = platform.machine()
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000 | 13  # EACCES

@@ -1,4 +1,4 @@
-"""Starting a command inside a sandbox: its limits, its user, its rights. Standard library alone."""
+"""Starts a command inside a sandbox with its limits, its user and its rights. Standard library only."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ _LINE = 1 << 22  # bytes, of a line that a program says
 
 
 class Talk:
-    """A program that goes on running and is talked with, a line for a line."""
+    """A program that keeps running and answers each line of input with a line of output."""
 
     def __init__(self, request: dict, work: str, user: int | None, had: isolation.Isolation):
         given, self._say = os.pipe()
@@ -24,7 +24,15 @@ class Talk:
         self._rest = b""
 
     def exchange(self, text: str, wall_s: float) -> dict:
-        """Says a line and returns the one that comes back, or an error where none comes in time."""
+        """Sends a line and waits for the answer.
+
+        Args:
+          text: the line.
+          wall_s: seconds to wait.
+
+        Returns:
+          {"line": answer}, or {"error": why} where the program ended or did not answer in time.
+        """
         deadline = time.monotonic() + wall_s
         os.write(self._say, text.encode() + b"\n")
         while b"\n" not in self._rest:
@@ -40,7 +48,15 @@ class Talk:
 def become(
     request: dict, work: str, user: int | None, had: isolation.Isolation, streams: tuple[int, int, int]
 ) -> None:
-    """Turns this child into the command. Never returns."""
+    """Turns this child process into the command. Never returns.
+
+    Args:
+      request: with argv, cwd, env and limits.
+      work: folder to start in where the request names none.
+      user: number of the user and group to run as; None: the present one.
+      had: how the sandbox is isolated.
+      streams: descriptors for standard input, output and error.
+    """
     try:
         os.setsid()
         for number, stream in enumerate(streams):
@@ -69,7 +85,7 @@ def _limit(limits: dict, counted: bool) -> None:
         resource.RLIMIT_NOFILE: limits["open_files"],
         resource.RLIMIT_CORE: 0,
     }
-    if counted:  # elsewhere this user's other processes would count too
+    if counted:  # otherwise this user's other processes would be counted too
         pairs[resource.RLIMIT_NPROC] = limits["processes"]
     for what, most in pairs.items():
         _, hard = resource.getrlimit(what)

@@ -1,12 +1,12 @@
-"""A sandbox for programs and shell commands that a model wrote. Nothing of them runs in our process.
+"""A sandbox for programs and shell commands that a model wrote. They never run in this process.
 
     with Sandbox() as sandbox:
         completed = sandbox.python("print(1 + 1)")
         completed.out, completed.code, sandbox.isolation
 
-What is run has limits on time, memory, files and processes, no network, no environment and none of our
-secrets; `isolation.py` says what separates it from the machine, and what is had where the kernel allows less.
-Linux alone.
+A command has limits on time, memory, files and processes. It has no network, and does not get the environment
+variables of this process. `isolation.py` says how it is isolated from the machine, and what remains of that
+where the kernel allows less. Linux only.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from memjax.types import ConfigError
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _PREFIX = "memjax-sandbox-"  # of temporary folders; the number of the process follows
-_GRACE = 10.0  # seconds beyond its limit until a sandbox that gives no answer is ended from outside
+_GRACE = 10.0  # seconds after its limit at which a sandbox without an answer is killed from outside
 
 
 class Limits(NamedTuple):
-    """What one command may use."""
+    """Limits of one command."""
 
-    wall_s: float = 60.0  # seconds, then everything in the sandbox is killed
+    wall_s: float = 60.0  # seconds; after that everything in the sandbox is killed
     cpu_s: int = 60  # seconds of processor time, per process
     memory_bytes: int = 4 << 30  # of address space, per process
     file_bytes: int = 64 << 20  # size of one file, output included
-    disk_bytes: int = 256 << 20  # all new files together; they live in memory
-    processes: int = 128  # where users are kept apart, and not for root
+    disk_bytes: int = 256 << 20  # all new files together, which are kept in memory
+    processes: int = 128  # does not apply to root, nor where files are shared
     open_files: int = 256
-    output_bytes: int = 64 << 10  # of either stream that is kept: its first and last half
+    output_bytes: int = 64 << 10  # kept of each stream; of a longer one, its beginning and its end
 
 
 class Completed(NamedTuple):
@@ -59,15 +59,22 @@ class SandboxError(RuntimeError):
 
 
 class Sandbox:
-    """One sandbox: files and background processes stay from one command to the next, until it is closed.
+    """A sandbox. Files and background processes stay from one command to the next, until it is closed.
 
-    `administrator` gives a private copy of the system's folders and root's rights over its users and files,
-    as tasks of system administration need; it takes a user who is root, as in most containers. Not for
-    several threads at once.
+    Use it from one thread at a time, as a context manager or with `close`.
+
+    Args:
+      limits: of each command; None: the defaults.
+      administrator: gives private copies of the system's folders and root's rights over users and files, as
+        tasks of system administration need. It needs to be started by root, as in most containers.
+
+    Raises:
+      ConfigError: this machine cannot isolate programs well enough.
+      SandboxError: the sandbox did not start.
     """
 
-    # Whether programs may run where the kernel gives no namespaces: they then have this user's rights over
-    # files and processes. Set once, by who starts the run.
+    # Whether programs may run where the kernel has no namespaces. They then have this user's rights over
+    # files and processes. Set once, before a run.
     allow_weak = False
 
     def __init__(self, limits: Limits | None = None, *, administrator: bool = False):
@@ -91,30 +98,50 @@ class Sandbox:
     def python(
         self, program: str, *, argv: Sequence[str] = (), files: Mapping[str, str] | None = None
     ) -> Completed:
-        """Runs a Python program with this interpreter and its packages, then ends all that it left.
+        """Runs a Python program with this interpreter and its packages, then kills what it left running.
 
-        It starts in a folder of its own; `files` are further texts for that, by name.
+        Args:
+          program: Python source.
+          argv: its arguments.
+          files: further files for the folder that it starts in: their texts by name.
+
+        Returns:
+          How it ended.
+
+        Raises:
+          SandboxError: the sandbox itself failed.
         """
         named = {"program.py": program, **(files or {})}
         return self._run([sys.executable, "-s", "program.py", *argv], files=named, alone=True, cwd="")
 
     def talk(self, program: str, *, files: Mapping[str, str] | None = None) -> None:
-        """Starts a Python program that goes on running and answers every line on its input by one line."""
+        """Starts a Python program that keeps running and answers each line of its input with one line.
+
+        Args:
+          program: Python source.
+          files: further files for the folder that it starts in: their texts by name.
+
+        Raises:
+          SandboxError: it could not be started.
+        """
         named = {"program.py": program, **(files or {})}
         request = self._request([sys.executable, "-s", "program.py"], named, cwd="")
         self._checked(self._ask({"kind": "talk", **request}, _GRACE))
 
     def say(self, line: str) -> str:
-        """Says a line to the program that `talk` started, and returns its answer. Raises SandboxError."""
+        """Sends a line to the program that `talk` started and returns its answer.
+
+        Raises SandboxError where the program ended or does not answer in time.
+        """
         request = {"kind": "say", "text": line, "wall_s": self.limits.wall_s}
         return self._checked(self._ask(request, self.limits.wall_s + _GRACE))["line"]
 
     def shell(self, script: str) -> Completed:
-        """Runs a script by bash in the root folder; what it starts in the background goes on."""
+        """Runs a bash script in the root folder; background processes that it starts keep running."""
         return self._run(["/bin/bash", "-c", script], files={}, alone=False, cwd="/")
 
     def close(self) -> None:
-        """Ends everything inside and forgets its files."""
+        """Kills all processes inside and removes the files. Safe to call twice."""
         self._end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -211,7 +238,7 @@ class Sandbox:
         return "/tmp/work" if self.isolation.files == "private" else self._folder
 
     def _ask(self, request: dict[str, Any], patience: float) -> dict[str, Any] | None:
-        """One line there, one back; None where none came in `patience` seconds: then all inside is ended."""
+        """Sends a request and returns the reply. Without one in `patience` s, kills all inside: None."""
         if self._process is None:
             raise SandboxError("this sandbox is closed")
         deadline = time.monotonic() + patience
@@ -239,8 +266,8 @@ class Sandbox:
 def check_sandbox() -> Isolation:
     """How programs are isolated on this machine.
 
-    Raises ConfigError where that is too little, or where this Python does not run inside: every program would
-    then count as wrong.
+    Raises ConfigError where the isolation is too weak, or where this Python does not run inside the sandbox,
+    since every program would then be graded as wrong.
     """
     with Sandbox() as sandbox:
         completed = sandbox.python("import json\nprint(json.dumps('ready'))")
@@ -260,7 +287,7 @@ def _remove_leftovers() -> None:
 
 
 def _interpreter() -> list[str]:
-    """The folders that this interpreter and its packages lie in, behind every link on the way."""
+    """The folders of this interpreter and its packages, with all links to them resolved."""
     program = os.path.abspath(sys.executable)
     folders = {os.path.dirname(path) for path in _hops(program)} | {
         sys.prefix,
@@ -274,13 +301,13 @@ def _interpreter() -> list[str]:
 
 
 def _python_for_all() -> bool:
-    """Whether any user may start this Python, so that root need not run what a model wrote."""
+    """Whether any user may start this Python, so that a model's programs need not run as root."""
     paths = [Path(hop) for path in (sys.executable, sys.prefix, sys.base_prefix) for hop in _hops(path)]
     return all(place.stat().st_mode & 0o005 == 0o005 for path in paths for place in (path, *path.parents))
 
 
 def _hops(path: str) -> list[str]:
-    """A path, what it links to, what that links to, and where all of it really is."""
+    """A path, each step of the chain of links that begins there, and the real path."""
     hops = [os.path.abspath(path)]
     while os.path.islink(hops[-1]) and len(hops) < 20:
         hops.append(os.path.normpath(os.path.join(os.path.dirname(hops[-1]), os.readlink(hops[-1]))))
