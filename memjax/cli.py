@@ -21,6 +21,7 @@ from memjax.commands import help_texts
 Overrides = Sequence[tuple[str, str]]  # (field, text) of each --config.FIELD=VALUE
 
 MOST_CHARACTERS = 1_000  # of an error line; a value in it may be longer
+MOST_DIGITS = 18  # of a number: so many fit into 64 bits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +162,7 @@ class _Parser(argparse.ArgumentParser):
     takes_workdirs = ""  # "one" or "several"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"memjax: error: {message} (see {self.prog} --help)\n")
+        raise SystemExit(_fail(f"{message} (see {self.prog} --help)", 2))
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         """As argparse, and then the directories of runs from both places where they may stand."""
@@ -304,9 +305,7 @@ def _path(text: str) -> Path:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected int >= 1, got '{text}'")
-    return int(text)
+    return _whole(text, 1)
 
 
 def _amount(text: str) -> int:
@@ -321,8 +320,14 @@ def _amount(text: str) -> int:
 
 
 def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected int >= 0, got '{text}'")
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    """A whole number of at most 64 bits."""
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < least:
+        expected = f"int >= {least} of at most {MOST_DIGITS} digits"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
     return int(text)
 
 
@@ -333,5 +338,5 @@ def _option(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got '{text}'")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter for a thousand brackets
         return name, value

@@ -132,15 +132,15 @@ def run(
 
     Raises ConfigError, and RunEnded where the endpoint is down or the budget is spent.
     """
-    use_compilation_cache(cache)  # before anything is compiled, small as it may be
-    imported = import_for_run(workdir, imports)
-    config = load_config(source, overrides)
-    resolve_language(config)  # a mistake is said before anything is compiled or asked
-    if only_similarities:
-        found = similarities(config, workdir)
-        print("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
-        return 0
-    return remember(config, workdir, imports=imported)
+    with use_compilation_cache(cache):  # before anything is compiled, small as it may be
+        imported = import_for_run(workdir, imports)
+        config = load_config(source, overrides)
+        resolve_language(config)  # a mistake is said before anything is compiled or asked
+        if only_similarities:
+            found = similarities(config, workdir)
+            print("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+            return 0
+        return remember(config, workdir, imports=imported)
 
 
 def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: Sequence[Import] = ()) -> int:

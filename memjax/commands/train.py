@@ -33,14 +33,14 @@ def run(
       ConfigError: for a mistake, before anything is allocated or compiled.
       RunEnded: where the run cannot go on.
     """
-    use_compilation_cache(cache)  # before anything is compiled, small as it may be
-    imported = import_for_run(workdir, imports)
-    values = load_config(source, overrides)
-    if "language" in values:
-        expected = "a config of `memjax train`, with a section 'agent'"
-        raise ConfigError("--config", expected, f"'{source}', which is one of `memjax remember`")
-    config = resolve(values)
-    # Why here: it takes a second to import, and a mistake in the config should not wait for that.
-    from memjax.training.train import train
+    with use_compilation_cache(cache):  # before anything is compiled, small as it may be
+        imported = import_for_run(workdir, imports)
+        values = load_config(source, overrides)
+        if "language" in values:
+            expected = "a config of `memjax train`, with a section 'agent'"
+            raise ConfigError("--config", expected, f"'{source}', which is one of `memjax remember`")
+        config = resolve(values)
+        # Why here: it takes a second to import, and a mistake in the config should not wait for that.
+        from memjax.training.train import train
 
-    return train(config, workdir, resume=resume, imports=imported)
+        return train(config, workdir, resume=resume, imports=imported)

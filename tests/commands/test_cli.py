@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def launched(monkeypatch, registries):
         return outcome or 0
 
     launched = types.SimpleNamespace(calls=calls, outcome=None)
-    monkeypatch.setattr("memjax.commands.train.use_compilation_cache", lambda enabled: None)
+    monkeypatch.setattr("memjax.commands.train.use_compilation_cache", contextlib.nullcontext)
     monkeypatch.setitem(sys.modules, "memjax.training.train", types.SimpleNamespace(train=train))
     monkeypatch.setattr(config_module, "_agents", lambda: registries["agents"])
     monkeypatch.setattr(config_module, "_spec_of", lambda: registries["spec_of"])
@@ -261,18 +262,41 @@ def test_no_byte_of_what_others_wrote_acts_on_the_terminal(launched, config_file
     assert len(error) < 1_100
 
 
+@pytest.mark.parametrize("text", ["-" * 5000 + "1", "[" * 5000, "9" * 5000])
+def test_an_option_that_python_cannot_read_is_text(text):
+    assert cli._option(f"frame_skip={text}") == ("frame_skip", text)
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--num-envs", "--steps"])
+@pytest.mark.parametrize("text", [str(2**70), "8" * 6000, "-1", "²"])
+def test_a_number_of_too_many_digits_is_one_short_line(flag, text, capsys):
+    argv = ["collect", "--env=envpool/Pendulum-v1", "--policy=random", "--out=x.hdf5", "--episodes=1"]
+    if flag == "--steps":
+        argv.remove("--episodes=1")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*argv, f"{flag}={text}"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert (error.count("\n"), flag in error, len(error) < 1_100) == (1, True, True)
+
+
 def test_without_the_cache_nothing_is_kept_whatever_the_environment_says(tmp_path):
     program = (
         "import jax\n"
+        "from pathlib import Path\n"
         "from memjax.commands.compilation_cache import use_compilation_cache\n"
-        "use_compilation_cache({enabled})\n"
-        "jax.jit(lambda x: x * 2 + 1)(3.0)"
+        "with use_compilation_cache({enabled}):\n"
+        "    jax.jit(lambda x: x * 2 + 1)(3.0)\n"
+        "assert Path({folder!r}).exists() == {enabled}\n"
+        "kept = list(Path({folder!r}).glob('*'))\n"
+        "jax.jit(lambda x: x * 3 + 1)(3.0)\n"  # what follows in the same process keeps again
+        "assert len(list(Path({folder!r}).iterdir())) > len(kept)"
     )
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     for enabled in (False, True):
-        words = [sys.executable, "-c", program.format(enabled=enabled)]
+        folder = tmp_path / str(enabled)
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        words = [sys.executable, "-c", program.format(enabled=enabled, folder=str(folder))]
         subprocess.run(words, env=environment, check=True)
-        assert (tmp_path / "cache").exists() == enabled
