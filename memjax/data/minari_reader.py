@@ -41,8 +41,8 @@ MAIN_FILE = "main_data.hdf5"
 METADATA = "metadata.json"
 LARGEST_METADATA = 16 << 20  # bytes
 LARGEST_SPACE = 1 << 16  # states of a Discrete observation: so wide is its one-hot vector
-_EPISODE = re.compile(r"episode_(\d+)")
-_PLACE = re.compile(r"_index_(\d+)")  # what Minari calls the parts of a tuple
+_EPISODE = re.compile(r"episode_0*([0-9]+)")
+_PLACE = re.compile(r"_index_([0-9]{1,9})")  # what Minari calls the parts of a tuple
 
 Space = Mapping[str, Any]  # as Minari writes it to metadata.json; empty where nothing is known
 
@@ -103,10 +103,12 @@ def local_root() -> Path:
 
 def _episodes(file: "h5py.File") -> list["h5py.Group"]:
     """The groups of all episodes, by number. Raises ConfigError where there is none."""
-    numbers = sorted(int(match[1]) for match in map(_EPISODE.fullmatch, file) if match)
-    if not numbers:
+    found = [match for match in map(_EPISODE.fullmatch, file) if match]
+    if not found:
         raise ConfigError(shown(file.filename), "episodes (groups episode_0, ...)", "none")
-    groups = [member(file, f"episode_{number}") for number in numbers]
+    # Why by digits: a number in a file that somebody else made may have more than Python reads.
+    found.sort(key=lambda match: (len(match[1]), match[1]))
+    groups = [member(file, match[0]) for match in found]
     for group in groups:
         if not isinstance(group, import_h5py().Group):
             raise ConfigError(where(group), "a group", "a dataset")

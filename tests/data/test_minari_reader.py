@@ -50,6 +50,15 @@ def test_episodes_come_in_the_order_of_their_numbers(tmp_path, discrete):
         assert (found.source, found.env_id) == (str(path), "")
 
 
+def test_the_number_of_an_episode_may_have_any_length(tmp_path):
+    data = episodes_of([3, 4, 5, 6])
+    folder = write_minari(tmp_path / "set", data)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for number, name in enumerate(["episode_02", "episode_10", f"episode_1{'0' * 5000}"], 1):
+            file.move(f"episode_{number}", name)
+    assert_same(load(folder), data)
+
+
 def test_dictionaries_become_vectors_in_alphabetical_order(tmp_path):
     data = episodes_of([4, 2])
     folder = write_minari(
