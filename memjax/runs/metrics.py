@@ -4,12 +4,13 @@
 same bytes as one that was never interrupted.
 """
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ class MetricsWriter:
     def flush(self) -> None:
         """Everything written so far is on disk. Call it before a checkpoint that counts on those lines."""
         for file in (self._metrics, self._timing):
-            file.flush()
-            os.fsync(file.fileno())
+            with _named(file.name):
+                file.flush()
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -158,8 +160,20 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def _write_line(file: Any, values: Mapping[str, Any]) -> None:
-    file.write(json.dumps(values, allow_nan=False) + "\n")
-    file.flush()  # so that a killed process loses no line
+    with _named(file.name):
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+        file.flush()  # so that a killed process loses no line
+
+
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Puts the name of the file into an OSError that has none, as a full disk raises it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _plain(value: Any) -> Any:
@@ -188,6 +202,7 @@ class _EventFile:
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
 
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{after + 1}")
         self._event = Event
         if after >= 0:  # later events of the launch before this one are hidden
@@ -198,10 +213,11 @@ class _EventFile:
         """One event for each value. Raises OSError where they cannot be written."""
         from tensorboardX.summary import scalar
 
-        for name, value in values.items():
-            event = self._event(step=step, wall_time=time.time(), summary=scalar(name, value))
-            self._file.write_event(event)
-        self._file.flush()
+        with _named(self._folder):
+            for name, value in values.items():
+                event = self._event(step=step, wall_time=time.time(), summary=scalar(name, value))
+                self._file.write_event(event)
+            self._file.flush()
 
     def close(self) -> None:
         """Flushes and closes."""

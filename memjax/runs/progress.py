@@ -36,7 +36,7 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(self._text(), console=Console(file=self.file), refresh_per_second=4)
+            self._live = Live(self._plain(), console=Console(file=self.file), refresh_per_second=4)
             self._live.start()
         return self
 
@@ -66,9 +66,9 @@ class Progress:
         now = time.monotonic()
         self._measure(step, now, any(name.startswith("eval/") for name in values))
         if self._live is not None:
-            self._live.update(self._text())
+            self._live.update(self._plain())
             if keep:
-                self._live.console.print(self._text())
+                self._live.console.print(self._plain())
         elif keep or now - self._printed >= QUIET_SECONDS or step >= self.total:
             self._printed = now
             print(self._text(), file=self.file, flush=True)
@@ -79,6 +79,12 @@ class Progress:
             self._steps, self._seconds = self._steps + step - self.step, self._seconds + now - self._at
         self._compiled.add(evaluated)
         self.step, self._at = step, now
+
+    def _plain(self) -> Any:
+        """The line for a terminal: brackets in it, as in a task's name, are no markup of rich."""
+        from rich.text import Text
+
+        return Text(self._text())
 
     def _text(self) -> str:
         speed = self._steps / self._seconds if self._seconds > 0 else 0.0

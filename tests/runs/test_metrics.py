@@ -1,5 +1,7 @@
+import io
 import json
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -218,6 +220,31 @@ def test_the_time_left_follows_from_the_rate(capsys, monkeypatch):
         "step 2,900 of 5,000  20 steps/s  left 01:45",
         "step 3,200 of 5,000  20 steps/s  left 01:30",
     ]
+
+
+def test_a_terminal_shows_brackets_as_they_are():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    with Progress(total=10, file=terminal) as progress:
+        progress.update(1, parts=["task [bold] of [/x]"], keep=True)
+    assert "task [bold] of [/x]" in terminal.getvalue()
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    os.symlink("/dev/full", tmp_path / "full")
+    writer._metrics.close()
+    writer._metrics = open(tmp_path / "full", "a")  # noqa: SIM115 - it cannot be written, nor closed
+    with pytest.raises(OSError, match=r"No space left on device: .*full"):
+        writer.write(1, {"x": 1.0})
+    with pytest.raises(OSError, match=r"No space left on device: .*full"):
+        writer.close()
+    with open(os.devnull, "w") as elsewhere:  # what it still holds goes there
+        os.dup2(elsewhere.fileno(), writer._metrics.fileno())
+    writer._metrics.close()
 
 
 def test_progress_is_plain_and_sparse_without_a_terminal(capsys):
