@@ -52,7 +52,8 @@ def backend_of(id: str) -> Literal["jax", "host"]:
         return "jax"
     prefix, _, name = id.partition("/")
     if prefix not in PREFIXES or not name:
-        raise unknown_id(id, [*_REGISTERED, *(f"{known}/{name or 'NAME'}" for known in PREFIXES)])
+        known_ids = [*_REGISTERED, *(f"{known}/{name or 'NAME'}" for known in PREFIXES)]
+        raise unknown_id(id, known_ids, " (--import adds your own)")
     return PREFIXES[prefix]
 
 

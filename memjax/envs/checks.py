@@ -12,9 +12,9 @@ from memjax.types import Box, ConfigError, Discrete
 LARGEST_BOUND = 1e6  # wider actions cannot be scaled to; some environments write the largest float there
 
 
-def unknown_id(id: str, known: Iterable[str]) -> ConfigError:
+def unknown_id(id: str, known: Iterable[str], hint: str = "") -> ConfigError:
     """The error for an id that names no environment, with the nearest one that exists."""
-    return ConfigError("env.id", one_of(id, sorted(known), "a known environment"), repr(id))
+    return ConfigError("env.id", one_of(id, sorted(known), "a known environment"), f"{id!r}{hint}")
 
 
 def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

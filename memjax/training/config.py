@@ -171,7 +171,7 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
     """The agent's own section, checked by itself and against the number of environments."""
     name = section.get("name")
     if not isinstance(name, str) or name not in agents:
-        got = "nothing: the field is missing" if name is None else repr(name)
+        got = "nothing: the field is missing" if name is None else f"{name!r} (--import adds your own)"
         raise ConfigError("agent.name", one_of(name, sorted(agents)), got)
     known = agents[name].config
     has_name = "name" in {field.name for field in dataclasses.fields(known)}

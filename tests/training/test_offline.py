@@ -22,7 +22,7 @@ from memjax.training.recorded import read_recorded
 from memjax.training.train import build, train
 from memjax.types import ConfigError
 
-CONFIG = "memjax/configs/reframe.py"
+CONFIG = "reframe"
 SIZE = 4  # of CartPole's observations
 
 
@@ -354,7 +354,7 @@ def test_data_beyond_the_device_are_refused_unless_they_stream(files, monkeypatc
 
 
 def test_an_online_agent_takes_no_data(files):
-    values = load_config("memjax/configs/classic.py:CartPole+smoke").to_dict()
+    values = load_config("classic:CartPole+smoke").to_dict()
     with pytest.raises(ConfigError, match="learns by acting"):
         resolve(values | {"data": dict(changed(files).raw["data"])})
 

@@ -186,6 +186,8 @@ class RunState:
         if restored is not None:
             arrays, self.version = restored.state, restored.step
         self._saved = self.version
+        if last < len(self._slots):
+            self._checkpoints.rehearse()
         if self.version > last:
             got = f"one that ends at {last}"
             raise ConfigError(str(self.log.path), f"a log with event {self.version}, as the arrays have", got)
