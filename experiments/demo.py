@@ -1,8 +1,8 @@
 """The demonstration behind `make demo`: an agent with a memory, and plain PPO, on a sparse-reward task.
 
 Four Rooms 13 x 13: one reward, in the opposite room. Trains both from the same seeds, prints a table, and
-writes pictures of the learning curves and of what the memory knows. Started again it shows what is there;
-interrupted, it goes on.
+writes pictures of the learning curves and of the memory's content. Interrupted runs are continued, and
+finished ones are not trained again.
 """
 
 import sys

@@ -2,10 +2,10 @@
 
   python -m experiments.language_results runs/language/db_* --out experiments/results/language_db
 
-Runs are compared where they played the same tasks with the same model. A difference of two modes is taken by
-task in their last common epoch, as a mean over the seeds of each; its 95 % interval is a bootstrap over the
-tasks, so it speaks of other tasks of that kind, not of other models. "memory" is the memory layer's share of
-the time that attempts took; replies that came from the store took none.
+Only runs of the same tasks with the same model are compared. The difference of two modes is computed for each
+task in their last common epoch, from the mean over the seeds of each mode. Its 95 % interval is a bootstrap
+over the tasks, so it holds for other tasks of that kind, not for other models. "memory" is the share of the
+memory's work in the time of the attempts; replies from the store take no time.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The frozen policy of `experiments.memrl_stream`: trained once, kept in a file, played ever after.
+"""The frozen policy of `experiments.memrl_stream`: trained once, stored in a file, and used by all its runs.
 
 python -m experiments.memrl_policy        # a few minutes on one core; writes runs/memrl_stream/policy.msgpack
 """

@@ -1,4 +1,4 @@
-"""Regret of choosing memories, in a world where every success probability is known.
+"""Regret of choosing memories, in a simulator where every success probability is known.
 
     python -m experiments.memrl_simulator             # about a minute on 2 cores
     python -m experiments.memrl_simulator --seeds 3 --rounds 50 --out /tmp/look

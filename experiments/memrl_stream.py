@@ -1,6 +1,6 @@
 """A frozen policy on a stream of grid tasks, with and without MemRL's memory.
 
-    python -m experiments.memrl_stream                # trains the policy if need be; some minutes on 2 cores
+    python -m experiments.memrl_stream                # trains the policy if there is none; minutes on 2 cores
 
 Source: the method is MemRL's (arXiv 2601.03192, `paper` preset, one memory injected), the protocol its
 runtime learning over epochs (success in the last epoch, share of tasks solved at least once) and transfer

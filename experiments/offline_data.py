@@ -4,11 +4,12 @@
     python -m experiments.offline_data --policies DIR --env hopper --tier medium expert
 
 DIR holds `Hopper_expert.npz` and a ladder `Hopper_training/itNNNN.npz` of one agent along its training,
-likewise for HalfCheetah and Walker2d; `memjax collect --help` tells the format. What exists is left as it is.
+likewise for HalfCheetah and Walker2d; `memjax collect --help` describes the format. Datasets that exist are
+not made again.
 
     random          uniform actions
     medium          the rung of the ladder near a third of the expert's score, with its noise
-    medium-replay   all rungs up to that one, in equal shares: what a learner has seen on its way there
+    medium-replay   all rungs up to that one, in equal shares, like the replay buffer of a learner
     expert          the expert without noise, 300 episodes
 """
 

@@ -1,4 +1,4 @@
-"""What a trained Re:Frame does with other banks, and with utilities learned while it acts.
+"""Evaluates trained Re:Frame policies with other banks, and with utilities that are learned while acting.
 
     python -m experiments.reframe_banks --setting hopper+medium --seeds 3
 

@@ -1,4 +1,4 @@
-"""Ids, options and spaces of environments: what both backends check, and how they say it."""
+"""Checks of ids, options and spaces of environments that both backends share, with their error messages."""
 
 import inspect
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Random directions that come in families: what tasks of the simulators are told apart by."""
+"""Random directions that come in families; the simulators use them as embeddings of their tasks."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""What envpool's options may be, checked before its C++ sees them.
+"""Checks the values of envpool's options before they reach its C++ code.
 
-envpool passes options on as they are: `noop_max=0` or `num_threads=-1` ends the process by a signal, and
+envpool does not check them itself: `noop_max=0` or `num_threads=-1` ends the process by a signal, and
 `frame_skip=0` or a probability of 1.5 is accepted and means nothing. An option of these tables has to lie
 within its range. Of one that is in no table, numbers with a fraction have to be finite (within [0, 1] where
 the name says probability) and switches are free; everything else (a size that C++ allocates by, the name of

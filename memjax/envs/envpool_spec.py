@@ -1,4 +1,4 @@
-"""What envpool knows of an environment without starting it: spec, options, form of the observations."""
+"""Describes an envpool environment without starting it: its spec, options and form of observations."""
 
 import contextlib
 import warnings

@@ -11,7 +11,7 @@ from memjax.types import Array, Box, Discrete
 
 
 class PolicyHead(nn.Module):
-    """Features to a distribution over actions; `scale` is the gain of the last layer."""
+    """Maps features [n, d] to a distribution over actions; `scale` is the gain of the last layer."""
 
     action: Discrete | Box
     scale: float = 0.01
@@ -27,7 +27,7 @@ class PolicyHead(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """A policy and `heads` values, on one torso (`shared`) or on two."""
+    """A policy and a critic with `heads` values, which share their encoder (`shared`) or have one each."""
 
     action: Discrete | Box
     encoder: str
@@ -45,11 +45,11 @@ class ActorCritic(nn.Module):
         self.value_head = dense(self.heads, 1.0)
 
     def policy(self, observation: Array) -> Distribution:
-        """[n, ...] -> distribution over n actions."""
+        """Observations [n, ...] to n distributions over actions."""
         return self.policy_head(self.actor_torso(observation))
 
     def value(self, observation: Array) -> Array:
-        """[n, ...] -> [n, heads]."""
+        """Observations [n, ...] to values [n, heads]."""
         torso = self.actor_torso if self.shared else self.critic_torso
         return self.value_head(torso(observation))
 

@@ -1,4 +1,4 @@
-"""Convolutions whose gradients are quick within a loop on a CPU, too.
+"""Convolutions whose gradients are fast inside a loop on a CPU, too.
 
 XLA's CPU compiler brings convolutions into the form its fast kernels take only outside of loop bodies
 (github.com/jax-ml/jax/issues/12868), and the gradients that JAX derives are not in that form: a step of PPO

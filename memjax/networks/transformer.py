@@ -1,4 +1,4 @@
-"""Causal transformer blocks that are quick for short sequences, on a CPU too.
+"""Causal transformer blocks that are fast for short sequences, on a CPU too.
 
 GPT-2's pre-norm block (Radford et al. 2019) with ReLU; queries, keys and values come from one product.
 """
@@ -33,7 +33,7 @@ class TransformerSizes(NamedTuple):
 
 
 class Block(nn.Module):
-    """One pre-norm block: attention, then an MLP four times as wide, each added to what came in."""
+    """One pre-norm block: attention, then an MLP four times as wide, each with a residual connection."""
 
     sizes: TransformerSizes
 

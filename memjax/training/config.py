@@ -130,9 +130,18 @@ def resolve(
     agents: Mapping[str, Any] | None = None,
     spec_of: Callable[[str, Mapping[str, Any]], Any] | None = None,
 ) -> ResolvedConfig:
-    """Checks, derives and freezes. Raises ConfigError; nothing is allocated or compiled before.
+    """Checks a config and freezes it, before anything is allocated or compiled.
 
-    `agents` and `spec_of` default to `memjax.agents.AGENTS` and `memjax.envs.spec_of`.
+    Args:
+      config: what a config file's `get_config` returns, with overrides.
+      agents: the agents by name; None: `memjax.agents.AGENTS`.
+      spec_of: (id, options) -> spec of an environment; None: `memjax.envs.spec_of`.
+
+    Returns:
+      The checked config.
+
+    Raises:
+      ConfigError: a field is unknown, missing or wrong, or fields do not fit each other.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     try:

@@ -1,4 +1,4 @@
-"""Placing a train state on several devices: seeds apart where they divide, else the environments of one seed.
+"""Places a train state on several devices: by seed where the number of seeds allows it, else by environment.
 
 Both are `jit` with shardings: independent seeds need no collective, and with the environments split XLA
 adds the reductions of the gradient itself.
@@ -12,9 +12,18 @@ from memjax.types import ConfigError, PyTree
 
 
 def make_mesh(num_seeds: int, num_envs: int, devices: list | None = None) -> Mesh | None:
-    """A mesh with one axis over all devices: "seed" where the seeds divide, "env" for one seed; None on one.
+    """Makes a mesh with one axis over all devices.
 
-    Raises ConfigError where neither `num_seeds` nor, of one seed, `num_envs` is a multiple of the devices.
+    Args:
+      num_seeds: split over the devices where it is a multiple of their number ("seed" is the axis).
+      num_envs: environments of a seed, split over the devices where there is one seed ("env" is the axis).
+      devices: None: all of JAX's.
+
+    Returns:
+      The mesh; None where there is one device.
+
+    Raises:
+      ConfigError: neither can be split evenly.
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) == 1:

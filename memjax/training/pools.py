@@ -1,7 +1,7 @@
 """The acting side of a run over envpool: pools of environments, and the rollouts and scores they give.
 
 An `ActingPool` is one pool with the episodes it is in. `Collector` steps several of them in turn: while the
-threads of one step, the policy acts for the next; what a step gave is written down while the next one runs.
+threads of one step, the policy acts for the next, and results of a step are stored while the next one runs.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class ActOnView(Protocol):
 
 
 class PoolFailed(OSError):
-    """An environment broke while it ran; nothing the config could have told."""
+    """An environment failed while it ran, for a reason that the config does not show."""
 
 
 def pool_seed(seed: int, iteration: int) -> int:

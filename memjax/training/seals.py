@@ -1,7 +1,7 @@
 """Seals of an offline run: sha256 of the data that it learns from and of the bank that it retrieves from.
 
-The train state carries both. A run goes on with the data that it began with, and is evaluated with the bank
-that it was trained with, unless another one is asked for by name.
+The train state carries both. A run can only be continued with the data that it began with, and only be
+evaluated with the bank that it was trained with, unless the user names another one.
 """
 
 import hashlib

@@ -136,8 +136,9 @@ class RunState:
     def learn(self, event: Event) -> None:
         """Applies the next event of the log to the arrays."""
         if self._memory is not None and event.phase == "learn":
+            assert self._arrays is not None
             vectors = self.log.vectors(event.intents)
-            self._arrays = self._memory.learn(self._arrays, event, vectors, credit=self.config.learns)  # type: ignore[arg-type]
+            self._arrays = self._memory.learn(self._arrays, event, vectors, credit=self.config.learns)
         self.version = event.number
 
     def save(self, *, last: bool = False) -> None:
