@@ -64,7 +64,7 @@ def _without_traceback(run: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     except RunEnded as error:
         return _fail(str(error), error.exit_code)

@@ -18,6 +18,8 @@ from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.schema import Between, Fraction, NonNegativeInt, OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError, EnvSpec
 
+LARGEST_COMPILED_INT = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class EnvConfig:
@@ -186,10 +188,23 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
     has_name = "name" in {field.name for field in dataclasses.fields(known)}
     values = {key: value for key, value in section.items() if key != "name" or has_name}
     agent = parse(known, values, "agent")
+    _check_compiled(dataclasses.asdict(agent), "agent")
     check_batch = getattr(agent, "check_batch", None)
     if check_batch is not None:
         _relative("agent", lambda: check_batch(num_envs))
     return agent
+
+
+def _check_compiled(value: Any, path: str) -> None:
+    """Raises ConfigError for an integer that a compiled program, whose integers have 32 bits, cannot hold."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_compiled(each, f"{path}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for i, each in enumerate(value):
+            _check_compiled(each, f"{path}[{i}]")
+    elif isinstance(value, int) and abs(value) > LARGEST_COMPILED_INT:
+        raise ConfigError(path, "a number within 32 bits", value)
 
 
 def _data(top: _Top, env: EnvConfig, agents: Mapping[str, Any]) -> DataConfig | None:

@@ -56,6 +56,7 @@ def test_train_resolves_overrides_and_launches(launched, config_file, tmp_path):
             1,
             "memjax: error: OSError: [Errno 28] No space left on device",
         ),
+        (MemoryError("Unable to allocate 1 TiB"), 1, "memjax: error: MemoryError: Unable to allocate 1 TiB"),
     ],
 )
 def test_exit_code_tells_how_it_ended(launched, config_file, tmp_path, capsys, outcome, code, line):

@@ -56,6 +56,7 @@ BAD_OVERRIDES = [
     ("agent.step_size=-0.1", "agent.step_size: expected float within [0, 1], got -0.1"),
     ("agent.threshold=high", "agent.threshold: expected float, got 'high'"),
     ("agent.threshold=1e999", "agent.threshold: expected a finite number, got inf"),
+    ("agent.hidden=16,4294967296", "agent.hidden[1]: expected a number within 32 bits, got 4294967296"),
     ("agent.hidden=16,a", "agent.hidden: expected int, got 'a'"),
     ("agent.hidden=16,0", "agent.hidden[1]: expected int >= 1, got 0"),
     ("agent.hidden=16,-4", "agent.hidden[1]: expected int >= 1, got -4"),
