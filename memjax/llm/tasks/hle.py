@@ -86,7 +86,7 @@ def same_answer(given: str, right: str, kind: str) -> bool:
     """
     if kind == "multipleChoice":
         first, second = _CHOICE.match(given), _CHOICE.match(right)
-        return bool(first and second) and first[1].upper() == second[1].upper()  # type: ignore[index]
+        return first is not None and second is not None and first[1].upper() == second[1].upper()
     one, other = _plain(given), _plain(right)
     try:
         return abs(float(one) - float(other)) <= 1e-9 * max(1.0, abs(float(other)))

@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from memjax.llm.tasks.databases.sql import Value
 
@@ -75,9 +76,9 @@ def _same(got: Value, want: Value) -> bool:
     return str(got).strip() == str(want).strip()
 
 
-def _number(value: Value) -> float | None:
+def _number(value: Any) -> float | None:
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError):
         return None
 
