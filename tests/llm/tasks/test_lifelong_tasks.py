@@ -200,8 +200,8 @@ def test_a_question_is_answered_in_turns(tmp_path):
     assert "no such column" in model.asked[1][-1].content
     assert model.asked[2][-1].content == "[('Pear',), ('Fig',)]"
     examples = ["user", "assistant"] * 4
-    assert [m.role for m in model.asked[0]] == ["system", *examples, "system", "user"]
-    assert "older notes" in model.asked[0][-2].content
+    assert [m.role for m in model.asked[0]] == ["system", *examples, "user", "assistant", "user"]
+    assert "older notes" in model.asked[0][-3].content
     assert model.asked[0][:-1] == model.asked[2][: len(model.asked[0]) - 1]  # what comes first stays as it is
     assert "older notes" not in outcome.trajectory
 
