@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="no trial begins after them (default 30)")
     parser.add_argument("--only", default="", help="rows, such as R1,R3; default: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--anew", action="store_true", help="forget what was counted before")
+    parser.add_argument("--anew", action="store_true", help="forget what these rows counted before")
     parser.add_argument("--write", action="store_true", help="write the page, run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
@@ -51,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if set(rows) - ROWS.keys():
         parser.error(f"--only: expected rows of R1 .. R{len(ROWS)}, got {arguments.only!r}")
     path = arguments.results
-    results = read_json(path) if path.exists() and not arguments.anew else {"parts": {}}
+    results = read_json(path) if path.exists() else {"parts": {}}
     if not arguments.write:
         wanted = [part for part in PARTS if any(part in ROWS[row].parts for row in rows)]
+        if arguments.anew:
+            results["parts"] = {part: found for part, found in results["parts"].items() if part not in wanted}
         deadline = time.monotonic() + 60 * arguments.minutes
         with tempfile.TemporaryDirectory(prefix="memjax-faults-") as folder:
             for part in sorted(wanted, key=lambda part: part.startswith(("kills", "signals"))):

@@ -186,3 +186,18 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
+
+
+def test_a_flipped_bit_in_a_json_file_is_found_wherever_it_is(tmp_path):
+    path, values = tmp_path / "x.json", {"a": 1, "b": {"c": [0.5, "text", None]}}
+    write_json(path, values)
+    content = path.read_bytes()
+    for at in range(len(content)):
+        for bit in range(8):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+            try:
+                assert read_json(path) == values
+            except ConfigError:
+                continue
+    path.write_text(json.dumps(values))
+    assert read_json(path) == values  # written by hand
