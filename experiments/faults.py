@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for part in sorted(wanted, key=lambda part: part.startswith(("kills", "signals"))):
                 before = results["parts"].get(part, {})
                 found = run_part(part, before, arguments, Path(folder), deadline)
+                found["revision"] = before.get("revision")
                 if found["trials"] > before.get("trials", 0):
                     found["revision"] = (describe_launch()["git"] or {}).get("revision")
                 results["parts"][part] = found
@@ -140,7 +141,8 @@ def page(results: dict[str, Any]) -> str:
         "| part | what was counted | source revision |",
         "|---|---|---|",
     ]
-    for part, found in sorted(results["parts"].items()):
+    run = {part: found for part, found in results["parts"].items() if found["trials"]}
+    for part, found in sorted(run.items()):
         lines.append(f"| {part} | {sentence(part, found)} | {(found.get('revision') or 'unknown')[:12]} |")
     lines += [
         "",
@@ -151,9 +153,7 @@ def page(results: dict[str, Any]) -> str:
     ]
     for name, row in ROWS.items():
         tests = [f"`tests/{test}`" for test in row.tests.split()]
-        parts = [
-            f"campaign: {part}" + ("" if part in results["parts"] else " (not run)") for part in row.parts
-        ]
+        parts = [f"campaign: {part}" + ("" if part in run else " (not run)") for part in row.parts]
         tried = ", ".join(tests + parts) or "not covered"
         lines.append(f"| {name} | {row.promise or 'nothing'} | {tried} | {row.gap} |")
     return HEAD + "\n".join(lines) + "\n" + HOW
