@@ -142,7 +142,8 @@ def _check_choices(k: int, metric: str, method: str, block: int | None, recall_t
 def _check_arrays(queries: Array, table: Table, exclude_group: Array | None) -> None:
     keys, scale, valid, group = table
     if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1] or not keys.shape[1]:
-        expected = "[Q, D] beside keys [N, D], D at least 1"
+        numbers = ", D at least 1" if keys.shape[-1:] == (0,) else ""
+        expected = f"[Q, D] beside keys [N, D]{numbers}"
         raise ConfigError("queries", expected, f"{queries.shape} beside {keys.shape}")
     if not jnp.issubdtype(queries.dtype, jnp.floating):
         raise ConfigError("queries", "a floating type", queries.dtype)

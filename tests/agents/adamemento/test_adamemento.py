@@ -200,6 +200,7 @@ def test_the_nearest_successes_vote():
         mask=jnp.array([[True, True, True], [True, False, False]]),
         utility=jnp.zeros((2, 3)),
         group=jnp.zeros((2, 3), jnp.int32),
+        pool=jnp.array([3, 1]),
     )
     vote = reflection.neighbours_vote(spec, found)
     assert isinstance(vote, Categorical)

@@ -70,10 +70,12 @@ def test_one_key_one_query_one_number():
 
 
 def test_rows_without_numbers_are_refused_by_name():
-    for queries, keys in (((2, 0), (3, 0)), ((0, 0), (0, 0)), ((2, 3), (0, 4)), ((0,), (0, 3))):
-        with pytest.raises(ConfigError, match="D at least 1") as error:
+    for queries, keys in (((2, 0), (3, 0)), ((0, 0), (0, 0))):
+        with pytest.raises(ConfigError, match="^queries: .*D at least 1"):
             nearest(jnp.zeros(queries), jnp.zeros(keys), 1)
-        assert error.value.field == "queries"
+    for queries, keys in (((2, 3), (0, 4)), ((0,), (0, 3))):
+        with pytest.raises(ConfigError, match=r"^queries: expected \[Q, D\] beside keys \[N, D\], got"):
+            nearest(jnp.zeros(queries), jnp.zeros(keys), 1)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.5, float("nan"), "high", None])
