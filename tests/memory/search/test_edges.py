@@ -71,7 +71,7 @@ def test_one_key_one_query_one_number():
 
 def test_rows_without_numbers_are_refused_by_name():
     for queries, keys in (((2, 0), (3, 0)), ((0, 0), (0, 0))):
-        with pytest.raises(ConfigError, match="^queries: .*D at least 1"):
+        with pytest.raises(ConfigError, match=r"^queries: .*D at least 1"):
             nearest(jnp.zeros(queries), jnp.zeros(keys), 1)
     for queries, keys in (((2, 3), (0, 4)), ((0,), (0, 3))):
         with pytest.raises(ConfigError, match=r"^queries: expected \[Q, D\] beside keys \[N, D\], got"):
