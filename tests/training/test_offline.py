@@ -49,7 +49,7 @@ def changed(files, variant="", **overrides):
     """The experiment's config on CartPole, as small as it goes."""
     fields = {
         "env.id": "gymnax/CartPole-v1",
-        "env.options": {},
+        "env.options": {"max_steps_in_episode": 50},
         "data.path": str(files[0]),
         "data.experts": str(files[1]),
         "data.num_experts": 5,
