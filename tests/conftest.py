@@ -19,6 +19,7 @@ settings.load_profile("memjax")
 MAPPINGS = 15_000
 # Compiled programs and what the allocator keeps of their compilation; two workers fit a machine of 8 GB.
 RESIDENT_BYTES = 1_600_000_000
+MOST_BYTES = 2_400_000_000  # beyond this they are dropped within a file too, though it may need them again
 
 # Files that take longest begin first, so that no worker is left alone with one of them at the end.
 LONGEST = (
@@ -36,9 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Between two files, drops the compiled programs of a process that holds too many."""
+    """Between two files, or two tests of one, drops the compiled programs of a process with too many."""
     jax, last = sys.modules.get("jax"), nextitem is None or nextitem.path != item.path
-    if jax is not None and last and (_mappings() > MAPPINGS or _resident_bytes() > RESIDENT_BYTES):
+    full = _resident_bytes() > (RESIDENT_BYTES if last else MOST_BYTES) or (last and _mappings() > MAPPINGS)
+    if jax is not None and full:
         jax.clear_caches()
         gc.collect()
         _give_back()
