@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from memjax.data.writer import Writer
 from memjax.envs import backend_of, make_host_env, spec_of
 from memjax.runs.imports import import_all
 from memjax.runs.progress import Progress
+from memjax.runs.workdir import package_version
 from memjax.types import ConfigError, EnvSpec
 
 LANES = 2  # pools stepped in turn
@@ -157,15 +157,9 @@ def _attributes(request: Request, summary: Sequence[Mapping[str, Any]]) -> dict[
         "actions": "mean" if request.mean else "sampled",
         "policies": list(summary),
         "memjax": __version__,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: package_version(name) for name in _PACKAGES},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 class _Leave:

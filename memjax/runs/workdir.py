@@ -114,7 +114,7 @@ def describe_launch() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"memjax": __version__} | {name: _version(name) for name in _PACKAGES},
+        "versions": {"memjax": __version__} | {name: package_version(name) for name in _PACKAGES},
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
@@ -210,7 +210,8 @@ def _seal(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

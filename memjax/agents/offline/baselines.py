@@ -25,13 +25,26 @@ from memjax.agents.offline.shared import (
     in_units,
     make_statistics,
     take_trajectories,
+    without_optimizer,
 )
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.decision_transformer import to_unit
 from memjax.networks.encoders import MLP
 from memjax.ops.statistics import masked_mean
 from memjax.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Widths
-from memjax.types import Action, Agent, Array, ConfigError, Discrete, EnvSpec, Key, PyTree, TimeStep, Windows
+from memjax.types import (
+    Action,
+    Agent,
+    Array,
+    ConfigError,
+    Discrete,
+    EnvSpec,
+    Key,
+    PyTree,
+    TimeStep,
+    Windows,
+    no_carry,
+)
 
 
 @dataclass(frozen=True)
@@ -177,17 +190,6 @@ def cloning_loss(parts: CloningParts, params: PyTree, windows: Windows) -> Array
     """[] mean error over the valid steps of windows in units."""
     found: Any = parts.network.apply(params, windows.observations)
     return masked_mean(action_errors(parts.spec, found, windows.actions), windows.mask)
-
-
-def without_optimizer(state: CloningState) -> CloningState:
-    """What acting reads of a state."""
-    return state.replace(optimizer=())
-
-
-def no_carry(batch: int) -> tuple[()]:
-    """These agents remember nothing of an episode."""
-    del batch
-    return ()
 
 
 def make_nearest(config: NearestConfig, spec: EnvSpec, summary: DataSummary) -> Agent:

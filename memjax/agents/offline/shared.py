@@ -1,7 +1,7 @@
 """What the offline agents share: what they know of the data, and the window in which they act."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -174,6 +174,11 @@ def choose(spec: EnvSpec, found: Array) -> tuple[Array, Array]:
         action = jnp.argmax(found, axis=-1).astype(jnp.int32)
         return action, action
     return from_unit(spec.action, found), found
+
+
+def without_optimizer(state: Any) -> Any:
+    """What acting reads of an agent's state that has an optimiser: everything but that."""
+    return state.replace(optimizer=())
 
 
 def take_trajectories(triplets: Triplets, count: int) -> Triplets:

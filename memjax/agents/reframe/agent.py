@@ -40,6 +40,7 @@ from memjax.agents.offline.shared import (
     make_statistics,
     observe,
     take_trajectories,
+    without_optimizer,
 )
 from memjax.agents.reframe import bank as banks
 from memjax.agents.reframe.autoencoder import make_autoencoder, train_autoencoder
@@ -97,7 +98,7 @@ def make_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> 
         update=partial(update, parts),
         rollout_steps=1,
         policies=parts.policies,
-        acting=acting,
+        acting=without_optimizer,
         refill=partial(refill, parts) if parts.networks.read_head else None,
     )
 
@@ -138,11 +139,6 @@ def init(
 def initial_carry(parts: Parts, batch: int) -> Context:
     """The empty context of `batch` environments."""
     return empty_context(parts.spec, batch, parts.config.transformer.context)
-
-
-def acting(state: ReframeState) -> ReframeState:
-    """What `act` reads of a state."""
-    return state.replace(optimizer=())
 
 
 def act(
