@@ -174,7 +174,8 @@ def _reframe(inputs: Path, workdir: Path) -> list[str]:
     config, low, expert = inputs / "offline.py", inputs / "low.hdf5", inputs / "expert.hdf5"
     if not config.exists():
         dataset = from_tests("training/test_offline").dataset
-        dataset(low), dataset(expert, seed=1, episodes=8)
+        dataset(low)
+        dataset(expert, seed=1, episodes=8)
         config.write_text(_OFFLINE.format(low=str(low), expert=str(expert)))
     return _train(f"--workdir={workdir}", f"--config={config}")
 

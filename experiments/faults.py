@@ -160,8 +160,7 @@ def page(results: dict[str, Any]) -> str:
 
 
 def _about(seed: int) -> dict[str, Any]:
-    launch = describe_launch()
-    launch.pop("command"), launch.pop("unix_time")
+    launch = {k: v for k, v in describe_launch().items() if k not in ("command", "unix_time")}
     cores = os.cpu_count()
     date = datetime.now(UTC).isoformat(timespec="minutes")
     return {"date": date, "seed": seed, "load": round(os.getloadavg()[0], 1), "cores": cores} | launch

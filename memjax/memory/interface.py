@@ -1,4 +1,4 @@
-"""What a memory is to those who use it: eight functions with typed signatures, and two sizes.
+"""What a memory is to those who use it: nine functions with typed signatures, and two sizes.
 
 Each signature is a Protocol, so an editor completes the keywords and a type checker finds a misspelt one. The
 same text serves `help(memory.write)`: `presented` puts it on the function that a factory has bound.
