@@ -1,7 +1,7 @@
-"""Environments by id: `memjax/...` and `gymnax/...` run inside JAX, `envpool/...` on host threads.
+"""Environments by id: `memjax/...`, `gymnax/...`, `xminigrid/...` in JAX, `envpool/...` on host threads.
 
-`register_env` adds environments of your own, which run inside JAX. Importing this module imports neither
-gymnax nor envpool; naming an environment imports its backend.
+`register_env` adds environments of your own, which run inside JAX. Importing this module imports none of
+these packages; naming an environment imports its backend.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,12 @@ from memjax.types import ConfigError, Env, EnvSpec
 if TYPE_CHECKING:
     from memjax.envs.envpool_adapter import HostEnv
 
-PREFIXES: dict[str, Literal["jax", "host"]] = {"memjax": "jax", "gymnax": "jax", "envpool": "host"}
+PREFIXES: dict[str, Literal["jax", "host"]] = {
+    "memjax": "jax",
+    "gymnax": "jax",
+    "xminigrid": "jax",
+    "envpool": "host",
+}
 
 _REGISTERED: dict[str, Callable[[Mapping[str, Any]], Env]] = {}
 
@@ -65,9 +70,13 @@ def make_env(id: str, *, options: Mapping[str, Any]) -> Env:
     an envpool id.
     """
     if backend_of(id) != "jax":
-        raise unknown_id(id, ["memjax/...", "gymnax/..."])
+        raise unknown_id(id, ["memjax/...", "gymnax/...", "xminigrid/..."])
     if id in _REGISTERED:
         return _make_registered(id, options)
+    if id.startswith("xminigrid/"):
+        from memjax.envs.xminigrid_adapter import make_xminigrid_env
+
+        return make_xminigrid_env(id, options)
     from memjax.envs.gymnax_adapter import make_gymnax_env
 
     return make_gymnax_env(id, options)
@@ -101,7 +110,7 @@ def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
 
     State s of such a world is in cell `s % (H * W)`, cell c in row `c // W`. Raises as `make_env` does.
     """
-    if backend_of(id) != "jax" or id in _REGISTERED:
+    if backend_of(id) != "jax" or id in _REGISTERED or id.startswith("xminigrid/"):
         return None
     from memjax.envs.gymnax_adapter import wall_map
 

@@ -1,0 +1,85 @@
+"""AdaMemento on a suite of small tasks in JAX, sparse and dense, with one setting for all of them.
+
+Source: AdaMemento (arXiv 2410.04498) claims gains on Atari and MuJoCo; this suite is ours. Four Rooms is
+memjax's; DeepSea (Osband et al. 2020), MountainCar, CartPole, Acrobot, Pendulum and MinAtar's Breakout (Young
+and Tian 2019) are gymnax's; DoorKey, MemoryS and LockedRoom are xminigrid's (pip install 'memjax[suites]').
+
+    memjax train --config=suite:DeepSea10 --workdir=runs/deep_sea --config.num_seeds=5
+    memjax train --config=suite:DoorKey5+rnd --workdir=runs/door_key_rnd
+
+Further variants: the other tasks, smoke, and all of base.VARIANTS. A task sets the environment, the number of
+steps, and whether returns may be negative where the task is done well; nothing else.
+
+Expected: experiments/results/suite.
+Wall time: half a minute to two minutes for ten seeds on a 2-core CPU, compilation included.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from memjax.configs import base
+
+
+class Task(NamedTuple):
+    """One task of the suite."""
+
+    id: str
+    options: dict
+    min_return: float = 0.0  # below it nothing is a success, whatever the window says
+    total_steps: int = 300_000
+
+
+NEGATIVE = -1e6  # returns are negative throughout: the window alone says what a success is
+
+SPARSE = {
+    "FourRooms": Task("memjax/FourRooms-v0", {"random_start": False, "max_steps_in_episode": 50}),
+    "DeepSea10": Task("gymnax/DeepSea-bsuite", {"size": 10}),
+    "DeepSea20": Task("gymnax/DeepSea-bsuite", {"size": 20}),
+    "DoorKey5": Task("xminigrid/MiniGrid-DoorKey-5x5", {}),
+    "DoorKey8": Task("xminigrid/MiniGrid-DoorKey-8x8", {}),
+    "MemoryS8": Task("xminigrid/MiniGrid-MemoryS8", {}),
+    "LockedRoom": Task("xminigrid/MiniGrid-LockedRoom", {}),
+    "MountainCar": Task("gymnax/MountainCar-v0", {}, NEGATIVE),
+    "MountainCarContinuous": Task("gymnax/MountainCarContinuous-v0", {}),
+}
+DENSE = {
+    "CartPole": Task("gymnax/CartPole-v1", {}, NEGATIVE),
+    "Acrobot": Task("gymnax/Acrobot-v1", {}, NEGATIVE),
+    "Pendulum": Task("gymnax/Pendulum-v1", {}, NEGATIVE),
+    "Breakout": Task("gymnax/Breakout-MinAtar", {}, NEGATIVE),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant, parts of its name joined by "+"."""
+    task = SPARSE["FourRooms"]
+    config = base.experiment("suite", task.id, **task.options)
+    config.run.log_every = config.run.eval_every = 4  # iterations of 4,096 steps
+    config.run.checkpoint_every = 0
+    config.agent = base.illustration()
+    config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
+    return base.apply(config, variant, VARIANTS)
+
+
+def _task(config: ConfigDict, task: Task) -> None:
+    """Another task."""
+    config.env.id, config.env.options = task.id, ConfigDict(task.options)
+    config.run.total_steps = task.total_steps
+    if "label" in config.agent:
+        config.agent.label.min_return = task.min_return
+
+
+def _sil(config: ConfigDict) -> None:
+    """PPO with self-imitation, its memory sized for longer episodes."""
+    base.with_agent(config, "sil")
+    config.agent.imitation.update(episode_steps=250)
+
+
+VARIANTS: dict[str, base.Variant] = {
+    **base.VARIANTS,
+    **{name: partial(_task, task=task) for name, task in (SPARSE | DENSE).items()},
+    "sil": _sil,
+    "smoke": base.smoke,
+}
