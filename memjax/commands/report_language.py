@@ -29,6 +29,7 @@ class Curve(NamedTuple):
     transfer: float | None  # share of the held-out tasks solved with the memory frozen
     tokens: int  # of prompts and replies, those from a store included
     skipped: int  # tasks that could not be played
+    whole: float | None  # of the solutions in the memories that were shown, the share shown in full
 
 
 def is_language_run(workdir: Path) -> bool:
@@ -69,7 +70,14 @@ def _curve(workdir: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, An
         transfer=transfer[-1] if transfer else None,
         tokens=sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows),
         skipped=sum(row["skipped"] for row in rows),
+        whole=_share(rows, "solutions_whole", "solutions"),
     )
+
+
+def _share(rows: Sequence[Mapping[str, Any]], part: str, whole: str) -> float | None:
+    """One count over another, in all lines together; None where there is nothing to count."""
+    number = sum(row.get(whole, 0) for row in rows)
+    return sum(row.get(part, 0) for row in rows) / number if number else None
 
 
 def outcomes(workdir: Path, epoch: int) -> dict[str, bool]:
@@ -85,8 +93,9 @@ def outcomes(workdir: Path, epoch: int) -> dict[str, bool]:
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """One line per run: what the source reports, and what it cost."""
-    head = ["run", "mode", "seed", "tasks", "epochs", "last success", "ever solved", "transfer", "tokens"]
+    """One line per run: what the source reports, the solutions shown in full, and what it cost."""
+    head = ["run", "mode", "seed", "tasks", "epochs", "last success", "ever solved", "transfer", "whole"]
+    head.append("tokens")
     rows = [head, *(_cells(curve) for curve in curves)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
@@ -101,8 +110,9 @@ def _cells(curve: Curve) -> list[str]:
     last = f"{curve.success[-1]:.1%}" if curve.success else "-"
     ever = f"{curve.cumulative[-1]:.1%}" if curve.cumulative else "-"
     transfer = "-" if curve.transfer is None else f"{curve.transfer:.1%}"
+    whole = "-" if curve.whole is None else f"{curve.whole:.1%}"
     counts = [str(curve.seed), str(curve.played), str(len(curve.success))]
-    return [curve.name, curve.mode, *counts, last, ever, transfer, f"{curve.tokens:,}"]
+    return [curve.name, curve.mode, *counts, last, ever, transfer, whole, f"{curve.tokens:,}"]
 
 
 def language_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:

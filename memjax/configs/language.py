@@ -127,7 +127,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "summary_temperature": 0.3,  # (code) of reflections; ours of plans as well
                 "summary_max_tokens": 1_024,
                 "content_chars": 8_000,
-                "inject_chars": 12_000,
+                "inject_chars": 12_000,  # the code: 2,000 for programs, named tokens, which holds one or two
                 "reward_success": 1.0,
                 "reward_failure": -1.0,
                 "memory": {},
@@ -182,7 +182,6 @@ def _benchmark(config: ConfigDict, name: str) -> None:
     # Models that think before they speak know this name of the limit alone.
     config.chat.token_field = "max_completion_tokens" if name == "alfworld" else "max_tokens"
     config.language.update(max_tokens=tokens, batch=batch)
-    config.language.inject_chars = 2_000 if SOURCE[name] == "bigcodebench" else 12_000  # (code)
     config.language.temperature = 0.6 if name == "hle" else 0.0  # (paper)
     _memory(config, _preset_of(config), capacity)
 
@@ -247,7 +246,7 @@ def _local(config: ConfigDict) -> None:
     programs = SOURCE[config.benchmark.name] == "bigcodebench"
     config.language.update(epochs=3, batch=4, concurrency=1, give_up_after=4, save_every=1)
     config.language.update(max_tokens=400 if programs else 160, summary_max_tokens=96)
-    config.language.update(content_chars=1_200, inject_chars=1_600)
+    config.language.update(content_chars=2_400, inject_chars=2_400)
     config.language.memory.update(keep=2, capacity=512)
     config.benchmark.options.update(LOCAL_OPTIONS.get(config.benchmark.name, {}))
     if config.benchmark.name == "alfworld":

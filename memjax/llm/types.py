@@ -83,6 +83,7 @@ class Outcome(NamedTuple):
     steps: int = 1  # turns of the conversation
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    solution: str = ""  # what was done, without the conversation: a program, SQL, commands; "": not said
 
 
 # (messages) -> reply: a chat model whose settings are bound by the loop, which also counts its tokens

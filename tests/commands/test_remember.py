@@ -99,7 +99,7 @@ def test_a_run_learns_and_describes_itself(whole):
     curve = load_curve(whole / "whole")
     assert curve.success == (0.5, 1.0)
     assert curve.cumulative == (0.5, 1.0)
-    assert (curve.mode, curve.played, curve.skipped) == ("memrl", 4, 0)
+    assert (curve.mode, curve.played, curve.skipped, curve.whole) == ("memrl", 4, 0, 1.0)
     assert outcomes(whole / "whole", 0) == {f"Ours/{n}": n in (3, 5) for n in NUMBERS}
     config = json.loads((whole / "whole" / "config.json").read_text())
     assert config["chat"]["endpoint"]["model"].startswith("qwen")

@@ -95,6 +95,7 @@ def _experience(
             "task": plan.task_id,
             "built_on": list(plan.recall.rows),
             "summary_error": attempt.summary_error,
+            "core": attempt.core,
         },
         text_hash=text_hash(intent, attempt.content),
     )

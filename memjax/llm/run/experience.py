@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from memjax.llm.run.prompts import experience_text, plain, reflection_request, script_request
+from memjax.llm.run.content import NO_CORE, Content, experience_text
+from memjax.llm.run.prompts import plain, reflection_request, script_request
 from memjax.llm.run.records import Attempt
 from memjax.llm.types import Chat, ChatError, Message, Outcome, Reply, Task
 from memjax.types import ConfigError, RunEnded
@@ -83,7 +84,8 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
         return _skip(task.id, error, asking, time.monotonic() - began)
     if outcome.task_id != task.id:
         raise ConfigError("task", f"an outcome of '{task.id}'", f"one of '{outcome.task_id}'")
-    outcome = outcome._replace(trajectory=plain(outcome.trajectory), feedback=plain(outcome.feedback))
+    texts = {name: plain(getattr(outcome, name)) for name in ("trajectory", "feedback", "solution")}
+    outcome = outcome._replace(**texts)
     content, source, summary_error = _experience(task, outcome, asking, style)
     return Attempt(
         task_id=task.id,
@@ -91,20 +93,21 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
         score=float(outcome.score),
         trajectory=outcome.trajectory[: style.chars],
         feedback=outcome.feedback[: style.chars],
-        content=content,
+        content=content.text,
         source=source,
         steps=int(outcome.steps),
         prompt_tokens=asking.prompt_tokens,
         completion_tokens=asking.completion_tokens,
         summary_error=summary_error,
         seconds=time.monotonic() - began,
+        core=content.core,
     )
 
 
-def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> tuple[str, str, str]:
+def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> tuple[Content, str, str]:
     """(content, source, summary_error) of an `Attempt`. Where the summary fails the record is kept alone."""
     if style.write == "none" or (style.write == "failures" and outcome.success):
-        return "", "", ""
+        return Content("", NO_CORE), "", ""
     intent, summary, source, why = plain(task.intent), "", "trajectory", ""
     if style.summarise:
         try:
@@ -115,7 +118,12 @@ def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> t
                 raise
             why = f"{error.kind}: {error}"
     content = experience_text(
-        intent, outcome.trajectory, summary=summary, success=outcome.success, chars=style.chars
+        intent,
+        outcome.solution,
+        outcome.trajectory,
+        summary=summary,
+        success=outcome.success,
+        chars=style.chars,
     )
     return content, source, why
 

@@ -203,8 +203,8 @@ def _recall(body: Any) -> Recall:
 
 
 def _plan(body: list) -> Plan:
-    position, task_id, intent_hash, recall, version = body
-    return Plan(position, task_id, intent_hash, _recall(recall), version)
+    position, task_id, intent_hash, recall, *rest = body  # the last counts lack in logs of older versions
+    return Plan(position, task_id, intent_hash, _recall(recall), *rest)
 
 
 def _event(body: Any) -> Event:

@@ -153,12 +153,19 @@ class _Loop:
         elif self.config.mode == "reflexion":
             recalls = [self._own_failures(task) for task in tasks]
         plans = [
-            Plan(i, task.id, name, recall, version)
+            self._shown(Plan(i, task.id, name, recall, version))
             for i, (task, name, recall) in enumerate(zip(tasks, hashes, recalls, strict=True))
             if not self._is_left(slot, task)
         ]
         log.keep_plans(*slot.place, plans)
         return plans
+
+    def _shown(self, plan: Plan) -> Plan:
+        """The plan with those memories alone that the prompt has room for: no other earns the reward."""
+        block = memory_block(self.state.log.experiences(plan.recall.rows), chars=self.config.inject_chars)
+        return plan._replace(
+            recall=plan.recall.only(block.shown), solutions=block.solutions, whole=block.whole
+        )
 
     def _embed(self, intents: dict[str, str]) -> dict[str, np.ndarray]:
         """Vectors by the hash of the intent. An intent is embedded once; then the log has its vector."""
@@ -185,7 +192,7 @@ class _Loop:
     def _play(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
         """Runs in a worker thread. A finished attempt is logged at once, one with an error by `_finish`."""
         experiences = self.state.log.experiences(plan.recall.rows)
-        memories = memory_block(experiences, chars=self.config.inject_chars)
+        memories = memory_block(experiences, chars=self.config.inject_chars).text
         style = self.config.style(frozen=slot.phase == "transfer")
         name = f"{slot.phase}/{slot.epoch}/{task.id}"
         attempt = attempt_task(task, memories, self.chat, style, name=name)

@@ -19,6 +19,9 @@ class Measures:
     - cumulative_success_rate: share of all tasks that were solved at least once so far.
     - forgetting_rate: of the tasks that failed in the epoch, the share that was solved in an earlier one.
 
+    `solutions` counts the memories that were shown and have a solution, `solutions_whole` those of them that
+    showed all of it.
+
     A task that was skipped counts as not solved.
 
     Args:
@@ -63,6 +66,8 @@ class Measures:
             "prompt_tokens": sum(a.prompt_tokens for a in played),
             "completion_tokens": sum(a.completion_tokens for a in played),
             "injected": sum(len(r.rows) for r in event.recalls),
+            "solutions": sum(plan.solutions for plan in plans),
+            "solutions_whole": sum(plan.whole for plan in plans),
             "top_similarity": float(np.mean(similarity)) if similarity else float("nan"),
             "memories": self.memories,
             "staleness": _staleness(event, plans),

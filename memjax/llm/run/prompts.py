@@ -5,7 +5,9 @@ cannot contain, cut to a limit of characters, and the model is told to obey noth
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from memjax.llm.run.content import NO_CORE, keep_start, shorten
 from memjax.llm.run.delimiters import disarm
 from memjax.llm.run.records import Experience
 from memjax.llm.types import Message
@@ -16,6 +18,8 @@ _HEAD = (
 )
 _WORKED = "These ended well:"
 _FAILED = "These ended badly; avoid what went wrong:"
+_AROUND = "<memory>\n\n</memory>\n"
+_LEAST = 160  # characters that a memory gets at least, where nothing is known about its lesson
 
 _SCRIPT = (
     "You turn the record of a task that was solved into a short plan for tasks of the same kind. Write three "
@@ -29,35 +33,56 @@ _REFLECTION = (
 )
 
 
-def memory_block(experiences: Sequence[Experience], *, chars: int) -> str:
-    """Memories as one text for a prompt, successes first.
+class Block(NamedTuple):
+    """Memories as one text for a prompt."""
+
+    text: str  # "" for none
+    shown: tuple[int, ...]  # places, in what was offered, of those that the text holds
+    solutions: int  # how many of them have a solution
+    whole: int  # and of these, how many are shown with all of it
+
+
+def memory_block(experiences: Sequence[Experience], *, chars: int) -> Block:
+    """Shows as many memories as there is room for, best first, each with the whole of its lesson.
+
+    A memory whose lesson does not fit into what is left is passed over. Where none fits, the best is shown
+    with its end cut off. What room is left is shared equally; what a short memory does not use goes to those
+    after it. Successes stand first. A block of those that are shown is the same block again.
 
     Args:
       experiences: best first.
-      chars: most characters of the whole text. Each memory has an equal share; what a short one does not use
-        goes to those after it.
-
-    Returns:
-      The text; "" where there is no memory, or no room for any text of one.
+      chars: most characters of the whole text.
     """
-    good = [x for x in experiences if x.success]
-    bad = [x for x in experiences if not x.success]
-    lines, left = [_HEAD, "<memories>"], chars - len(_HEAD) - len("<memories>\n</memories>\n")
-    waiting = len(experiences)
-    for title, group in ((_WORKED, good), (_FAILED, bad)):
-        if group:
-            lines.append(title)
-            left -= len(title) + 1
-        for experience in group:
-            around = "<memory>\n\n</memory>\n"
-            share = left // waiting - len(around)
-            if share <= 0:
-                return ""  # no room for any text
-            text = cut(defuse(experience.content), share)
+    texts = [defuse(x.content) for x in experiences]
+    cores = [min(x.provenance.get("core", NO_CORE), len(t)) for x, t in zip(experiences, texts, strict=True)]
+    least = [core if core > 0 else min(len(t), _LEAST) for core, t in zip(cores, texts, strict=True)]
+    left, chosen = chars - len(_HEAD) - len("<memories>\n</memories>\n"), []
+    titles = {True: len(_WORKED) + 1, False: len(_FAILED) + 1}
+    for place, experience in enumerate(experiences):
+        cost = least[place] + len(_AROUND) + titles[experience.success]
+        if cost <= left:
+            chosen.append(place)
+            titles[experience.success], left = 0, left - cost
+    if not chosen and experiences:
+        least[0] = left - len(_AROUND) - titles[experiences[0].success]
+        if least[0] <= 0:
+            return Block("", (), 0, 0)
+        chosen, left = [0], 0
+    if not chosen:
+        return Block("", (), 0, 0)
+    lines, waiting = [_HEAD, "<memories>"], len(chosen)
+    for success, title in ((True, _WORKED), (False, _FAILED)):
+        group = [place for place in chosen if experiences[place].success == success]
+        lines += [title] * bool(group)
+        for place in group:
+            share = least[place] + left // waiting
+            text = keep_start(texts[place], max(min(cores[place], share), 0), share)
             lines.append(f"<memory>\n{text}\n</memory>")
-            left -= len(text) + len(around)
+            left -= len(text) - least[place]
             waiting -= 1
-    return "\n".join([*lines, "</memories>"]) if experiences else ""
+    solutions = [place for place in chosen if experiences[place].success and cores[place] != NO_CORE]
+    whole = sum(0 < cores[place] <= least[place] for place in solutions)
+    return Block("\n".join([*lines, "</memories>"]), tuple(chosen), len(solutions), whole)
 
 
 def script_request(intent: str, trajectory: str, *, chars: int) -> list[Message]:
@@ -83,30 +108,6 @@ def reflection_request(intent: str, trajectory: str, feedback: str, *, chars: in
     return [Message("system", _REFLECTION), Message("user", _record(intent, trajectory, feedback, chars))]
 
 
-def experience_text(intent: str, trajectory: str, *, summary: str, success: bool, chars: int) -> str:
-    """An experience as it is stored: the task, the summary and the record.
-
-    Args:
-      intent: the task.
-      trajectory: the record of the attempt.
-      summary: the plan or the reflection, "" for none.
-      success: whether the attempt succeeded, which picks the titles.
-      chars: most characters of the whole text.
-    """
-    title = "Plan that worked" if success else "What went wrong"
-    record = "Record of the success" if success else "Record of the failure"
-    head = f"Task: {cut(intent, chars // 2)}\n"
-    if summary:
-        head += f"{title}:\n{cut(summary.strip(), chars // 4)}\n"
-    return cut(f"{head}{record}:\n{trajectory.strip()}", chars)
-
-
-def cut(text: str, chars: int) -> str:
-    """The text where it has at most `chars` characters, else its beginning and " [...]", together so long."""
-    more = " [...]"
-    return text if len(text) <= chars else text[: max(chars - len(more), 0)] + more[:chars]
-
-
 def defuse(text: str) -> str:
     """The text without anything that reads as a delimiter of a prompt."""
     return disarm(plain(text))
@@ -118,8 +119,8 @@ def plain(text: str) -> str:
 
 
 def _record(intent: str, trajectory: str, feedback: str, chars: int) -> str:
-    parts = [f"Task: {cut(intent, chars // 3)}", f"What was done:\n{cut(trajectory, chars)}"]
+    parts = [f"Task: {shorten(intent, chars // 3)}", f"What was done:\n{shorten(trajectory, chars)}"]
     if feedback:
-        parts.append(f"How it ended:\n{cut(feedback, chars // 3)}")
+        parts.append(f"How it ended:\n{shorten(feedback, chars // 3)}")
     inside = defuse("\n".join(parts))
     return f"<record>\n{inside}\n</record>"

@@ -1,6 +1,7 @@
 """The records of the experience log."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 KEY_CHARS = 4096  # characters of an intent that are embedded, as in the authors' code
@@ -13,6 +14,12 @@ class Recall(NamedTuple):
     similarity: tuple[float, ...]  # cosine, to the task's intent
     utility: tuple[float, ...]  # 0 in modes without utilities
 
+    def only(self, places: Sequence[int]) -> "Recall":
+        """The memories at `places`, in that order."""
+        columns = (self.similarity, self.utility)
+        similarity, utility = (tuple(column[i] for i in places) for column in columns)
+        return Recall(tuple(self.rows[i] for i in places), similarity, utility)
+
 
 class Plan(NamedTuple):
     """The memories that were retrieved for one task of a minibatch, before it is played."""
@@ -22,6 +29,8 @@ class Plan(NamedTuple):
     intent_hash: str
     recall: Recall
     version: int  # the last event that the memory had learned
+    solutions: int = 0  # memories of the recall that have a solution
+    whole: int = 0  # of these, those that are shown with all of it
 
 
 class Attempt(NamedTuple):
@@ -40,6 +49,7 @@ class Attempt(NamedTuple):
     summary_error: str = ""  # why the content has no summary, where one was wanted
     error: str = ""  # "kind: what" of a task that could not be played
     seconds: float = 0.0  # wall time; the only field that differs from run to run
+    core: int = -1  # characters of the content's beginning that hold its lesson (memjax.llm.run.content)
 
 
 class Experience(NamedTuple):
@@ -53,7 +63,7 @@ class Experience(NamedTuple):
     success: bool
     reward: float
     recall: Recall  # the memories that were shown in the attempt it records
-    provenance: dict[str, Any]  # writer, source, task, built_on, summary_error
+    provenance: dict[str, Any]  # writer, source, task, built_on, summary_error, core
     text_hash: str  # sha256 of intent and content
 
 

@@ -74,6 +74,7 @@ class AlfworldTask:
     def _play(self, dialogue: Dialogue, game: Game) -> Outcome:
         scene = game.reset()
         said = self._described(_opening(scene.text), scene)
+        done: list[str] = []  # commands that changed something
         for _ in range(self.steps):
             command = dialogue.say(said, taken=command_of)
             if command.lower().startswith("think:"):
@@ -82,12 +83,15 @@ class AlfworldTask:
                 said = self._described("Nothing happens.", scene, invalid=True)
             else:
                 scene = game.step(command)
+                done.append(f"> {command}")
                 said = self._described(scene.text.strip(), scene)
             if scene.won or scene.done:
                 dialogue.note(said)
-                return dialogue.outcome(self.id, scene.won, "" if scene.won else "the game ended")
+                why = "" if scene.won else "the game ended"
+                return dialogue.outcome(self.id, scene.won, why, solution="\n".join(done))
         dialogue.note(said)
-        return dialogue.outcome(self.id, False, f"the task was not fulfilled within {self.steps} steps")
+        why = f"the task was not fulfilled within {self.steps} steps"
+        return dialogue.outcome(self.id, False, why, solution="\n".join(done))
 
     def _described(self, text: str, scene: Scene, invalid: bool = False) -> str:
         shown = self.show_commands == "always" or (invalid and self.show_commands == "invalid")

@@ -88,10 +88,11 @@ class CodeTask:
         """Asks once and runs the tests on the program in the reply, as `Task.attempt`."""
         dialogue = Dialogue(ask, _SYSTEM, memories)
         reply = dialogue.say(self.prompt)
-        verdict = judge(self, self.complete(extract(reply)))
+        program = extract(reply)
+        verdict = judge(self, self.complete(program))
         feedback = shortened(verdict.failure, _FEEDBACK)
         dialogue.note("all tests passed" if verdict.passed else f"tests failed: {feedback}")
-        return dialogue.outcome(self.id, verdict.passed, feedback)
+        return dialogue.outcome(self.id, verdict.passed, feedback, solution=program.strip())
 
 
 def extract(reply: str) -> str:

@@ -57,13 +57,14 @@ class Dialogue:
         """Adds the environment's last answer to the trajectory, without asking the model again."""
         self._told.append(f"World: {text}")
 
-    def outcome(self, task_id: str, success: bool, feedback: str = "") -> Outcome:
+    def outcome(self, task_id: str, success: bool, feedback: str = "", *, solution: str = "") -> Outcome:
         """The outcome of the attempt.
 
         Args:
           task_id: of the task.
           success: whether it was solved.
           feedback: the environment's last message.
+          solution: what was done, without the conversation around it.
 
         Returns:
           The outcome. Its trajectory is the turns as text; a long one lacks its middle.
@@ -77,6 +78,7 @@ class Dialogue:
             steps=self.steps,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
+            solution=solution,
         )
 
 

@@ -54,11 +54,12 @@ class HleTask:
     def attempt(self, ask: Ask, memories: str) -> Outcome:
         """Asks once, as `Task.attempt`. The tokens of the judge are not counted in the outcome."""
         dialogue = Dialogue(ask, _SYSTEM, memories)
-        given = final_answer(dialogue.say(self.intent))
+        reply = dialogue.say(self.intent)
+        given = final_answer(reply)
         right = bool(given) and self._right(given)
         dialogue.note("right" if right else "wrong")
         # The feedback does not contain the right answer, since it would be stored in the memory.
-        return dialogue.outcome(self.id, right, "" if right else "the answer is wrong")
+        return dialogue.outcome(self.id, right, "" if right else "the answer is wrong", solution=reply)
 
     def _right(self, given: str) -> bool:
         if same_answer(given, self.answer, self.kind):

@@ -83,19 +83,23 @@ class DbTask:
     def _play(self, dialogue: Dialogue, database: TaskDatabase) -> Outcome:
         headers = ", ".join(f"{name} ({kind})" for name, kind in self.table.columns)
         said = f"{self.intent}\nThe table is {self.table.name}, its columns are {headers}."
+        done: list[str] = []
         for _ in range(self.turns):
             action, content = parse(dialogue.say(said, taken=first_action))
             if action == "answer":
                 right = self._right(content, database)
-                return dialogue.outcome(self.id, right, "" if right else self._wrong())
+                why = "" if right else self._wrong()
+                return dialogue.outcome(self.id, right, why, solution="\n".join(done))
             if action == "invalid":
-                return dialogue.outcome(self.id, False, content)
+                return dialogue.outcome(self.id, False, content, solution="\n".join(done))
             try:
                 said = shortened(repr(database.execute(content)), _SHOWN)
+                done.append(f"{content.rstrip(' ;')};")
             except SqlError as error:
                 said = f"Error: {error}"
         dialogue.note(said)
-        return dialogue.outcome(self.id, False, f"no final answer within {self.turns} turns")
+        why = f"no final answer within {self.turns} turns"
+        return dialogue.outcome(self.id, False, why, solution="\n".join(done))
 
     def _right(self, answer: str, database: TaskDatabase) -> bool:
         if self.direct is None:

@@ -66,17 +66,19 @@ class OsTask:
     def _play(self, dialogue: Dialogue, machine: Sandbox) -> Outcome:
         if not self._prepared(machine):
             return dialogue.outcome(self.id, False, "the machine could not be prepared")
-        said = self.intent
+        said, done = self.intent, ""
         for _ in range(self.turns):
             action, content = parse(dialogue.say(said))
             if action == "invalid":
-                return dialogue.outcome(self.id, False, content)
+                return dialogue.outcome(self.id, False, content, solution=done)
             if action == "finish":
                 right = self._right(machine)
-                return dialogue.outcome(self.id, right, "" if right else "the machine is not as it should be")
+                why = "" if right else "the machine is not as it should be"
+                return dialogue.outcome(self.id, right, why, solution=done)
             said = _told(machine.shell(content), self.limits)
+            done += f"{content.strip()}\n"
         dialogue.note(said)
-        return dialogue.outcome(self.id, False, f"not finished within {self.turns} turns")
+        return dialogue.outcome(self.id, False, f"not finished within {self.turns} turns", solution=done)
 
     def _prepared(self, machine: Sandbox) -> bool:
         return not self.prepare.strip() or machine.shell(self.prepare).code == 0

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memjax.llm.run.content import experience_text
 from memjax.llm.run.delimiters import disarm
-from memjax.llm.run.prompts import experience_text, memory_block, reflection_request, script_request
+from memjax.llm.run.prompts import memory_block, reflection_request, script_request
 from memjax.llm.run.records import Experience, Recall
 
 BRACKETS = ("<", "\uff1c", "\ufe64", "\u2039", "\u27e8", "\u3008", "<\u200b", "< ", "<\u00a0", "\u00ad<")
@@ -97,9 +98,9 @@ def test_there_are_enough():
 
 def test_no_payload_leaves_its_marks():
     for payload in PAYLOADS:
-        content = experience_text("open", payload, summary=payload, success=True, chars=2_000)
-        block = memory_block([poisoned(content)], chars=3_000)
-        seen = looks(block)
+        content = experience_text("open", payload, payload, summary=payload, success=True, chars=2_000)
+        block = memory_block([poisoned(content.text)], chars=3_000)
+        seen = looks(block.text)
         assert [seen.count(mark) for mark in MARKS] == [1, 1, 1, 1, 0, 0, 0, 0], payload
         assert not any(mark in seen for mark in OTHERS), payload
 

@@ -77,6 +77,7 @@ def test_a_game_is_won_in_steps(tmp_path):
     assert said[2] == "Nothing happens.\nPossible commands: take cup, break cup, look"
     assert said[3] == "You look.\nPossible commands: take cup, look"
     assert outcome.trajectory.endswith("World: You take cup.")
+    assert outcome.solution == "> look\n> take cup"  # neither thoughts nor what does nothing
 
 
 def test_a_game_is_lost_by_its_end_or_by_the_limit(tmp_path):

@@ -197,6 +197,7 @@ def test_a_question_is_answered_in_turns(tmp_path):
     outcome = task.attempt(model, "older notes")
     assert (task.id, outcome.success, outcome.steps) == ("db/5", True, 3)
     assert (outcome.prompt_tokens, outcome.completion_tokens) == (21, 9)
+    assert outcome.solution == "SELECT name FROM shop;"  # what ran, without what did not
     assert "no such column" in model.asked[1][-1].content
     assert model.asked[2][-1].content == "[('Pear',), ('Fig',)]"
     examples = ["user", "assistant"] * 4
