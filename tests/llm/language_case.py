@@ -10,7 +10,7 @@ from typing import Any
 from memjax.agents.memrl.config import preset
 from memjax.llm.clients.embed_local import HashedNgrams
 from memjax.llm.run.config import LanguageConfig
-from memjax.llm.run.memory import TextMemory
+from memjax.llm.run.memory import RowMemory
 from memjax.llm.types import Benchmark, ChatError, Message, Outcome, Reply
 from memjax.runs.checkpoint import Checkpoints
 
@@ -103,7 +103,7 @@ def embedder() -> HashedNgrams:
 
 def arrays_of(workdir: Path, settings: LanguageConfig) -> Any:
     """The arrays of a run's newest checkpoint, and the event that they are of."""
-    memory = TextMemory(settings.bank, embedder().dim, settings.batch, settings.seed)
+    memory = RowMemory(settings.bank, embedder().dim, settings.batch, settings.seed)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore_latest(memory.init())
     assert restored is not None

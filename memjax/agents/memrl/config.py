@@ -1,8 +1,9 @@
-"""The config section of MemRL (arXiv 2601.03192) and its two presets.
+"""The config section of MemRL (arXiv 2601.03192) and its presets.
 
 `paper` is the method as the paper (version 2, table 8) writes it; `code` is what the authors' repository
 (MemTensor/MemRL, commit 7c3beba) computes with the configs that it ships. They select differently: similarity
 is scored within the pool or by fixed statistics, k1 counts memories or groups of memories with one intent.
+`neutral` is `paper` for tasks of your own, which no benchmark's numbers fit.
 """
 
 from dataclasses import dataclass
@@ -133,16 +134,29 @@ _CODE_BY_BENCHMARK: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, benchmark: str, *, capacity: int, **changes: Any) -> MemRLConfig:
-    """The config of a preset, "paper" or "code", for a benchmark of the source, with some fields changed.
+# Ours, for tasks of one's own: fewer memories shown, and the worst go first where the memory is full. The
+# threshold fits hashed n-grams; `memjax remember --similarities` tells that of other embedders.
+_NEUTRAL = _PAPER | dict(threshold=0.3, recall=10, keep=3, evict="lowest_utility", protect=32)
+
+
+def preset(name: str, benchmark: str = "", *, capacity: int, **changes: Any) -> MemRLConfig:
+    """The config of a preset, with some fields changed.
+
+    "neutral" names no benchmark. "paper" and "code" are for a benchmark of the source: "bigcodebench", "os",
+    "db", "alfworld" or "hle".
 
     Rewards are +1 for success and -1 for failure, but 1 and 0 in `code` for "os" and "db": they come from
     whoever calls. Raises ConfigError.
     """
-    known = {"paper": (_PAPER, _PAPER_BY_BENCHMARK), "code": (_CODE, _CODE_BY_BENCHMARK)}
+    known: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+        "paper": (_PAPER, _PAPER_BY_BENCHMARK),
+        "code": (_CODE, _CODE_BY_BENCHMARK),
+        "neutral": (_NEUTRAL, {"": {}}),
+    }
     if name not in known:
         raise ConfigError("preset", f"one of {', '.join(known)}", repr(name))
     common, own = known[name]
     if benchmark not in own:
-        raise ConfigError("benchmark", f"one of {', '.join(own)}", repr(benchmark))
+        expected = f"one of {', '.join(own)}" if name != "neutral" else "none with the preset 'neutral'"
+        raise ConfigError("benchmark", expected, repr(benchmark))
     return parse(MemRLConfig, {**common, **own[benchmark], "capacity": capacity, **changes}, "memrl")

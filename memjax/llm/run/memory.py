@@ -33,7 +33,7 @@ class Lessons(NamedTuple):
     tasks: Array  # [B] i32, numbers of the tasks; -1: padding
 
 
-class TextMemory:
+class RowMemory:
     """MemRL's functions, compiled for minibatches of a fixed size. It holds no arrays: state in, state out.
 
     Args:

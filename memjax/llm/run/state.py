@@ -18,7 +18,7 @@ import numpy as np
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.measures import Measures
-from memjax.llm.run.memory import TextMemory
+from memjax.llm.run.memory import RowMemory
 from memjax.llm.run.records import Attempt, Event, Plan, Recall, text_hash
 from memjax.llm.run.schedule import schedule
 from memjax.llm.types import Benchmark, Embedder
@@ -58,7 +58,7 @@ class RunState:
     ):
         self.workdir, self.config, self.log = workdir, config, log
         self._checkpoints, self._saved = checkpoints, 0
-        self._memory = TextMemory(config.bank, dim, config.batch, config.seed) if config.remembers else None
+        self._memory = RowMemory(config.bank, dim, config.batch, config.seed) if config.remembers else None
         self._slots = schedule(config, len(benchmark.train), len(benchmark.held_out))
         if log.last_event() > len(self._slots):
             done = f"{config.epochs}, and {log.last_event()} minibatches are done"

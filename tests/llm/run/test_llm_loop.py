@@ -16,7 +16,7 @@ from memjax.llm.clients.embed_local import HashedNgrams
 from memjax.llm.run.config import language_config
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.loop import Stopped, run_language
-from memjax.llm.run.memory import TextMemory
+from memjax.llm.run.memory import RowMemory
 from memjax.llm.types import Benchmark, ChatError, Outcome
 from memjax.runs.digest import digest
 from memjax.types import ConfigError
@@ -357,7 +357,7 @@ def test_saved_arrays_are_refused_to_a_memory_of_another_shape(tmp_path):
 
 def test_warming_up_changes_nothing():
     settings = config()
-    memory = TextMemory(settings.bank, 32, settings.batch, 0)
+    memory = RowMemory(settings.bank, 32, settings.batch, 0)
     assert digest(memory.warm_up(memory.init())) == digest(memory.init())
 
 

@@ -1,0 +1,198 @@
+"""A memory for one's own loop: what it learns, with several threads, after a kill; and its example."""
+
+import importlib.util
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memjax.agents.memrl.config import preset
+from memjax.llm import TextMemory
+from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.run.memory import stored_rows
+from memjax.runs.digest import digest
+from memjax.types import ConfigError
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "own_loop.py"
+KINDS = ("mend a broken lamp", "track a late parcel", "count the files")
+CONFIG = preset("neutral", capacity=64)
+
+
+def opened(folder, config=CONFIG, **options):
+    return TextMemory(folder, HashedNgrams(64), config, **options)
+
+
+def live(memory, steps, seed=0):
+    """Some rounds of tasks; the note that names the kind's own word earns 1, others -1."""
+    draw = random.Random(seed)
+    for number in range(steps):
+        kinds = [draw.randrange(3) for _ in range(draw.randrange(1, 5))]
+        found = memory.find([f"{KINDS[kind]} {number}" for kind in kinds])
+        rewards = [draw.choice((-1.0, 0.5, 1.0, None)) for _ in kinds]
+        notes = [draw.choice((f"note {number} of {kind}", "", None)) for kind in kinds]
+        memory.learn(found, rewards, notes)
+
+
+def test_utilities_follow_the_rule_one_task_after_the_other(tmp_path):
+    with opened(tmp_path) as memory:
+        live(memory, 16)
+        utility, visits = {}, {}
+        for event in memory._log.events():
+            for recall, reward, scored in zip(event.recalls, event.rewards, event.scored, strict=True):
+                for row in recall.rows if scored else ():
+                    utility[row] += np.float32(CONFIG.step_size) * (np.float32(reward) - utility[row])
+                    visits[row] += 1
+            for row in event.rows:
+                utility[row], visits[row] = np.float32(0.0), 0
+        slots = stored_rows(memory.arrays)
+        assert len(slots) == len(memory) > 8
+        assert sum(visits[row] for row in slots) > 8
+        for row, slot in slots.items():
+            np.testing.assert_allclose(memory.arrays.utility[slot], utility[row], atol=1e-6)
+            assert memory.arrays.visits[slot] == visits[row]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["arrays kept", "arrays gone"])
+def test_it_goes_on_where_it_was_closed(tmp_path, kept):
+    with opened(tmp_path / "a") as memory:
+        live(memory, 6)
+    if not kept:
+        shutil.rmtree(tmp_path / "a" / "checkpoints")
+    with TextMemory.load(tmp_path / "a", HashedNgrams(64)) as memory:
+        assert memory.config == CONFIG
+        live(memory, 6, seed=1)
+        first = digest(memory.arrays)
+    with opened(tmp_path / "b") as memory:
+        live(memory, 6)
+        live(memory, 6, seed=1)
+        assert digest(memory.arrays) == first
+
+
+def test_many_threads_lose_and_double_nothing(tmp_path):
+    threads, rounds, shown, lock = 4, 8, [], threading.Lock()
+    with opened(tmp_path, preset("neutral", capacity=128)) as memory:
+
+        def work(name):
+            for number in range(rounds):
+                found = memory.find([f"{KINDS[number % 3]} {name}"])
+                memory.learn(found, [1.0], [f"note {name}/{number}"])
+                with lock:
+                    shown.extend(x.row for x in found[0].memories)
+
+        workers = [threading.Thread(target=work, args=(name,)) for name in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(memory) == threads * rounds
+        texts = {x.content for x in memory._log.experiences(range(len(memory)))}
+        assert texts == {f"note {name}/{number}" for name in range(threads) for number in range(rounds)}
+        visits, slots = np.asarray(memory.arrays.visits), stored_rows(memory.arrays)
+        assert {row: int(visits[slot]) for row, slot in slots.items()} == {
+            row: shown.count(row) for row in range(len(memory))
+        }
+        whole = digest(memory.arrays)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with TextMemory.load(tmp_path, HashedNgrams(64)) as memory:
+        assert digest(memory.arrays) == whole
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_text_memory import live, opened
+memory = opened(sys.argv[1])
+for number in range(1_000):
+    live(memory, 1, seed=number)
+    print(number, flush=True)
+    if number == 3:
+        memory.save()
+"""
+
+
+def test_a_kill_between_two_saves_costs_nothing(tmp_path):
+    words = [sys.executable, "-c", CHILD, str(tmp_path / "a"), str(Path(__file__).parent)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) == 7:
+                child.kill()
+    with TextMemory.load(tmp_path / "a", HashedNgrams(64)) as memory:
+        done = memory._log.last_event()
+        assert done >= 8
+        killed = digest(memory.arrays)
+    with opened(tmp_path / "b") as memory:
+        for number in range(done):
+            live(memory, 1, seed=number)
+        assert digest(memory.arrays) == killed
+
+
+def test_what_does_not_fit_is_passed_over_and_earns_nothing(tmp_path):
+    with opened(tmp_path, chars=700) as memory:
+        (nothing,) = memory.find([KINDS[0]])
+        assert (nothing.prompt, nothing.memories) == ("", ())
+        memory.learn([nothing] * 3, [None] * 3, [word * 210 for word in "abc"])
+        (found,) = memory.find([KINDS[0]])
+        assert len(found.prompt) <= 700
+        assert 0 < len(found.memories) < 3
+        assert found.recall.rows == tuple(x.row for x in found.memories)
+        memory.learn([found], [1.0], [None])
+        slots = stored_rows(memory.arrays)
+        assert sorted(int(memory.arrays.visits[slots[row]]) for row in range(3)) == [0] * (
+            3 - len(found.memories)
+        ) + [1] * len(found.memories)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "notes", "says"),
+    [
+        ([1.0, 1.0], ["x"], "rewards: expected one for each of 1 tasks, got 2"),
+        ([1.0], [], "experiences: expected one for each of 1 tasks, got 0"),
+        ([float("nan")], ["x"], "rewards: expected finite numbers, or None, got nan"),
+    ],
+)
+def test_wrong_lessons_are_refused_and_leave_no_trace(tmp_path, rewards, notes, says):
+    with opened(tmp_path) as memory:
+        found = memory.find([KINDS[0]])
+        with pytest.raises(ConfigError, match=says):
+            memory.learn(found, rewards, notes)
+        assert len(memory) == 0
+
+
+def test_another_owner_embedder_or_config_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="one of a TextMemory"):
+        TextMemory.load(tmp_path / "none", HashedNgrams(64))
+    with opened(tmp_path / "a") as memory:
+        with pytest.raises(ConfigError, match="no other process runs in"):
+            opened(tmp_path / "a")
+        live(memory, 1)
+    with pytest.raises(ConfigError, match="hashed-ngrams"):
+        TextMemory(tmp_path / "a", HashedNgrams(64, seed=1))
+    with pytest.raises(ConfigError, match=r"memory\.capacity"):
+        opened(tmp_path / "a", preset("neutral", capacity=32))
+
+
+def test_the_neutral_preset_names_no_benchmark():
+    assert (CONFIG.unit, CONFIG.weight, CONFIG.initial_success) == ("memories", 0.5, 0.0)
+    with pytest.raises(ConfigError, match="benchmark: expected none with the preset 'neutral', got 'db'"):
+        preset("neutral", "db", capacity=8)
+
+
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="no examples beside the tests")
+def test_the_example_gets_better_and_the_document_shows_it(tmp_path):
+    spec = importlib.util.spec_from_file_location("own_loop", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    random.seed(0)
+    rewards = example.main(str(tmp_path))
+    first, last = (sum(reward > 0 for reward in part) for part in (rewards[:20], rewards[-20:]))
+    assert last >= 18 > first
+    assert EXAMPLE.read_text() in (ROOT / "docs" / "memrl.md").read_text()
