@@ -19,6 +19,7 @@ from memjax.memory.search.branch_and_bound import nearest_in_groups
 from memjax.memory.search.groups import group_order, measure_groups
 from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, Neighbors, nearest
 from memjax.memory.search.similarity import normalize
+from memjax.memory.search.storage import key_norms
 from memjax.memory.sharded import make_sharded_memory, shardings
 from memjax.memory.state import MemoryState, gather_values, leaf_spec, num_bytes
 from memjax.memory.telemetry import AGE_QUANTILES, describe
@@ -44,6 +45,7 @@ __all__ = [
     "describe",
     "gather_values",
     "group_order",
+    "key_norms",
     "leaf_spec",
     "lowest_first",
     "make_memory",

@@ -40,6 +40,7 @@ def nearest_in_groups(
     valid: Array | None = None,
     group: Array | None = None,
     exclude_group: Array | None = None,
+    norms: Array | None = None,
     metric: str = "dot",
     method: str = "auto",
 ) -> Neighbors:
@@ -58,6 +59,7 @@ def nearest_in_groups(
       valid: [N] bool, of the slots that were valid when the groups were measured, those that take part.
       group: [N] i32, as in `nearest`; so is `exclude_group` [Q].
       exclude_group: [Q] i32, the group that each query must not find; negative: none.
+      norms: None; "dot" needs none.
       metric: "dot"; there are no bounds for others.
       method: of `nearest`, where all rows are looked at.
 
@@ -67,7 +69,7 @@ def nearest_in_groups(
     Raises:
       ConfigError: another metric, a scale, or what `nearest` refuses.
     """
-    if metric != "dot" or scale is not None:
+    if metric != "dot" or scale is not None or norms is not None:
         raise ConfigError("metric", '"dot" of keys without a scale, because the table has groups', metric)
     check_size("k", k)
     table = Table(keys, None, valid, group)

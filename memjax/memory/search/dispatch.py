@@ -10,20 +10,20 @@ from importlib.resources import files
 from typing import Any
 
 _SCORES = 2**22  # "plain" stores all of them
-_MOVED = 2**24  # numbers in keys that it moves or measures as a whole, as cosine and l2 need
+_MOVED = 2**24  # numbers in keys whose norms it measures as a whole, where they are not stored
 
 
-def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -> str:
+def choose(platform: str, q: int, n: int, d: int, k: int, *, measured: bool = False) -> str:
     """The method for q queries, n keys of width d and k neighbours, all at least 1.
 
     The measured shape that is nearest to this one, by the logarithms of the four sizes, says which method was
-    quickest. "plain" is passed over where its scores [q, n], or the keys that "cosine" and "l2" make it
-    measure as a whole, would take too much memory.
+    quickest. "plain" is passed over where its scores [q, n], or the keys that it has to measure as a whole,
+    would take too much memory.
 
     Args:
       platform: "cpu", "gpu" or "tpu", as `jax.default_backend()` has it.
       q, n, d, k: the sizes.
-      metric: one of `similarity.METRICS`.
+      measured: the norms of the keys are measured at the call ("cosine" and "l2" without stored norms).
 
     Returns:
       A name in `methods.METHODS`.
@@ -35,7 +35,7 @@ def choose(platform: str, q: int, n: int, d: int, k: int, metric: str = "dot") -
     shape = _logarithms(q, n, d, k)
     nearest = min(rows, key=lambda row: math.dist(shape, _logarithms(*(row[size] for size in "qndk"))))
     times = nearest["times_ms"]
-    small = q * n <= _SCORES and (metric == "dot" or n * d <= _MOVED)
+    small = q * n <= _SCORES and (not measured or n * d <= _MOVED)
     usable = {name: time for name, time in times.items() if small or name != "plain"}
     return min(usable, key=lambda name: usable[name])
 

@@ -6,7 +6,7 @@ squared distance has no cancellation. The shortlist is exact up to the float32 r
 keys nearer to each other in score than that may change places at the k-th.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from jax import lax
 from memjax.memory.checks import check_array, check_size
 from memjax.memory.search.dispatch import choose
 from memjax.memory.search.methods import METHODS, approx_max_k
-from memjax.memory.search.ranks import prepare
+from memjax.memory.search.ranks import far_from_origin, prepare
 from memjax.memory.search.similarity import METRICS, score
 from memjax.memory.search.storage import load, pin
 from memjax.memory.search.table import Table
@@ -49,6 +49,7 @@ def nearest(
     valid: Array | None = None,
     group: Array | None = None,
     exclude_group: Array | None = None,
+    norms: Array | None = None,
     metric: str = "dot",
     method: str = "auto",
     block: int | None = None,
@@ -69,6 +70,8 @@ def nearest(
       valid: [N] bool, which slots take part; None: all.
       group: [N] whole numbers, the group (trajectory, task) of each slot; needed with `exclude_group`.
       exclude_group: [Q] whole numbers, the group that each query must not find; negative: none.
+      norms: [N] f32, what `key_norms` gave for these keys and this metric; None: keys are measured at every
+        call. The shortlist alone is chosen by them: wrong ones lose neighbours and change no score.
       metric: what a score is: "dot", "cosine" (0 where a norm is 0) or "l2" (the negative squared distance).
       method: "auto" (the quickest that was measured for such a shape), one of EXACT_METHODS, or one of
         APPROXIMATE_METHODS. All exact methods give the same answer; docs/retrieval.md says what each costs.
@@ -79,14 +82,14 @@ def nearest(
       Neighbors with scores, slots and mask [Q, k], nearest first.
 
     Raises:
-      ConfigError: an unknown metric or method, k or block below 1, shapes or types that do not fit, and
-        `group` without `exclude_group` or the reverse.
+      ConfigError: an unknown metric or method, k or block below 1, shapes or types that do not fit, `norms`
+        with "dot", and `group` without `exclude_group` or the reverse.
     """
     queries, keys = jnp.asarray(queries), jnp.asarray(keys)
     _check_choices(k, metric, method, block, recall_target)
-    table = Table(keys, *(x if x is None else jnp.asarray(x) for x in (scale, valid, group)))
+    table = Table(keys, *(x if x is None else jnp.asarray(x) for x in (scale, valid, group, norms)))
     exclude_group = exclude_group if exclude_group is None else jnp.asarray(exclude_group)
-    _check_arrays(queries, table, exclude_group)
+    _check_arrays(queries, table, exclude_group, metric)
     (q, d), n = queries.shape, keys.shape[0]
     if q == 0 or n == 0:
         return Neighbors(
@@ -94,12 +97,30 @@ def nearest(
         )
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, k + 16 if metric == "l2" else k)
-    fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)))
-    search = prepare(jnp.asarray(lax.stop_gradient(queries)), fixed, exclude_group, metric)
-    if method == "auto":
-        method = choose(jax.default_backend(), q, n, d, shortlist, metric)
-    find = METHODS.get(method) or partial(approx_max_k, recall_target=recall_target)
-    return _finish(queries, table, find(search, shortlist, block), k, metric)
+    fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)), norms=_fixed(table.norms))
+
+    def find(table: Table) -> Array:
+        measured = metric != "dot" and table.norms is None
+        quickest = choose(jax.default_backend(), q, n, d, shortlist, measured=measured)
+        by = quickest if method == "auto" else method
+        search = prepare(jnp.asarray(lax.stop_gradient(queries)), table, exclude_group, metric)
+        if by in METHODS:
+            return METHODS[by](search, shortlist, block)
+        return approx_max_k(search, shortlist, block, recall_target)
+
+    return _finish(queries, table, _where_precise(find, fixed, metric), k, metric)
+
+
+def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) -> Array:
+    """The slots that `find` chooses, by stored norms unless these lost digits; then keys are measured."""
+    if metric != "l2" or table.norms is None:
+        return find(table)
+    bare = table._replace(norms=None)
+    return lax.cond(far_from_origin(table), lambda: find(bare), lambda: find(table))
+
+
+def _fixed(x: Array | None) -> Array | None:
+    return x if x is None else jnp.asarray(lax.stop_gradient(x))
 
 
 def _finish(queries: Array, table: Table, slots: Array, k: int, metric: str) -> Neighbors:
@@ -139,8 +160,8 @@ def _check_choices(k: int, metric: str, method: str, block: int | None, recall_t
         raise ConfigError("recall_target", "a number above 0, at most 1", recall_target)
 
 
-def _check_arrays(queries: Array, table: Table, exclude_group: Array | None) -> None:
-    keys, scale, valid, group = table
+def _check_arrays(queries: Array, table: Table, exclude_group: Array | None, metric: str) -> None:
+    keys, scale, valid, group, norms = table
     if keys.ndim != 2 or queries.ndim != 2 or queries.shape[1] != keys.shape[1] or not keys.shape[1]:
         numbers = ", D at least 1" if keys.shape[-1:] == (0,) else ""
         expected = f"[Q, D] beside keys [N, D]{numbers}"
@@ -153,6 +174,8 @@ def _check_arrays(queries: Array, table: Table, exclude_group: Array | None) -> 
         )
     if keys.dtype != jnp.int8 and not jnp.issubdtype(keys.dtype, jnp.floating):
         raise ConfigError("keys", "a floating type", keys.dtype)
+    if norms is not None and metric == "dot":
+        raise ConfigError("norms", "none with dot, which does not compare lengths", "some")
     if (group is None) != (exclude_group is None):
         missing, given = ("group", "exclude_group") if group is None else ("exclude_group", "group")
         raise ConfigError(missing, f"{_MISSING[missing]}, because {given} is given", None)
@@ -161,6 +184,7 @@ def _check_arrays(queries: Array, table: Table, exclude_group: Array | None) -> 
         ("scale", scale, "of a floating type", n),
         ("valid", valid, "bool", n),
         ("group", group, "of whole numbers", n),
+        ("norms", norms, "of a floating type", n),
         ("exclude_group", exclude_group, "of whole numbers", q),
     ):
         if x is not None:

@@ -5,7 +5,8 @@ and c the shift, it is
 
 - "dot": q.x
 - "cosine": (q / |q|).x / |x|, which is the score, up to rounding
-- "l2": 2 (q - c).(x - c) - |x - c|^2, which is -|q - x|^2 but for a part that all keys of a query share
+- "l2": 2 (q - c).(x - c) - |x - c|^2, which is -|q - x|^2 but for a part that all keys of a query share. With
+  stored norms c is the origin.
 
 and -inf for a key that the query must not find: one that is not valid, of the excluded group, or whose rank
 is not finite.
@@ -14,6 +15,7 @@ is not finite.
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from memjax.memory.search.similarity import inverse_norm, normalize
 from memjax.memory.search.storage import load, pin
@@ -21,14 +23,16 @@ from memjax.memory.search.table import Search, Table
 from memjax.types import Array
 
 _SAMPLE = 1024  # keys that the centre of distances is measured on
+_FEW = 32  # keys, twice, that say whether they lie about the origin
+_FARTHEST = 16.0  # times the squared deviation that a squared norm may be there
 
 
 def prepare(queries: Array, table: Table, exclude_group: Array | None, metric: str) -> Search:
-    """Queries [Q, D] in float32, normalised ("cosine") or moved to where the keys lie ("l2")."""
+    """Queries [Q, D] in float32, normalised ("cosine") or, without stored norms, moved to the keys ("l2")."""
     queries, shift = queries.astype(jnp.float32), None
     if metric == "cosine":
         queries = normalize(queries)
-    if metric == "l2":
+    if metric == "l2" and table.norms is None:
         shift = _centre(table)
         queries = queries - shift[None]
     if exclude_group is None:
@@ -46,13 +50,14 @@ def rank(search: Search, start: Array | int, size: int) -> Array:
     stored, start = pin(table.keys, start)
     scale = None if table.scale is None else piece(table.scale)
     keys = _shifted(search, piece(stored), scale)
-    if search.metric == "l2" and search.queries.shape[0] <= 2:
-        # Why: for so few the differences themselves cost less than products and norms.
+    if search.metric == "l2" and table.norms is None and search.queries.shape[0] <= 2:
+        # Why: for so few the differences themselves cost less than products and norms that must be measured.
         ranks = -jnp.sum((keys[None] - search.queries[:, None]) ** 2, axis=-1)
     else:
         # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.
         ranks = jnp.matmul(search.queries, keys.T, precision=lax.Precision.HIGHEST)
-        ranks = _by_metric(search.metric, ranks, keys[None])
+        norms = None if table.norms is None else piece(table.norms)
+        ranks = _by_metric(search.metric, ranks, keys, norms)
     if table.valid is not None:
         # Why: an addition is cheaper than a choice for each score.
         ranks = ranks + jnp.where(piece(table.valid), 0.0, -jnp.inf)[None]
@@ -74,7 +79,7 @@ def rank_rows(search: Search, slots: Array) -> Array:
     scale = None if table.scale is None else take(table.scale)
     keys = _shifted(search, take(stored), scale)
     ranks = jnp.einsum("qd,qcd->qc", search.queries, keys, precision=lax.Precision.HIGHEST)
-    ranks = _by_metric(search.metric, ranks, keys)
+    ranks = _by_metric(search.metric, ranks, keys, None if table.norms is None else take(table.norms))
     allowed = (slots < table.keys.shape[0]) & (ranks < jnp.inf)
     if table.valid is not None:
         allowed &= take(table.valid)
@@ -113,11 +118,14 @@ def _excluded(exclude_group: Array) -> Array:
     return jnp.where(exclude_group < 0, -1, exclude_group)
 
 
-def _by_metric(metric: str, product: Array, keys: Array) -> Array:
-    """Ranks [..., C] from the products with the keys [..., C, D]."""
-    if metric == "cosine":
-        return product * _inverse_norms(keys)
-    return 2.0 * product - jnp.sum(keys * keys, axis=-1) if metric == "l2" else product
+def _by_metric(metric: str, product: Array, keys: Array, norms: Array | None) -> Array:
+    """Ranks [Q, C] from the products with the keys [C, D] or [Q, C, D] and their norms, if they are known."""
+    if metric == "dot":
+        return product
+    if norms is None:
+        norms = _inverse_norms(keys) if metric == "cosine" else jnp.sum(keys * keys, axis=-1)
+    norms = norms if norms.ndim == product.ndim else norms[None]
+    return product * norms if metric == "cosine" else 2.0 * product - norms
 
 
 def _inverse_norms(keys: Array) -> Array:
@@ -126,6 +134,39 @@ def _inverse_norms(keys: Array) -> Array:
     usual = jnp.all((total > 1e-30) & (total < 1e30))
     # Why: where squares vanish or overflow there is a slower way, and it is rarely needed.
     return lax.cond(usual, lambda: lax.rsqrt(total), lambda: inverse_norm(keys)[..., 0])
+
+
+def far_from_origin(table: Table) -> Array:
+    """[] bool, whether squared distances would lose too many digits if they were ranked about the origin.
+
+    There 2 q.x - |x|^2 rounds in proportion to |x|^2, and about the centre c of the keys in proportion to
+    |x - c|^2. Near the origin means that a sample of the keys has a mean |x|^2 of at most _FARTHEST times the
+    mean |x - c|^2, so that no more than four bits of 24 are lost. Under `vmap` one answer serves all tables.
+    """
+    n = table.capacity
+    # Why: a table that is being filled holds something in its first slots only, so these are sampled densely.
+    few = np.append(np.linspace(0, n - 1, min(n, _FEW)), np.geomspace(1, n, min(n, _FEW)) - 1)
+    slots = jnp.asarray(np.unique(few.astype(np.int32)))
+    rows = load(table.keys[slots], None if table.scale is None else table.scale[slots])
+    usable = jnp.isfinite(jnp.max(jnp.abs(rows), axis=1))
+    usable = (usable if table.valid is None else usable & table.valid[slots])[:, None]
+    count = jnp.maximum(jnp.sum(usable), 1)
+    centre = jnp.sum(jnp.where(usable, rows, 0.0), axis=0) / count
+    offset = jnp.where(usable, rows - centre[None], 0.0)
+    squares = jnp.sum(offset * offset) / count
+    return _in_any(~(jnp.sum(centre * centre) <= (_FARTHEST - 1.0) * squares))
+
+
+@custom_vmap
+def _in_any(x: Array) -> Array:
+    return x
+
+
+@_in_any.def_vmap
+def _(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
+    # Why: a `cond` that differs from table to table would be done both ways.
+    del axis_size, in_batched
+    return _in_any(jnp.any(x, axis=0)), False
 
 
 def _centre(table: Table) -> Array:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax.types import Array
+from memjax.memory.search.similarity import inverse_norm
+from memjax.types import Array, ConfigError
 
 _LEVELS = 127
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
@@ -43,6 +44,28 @@ def load(rows: Array, scale: Array | None = None) -> Array:
     """Rows [..., D] of a stored table in float32, times their scale [...]."""
     rows = rows.astype(jnp.float32)
     return rows if scale is None else rows * scale[..., None]
+
+
+def key_norms(keys: Array, metric: str, scale: Array | None = None) -> Array:
+    """What a search by `metric` needs to know of each key beside its product with a query.
+
+    Args:
+      keys: [..., D] as they are stored.
+      metric: "cosine" or "l2".
+      scale: [...] of a floating type, of int8 keys: a key is its row times this.
+
+    Returns:
+      [...] f32: one over the norm of the key, 0 where that is 0 ("cosine"), or its square ("l2").
+
+    Raises:
+      ConfigError: another metric.
+    """
+    rows = load(keys, scale)
+    if metric == "cosine":
+        return inverse_norm(rows)[..., 0]
+    if metric == "l2":
+        return jnp.sum(rows * rows, axis=-1)
+    raise ConfigError("metric", "cosine or l2, which compare the lengths of keys", metric)
 
 
 def pin(table: Array, place: Any) -> tuple[Array, Any]:

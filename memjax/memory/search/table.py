@@ -14,6 +14,7 @@ class Table(NamedTuple):
     scale: Array | None = None  # [N] f32, i8 keys only: a key is its row times this
     valid: Array | None = None  # [N] bool, the slot may be found; None: every slot may
     group: Array | None = None  # [N] whole numbers, which group the slot belongs to; negative: to none
+    norms: Array | None = None  # [N] f32, `storage.key_norms` of the keys; None: measured where needed
 
     @property
     def capacity(self) -> int:

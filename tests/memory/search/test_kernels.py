@@ -17,6 +17,7 @@ from memjax.memory.search.kernels.group_maxima import group_maxima
 from memjax.memory.search.kernels.operands import KEY_TYPES, PLATFORMS
 from memjax.memory.search.kernels.tpu import slots_along_lanes
 from memjax.memory.search.similarity import METRICS
+from memjax.memory.search.storage import key_norms
 from memjax.memory.search.table import Search, Table
 from memjax.types import ConfigError
 
@@ -28,16 +29,18 @@ every_type = pytest.mark.parametrize("dtype", KEY_TYPES)
 CUSTOM_CALL = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}
 
 
-def maxima(queries, keys, width, *, scale=None, valid=None, group=None, exclude_group=None, **options):
+def maxima(
+    queries, keys, width, *, scale=None, valid=None, group=None, exclude_group=None, norms=None, **options
+):
     """`group_maxima` with the arrays by name."""
     search = {name: options.pop(name) for name in ("shift", "metric") if name in options}
-    table = Table(keys, scale, valid, group)
+    table = Table(keys, scale, valid, group, norms)
     return group_maxima(Search(queries, table, exclude_group, **search), width, **options)
 
 
 @functools.cache
 def kernel(platform, width, metric, interpret=True, query_parts=3):
-    """`options` holds scale, shift, valid, group and exclude_group, or None for each."""
+    """`options` holds scale, shift, valid, group, exclude_group and norms, or None for each."""
 
     def run(queries, keys, options):
         static = dict(metric=metric, platform=platform, interpret=interpret, query_parts=query_parts)
@@ -134,6 +137,24 @@ def test_any_table(platform, metric, dtype, shape, seed, whole, share, spoiled):
     queries, keys, width, options = case(seed, shape, dtype, metric, whole, share, spoiled)
     found = kernel(platform, width, metric)(queries, keys, options)
     assert_maxima(found, queries, keys, width, options, metric, whole)
+
+
+@every_platform
+@pytest.mark.parametrize("metric", METRICS[1:])
+@every_type
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_stored_norms_make_the_same_ranks(platform, metric, dtype, shape):
+    """Those of the keys as the search that asks has them: about the origin. A wrong one is believed."""
+    for seed, whole in ((0, True), (1, False)):
+        queries, keys, width, options = case(seed, shape, dtype, metric, whole, 0.7, 0.05)
+        norms = key_norms(keys, metric, options["scale"])
+        options = options | dict(shift=None, norms=norms)
+        found = kernel(platform, width, metric)(queries, keys, options)
+        assert_maxima(found, queries, keys, width, options, metric, whole)
+        unknown = kernel(platform, width, metric)(
+            queries, keys, options | dict(norms=jnp.full_like(norms, jnp.nan))
+        )
+        assert np.all(np.asarray(unknown) == -np.inf)
 
 
 @every_platform
@@ -293,6 +314,17 @@ def test_lowers_for_a_device_that_is_not_here(platform, dtype, shape, metric):
 
 
 @every_platform
+@every_type
+@pytest.mark.parametrize(("shape", "metric"), [((1, 1001, 384, 8), "cosine"), ((64, 1001, 1024, 128), "l2")])
+def test_lowers_with_stored_norms(platform, dtype, shape, metric):
+    q, n, d, width = shape
+    queries, keys, options = shapes_of(q, n, d, dtype, metric, True)
+    options |= dict(shift=None, norms=jax.ShapeDtypeStruct((n,), jnp.float32))
+    module = lowered(kernel(platform, width, metric, interpret=False), (queries, keys, options), platform)
+    assert module.count(f"@{CUSTOM_CALL[platform]}") == 1
+
+
+@every_platform
 def test_lowers_in_a_batch(platform):
     run = jax.vmap(lambda q, k: maxima(q, k, 32, platform=platform), in_axes=(0, None))
     shapes = jax.ShapeDtypeStruct((5, 40, 64), jnp.float32), jax.ShapeDtypeStruct((700, 64), jnp.float32)
@@ -365,6 +397,8 @@ def test_int8_tables_that_would_be_read_wrongly_are_refused(n):
         ("scale", dict(keys=jnp.zeros((9, 2), jnp.int8))),
         ("shift", dict(shift=jnp.zeros(2))),
         ("group", dict(exclude_group=jnp.zeros(1, jnp.int32))),
+        ("norms", dict(norms=jnp.ones(9))),
+        ("norms", dict(norms=jnp.ones(9), metric="l2", shift=jnp.zeros(2))),
     ],
 )
 def test_a_mistake_names_its_field(field, options):

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memjax.memory import CODE, EXACT_METHODS, PAPER, make_memory, nearest, nearest_sharded
+from memjax.memory import CODE, EXACT_METHODS, PAPER, key_norms, make_memory, nearest, nearest_sharded
+from memjax.memory.search.ranks import far_from_origin
+from memjax.memory.search.storage import load, store
+from memjax.memory.search.table import Table
 from memjax.types import ConfigError
 
 METRICS = ("dot", "cosine", "l2")
@@ -23,7 +26,7 @@ every_metric = pytest.mark.parametrize("metric", METRICS)
 
 @functools.cache
 def search(metric, method, k):
-    def run(queries, keys, valid, group, exclude, scale=None):
+    def run(queries, keys, valid, group, exclude, scale=None, norms=None):
         return nearest(
             queries,
             keys,
@@ -32,12 +35,18 @@ def search(metric, method, k):
             valid=valid,
             group=group,
             exclude_group=exclude,
+            norms=norms,
             metric=metric,
             method=method,
             block=128,
         )
 
     return jax.jit(run)
+
+
+def everything_of(q, n):
+    """`valid`, `group` and `exclude_group` of a search that leaves nothing out."""
+    return np.ones(n, bool), np.full(n, -1, np.int32), np.full(q, -1, np.int32)
 
 
 def whole_numbers(rng, *shape):
@@ -75,14 +84,15 @@ def stored(rng, keys, dtype):
     return jnp.asarray(levels), (levels * scale[:, None]).astype(np.float32), jnp.asarray(scale, jnp.float32)
 
 
-def check_any_table(shape, metric, method, dtype, seed, share, spoiled):
+def check_any_table(shape, metric, method, dtype, seed, share, spoiled, stored_norms=False):
     q, n, d, k = shape
     rng = np.random.default_rng(seed)
     queries = spoil(rng, whole_numbers(rng, q, d), spoiled)
     table, keys, scale = stored(rng, spoil(rng, whole_numbers(rng, n, d), spoiled), dtype)
     valid, group = rng.random(n) < share, rng.integers(-1, 3, n).astype(np.int32)
     exclude = rng.integers(-1, 3, q).astype(np.int32)
-    found = search(metric, method, k)(queries, table, valid, group, exclude, scale)
+    norms = key_norms(table, metric, scale) if stored_norms else None
+    found = search(metric, method, k)(queries, table, valid, group, exclude, scale, norms)
     assert_nearest(found, queries, keys, k, valid, group, exclude, metric)
 
 
@@ -115,6 +125,22 @@ def test_any_table(shape, metric, method, dtype, seed, share, spoiled):
 @any_table
 def test_many_tables(shape, metric, method, dtype, seed, share, spoiled):
     check_any_table(shape, metric, method, dtype, seed, share, spoiled)
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("metric", "shape", "dtype"),
+    [
+        ("cosine", SHAPES[2], "float32"),
+        ("cosine", SHAPES[1], "int8"),
+        ("l2", SHAPES[2], "float32"),
+        ("l2", SHAPES[1], "int8"),
+    ],
+)
+@settings(max_examples=12, deadline=None)
+@any_table
+def test_any_table_with_stored_norms(shape, metric, method, dtype, seed, share, spoiled):
+    check_any_table(shape, metric, method, dtype, seed, share, spoiled, stored_norms=True)
 
 
 @every_metric
@@ -152,15 +178,91 @@ def test_random_reals(metric, method):
 
 
 @every_method
-def test_distances_far_from_the_origin(method):
+@pytest.mark.parametrize(("offset", "stored_norms"), [(1e3, False), (1e3, True), (1e4, True)])
+def test_distances_far_from_the_origin(method, offset, stored_norms):
     """An offset of 1000 would cost the expanded square all of its digits."""
     rng = np.random.default_rng(0)
-    queries, keys = ((1000 + 0.1 * rng.normal(size=(s, 3))).astype(np.float32) for s in (4, 700))
+    queries, keys = ((offset + 0.1 * rng.normal(size=(s, 3))).astype(np.float32) for s in (4, 700))
+    norms = key_norms(keys, "l2") if stored_norms else None
     everything = np.ones(700, bool), np.full(700, -1, np.int32), np.full(4, -1, np.int32)
-    found = search("l2", method, 5)(queries, keys, *everything)
+    found = search("l2", method, 5)(queries, keys, *everything, norms=norms)
     slots, scores = oracles.nearest(queries, keys, 5, *everything, "l2")
     np.testing.assert_array_equal(found.slots, slots)
     np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
+
+
+def test_what_lies_far_from_the_origin():
+    """By squared offset beside squared deviation, of the slots in use alone; a batch has one answer."""
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(1000, 5)).astype(np.float32)
+    some, none = np.arange(1000) < 5, np.zeros(1000, bool)
+    levels, scale, _ = store(1e-3 * keys, jnp.int8)
+    for expected, table in (
+        (False, Table(keys)),
+        (False, Table(keys + 3)),
+        (True, Table(keys + 5)),
+        (False, Table(np.where(some[:, None], keys, 1e6), valid=some)),
+        (True, Table(np.where(some[:, None], keys + 1e6, keys), valid=some)),
+        (False, Table(keys, valid=none)),
+        (False, Table(levels, scale)),
+        (True, Table(jnp.full((9, 2), 7.0))),
+        (True, Table(jnp.where(jnp.arange(1000)[:, None] == 0, jnp.nan, keys + 5))),
+    ):
+        assert bool(far_from_origin(table)) == expected
+    both = jax.vmap(lambda keys: far_from_origin(Table(keys)))
+    assert both(jnp.stack([keys, keys + 5])).tolist() == [True, True]
+    assert both(jnp.stack([keys, keys])).tolist() == [False, False]
+
+
+def test_a_batch_of_tables_is_searched_one_way():
+    """Not both ways: that is what `vmap` makes of a choice for each table."""
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(2, 300, 3)).astype(np.float32)
+    keys[1] += 1e4
+    queries = keys[:, :4] + 0.1
+
+    def run(queries, keys, norms):
+        return nearest(queries, keys, 3, norms=norms, metric="l2")
+
+    norms = jax.vmap(lambda x: key_norms(x, "l2"))(keys)
+    arguments = queries, keys, norms
+    assert " cond[" in str(jax.make_jaxpr(jax.vmap(run))(*arguments))
+    found = jax.jit(jax.vmap(run))(*arguments)
+    for i in range(2):
+        expected = oracles.nearest(queries[i], keys[i], 3, *everything_of(4, 300), "l2")[0]
+        np.testing.assert_array_equal(found.slots[i], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norms_are_those_of_the_keys_as_they_are_stored(dtype):
+    rng = np.random.default_rng(0)
+    keys = np.concatenate([rng.normal(size=(20, 7)), np.zeros((1, 7)), np.full((1, 7), 1e-4)])
+    table, scale, _ = store(jnp.asarray(keys, jnp.float32), jnp.dtype(dtype))
+    exact = np.sum(np.asarray(load(table, scale), np.float64) ** 2, axis=1)
+    np.testing.assert_allclose(key_norms(table, "l2", scale), exact, rtol=1e-6)
+    inverse = np.where(exact > 0, 1 / np.sqrt(np.where(exact > 0, exact, 1)), 0)
+    np.testing.assert_allclose(key_norms(table, "cosine", scale), inverse, rtol=1e-6)
+    with pytest.raises(ConfigError, match=r"^metric: expected cosine or l2"):
+        key_norms(table, "dot", scale)
+
+
+@every_metric
+def test_scores_do_not_come_from_the_norms(metric):
+    """Bit for bit the same with them and without; a wrong norm can hide a key, not change its score."""
+    rng = np.random.default_rng(0)
+    queries, keys = (rng.normal(size=(s, 8)).astype(np.float32) for s in (5, 300))
+    if metric == "dot":
+        with pytest.raises(ConfigError, match=r"^norms: expected none with dot"):
+            nearest(queries, keys, 4, metric=metric, norms=jnp.ones(300))
+        return
+    run, norms = jax.jit(functools.partial(nearest, k=4, metric=metric)), key_norms(keys, metric)
+    found, bare = run(queries, keys, norms=norms), run(queries, keys)
+    jax.tree.map(np.testing.assert_array_equal, found, bare)
+    first = bare.slots[0, 0]
+    wrong = norms.at[first].set(-1e6 if metric == "cosine" else 1e6)
+    other = run(queries, keys, norms=wrong)
+    assert not np.isin(first, other.slots[0])
+    np.testing.assert_array_equal(other.scores[0, :3], bare.scores[0, 1:])
 
 
 @every_method
@@ -257,6 +359,12 @@ def test_a_search_in_blocks_needs_little_memory(metric, method):
     assert temporary < (n * d * 4) * (0.15 if method == "streamed" else 0.6)
 
 
+def test_stored_norms_do_not_make_a_second_table():
+    """Not even where keys lie far from the origin and are moved: that is done piece by piece."""
+    n, d = 200_000, 64
+    assert temporary_bytes(4, n, d, "l2", "auto", norms=True) < n * d * 4 / 4
+
+
 @pytest.mark.parametrize("method", ["streamed", "grouped"])
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_narrow_keys_are_not_widened_as_a_whole(dtype, method):
@@ -277,15 +385,16 @@ def test_what_a_search_needs_does_not_grow_with_the_queries():
     assert temporary_bytes(16_384, 200_000, 16, "dot", "grouped") < 2**27 + 16_384 * 8 * 16 * 8
 
 
-def temporary_bytes(q, n, d, metric, method, dtype="float32"):
+def temporary_bytes(q, n, d, metric, method, dtype="float32", norms=False):
     shape = jax.ShapeDtypeStruct
-    scale = shape((n,), jnp.float32) if dtype == "int8" else None
+    numbers = shape((n,), jnp.float32)
 
     @jax.jit
-    def run(queries, keys, scale):
-        return nearest(queries, keys, 8, scale=scale, metric=metric, method=method)
+    def run(queries, keys, scale, norms):
+        return nearest(queries, keys, 8, scale=scale, norms=norms, metric=metric, method=method)
 
-    compiled = run.lower(shape((q, d), jnp.float32), shape((n, d), dtype), scale).compile()
+    given = numbers if dtype == "int8" else None, numbers if norms else None
+    compiled = run.lower(shape((q, d), jnp.float32), shape((n, d), dtype), *given).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -114,6 +114,7 @@ def _specs(operands: Operands, tile: Tiles, span: int) -> Operands:
             valid=slots,
             group=slots,
             exclude=rows,
+            norms=slots,
         )
     )
 
@@ -144,24 +145,27 @@ def _ranks(refs: Operands, held, tile: Tiles, shape, metric: str, parts: int, t,
     q, n, d = shape
     here, some = pl.ds(t * tile.slots, tile.slots), slots < n
     allowed = some if refs.valid is None else plgpu.load(refs.valid.at[here], mask=some, other=False)
-    scale = None if refs.scale is None else plgpu.load(refs.scale.at[here], mask=some, other=0.0)
+    scale, norms = (
+        None if x is None else plgpu.load(x.at[here], mask=some, other=0.0) for x in (refs.scale, refs.norms)
+    )
+    measured = refs.measured(metric)
 
     def block(b, carry):
         total, size = carry
         keys = _keys(refs, tile, n, d, t, slots, b)
         moved = keys.astype(jnp.float32)
-        if scale is not None and metric == "l2":
+        if scale is not None and measured == "l2":
             moved = moved * scale[:, None]
         if refs.shift is not None:
             moved = moved - refs.shift[pl.ds(b * tile.depth, tile.depth)]
-        size = add_size(size, moved, metric, axis=1)
+        size = add_size(size, moved, measured, axis=1)
         # Why: float32 keys are multiplied as shifted; with others `offset` is taken off the product.
         factor = moved if keys.dtype == jnp.float32 else keys
         return _multiply(held or _queries(refs, tile, parts, b), factor, total), size
 
-    size = None if tile.blocks == 1 else no_size(metric, (tile.slots,))
+    size = None if tile.blocks == 1 else no_size(measured, (tile.slots,))
     total, size = _repeat(tile.blocks, block, (jnp.zeros((tile.queries, tile.slots), jnp.float32), size))
-    weight, bias = weigh(size, scale, allowed, metric)
+    weight, bias = weigh(size, norms, scale, allowed, metric)
     rank = total * weight + bias
     if refs.offset is not None:
         rank = rank - plgpu.load(refs.offset.at[:], mask=rows < q, other=0.0)[:, None]

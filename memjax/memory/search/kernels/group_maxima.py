@@ -4,7 +4,7 @@ Stage one of the grouped search. The scores [Q, N] never leave the chip; what do
 `gpu` (Triton) and `tpu` (Mosaic) hold the kernels, `operands` what they share.
 
 The floor of a call, with keys of b bytes (4, 2 or 1) behind a memory of B bytes/s and before a matrix unit of
-F bfloat16 FLOP/s, where s is 4 for a scale, 4 for a group and 1 for `valid`:
+F bfloat16 FLOP/s, where s is 4 for a scale, 4 for norms, 4 for a group and 1 for `valid`:
 
     seconds >= max(N (b D + s) / B + 4 Q N / (width B),  2 p Q N D / F)
 
@@ -40,7 +40,8 @@ def group_maxima(
     query beyond 3.38e38 counts as infinite.
 
     Args:
-      search: queries [Q, D] and keys [N, D] of a type in KEY_TYPES, with D >= 1; `shift` for "l2" alone.
+      search: queries [Q, D] and keys [N, D] of a type in KEY_TYPES, with D >= 1; `shift` for "l2" alone, and
+        norms, which then are not measured, for "cosine" and, without a shift, for "l2".
       width: slots in a group, one of WIDTHS.
       platform: "cuda" or "tpu".
       query_parts: how many bfloat16 parts stand for a query. 3: as exact as float32. 1 and 2 let it round
@@ -54,7 +55,7 @@ def group_maxima(
     Raises:
       ConfigError: options, shapes or types that do not fit.
     """
-    queries, (keys, scale, valid, group) = search.queries, search.table
+    queries, (keys, scale, valid, group, norms) = search.queries, search.table
     _check_options(search.metric, platform, width, query_parts, keys.dtype.name)
     _check_arrays(search)
     (q, _), n = queries.shape, keys.shape[0]
@@ -65,7 +66,7 @@ def group_maxima(
         offset = 2.0 * jnp.matmul(queries, shift, precision=lax.Precision.HIGHEST)
     if search.exclude_group is None:
         group = None
-    operands = Operands(queries, keys, scale, shift, offset, valid, group, search.exclude_group)
+    operands = Operands(queries, keys, scale, shift, offset, valid, group, search.exclude_group, norms)
     # Why here: they import Pallas, which most programs can do without.
     if platform == "cuda":
         from memjax.memory.search.kernels.gpu import maxima
@@ -103,5 +104,7 @@ def _check_arrays(search: Search) -> None:
         raise ConfigError("scale", "given with int8 keys, and with no others", keys.dtype.name)
     if search.shift is not None and search.metric != "l2":
         raise ConfigError("shift", "given with metric l2 alone", search.metric)
+    if search.table.norms is not None and (search.metric == "dot" or search.shift is not None):
+        raise ConfigError("norms", "given with cosine, or with l2 and no shift", search.metric)
     if search.exclude_group is not None and search.table.group is None:
         raise ConfigError("group", "the groups of the slots, because exclude_group is given", None)

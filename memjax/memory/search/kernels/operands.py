@@ -26,10 +26,15 @@ class Operands(NamedTuple):
     valid: Any  # [N] bool
     group: Any  # [N] i32
     exclude: Any  # [Q] i32
+    norms: Any  # [N] f32, `storage.key_norms`; None: lengths are measured in the kernel
 
     def where_given(self, values: "Operands") -> "Operands":
         """`values` without those that have no operand here."""
         return Operands(*(v if x is not None else None for x, v in zip(self, values, strict=True)))
+
+    def measured(self, metric: str) -> str:
+        """The metric whose lengths of keys the kernel has to measure; "dot": it measures none."""
+        return metric if self.norms is None else "dot"
 
 
 def split_queries(queries: Array, parts: int) -> list[Array]:
@@ -79,12 +84,13 @@ def add_size(size: tuple[Array, ...] | None, keys: Array, metric: str, **along: 
 
 
 def weigh(
-    size: tuple[Array, ...], scale: Array | None, allowed: Array, metric: str
+    size: tuple[Array, ...], norms: Array | None, scale: Array | None, allowed: Array, metric: str
 ) -> tuple[Array | float, Array]:
     """What turns products into ranks: weight * product + bias for every key, NaN where it is not allowed.
 
     Args:
-      size: what `add_size` gave of all columns of the keys.
+      size: what `add_size` gave of all columns of the keys, if `norms` is None.
+      norms: what `storage.key_norms` gave of the keys times their scale.
       scale: of int8 keys, what their rows are multiplied by.
       allowed: bool, the slots that may be found.
       metric: one of METRICS.
@@ -94,8 +100,10 @@ def weigh(
     """
     weight, bias = 1.0 if scale is None else scale, 0.0
     if metric == "l2":
-        weight, bias = 2.0 * weight, -size[0]
-    if metric == "cosine":
+        weight, bias = 2.0 * weight, -(size[0] if norms is None else norms)
+    if metric == "cosine" and norms is not None:
+        weight = weight * norms
+    elif metric == "cosine":
         total, largest = size
         nothing = largest < _TINY
         weight = jnp.where(nothing, 0.0, 1.0 / (jnp.sqrt(total) * jnp.where(nothing, 1.0, largest)))

@@ -48,7 +48,8 @@ def maxima(operands: Operands, width: int, metric: str, query_parts: int, interp
         out_specs=pl.BlockSpec((_SLOTS // width, columns), lambda j, i, b: (j, i)),
         out_shape=jax.ShapeDtypeStruct((pl.cdiv(n, width), tiles * columns), jnp.float32),
         scratch_shapes=[
-            pltpu.VMEM(s, jnp.float32) for s in ((_SLOTS, columns), *[unit] * len(no_size(metric, ())))
+            pltpu.VMEM(s, jnp.float32)
+            for s in ((_SLOTS, columns), *[unit] * len(no_size(operands.measured(metric), ())))
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
         interpret=interpret,
@@ -81,6 +82,7 @@ def _lay_out(
         valid=along(1, operands.valid),
         group=along(1, operands.group),
         exclude=along(1, operands.exclude, more_rows),
+        norms=along(1, operands.norms),
     )
 
 
@@ -95,7 +97,7 @@ def _specs(operands: Operands, columns: int, depth: int, turned: bool) -> Operan
         keys = pl.BlockSpec((_SLOTS, depth), lambda j, i, b: (j, b))
         shift = pl.BlockSpec((1, depth), lambda j, i, b: (0, b))
     queries = pl.BlockSpec((parts, columns, depth), lambda j, i, b: (0, i, b))
-    return operands.where_given(Operands(queries, keys, slots, shift, rows, slots, slots, rows))
+    return operands.where_given(Operands(queries, keys, slots, shift, rows, slots, slots, rows, slots))
 
 
 def _kernel(refs: Operands, out, total, *size, shape, turned: bool, width: int, metric: str) -> None:
@@ -128,8 +130,8 @@ def _weigh(refs: Operands, size, first, n: int, turned: bool, metric: str) -> tu
     allowed = first + lax.broadcasted_iota(jnp.int32, unit, 1 if turned else 0) < n
     if refs.valid is not None:
         allowed &= refs.valid[...].astype(jnp.float32).reshape(unit) != 0.0
-    scale = None if refs.scale is None else refs.scale[...].reshape(unit)
-    weight, bias = weigh(tuple(x[...] for x in size), scale, allowed, metric)
+    scale, norms = (None if x is None else x[...].reshape(unit) for x in (refs.scale, refs.norms))
+    weight, bias = weigh(tuple(x[...] for x in size), norms, scale, allowed, metric)
     return jnp.broadcast_to(weight, unit).reshape(_SLOTS, 1), bias.reshape(_SLOTS, 1)
 
 
@@ -142,11 +144,11 @@ def _add_block(refs: Operands, total, size, d: int, b, turned: bool, metric: str
         column = b * depth + lax.broadcasted_iota(jnp.int32, keys.shape, axis)
         keys = jnp.where(column < d, keys, jnp.zeros((), keys.dtype))
     moved = keys.astype(jnp.float32)
-    if refs.scale is not None and metric == "l2":
+    if refs.scale is not None and refs.measured(metric) == "l2":
         moved = moved * (refs.scale[...] if turned else refs.scale[...].reshape(_SLOTS, 1))
     if refs.shift is not None:
         moved = moved - refs.shift[...]
-    added = add_size(tuple(x[...] for x in size), moved, metric, axis=axis, keepdims=True)
+    added = add_size(tuple(x[...] for x in size), moved, refs.measured(metric), axis=axis, keepdims=True)
     for x, new in zip(size, added, strict=True):
         x[...] = new
     # Why: float32 keys are multiplied as shifted; with others `offset` is taken off the product.
