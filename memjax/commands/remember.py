@@ -207,14 +207,14 @@ def _description(run: RunConfig, benchmark: Benchmark, imports: Sequence[Import]
     about = {
         "experiment": run.experiment,
         "benchmark": benchmark.about | {"left_out": left_out},
-        "sandbox": _isolation(run.benchmark.name),
+        "sandbox": _isolation(run.benchmark.name, benchmark),
     }
     return Description(settings, _FREE, about, tuple(imports))
 
 
-def _isolation(benchmark: str) -> dict[str, Any] | None:
+def _isolation(name: str, benchmark: Benchmark) -> dict[str, Any] | None:
     """How programs are isolated on this machine; None where the benchmark runs none."""
-    if not benchmark_entry(benchmark).runs_programs:
+    if not benchmark.about.get("runs_programs", benchmark_entry(name).runs_programs):
         return None
     isolation = check_sandbox()
     if isolation.files == "shared":

@@ -15,9 +15,9 @@ for a mode and benchmark, at a third of that speed and one request an hour or tw
 Data: benchmark.folder, as each loader in memjax/llm/tasks describes it.
 
 Variants, joined by "+" with `local` and `smoke` last:
-  benchmark  lifelong_db (default) lifelong_os bigcodebench humaneval alfworld hle
+  benchmark  lifelong_db (default) lifelong_os bigcodebench humaneval alfworld hle, own (your JSON lines)
   mode       memrl (default) memp rag none reflexion pass_at_k
-  preset     paper (default) code
+  preset     paper (default) code neutral (of no benchmark; that of own)
   embedder   (default: an endpoint's) ngrams minilm wordllama
   and        transfer (held-out tasks after the last epoch, memory frozen), local, smoke
 
@@ -54,6 +54,7 @@ SIZES = {
     "humaneval": ("gpt-4o", 12_800, 25, 2_048),
     "alfworld": ("gpt-5-mini", 4_096, 32, 36_864),
     "hle": ("gemini-3-pro", 65_536, 32, 25_600),
+    "own": ("gpt-4o-mini", 4_096, 8, 4_096),
 }
 OPTIONS = {
     "lifelong_db": {"turns": 15, "server": ""},  # (code); "host:port" of a MariaDB, or SQLite
@@ -69,6 +70,7 @@ OPTIONS = {
         "show_commands": "always",  # or "invalid", after a command that does nothing, or "never"
     },
     "hle": {"held_out": 0.0, "judge": True},  # (code) graded by a model; here the run's own
+    "own": {"held_out": 0.0, "reward": "", "solved": 1.0},  # memjax/llm/tasks/own.py
 }
 FOLDERS = {"lifelong_db": "lifelongagentbench", "lifelong_os": "lifelongagentbench"}
 DATA = "runs/data/{name}"
@@ -81,6 +83,7 @@ NGRAMS = {
     "humaneval": (0.199, 0.093, 0.277),
     "alfworld": (0.221, 0.175, 0.338),  # of valid_seen
     "hle": (0.186, 0.094, 0.25),
+    "own": (0.2, 0.1, 0.3),  # not measured: `--similarities` tells yours
 }
 LOCAL_OPTIONS = {
     "lifelong_db": {"turns": 6},
@@ -130,6 +133,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "inject_chars": 12_000,  # the code: 2,000 for programs, named tokens, which holds one or two
                 "reward_success": 1.0,
                 "reward_failure": -1.0,
+                "graded": False,  # True: the reward follows the score of a task, from 0 to 1
                 "memory": {},
                 "save_every": 10,
                 "give_up_after": 5,  # at most `batch`: an endpoint that is down costs the rest of one at most
@@ -183,11 +187,12 @@ def _benchmark(config: ConfigDict, name: str) -> None:
     config.chat.token_field = "max_completion_tokens" if name == "alfworld" else "max_tokens"
     config.language.update(max_tokens=tokens, batch=batch)
     config.language.temperature = 0.6 if name == "hle" else 0.0  # (paper)
-    _memory(config, _preset_of(config), capacity)
+    config.language.graded = name == "own"
+    _memory(config, _preset_of(config) if name in SOURCE else "neutral", capacity)
 
 
 def _memory(config: ConfigDict, name: str, capacity: int) -> None:
-    benchmark = SOURCE[config.benchmark.name]
+    benchmark = "" if name == "neutral" else SOURCE.get(config.benchmark.name, "")
     memory = dataclasses.asdict(preset(name, benchmark, capacity=capacity))
     config.language.memory = ConfigDict(memory)
     zero = name == "code" and benchmark in ("os", "db")
@@ -243,7 +248,7 @@ def _local(config: ConfigDict) -> None:
     config.chat.endpoint.key_env = config.budget.tokens = None
     config.benchmark.limit = 24
     config.chat.token_field = "max_tokens"
-    programs = SOURCE[config.benchmark.name] == "bigcodebench"
+    programs = SOURCE.get(config.benchmark.name, "bigcodebench") == "bigcodebench"
     config.language.update(epochs=3, batch=4, concurrency=1, give_up_after=4, save_every=1)
     config.language.update(max_tokens=400 if programs else 160, summary_max_tokens=96)
     config.language.update(content_chars=2_400, inject_chars=2_400)
@@ -264,11 +269,11 @@ def _smoke(config: ConfigDict) -> None:
 
 
 VARIANTS: dict[str, base.Variant] = {
-    **{name: partial(_benchmark, name=name) for name in SOURCE},
+    **{name: partial(_benchmark, name=name) for name in (*SOURCE, "own")},
     **{
         mode: partial(_mode, mode=mode) for mode in ("memrl", "memp", "rag", "none", "reflexion", "pass_at_k")
     },
-    **{name: partial(_preset, name=name) for name in ("paper", "code")},
+    **{name: partial(_preset, name=name) for name in ("paper", "code", "neutral")},
     "ngrams": _ngrams,
     "minilm": partial(_embedder, kind="minilm", dim=384),
     "wordllama": partial(_embedder, kind="wordllama", dim=256),

@@ -88,6 +88,7 @@ def config(mode: str = "memrl", **changes: Any) -> LanguageConfig:
         inject_chars=2000,
         reward_success=1.0,
         reward_failure=-1.0,
+        graded=False,
         memory=memory,
         save_every=2,
         give_up_after=50,

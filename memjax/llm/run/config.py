@@ -61,6 +61,7 @@ class LanguageConfig:
 
     reward_success: Reward
     reward_failure: Reward
+    graded: bool  # the reward lies between the two by the score; else success alone decides
     memory: MemRLConfig
 
     save_every: PositiveInt  # minibatches between two checkpoints of the arrays; the log is always complete

@@ -104,4 +104,6 @@ def _experience(
 def _reward(config: LanguageConfig, attempt: Attempt) -> float:
     if attempt.error:
         return 0.0
+    if config.graded and 0.0 < attempt.score < 1.0:
+        return config.reward_failure + attempt.score * (config.reward_success - config.reward_failure)
     return config.reward_success if attempt.success else config.reward_failure

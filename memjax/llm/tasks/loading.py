@@ -11,6 +11,7 @@ from memjax.llm.tasks.hle import load_hle
 from memjax.llm.tasks.humaneval import load_humaneval
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
 from memjax.llm.tasks.lifelong_os import load_lifelong_os
+from memjax.llm.tasks.own import load_own
 from memjax.llm.types import Benchmark
 from memjax.schema import one_of
 from memjax.types import ConfigError
@@ -125,3 +126,4 @@ register_benchmark("hle", load_hle)
 register_benchmark("humaneval", load_humaneval, runs_programs=True)
 register_benchmark("lifelong_db", load_lifelong_db)
 register_benchmark("lifelong_os", load_lifelong_os, runs_programs=True)
+register_benchmark("own", load_own, runs_programs=True)
