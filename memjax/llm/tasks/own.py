@@ -28,6 +28,7 @@ With `language.graded` the reward that is learned follows the number, not only s
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def load_own(
         got = f"'{reward}' (its module comes by --import)"
         raise ConfigError("benchmark.options.reward", one_of(reward, sorted(_REWARDS)), got)
     path = Path(folder) if Path(folder).is_file() else find(folder, ("tasks.jsonl.gz", "tasks.jsonl"))
-    common = dict(system=system, solved=solved, reward=reward)
-    rows = [(_task(row, where, **common), row.get("split"), where) for where, row in read_lines(path)]
+    make = partial(_task, system=system, solved=solved, reward=reward)
+    rows = [(make(row, where), row.get("split"), where) for where, row in read_lines(path)]
     unique((task.id for task, _, _ in rows), str(path))
     for _, split, where in rows:
         if split not in (None, "train", "held_out"):
