@@ -168,7 +168,8 @@ def environment() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "versions": {name: installed(name) for name in packages} | {"python": platform.python_version()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": _git("rev-parse", "--short", "HEAD"),
+        # Why the variable: a copy of the sources that was carried to a machine has no repository to ask.
+        "revision": os.environ.get("MEMJAX_REVISION") or _git("rev-parse", "--short", "HEAD"),
         "modified": bool(
             _git("status", "--porcelain", "--", "memjax", "benchmarks/*.py", "benchmarks/cases")
         ),

@@ -134,7 +134,45 @@ def _bytes(rows: Sequence[Row]) -> list[str]:
     return grid(("Q x N x D, k", *names, "all scores in float32", "target", "met"), cells)
 
 
+def _checks(rows: Sequence[Row]) -> list[str]:
+    cells = [(row["what"], row["cases"], row["passed"], percent(row["worst"])) for row in rows]
+    return grid(("what", "cases", "right", "worst"), [tuple(map(str, cell)) for cell in cells])
+
+
+def _tiles(rows: Sequence[Row]) -> list[str]:
+    cells = [
+        (
+            f"{row['q']:,} x {row['n']:,} x {row['d']}, {row['dtype']}",
+            ", ".join(map(str, row["tiles"])),
+            seconds(row["seconds"]),
+            "chosen" if row["chosen"] else "",
+        )
+        for row in rows
+    ]
+    names = "queries, slots, depth, blocks, steps, warps, stages"
+    return grid(("Q x N x D, keys", names, "time", ""), cells)
+
+
+def _device(rows: Sequence[Row]) -> list[str]:
+    names = list(dict.fromkeys(other["engine"] for row in rows for other in row["others"]))
+    cells = []
+    for row in rows:
+        others = {other["engine"]: other for other in row["others"]}
+        ours = f"{seconds(row['seconds'])} ({row['method']})"
+        share = percent(row["share_of_floor"])
+        cells.append((shape(row), ours, share, *(_versus(others.get(name)) for name in names)))
+    return grid(("Q x N x D, k", "memjax (method)", "of floor", *names), cells)
+
+
+def _runs(rows: Sequence[Row]) -> list[str]:
+    return grid(("what", "found"), [(row["what"], row["found"]) for row in rows])
+
+
 TABLES: dict[str, Callable[[Sequence[Row]], list[str]]] = {
+    "checks": _checks,
+    "tiles": _tiles,
+    "device": _device,
+    "runs": _runs,
     "figures": _figures,
     "targets": _targets,
     "search": _search,

@@ -29,7 +29,7 @@ from memjax.types import Array
 
 QUERIES = 768  # at once: with more the product is no faster, and the scores of a piece leave the cache
 _MAXIMA = 2**24  # at once: 64 MB
-_KERNEL_WIDTH = 32  # neighbours in a group of a kernel
+KERNEL_WIDTH = 32  # neighbours in a group of a kernel
 _ROWS = 2**17  # numbers of the candidates' keys at once: 512 KB
 
 
@@ -152,11 +152,11 @@ def _fused(search: Search, *, k: int, platform: str) -> Array:
     n = search.table.capacity
 
     def find(part: Search) -> Array:
-        _, groups = top(group_maxima(part, _KERNEL_WIDTH, platform=platform), k)
-        slots = jnp.minimum(members(groups, _KERNEL_WIDTH), n)
+        _, groups = top(group_maxima(part, KERNEL_WIDTH, platform=platform), k)
+        slots = jnp.minimum(members(groups, KERNEL_WIDTH), n)
         return _slots(best_of(part, slots, k), part)
 
-    return by_queries(find, search, max(1, _MAXIMA * _KERNEL_WIDTH // n))
+    return by_queries(find, search, max(1, _MAXIMA * KERNEL_WIDTH // n))
 
 
 def best_of(search: Search, slots: Array, k: int) -> tuple[Array, Array]:

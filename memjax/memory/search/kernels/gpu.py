@@ -67,13 +67,20 @@ def choose_tiles(q: int, n: int, d: int, width: int, itemsize: int) -> Tiles:
     return Tiles(rows, slots, depth, pl.cdiv(d, depth), steps, 8 if rows == 128 else 4, stages)
 
 
-def maxima(operands: Operands, width: int, metric: str, query_parts: int, interpret: bool) -> Array:
-    """`group_maxima` of checked operands: [Q, ceil(N / width)] f32."""
+def maxima(
+    operands: Operands,
+    width: int,
+    metric: str,
+    query_parts: int,
+    interpret: bool,
+    tile: Tiles | None = None,
+) -> Array:
+    """`group_maxima` of checked operands: [Q, ceil(N / width)] f32. `tile`: None for those of `choose_tiles`."""
     (q, d), (n, _), itemsize = operands.queries.shape, operands.keys.shape, operands.keys.dtype.itemsize
     if itemsize == 1 and 2**31 <= n * d <= 2**32:
         # Why: here Pallas counts entries in 32 bits and Triton reads that as a signed number.
         raise ConfigError("keys", "int8 tables below 2 GiB or above 4 GiB", f"{n * d} bytes")
-    tile = choose_tiles(q, n, d, width, itemsize)
+    tile = tile or choose_tiles(q, n, d, width, itemsize)
     parts = 1 if q == 1 else 3 if itemsize == 4 else query_parts
     operands = _lay_out(operands, tile, parts)
     span = tile.steps * tile.slots
