@@ -21,6 +21,7 @@ from benchmarks.harness import Section, progress
 from benchmarks.trials import exact_methods
 from memjax.memory import nearest
 from memjax.memory.search.kernels.group_maxima import group_maxima
+from memjax.memory.search.storage import key_norms
 from memjax.memory.search.table import Search, Table
 
 METRICS, DTYPES = ("dot", "cosine", "l2"), ("float32", "bfloat16", "int8")
@@ -72,8 +73,9 @@ def _searches(place: Place) -> list[dict[str, Any]]:
     rows = []
     for method, metric in itertools.product(exact_methods(), METRICS):
         trials = [
-            partial(_search, shape, dtype, metric, method, whole)
+            partial(_search, shape, dtype, metric, method, whole, norms)
             for shape, dtype, whole in itertools.product(shapes, dtypes, (True, False))
+            for norms in ((False,) if metric == "dot" else (False, True))
         ]
         rows.append(_row(f"nearest, {method}, {metric}", trials))
     return rows
@@ -117,11 +119,19 @@ def _tried(trial: Callable[[], float]) -> float | str:
         return f"{arguments}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _search(shape: tuple[int, ...], dtype: str, metric: str, method: str, whole: bool) -> float:
+def _search(
+    shape: tuple[int, ...], dtype: str, metric: str, method: str, whole: bool, stored_norms: bool
+) -> float:
     q, n, d, k = shape
     case = make_case(np.random.default_rng(n + d), q, n, d, dtype, whole)
     run = jax.jit(partial(nearest, k=k, metric=metric, method=method))
-    options = dict(scale=case.scale, valid=case.valid, group=case.group, exclude_group=case.exclude)
+    options: dict[str, Any] = dict(
+        scale=case.scale, valid=case.valid, group=case.group, exclude_group=case.exclude
+    )
+    if stored_norms:
+        options["norms"] = key_norms(
+            case.keys, metric, None if case.scale is None else jnp.asarray(case.scale)
+        )
     found, again = (run(case.queries, case.keys, **options) for _ in range(2))
     for x, y in zip(found, again, strict=True):
         assert np.array_equal(x, y, equal_nan=True), "two calls differ"
@@ -164,8 +174,10 @@ def _kernel(shape: tuple[int, ...], dtype: str, metric: str, whole: bool) -> flo
     if metric == "cosine":
         length = np.linalg.norm(queries, axis=1, keepdims=True)
         queries = np.where(length > 0, queries / np.where(length > 0, length, 1), 0).astype(np.float32)
-    table = Table(case.keys, case.scale, case.valid, case.group)
-    search = Search(jnp.asarray(queries), table, jnp.asarray(case.exclude), shift, metric)
+    scale = None if case.scale is None else jnp.asarray(case.scale)
+    table = Table(case.keys, scale, jnp.asarray(case.valid), jnp.asarray(case.group))
+    moved = None if shift is None else jnp.asarray(shift)
+    search = Search(jnp.asarray(queries), table, jnp.asarray(case.exclude), moved, metric)
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     run = jax.jit(lambda search: group_maxima(search, width, platform=platform))
     found, again = (np.asarray(run(search)) for _ in range(2))

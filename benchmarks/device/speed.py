@@ -21,6 +21,7 @@ from benchmarks.harness import Section, installed, progress, time_in_turns, time
 from benchmarks.trials import Shape, exact_methods, label
 from memjax.memory import nearest
 from memjax.memory.search.dispatch import choose
+from memjax.memory.search.storage import key_norms, store
 
 SHAPES = (
     Shape(256, 131_072, 64, 32),
@@ -125,7 +126,7 @@ def _row(shape: Shape, ceilings: dict[str, Any], place: Place) -> dict[str, Any]
         }
         for engine, each, found in zip(engines[1:], times[1:], slots[1:], strict=True)
     ]
-    method = choose(jax.default_backend(), shape.q, shape.n, shape.d, _shortlist(shape), shape.metric)
+    method = choose(jax.default_backend(), shape.q, shape.n, shape.d, _shortlist(shape))
     row = {**shape._asdict(), "method": method, "seconds": ours, "others": others}
     row["floor_seconds"] = floor_seconds(shape, ceilings)
     row["share_of_floor"] = row["floor_seconds"] / ours
@@ -167,10 +168,13 @@ def _engines(shape: Shape, queries: jax.Array, keys: jax.Array) -> list[Engine]:
 
 
 def _ours(shape: Shape, queries: jax.Array, keys: jax.Array, method: str, name: str) -> Engine:
-    def one(some: jax.Array, keys: jax.Array) -> jax.Array:
-        return nearest(some, keys, shape.k, metric=shape.metric, method=method).slots
+    def one(some: jax.Array, keys: jax.Array, *norms: jax.Array) -> jax.Array:
+        given = norms[0] if norms else None
+        return nearest(some, keys, shape.k, norms=given, metric=shape.metric, method=method).slots
 
-    return Engine(name, _mapped(one, queries, keys), np.asarray)
+    # Why: a memory keeps the norms of its keys, as the peers are given theirs.
+    norms = [] if shape.metric == "dot" else [key_norms(keys, shape.metric)]
+    return Engine(name, _mapped(one, queries, keys, *norms), np.asarray)
 
 
 def _mapped(one: Callable[..., jax.Array], queries: jax.Array, *arrays: jax.Array) -> Callable[[], Any]:
@@ -237,8 +241,6 @@ def _faiss(shape: Shape, queries: jax.Array, keys: jax.Array) -> list[Engine]:
 
 def _stored(shape: Shape) -> list[dict[str, Any]]:
     """The search over keys kept in each type; recall against the float32 answer."""
-    from memjax.memory.search.storage import store
-
     queries, keys = _numbers(shape)
     searches = {}
     for dtype in ("float32", "bfloat16", "int8"):

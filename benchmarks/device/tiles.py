@@ -113,7 +113,7 @@ def _compiled(cut: gpu.Tiles, arguments: tuple[Any, ...], end: float) -> Any:
 
     def run(queries: jax.Array, keys: jax.Array, scale: jax.Array | None) -> jax.Array:
         def one(some: jax.Array) -> jax.Array:
-            given = Operands(some, keys, scale, None, None, None, None, None)
+            given = Operands(some, keys, scale, *(None,) * 6)
             return gpu.maxima(given, KERNEL_WIDTH, "dot", 3, False, tile=cut)
 
         return lax.map(one, queries)
