@@ -75,7 +75,7 @@ def maxima(
     interpret: bool,
     tile: Tiles | None = None,
 ) -> Array:
-    """`group_maxima` of checked operands: [Q, ceil(N / width)] f32. `tile`: None for those of `choose_tiles`."""
+    """`group_maxima` of checked operands: [Q, ceil(N / width)] f32; `tile` in place of `choose_tiles`."""
     (q, d), (n, _), itemsize = operands.queries.shape, operands.keys.shape, operands.keys.dtype.itemsize
     if itemsize == 1 and 2**31 <= n * d <= 2**32:
         # Why: here Pallas counts entries in 32 bits and Triton reads that as a signed number.
