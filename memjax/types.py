@@ -228,7 +228,7 @@ class Act(Protocol):
           carry: of B actors, as the step before returned it.
           timestep: what B environments show.
           key: of whatever is drawn.
-          policy: one of `Agent.policies`; the first of them unless told otherwise.
+          policy: one of `Agent.policies`; where none is named, what the agent collects experience with.
         """
         ...
 

@@ -47,6 +47,8 @@ def ppo() -> ConfigDict:
             "intrinsic_weight": 1.0,  # (spec)
             "offpolicy": "mask",  # (spec) mask | is | bc
             "clone_weight": 0.1,  # (spec) of "bc"
+            "reference_every": 0,  # environments; 0: the intrinsic reward is not constrained
+            "constraint_rate": 0.05,  # of Adam
             "novelty": novelty("none"),
         }
     )
@@ -121,6 +123,11 @@ def adamemento() -> ConfigDict:
                 "sample": False,
                 "min_episodes": 5,  # (spec) in each bank, before the gate may open
                 "min_updates": 40,  # gradient steps of P and C, likewise
+                "advantage": False,
+                "margin": 0.0,  # standard deviations of the advantages
+                "measured": False,
+                "least_share": 0.1,  # of the episodes
+                "forget": 0.95,  # per rollout
             },
         }
     )
@@ -191,12 +198,15 @@ def with_agent(config: ConfigDict, name: str) -> None:
     """Replaces the agent by a baseline on the same hyper-parameters: "ppo", "rnd" or "sil"."""
     section = config.agent.ppo if "ppo" in config.agent else config.agent
     if name == "sil":
-        config.agent = merged(sil(), ppo=merged(section, novelty=merged(section.novelty, kind="none")))
+        config.agent = merged(
+            sil(), ppo=merged(section, reference_every=0, novelty=merged(section.novelty, kind="none"))
+        )
     elif name == "rnd":  # its observation statistics keep moving, as published
         novel = merged(section.novelty, kind="rnd", standardize_rollouts=0)
-        config.agent = merged(section, name="ppo", novelty=novel)
+        config.agent = merged(section, name="ppo", reference_every=0, novelty=novel)
     else:
-        config.agent = merged(section, name="ppo", novelty=merged(section.novelty, kind="none"))
+        novel = merged(section.novelty, kind="none")
+        config.agent = merged(section, name="ppo", reference_every=0, novelty=novel)
 
 
 def _baseline(config: ConfigDict, name: str) -> None:
@@ -208,6 +218,8 @@ def _novelty(config: ConfigDict, kind: str) -> None:
     """Another intrinsic reward, or none."""
     section = config.agent.ppo if "ppo" in config.agent else config.agent
     section.novelty.kind = kind
+    if kind == "none":
+        section.reference_every = 0
 
 
 def _no_memory(config: ConfigDict) -> None:
@@ -231,6 +243,17 @@ def _memory_only(config: ConfigDict) -> None:
     _novelty(config, "none")
 
 
+def _constrained(config: ConfigDict) -> None:
+    """The intrinsic reward is held down by a reference in half of the environments (HEPO)."""
+    section = config.agent.ppo if "ppo" in config.agent else config.agent
+    section.reference_every = 2
+
+
+def _gate(config: ConfigDict, **fields) -> None:
+    """Other conditions for the memory's action."""
+    config.agent.gate.update(fields)
+
+
 # What the `:VARIANT` of every AdaMemento config may name, beside its own.
 VARIANTS: dict[str, Variant] = {
     "ppo": partial(_baseline, name="ppo"),
@@ -241,6 +264,9 @@ VARIANTS: dict[str, Variant] = {
     "no_failures": _no_failures,
     "no_gate": _no_gate,
     "memory_only": _memory_only,
+    "constrained": _constrained,
+    "advantage": partial(_gate, advantage=True),
+    "measured": partial(_gate, measured=True),
     "coarse": partial(_novelty, kind="coarse"),
     "fine": partial(_novelty, kind="fine"),
     "rnd_memory": partial(_novelty, kind="rnd"),

@@ -79,7 +79,7 @@ def test_a_file_of_three_lines_starts_from_a_shipped_config(tmp_path):
         ("four_room", r"a shipped config \(did you mean 'four_rooms'\?\)"),
         ("base", "one of atari|did you mean"),
         ("zzz", "one of atari, classic, cliff_walking, dark_chamber, four_rooms"),
-        ("four_rooms:nothing", "a variant, one of coarse"),
+        ("four_rooms:nothing", "a variant, one of advantage, coarse"),
         ("four_rooms/", "a config file FILE.py"),
         ("../four_rooms", "a config file FILE.py"),
         ("os.path", "a shipped config"),

@@ -7,25 +7,30 @@ One update of a rollout, in this order (the paper's, from a summary of it; docs/
   4. PPO learns from the extrinsic and the coarse-fine intrinsic reward; steps whose action the memory chose
      do not enter its policy loss (`offpolicy` "mask"), see memjax/agents/online/ppo.py.
 
-Acting: the memory proposes a_m, the mode of P; it is executed where C(s, a_m) > kappa, and PPO's own
-action elsewhere. Neither equations nor code of the paper could be obtained: the parts and their order
+Acting: the memory proposes a_m, the mode of P, and the policy a_e. The gate opens, and a_m is executed, where
+  - the confidence C(s, a_m) is above kappa;
+  - with `gate.advantage`, a_m is not estimated to gain less than a_e (memjax/agents/adamemento/advantage.py);
+  - with `gate.measured`, the episode is one that was drawn to get help, more often the better episodes with
+    help do (memjax/agents/adamemento/assist.py); evaluation gives help where it has paid so far.
+Neither equations nor code of the paper could be obtained: the parts and their order
 follow its words, all formulas are our choice.
 
 Every function takes first an `AdaMemento`, the parts that do not change while a run learns.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from memjax.agents.adamemento import banks, labels, reflection
+from memjax.agents.adamemento import advantage, assist, banks, labels, reflection
+from memjax.agents.adamemento.advantage import AdvantageNet
 from memjax.agents.adamemento.config import AdaMementoConfig, GateConfig
 from memjax.agents.adamemento.labels import ReturnWindow
 from memjax.agents.adamemento.reflection import ReflectionNets, ReflectionState
-from memjax.agents.online import ppo
+from memjax.agents.online import ppo, reference
 from memjax.agents.online.episodes import (
     Episodes,
     Scratch,
@@ -34,7 +39,8 @@ from memjax.agents.online.episodes import (
     keep_last,
     take_episodes,
 )
-from memjax.agents.online.ppo import Learner, PPOState, make_learner
+from memjax.agents.online.learner import Learner, PPOState, make_learner
+from memjax.agents.online.ppo import COLLECT
 from memjax.memory import Memory, MemoryState
 from memjax.ops.statistics import masked_mean
 from memjax.types import Action, Agent, Array, EnvSpec, Key, PyTree, Rollout, TimeStep, no_carry
@@ -52,6 +58,8 @@ class AdaMementoState(flax.struct.PyTreeNode):
     written: Array  # [2] i32, episodes ever written to the success and the failure bank
     kappa: Array  # [] f32
     projection: Array  # [d, D] of observations to keys, fixed
+    advantage: Any = ()  # AdvantageState with `gate.advantage`
+    assist: Any = ()  # AssistState with `gate.measured`
 
 
 class AdaMemento(NamedTuple):
@@ -64,6 +72,7 @@ class AdaMemento(NamedTuple):
     nets: ReflectionNets
     success: Memory
     failure: Memory
+    advantage: AdvantageNet | None
 
 
 def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> Agent:
@@ -73,11 +82,11 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
     ada = make_parts(config, spec)
     return Agent(
         init=partial(init, ada, num_envs),
-        initial_carry=no_carry,
+        initial_carry=partial(initial_carry, ada),
         act=partial(act, ada),
         update=partial(update, ada),
         rollout_steps=config.rollout_steps,
-        policies=("ensemble", "policy", "memory"),
+        policies=("ensemble", "policy", "memory", *reference.policies(ada.learner)),
         bonus=partial(bonus, ada) if ada.learner.novelty else None,
         acting=partial(acting, ada),
     )
@@ -92,14 +101,15 @@ def make_parts(config: AdaMementoConfig, spec: EnvSpec) -> AdaMemento:
     nets = reflection.make_nets(
         config.reflection, config.ppo, stored, success, failure, failures=config.bank.failures
     )
-    return AdaMemento(config, spec, stored, learner, nets, success, failure)
+    gains = advantage.make_net(config.ppo, spec) if config.gate.advantage else None
+    return AdaMemento(config, spec, stored, learner, nets, success, failure, gains)
 
 
 def init(ada: AdaMemento, num_envs: int, key: Key) -> AdaMementoState:
     """The state before the first rollout of `num_envs` environments."""
     # PPO's parameters come from the same key as in plain PPO, so that runs can be compared step by step.
     key_nets, key_projection = jax.random.split(jax.random.fold_in(key, 1))
-    config = ada.config
+    config, gains = ada.config, ada.advantage
     return AdaMementoState(
         ppo=ppo.init(ada.learner, num_envs, key),
         nets=reflection.init(ada.nets, key_nets),
@@ -110,7 +120,14 @@ def init(ada: AdaMemento, num_envs: int, key: Key) -> AdaMementoState:
         written=jnp.zeros(2, jnp.int32),
         kappa=jnp.float32(config.gate.kappa),
         projection=banks.make_projection(config.bank, ada.stored, key_projection),
+        advantage=advantage.init(gains, jax.random.fold_in(key, 2)) if gains else (),
+        assist=assist.init() if config.gate.measured else (),
     )
+
+
+def initial_carry(ada: AdaMemento, batch: int) -> PyTree:
+    """Whether the running episode of each of B = `batch` environments gets help: at first, none does."""
+    return jnp.zeros(batch, bool) if ada.config.gate.measured else no_carry(batch)
 
 
 def propose(ada: AdaMemento, state: AdaMementoState, observation: Array, key: Key) -> tuple[Array, Array]:
@@ -135,22 +152,59 @@ def act(
     timestep: TimeStep,
     key: Key,
     *,
-    policy: str = "ensemble",
+    policy: str = COLLECT,
 ) -> Action:
     """Actions of a batch: the memory's where the gate is open, PPO's elsewhere.
 
-    `policy` "memory" opens the gate everywhere, "policy" nowhere.
+    `policy` "memory" opens the gate everywhere, "policy" nowhere. "ensemble" opens it in every episode or in
+    none, as help has paid or not; while training, episodes with help and without are both played.
     """
-    found = ppo.distribution(ada.learner, state.ppo, timestep.observation)
+    observation = timestep.observation
+    if policy == reference.NAME:
+        return Action(reference.sample(ada.learner, state.ppo, observation, key), carry, {})
+    found = ppo.distribution(ada.learner, state.ppo, observation)
     explore = found.sample(key)
-    remembered, confidence = propose(ada, state, timestep.observation, jax.random.fold_in(key, 1))
-    gate = ready(ada.config.gate, state) & (confidence > state.kappa)
-    if policy != "ensemble":
+    remembered, confidence = propose(ada, state, observation, jax.random.fold_in(key, 1))
+    helped, carry = help_of(ada, state, carry, timestep, jax.random.fold_in(key, 3), policy)
+    gate = ready(ada.config.gate, state) & (confidence > state.kappa) & helped
+    if ada.advantage:
+        gate &= gains(ada, state, observation, remembered, explore)
+    if policy in ("policy", "memory"):
         gate = jnp.full_like(gate, policy == "memory")
     shaped = gate.reshape(-1, *(1,) * (explore.ndim - 1))
     action = jnp.where(shaped, remembered, explore)
-    extras = {"log_prob": found.log_prob(action), "gate": gate, "confidence": confidence}
+    log_prob = found.log_prob(action)
+    if policy == COLLECT:
+        action, log_prob = reference.replace_rows(ada.learner, state.ppo, observation, action, log_prob, key)
+    extras = {"log_prob": log_prob, "gate": gate, "confidence": confidence}
+    if policy == COLLECT and ada.config.gate.measured:
+        extras["helped"] = carry
     return Action(action, carry, extras)
+
+
+def help_of(
+    ada: AdaMemento, state: AdaMementoState, carry: PyTree, timestep: TimeStep, key: Key, policy: str
+) -> tuple[Array, PyTree]:
+    """Which of B episodes may take the memory's actions, and the carry that remembers it."""
+    config, batch = ada.config.gate, timestep.reward.shape[0]
+    explorer = jnp.asarray(~reference.is_reference(ada.learner, batch) if policy == COLLECT else True)
+    if not config.measured:
+        return explorer, carry
+    if policy != COLLECT:
+        return assist.probability(state.assist) >= 0.5, carry
+    begins = timestep.done | ~timestep.valid  # after the end of an episode, or a step that only reset
+    carry = assist.draw(config, state.assist, carry, begins, key)
+    return explorer & carry, carry
+
+
+def gains(
+    ada: AdaMemento, state: AdaMementoState, observation: Array, remembered: Array, explore: Array
+) -> Array:
+    """[B] bool: the memory's action is not estimated to gain less than the policy's, but for a margin."""
+    assert ada.advantage is not None
+    seen = ppo.observe(ada.learner, state.ppo, observation)
+    memory, own = (advantage.estimate(ada.advantage, state.advantage, seen, a) for a in (remembered, explore))
+    return memory - own >= -ada.config.gate.margin
 
 
 def acting(ada: AdaMemento, state: AdaMementoState) -> AdaMementoState:
@@ -184,15 +238,36 @@ def update(
     state = state.replace(nets=trained, success=success, failure=failure, kappa=kappa)
     metrics |= more
     gate, own = rollout.extras["gate"], rollout.valid
-    learned, more, advantage = ppo.learn(ada.learner, state.ppo, rollout, gate, key)
-    return state.replace(ppo=learned), metrics | more | {
+    learned, more, found = ppo.learn(ada.learner, state.ppo, rollout, gate, key)
+    state, measured = measure(ada, state, rollout, found.extrinsic, jax.random.fold_in(key, 2))
+    return state.replace(ppo=learned), metrics | more | measured | {
         "gate/rate": masked_mean(gate, own),
         "gate/confidence": masked_mean(rollout.extras["confidence"], own),
         "gate/kappa": state.kappa,
         "gate/ready": ready(ada.config.gate, state).astype(jnp.float32),
         # Spec 6.3: a right confidence is high only where the memory's action has an advantage >= 0.
-        "gate/negative_advantage": masked_mean(advantage < 0, gate & own),
+        "gate/negative_advantage": masked_mean(found.total < 0, gate & own),
     }
+
+
+def measure(
+    ada: AdaMemento, state: AdaMementoState, rollout: Rollout, extrinsic: Array, key: Key
+) -> tuple[AdaMementoState, dict[str, Array]]:
+    """What the gate learns from a rollout, given the advantages [T, B] of the task's reward in it."""
+    config, metrics = ada.config.gate, {}
+    if ada.advantage:
+        seen = ppo.observe(ada.learner, state.ppo, rollout.observation[:-1])
+        learned, error = advantage.learn(
+            ada.advantage, state.advantage, seen, rollout.action, extrinsic, rollout.valid, key
+        )
+        state, metrics = state.replace(advantage=learned), {"loss/advantage": error}
+    if config.measured:
+        ended = rollout.done & rollout.valid & ready(config, state)
+        ended &= ~reference.is_reference(ada.learner, ended.shape[1])
+        helped, returns = rollout.extras["helped"], rollout.stats.episode_return
+        state = state.replace(assist=assist.update(config, state.assist, returns, helped, ended))
+        metrics |= {"gate/help_pays": assist.probability(state.assist)}
+    return state, metrics
 
 
 def remember(

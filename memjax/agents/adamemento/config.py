@@ -1,10 +1,10 @@
 """AdaMemento's part of a config: its sections, and what contradicts within and between them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from memjax.agents.online.config import PPOConfig, check_ppo_batch
-from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.schema import Between, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from memjax.types import ConfigError
 
 
@@ -80,6 +80,11 @@ class GateConfig:
     sample: bool  # a_m ~ P(a | s) in place of its mode
     min_episodes: NonNegativeInt  # in each bank, before the gate may open
     min_updates: NonNegativeInt  # gradient steps of P and C, before the gate may open
+    advantage: bool  # execute a_m only where it is not estimated to gain less than the policy's action
+    margin: NonNegativeFloat  # of "advantage", standard deviations of the advantages
+    measured: bool  # help only so large a share of the episodes as help has paid in
+    least_share: Annotated[float, Between(0.0, 0.5)]  # of episodes with, and of episodes without help
+    forget: Fraction  # what the returns of "measured" weigh after one more rollout
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,28 @@ class PPOConfig:
     intrinsic_weight: NonNegativeFloat  # c_int
     offpolicy: Literal["mask", "is", "bc"]  # what PPO makes of actions it did not choose
     clone_weight: NonNegativeFloat  # eta of "bc"
+    reference_every: NonNegativeInt  # every so-many-th environment is a reference's without bonus; 0: none
+    constraint_rate: PositiveFloat  # of Adam, on the multiplier that the reference sets
     novelty: NoveltyConfig
 
+    def check(self) -> None:
+        """Raises ConfigError where fields contradict each other."""
+        if self.reference_every == 1:
+            raise ConfigError("reference_every", "0 or int >= 2, so that an explorer is left", 1)
+        if self.reference_every and self.novelty.kind == "none":
+            expected = "0, as there is no intrinsic reward to hold down"
+            raise ConfigError("reference_every", expected, self.reference_every)
+
     def check_batch(self, num_envs: int) -> None:
-        """Raises ConfigError unless the rollout divides into the minibatches."""
+        """Raises ConfigError unless minibatches divide the rollout, and the reference's part of it."""
+        if self.reference_every:
+            if num_envs % self.reference_every:
+                expected = f"a divisor of env.num_envs ({num_envs})"
+                raise ConfigError("reference_every", expected, self.reference_every)
+            share = num_envs // self.reference_every * self.rollout_steps
+            if share % self.minibatches:
+                expected = f"a divisor of the {share} steps that the reference takes in a rollout"
+                raise ConfigError("minibatches", expected, self.minibatches)
         steps = num_envs * self.rollout_steps
         if steps % self.minibatches:
             expected = (

@@ -1,0 +1,203 @@
+"""When the memory's action is taken: measured help, estimated advantage, and the constrained bonus."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from acting_case import first_rollout, small
+
+from memjax.agents.adamemento import advantage, assist
+from memjax.agents.online import ppo, reference
+from memjax.agents.online.learner import optimise
+from memjax.training.train import build
+from memjax.types import ConfigError, Discrete, EnvSpec
+
+SPEC = EnvSpec("test", (3,), "float32", Discrete(2), 10, True)
+
+
+def everything(config):
+    """Short episodes, and every switch of this file on."""
+    config.env.options = {"random_start": True, "max_steps_in_episode": 12}
+    config.agent.ppo.reference_every = 2
+    config.agent.gate.update(advantage=True, measured=True, kappa=0.0, min_updates=0, margin=10.0)
+    config.agent.gate.min_episodes = 0
+
+
+@pytest.fixture(scope="module")
+def gate():
+    return small(change=everything).agent.gate
+
+
+def told(gate, without, with_help, rounds=1):
+    """The state after rollouts in which these returns were seen."""
+    returns = jnp.array([[*without, *with_help]])
+    helped = jnp.array([[False] * len(without) + [True] * len(with_help)])
+    state = assist.init()
+    for _ in range(rounds):
+        state = assist.update(gate, state, returns, helped, jnp.ones_like(helped))
+    return state
+
+
+def test_help_that_pays_becomes_likely_and_help_that_costs_unlikely(gate):
+    assert float(assist.probability(assist.init())) == 0.5
+    assert float(assist.probability(told(gate, [0.0, 0.0], [1.0]))) == 0.5  # one of a kind tells nothing
+    assert float(assist.probability(told(gate, [0.0, 1.0] * 8, [0.0, 1.0] * 8))) == pytest.approx(0.5)
+    better = told(gate, [0.0, 1.0] * 8, [2.0, 3.0] * 8)
+    worse = told(gate, [2.0, 3.0] * 8, [0.0, 1.0] * 8)
+    assert float(assist.probability(better)) > 0.99
+    assert float(assist.probability(worse)) < 0.01
+    assert float(assist.probability(told(gate, [0.0] * 4, [0.0] * 4))) == pytest.approx(0.5)
+
+
+def test_the_probability_is_that_of_two_normal_means(gate):
+    """Oracle: draws of the two means, many episodes of each kind."""
+    rng = np.random.default_rng(0)
+    without, with_help = rng.normal(0.0, 1.0, 400), rng.normal(0.06, 1.5, 400)
+    found = float(assist.probability(told(gate, without, with_help)))
+    means = [rng.normal(x.mean(), x.std() / 20.0, 100_000) for x in (without, with_help)]
+    assert found == pytest.approx(np.mean(means[1] > means[0]), abs=0.01)
+
+
+def test_what_was_measured_fades_with_rollouts_in_which_episodes_end(gate):
+    state = told(gate, [0.0] * 4, [1.0] * 4)
+    nothing = jnp.zeros((1, 8), bool)
+    same = assist.update(gate, state, jnp.full((1, 8), jnp.nan), nothing, nothing)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    later = assist.update(gate, state, jnp.ones((1, 8)), nothing, ~nothing)
+    np.testing.assert_allclose(later.count, [4 * gate.forget + 8, 4 * gate.forget], rtol=1e-6)
+
+
+def test_an_episode_is_drawn_once_and_neither_kind_dies_out(gate):
+    state, key = told(gate, [0.0] * 50, [1.0] * 50), jax.random.key(0)
+    running = jnp.zeros(2_000, bool)
+    np.testing.assert_array_equal(assist.draw(gate, state, running, jnp.zeros_like(running), key), running)
+    drawn = assist.draw(gate, state, running, ~running, key)
+    assert float(jnp.mean(drawn)) == pytest.approx(1.0 - gate.least_share, abs=0.03)
+
+
+def test_the_advantage_network_learns_which_action_gains():
+    parts = advantage.make_net(small().agent.ppo, SPEC)
+    state = advantage.init(parts, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+    observation = jax.random.normal(keys[0], (32, 8, 3))
+    action = jax.random.randint(keys[1], (32, 8), 0, 2)
+    right = action == (observation[..., 0] > 0)
+    gain = 100.0 * (right - 0.5) + jax.random.normal(keys[2], right.shape)
+    valid = jnp.arange(8) < 7
+    gain = jnp.where(valid, gain, jnp.nan)
+    learn = jax.jit(partial(advantage.learn, parts))
+    for i in range(40):
+        learned = learn(
+            state,
+            observation,
+            action,
+            jnp.where(valid, gain, 0.0),
+            jnp.broadcast_to(valid, gain.shape),
+            jax.random.key(i),
+        )
+        state = learned[0]
+    seen = jax.random.normal(jax.random.key(9), (200, 3))
+    best = (seen[:, 0] > 0).astype(jnp.int32)
+    better = advantage.estimate(parts, state, seen, best) > advantage.estimate(parts, state, seen, 1 - best)
+    assert float(jnp.mean(better)) > 0.9
+
+
+def test_alpha_rises_while_the_explorer_is_behind_and_falls_back_to_zero():
+    config = small(change=everything).agent.ppo
+    learner = ppo.make_learner(config, SPEC)
+    step = jax.jit(partial(reference.constrain, learner))
+    state = reference.init(learner, jax.random.key(0))
+    for _ in range(10):
+        state = step(state, jnp.float32(1.0))
+    assert float(state.alpha) == 0.0
+    for _ in range(20):
+        state = step(state, jnp.float32(-1.0))
+    risen = float(state.alpha)
+    assert risen > 5 * config.constraint_rate
+    state = step(state, jnp.float32(1e9))  # one rollout does not turn the median of eight
+    assert float(state.alpha) > risen
+    for _ in range(60):
+        state = step(state, jnp.float32(1.0))
+    assert float(state.alpha) == 0.0
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One chunk of all parts together, the state before it, and its metrics."""
+    program = build(small(change=everything))
+    before = program.init()
+    kept = jax.tree.map(jnp.copy, before)
+    state, metrics = program.chunk(before)
+    return program, kept, state, metrics
+
+
+def test_reference_environments_are_never_the_memorys(trained):
+    program, before, _, _ = trained
+    own = jax.tree.map(lambda x: x[0], (before.agent, before.actor))
+    timestep = own[1].timestep
+    begun = timestep.replace(truncated=jnp.ones_like(timestep.truncated))  # every episode is drawn anew
+    acted = program.agent.act(own[0], own[1].carry, begun, jax.random.key(0))
+    mine = reference.is_reference(ppo.make_learner(program.config.agent.ppo, program.env.spec), 8)
+    np.testing.assert_array_equal(mine, [False, True] * 4)
+    gate = np.asarray(acted.extras["gate"])
+    assert not gate[mine].any()
+    np.testing.assert_array_equal(gate[~mine], np.asarray(acted.extras["helped"])[~mine])
+    for policy, share in (("policy", 0.0), ("memory", 1.0)):
+        chosen = program.agent.act(own[0], (), begun, jax.random.key(0), policy=policy)
+        assert float(jnp.mean(chosen.extras["gate"])) == share
+    alone = program.agent.act(own[0], (), begun, jax.random.key(0), policy="reference")
+    assert alone.action.shape == (8,)
+
+
+def test_both_policies_learn_and_the_measures_are_finite(trained):
+    program, before, state, metrics = trained
+    assert program.agent.policies == ("ensemble", "policy", "memory", "reference")
+    for tree in (lambda s: s.agent.ppo.params, lambda s: s.agent.ppo.reference.params):
+        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), tree(before), tree(state))
+        assert min(jax.tree.leaves(moved)) > 0.0
+    for name in ("constraint/alpha", "constraint/difference", "gate/help_pays", "loss/advantage"):
+        assert np.isfinite(metrics[name]).all()
+    assert float(state.agent.assist.count.sum()) > 0
+
+
+def test_without_a_difference_the_explorers_learning_is_the_unconstrained_one():
+    """Oracle: on the explorer's columns alone and with alpha 0, the step is that of `optimise`."""
+    config = small("no_memory", change=everything)
+    got = first_rollout(config)
+    learner = ppo.make_learner(config.agent.ppo, got.program.env.spec)
+    key, rollout = jax.random.key(4), got.rollout
+    reward, bonus = jax.random.normal(key, (2, *rollout.reward.shape))
+    gate = jnp.zeros_like(rollout.valid)
+    both, _, _ = jax.jit(reference.optimise_both, static_argnums=0)(
+        learner, got.state, rollout, reward, bonus, gate, key
+    )
+    half = jax.tree.map(lambda x: x[:, ::2], rollout)
+    alone, _, _ = jax.jit(optimise, static_argnums=0)(
+        learner, got.state, half, reward[:, ::2], bonus[:, ::2], gate[:, ::2], jax.random.split(key)[0]
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6), both.params, alone.params)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reference_every": 1}, "reference_every: expected 0 or int >= 2"),
+        ({"reference_every": 3}, "reference_every: expected a divisor of env.num_envs"),
+        ({"reference_every": 8, "minibatches": 32}, "minibatches: expected a divisor of the 16 steps"),
+    ],
+)
+def test_mistakes_are_named(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        small(change=lambda config: config.agent.ppo.update(fields))
+
+
+def without_bonus(config):
+    config.agent.ppo.reference_every = 2
+    config.agent.ppo.novelty.kind = "none"
+
+
+def test_a_reference_needs_a_bonus_to_hold_down():
+    with pytest.raises(ConfigError, match="reference_every: expected 0, as there is no intrinsic reward"):
+        small(change=without_bonus)
