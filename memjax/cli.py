@@ -129,6 +129,12 @@ def _inspect(arguments: argparse.Namespace, _: Overrides) -> int:
     return run(arguments.workdir, digest=arguments.digest)
 
 
+def _quarantine(arguments: argparse.Namespace, _: Overrides) -> int:
+    from memjax.commands.quarantine import run
+
+    return run(arguments.workdir, arguments.rows, hide=not arguments.release, why=arguments.why)
+
+
 def _configs(arguments: argparse.Namespace, _: Overrides) -> int:
     from memjax.commands.configs import run
 
@@ -189,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_inspect(commands)
+    _add_quarantine(commands)
     _add_configs(commands)
     _add_collect(commands)
     _add_remember(commands)
@@ -244,6 +251,17 @@ def _add_inspect(commands: Any) -> None:
     inspect = _command(commands, "inspect", _inspect, summary, help_texts.INSPECT, workdirs="one")
     help = "print a sha256 over the whole train state instead"
     inspect.add_argument("--digest", action="store_true", help=help)
+
+
+def _add_quarantine(commands: Any) -> None:
+    summary = "hide memories of a language-model agent, and all that was built on them"
+    text = help_texts.QUARANTINE
+    quarantine = _command(commands, "quarantine", _quarantine, summary, text, workdirs="one")
+    add = quarantine.add_argument
+    help = "rows of the memories, as `memjax inspect` shows them"
+    add("--rows", type=_rows, required=True, metavar="ROW[,ROW]", help=help)
+    add("--release", action="store_true", help="show them again")
+    add("--why", default="", metavar="TEXT", help="kept with the decision")
 
 
 def _add_configs(commands: Any) -> None:
@@ -321,6 +339,10 @@ def _amount(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _whole(text, 0)
+
+
+def _rows(text: str) -> list[int]:
+    return [_natural(each) for each in text.split(",")]
 
 
 def _whole(text: str, least: int) -> int:

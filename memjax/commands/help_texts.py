@@ -57,6 +57,16 @@ examples:
   memjax inspect runs/first --digest
 """
 
+QUARANTINE = """\
+Hides memories of a run of `memjax remember`, or of a TextMemory, from retrieval, together with all memories
+that were built on them. Nothing is deleted: the decision is in the log, and --release takes it back. It acts
+when the run is continued.
+
+examples:
+  memjax quarantine runs/language/memrl --rows=17,42 --why="a wrong recipe"
+  memjax quarantine runs/language/memrl --rows=17 --release
+"""
+
 CONFIGS = """\
 Lists the shipped configs. With a name it prints every field of that config with its value and meaning, and
 the variants that the config offers; a path of your own config file works as well.

@@ -59,7 +59,7 @@ class SqliteFile:
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._prepare(schema, version, durable)
             self._verify(schema)
-        except (sqlite3.DatabaseError, OSError) as error:
+        except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as error:
             raise ConfigError(str(path), "an SQLite file that can be written", f"{error}") from None
 
     def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memjax.agents.memrl.config import MemRLConfig, preset
+from memjax.agents.memrl.entries import TRUST
 from memjax.llm.run.content import NO_CORE
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.memory import RowMemory
@@ -131,6 +132,7 @@ class TextMemory:
         *,
         success: Sequence[bool] | None = None,
         source: str = "agent",
+        trust: int = TRUST,
     ) -> list[int]:
         """Credits the memories that were shown, and stores what was experienced.
 
@@ -142,6 +144,8 @@ class TextMemory:
           success: whether each task ended well, which decides under which title the text is shown; by default
             a reward above 0.
           source: who wrote the texts.
+          trust: in that source. A text is trusted no more than those that were shown when it was made, and
+            `find` shows none below the config's `least_trust`.
 
         Returns:
           The row of each text, by which `memories` of a later `Found` name it; -1 where none was stored.
@@ -155,7 +159,27 @@ class TextMemory:
         with self._lock:
             for start in range(0, len(found), self.batch):
                 part = slice(start, start + self.batch)
-                rows += self._learn(found[part], rewards[part], experiences[part], won[part], source)
+                rows += self._learn(found[part], rewards[part], experiences[part], won[part], source, trust)
+        return rows
+
+    def quarantine(self, rows: Sequence[int], *, hide: bool = True, why: str = "") -> list[int]:
+        """Hides texts and all that was built on them from `find`, or shows them again.
+
+        Args:
+          rows: of the texts.
+          hide: False to show them again.
+          why: kept with the decision.
+
+        Returns:
+          The rows that this hid or showed.
+
+        Raises:
+          ConfigError: there is no such text.
+        """
+        with self._lock:
+            rows = self._log.built_on(rows)
+            self._log.decide(rows, hide, why)
+            self._arrays = self._rows.hide(self._arrays, dict.fromkeys(rows, hide))
         return rows
 
     def save(self) -> None:
@@ -195,6 +219,7 @@ class TextMemory:
         self._arrays = self._rows.warm_up(arrays)
         for event in self._log.events(self._version):
             self._apply(event)
+        self._arrays = self._rows.hide(self._arrays, self._log.hidden())
 
     def _apply(self, event: Event) -> None:
         vectors = self._log.vectors(event.intents)
@@ -223,6 +248,7 @@ class TextMemory:
         texts: Sequence[str | None],
         success: Sequence[bool],
         source: str,
+        trust: int,
     ) -> list[int]:
         keys = [plain(one.intent)[:KEY_CHARS] for one in found]
         names = [text_hash(key) for key in keys]
@@ -247,6 +273,7 @@ class TextMemory:
             success=tuple(success),
             scored=tuple(reward is not None for reward in rewards),
             rows=tuple(rows),
+            trust=(trust,) * len(rows),
         )
         self._log.commit(event, experiences, [])
         self._apply(event)

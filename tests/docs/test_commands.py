@@ -89,7 +89,8 @@ def test_the_documents_are_read():
         assert names.count(name) >= 1, name
     assert names.count("README.md") >= 15
     assert {words[0] for _, words in COMMANDS} == {
-        *("train", "evaluate", "remember", "report", "inspect", "configs", "collect")
+        *("train", "evaluate", "remember", "report", "inspect", "configs", "collect"),
+        "quarantine",
     }
 
 

@@ -149,6 +149,35 @@ def test_what_does_not_fit_is_passed_over_and_earns_nothing(tmp_path):
         ) + [1] * len(found.memories)
 
 
+def test_quarantine_hides_a_text_and_what_was_built_on_it_and_lasts(tmp_path):
+    def shown(memory):
+        return {x.row for x in memory.find([KINDS[0]])[0].memories}
+
+    with opened(tmp_path) as memory:
+        memory.learn(memory.find([KINDS[0]]), [1.0], ["first"])
+        memory.learn(memory.find([KINDS[0]]), [1.0], ["built on the first"])
+        memory.learn(memory.find([KINDS[2]]), [1.0], ["another"])
+        memory.learn([memory.find([KINDS[2]])[0]._replace(intent=KINDS[0])], [1.0], ["later"], trust=0)
+        assert memory.quarantine([0], why="wrong") == [0, 1]
+        assert not shown(memory) & {0, 1}
+    with TextMemory.load(tmp_path, HashedNgrams(64)) as memory:
+        assert not shown(memory) & {0, 1}
+        assert memory.quarantine([0], hide=False) == [0, 1]
+        assert shown(memory) >= {0, 1}
+        with pytest.raises(ConfigError, match="experience 99"):
+            memory.quarantine([99])
+
+
+def test_texts_of_sources_that_are_trusted_less_are_not_shown(tmp_path):
+    config = preset("neutral", capacity=16, least_trust=2)
+    with opened(tmp_path, config) as memory:
+        memory.learn(memory.find([KINDS[0]]), [1.0], ["from anywhere"], trust=1, source="web")
+        assert memory.find([KINDS[0]])[0].memories == ()
+        memory.learn(memory.find([KINDS[0]]), [1.0], ["my own"])
+        (found,) = memory.find([KINDS[0]])
+        assert [x.content for x in found.memories] == ["my own"]
+
+
 @pytest.mark.parametrize(
     ("rewards", "notes", "says"),
     [

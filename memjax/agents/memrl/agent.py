@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from memjax.agents.memrl import entries, interface
 from memjax.agents.memrl.config import MemRLConfig, preset
-from memjax.agents.memrl.entries import Entry
+from memjax.agents.memrl.entries import TRUST, Entry
 from memjax.agents.memrl.interface import Found, MemRL
 from memjax.memory import (
     Eviction,
@@ -39,7 +39,17 @@ from memjax.memory import (
 )
 from memjax.types import Array, ConfigError, Key, PyTree
 
-__all__ = ["Entry", "Found", "MemRL", "MemRLConfig", "compiled", "make_memrl", "null_memrl", "preset"]
+__all__ = [
+    "TRUST",
+    "Entry",
+    "Found",
+    "MemRL",
+    "MemRLConfig",
+    "compiled",
+    "make_memrl",
+    "null_memrl",
+    "preset",
+]
 
 
 def make_memrl(
@@ -80,7 +90,7 @@ def make_memrl(
     plain = make(*place, evict=evict)  # the nearest memory of all, whatever its score
     return MemRL(
         init=memory.init,
-        retrieve=presented(interface.Retrieve, partial(retrieve, memory)),
+        retrieve=presented(interface.Retrieve, partial(retrieve, config, memory)),
         credit=presented(interface.Credit, partial(credit, config, memory)),
         insert=presented(interface.Insert, partial(insert, config, memory, plain)),
         learn=presented(interface.Learn, partial(learn, config, memory, plain)),
@@ -119,10 +129,15 @@ def compiled(memrl: MemRL) -> MemRL:
     )
 
 
-def retrieve(memory: Memory, state: MemoryState, intents: Array, *, key: Key | None = None) -> Found:
+def retrieve(
+    config: MemRLConfig, memory: Memory, state: MemoryState, intents: Array, *, key: Key | None = None
+) -> Found:
     """`MemRL.retrieve`."""
     intents = _checked(memory, intents)
-    read = memory.retrieve(state, entries.unit_rows(intents), shown=~state.values.quarantined, key=key)
+    shown = ~state.values.quarantined
+    if config.least_trust:
+        shown &= state.values.trust >= config.least_trust
+    read = memory.retrieve(state, entries.unit_rows(intents), shown=shown, key=key)
     return Found(
         payload=read.values.payload,
         slots=read.slots,
@@ -159,8 +174,35 @@ def credit(
     rewards = jnp.broadcast_to(jnp.asarray(rewards, jnp.float32)[:, None], found.slots.shape)
     rewards = rewards if without is None else rewards - without
     sizes = _step_sizes(config, state, found, visits, here & jnp.isfinite(rewards))
-    state = memory.update(state, found.slots, rewards, here, step_size=sizes)
+    if config.lineage:
+        state = _credit_lineage(config, memory, state, found, rewards, here, sizes)
+    else:
+        state = memory.update(state, found.slots, rewards, here, step_size=sizes)
     return memory.touch(state, found.slots, here)
+
+
+def _credit_lineage(
+    config: MemRLConfig,
+    memory: Memory,
+    state: MemoryState,
+    found: Found,
+    rewards: Array,
+    here: Array,
+    sizes: Array | None,
+) -> MemoryState:
+    """Credit of the injected memories, and (gamma lambda)^g of its step for ancestors of generation g.
+
+    In the manner of MemQ (arXiv 2605.08374), whose credit over a graph of provenance has that factor. Ours:
+    an ancestor counts once for a task, by the shortest way, and one that was injected itself is none.
+    """
+    above = entries.ancestors(config, state, found.slots, here)
+    mask = above.slots < state.capacity
+    own = jnp.full(found.slots.shape, config.step_size, jnp.float32) if sizes is None else sizes
+    fading = config.step_size * jnp.float32(config.lineage) ** above.generation
+    reward = jnp.broadcast_to(rewards[:, :1], above.slots.shape)
+    joined = [(found.slots, above.slots), (rewards, reward), (here, mask), (own, fading)]
+    slots, rewards, mask, sizes = (jnp.concatenate(parts, axis=1) for parts in joined)
+    return memory.update(state, slots, rewards, mask, step_size=sizes)
 
 
 def insert(
@@ -177,6 +219,7 @@ def insert(
     writer: Array | None = None,
     built_on: Array | None = None,
     quarantined: Array | None = None,
+    trust: Array | None = None,
     mask: Array | None = None,
 ) -> tuple[MemoryState, Array]:
     """`MemRL.insert`; `plain` reads the nearest memory, hidden ones included."""
@@ -200,6 +243,7 @@ def insert(
         writer=jnp.full(batch, -1, jnp.int32) if writer is None else jnp.asarray(writer, jnp.int32),
         built_on=jnp.full((batch, config.keep), -1, jnp.int32) if built_on is None else built_on,
         quarantined=jnp.zeros(batch, bool) if quarantined is None else quarantined,
+        trust=jnp.full(batch, TRUST, jnp.int32) if trust is None else jnp.asarray(trust, jnp.int32),
     )
     return memory.write(state, keys, entry, utility=utility, group=task, mask=mask)
 
@@ -217,12 +261,26 @@ def learn(
     scored: Array | None = None,
     without: Array | None = None,
     built_on: Array | None = None,
+    trust: Array | None = None,
     **about: Array | None,
 ) -> tuple[MemoryState, Array]:
     """`MemRL.learn`."""
+    trust = jnp.full(found.slots.shape[0], TRUST, jnp.int32) if trust is None else jnp.asarray(trust)
+    trust = jnp.minimum(trust, _least_trust(memory, state, found))
     state = credit(config, memory, state, found, rewards, mask=scored, without=without)
     built_on = found.ids if built_on is None else built_on
-    return insert(config, memory, plain, state, intents, payload, built_on=built_on, **about)
+    return insert(config, memory, plain, state, intents, payload, built_on=built_on, trust=trust, **about)
+
+
+def _least_trust(memory: Memory, state: MemoryState, found: Found) -> Array:
+    """[B] i32, of the memories that were injected into each task; what is built on one is trusted no more."""
+    trust, ids = memory.gather(state, found.slots, _trust_and_id)
+    there = found.mask & (ids == found.ids)
+    return jnp.min(jnp.where(there, trust, jnp.iinfo(jnp.int32).max), axis=1)
+
+
+def _trust_and_id(state: MemoryState) -> tuple[Array, Array]:
+    return state.values.trust, state.values.id
 
 
 def _checked(memory: Memory, intents: Array) -> Array:

@@ -21,8 +21,10 @@ class MemRLConfig:
     """What is recalled, how it is chosen, what is learned and what is kept."""
 
     capacity: PositiveInt  # memories, a hard limit
-    evict: Literal["fifo", "lru", "lowest_utility", "reservoir"]  # when full; the source keeps everything
-    protect: NonNegativeInt  # "lowest_utility": insertions for which a new memory stays; 0: off
+    # When full; the source keeps everything. "worth_age": the least (1 + Q) 0.5^(age / half_life) goes.
+    evict: Literal["fifo", "lru", "lowest_utility", "reservoir", "worth_age"]
+    protect: NonNegativeInt  # by worth: insertions for which a new memory stays; 0: off
+    half_life: PositiveInt  # "worth_age": writes and injections since the last use after which worth halves
 
     recall: PositiveInt  # k1, of memories or of buckets
     unit: Literal["memories", "buckets"]  # what `recall` counts
@@ -47,6 +49,11 @@ class MemRLConfig:
     step_size: Fraction  # alpha
     initial_success: float  # utility of a memory written after a success
     initial_failure: float  # the same after a failure
+    lineage: Fraction  # gamma lambda: share of a lesson that one generation further up earns; 0: off
+    generations: PositiveInt  # how far up
+    ancestors: PositiveInt  # most of them for one task, the nearest
+
+    least_trust: NonNegativeInt  # memories whose source is trusted less are not shown; 0: all are
 
     add_similarity: Cosine  # a new memory at least so similar to another joins its bucket
 
@@ -57,8 +64,10 @@ class MemRLConfig:
             raise ConfigError(name, f"at least keep ({self.keep})", size)
         if self.unit == "buckets" and self.pool < self.recall:
             raise ConfigError("pool", f"at least recall ({self.recall}): a bucket has a memory", self.pool)
-        if self.protect and self.evict != "lowest_utility":
-            raise ConfigError("protect", "0 unless evict is 'lowest_utility'", self.protect)
+        if self.protect and self.evict not in ("lowest_utility", "worth_age"):
+            raise ConfigError("protect", "0 unless evict is 'lowest_utility' or 'worth_age'", self.protect)
+        if self.lineage and self.credit == "leave_one_out":
+            raise ConfigError("lineage", "0 with credit 'leave_one_out'", self.lineage)
         if self.clip is not None and self.clip <= 0.0:
             raise ConfigError("clip", "a number > 0 or None", self.clip)
 
@@ -81,7 +90,8 @@ class MemRLConfig:
 
 
 # What neither source has, off.
-_OFF = dict(evict="fifo", protect=0, bonus=0.0, credit="equal", step="const", unique_task=False)
+_OFF = dict(evict="fifo", protect=0, half_life=1_000, bonus=0.0, credit="equal", step="const")
+_OFF |= dict(unique_task=False, lineage=0.0, generations=3, ancestors=16, least_trust=0)
 
 _PAPER = dict(
     **_OFF,

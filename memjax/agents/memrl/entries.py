@@ -18,6 +18,8 @@ from memjax.agents.memrl.config import MemRLConfig
 from memjax.memory import Eviction, Memory, MemoryState, leaf_spec, lowest_first
 from memjax.types import Array, PyTree
 
+TRUST = 2  # in a source that is not said, such as the agent itself
+
 _ROUNDING = 1e-6  # of the cosine of a unit vector with itself
 
 
@@ -30,6 +32,7 @@ class Entry(NamedTuple):
     writer: Array  # [] i32, who wrote it; -1: not said
     built_on: Array  # [k2] i32, ids of the memories that were injected when it was made; -1: none
     quarantined: Array  # [] bool, is not retrieved
+    trust: Array  # [] i32, of its source, or less where it was built on memories that are trusted less
 
 
 class Placed(NamedTuple):
@@ -90,7 +93,9 @@ def place(config: MemRLConfig, plain: Memory, state: MemoryState, keys: Array, a
 
 
 def eviction(config: MemRLConfig) -> str | Eviction:
-    """The policy by its name; with `protect`, or a bonus, one of our own that looks at all slots, O(N)."""
+    """The policy by its name; with `protect`, bonus or age one of our own that looks at all slots, O(N)."""
+    if config.evict == "worth_age":
+        return lowest_first(partial(_fading_worth, config.protect, config.half_life))
     if config.evict != "lowest_utility" or not (config.protect or config.bonus):
         return config.evict
     return lowest_first(partial(_worth, config.protect, config.bonus))
@@ -98,7 +103,17 @@ def eviction(config: MemRLConfig) -> str | Eviction:
 
 def _worth(protect: int, bonus: float, state: MemoryState) -> Array:
     """[N] Q + c / sqrt(visits + 1); above all others for the memories of the last `protect` insertions."""
-    worth = state.utility + bonus / jnp.sqrt(state.visits + 1.0)
+    return _unless_young(protect, state, state.utility + bonus / jnp.sqrt(state.visits + 1.0))
+
+
+def _fading_worth(protect: int, half_life: int, state: MemoryState) -> Array:
+    """[N] the logarithm, which cannot underflow, of (1 + Q) 0.5^(age / half_life)."""
+    age = (state.clock - jnp.maximum(state.written, state.read)).astype(jnp.float32)
+    worth = jnp.log(jnp.maximum(1.0 + state.utility, 1e-6)) - age * (jnp.log(2.0) / half_life)
+    return _unless_young(protect, state, worth)
+
+
+def _unless_young(protect: int, state: MemoryState, worth: Array) -> Array:
     young = state.count - state.values.id <= protect
     return jnp.where(young, jnp.finfo(jnp.float32).max, worth)
 
@@ -109,14 +124,7 @@ def _keys(state: MemoryState) -> Array:
 
 def descendants(state: MemoryState, ancestors: Array) -> Array:
     """`MemRL.descendants`: grows the set by one generation at a time until nothing is added."""
-    n, entry = state.capacity, state.values
-    ids = jnp.where(state.valid, entry.id, jnp.iinfo(jnp.int32).max)
-    order = jnp.argsort(ids)
-    place = jnp.searchsorted(ids[order], entry.built_on)
-    parents = jnp.where(place < n, order[jnp.minimum(place, n - 1)], n)
-    known = (parents < n) & (entry.id.at[parents].get(mode="clip") == entry.built_on)
-    known &= state.valid.at[parents].get(mode="clip") & (entry.built_on >= 0)
-    parents = jnp.where(known, parents, n)
+    n, parents = state.capacity, parent_slots(state)
 
     def grown(found: Array) -> Array:
         reached = (found | ancestors).at[parents].get(mode="fill", fill_value=False)
@@ -129,6 +137,52 @@ def descendants(state: MemoryState, ancestors: Array) -> Array:
     return lax.while_loop(more, lambda carry: (carry[1], grown(carry[1])), start)[1]
 
 
+def parent_slots(state: MemoryState) -> Array:
+    """[N, k2] the slots of the memories that each one was built on; N where there is none any more."""
+    n, entry = state.capacity, state.values
+    ids = jnp.where(state.valid, entry.id, jnp.iinfo(jnp.int32).max)
+    order = jnp.argsort(ids)
+    place = jnp.searchsorted(ids[order], entry.built_on)
+    parents = jnp.where(place < n, order[jnp.minimum(place, n - 1)], n)
+    known = (parents < n) & (entry.id.at[parents].get(mode="clip") == entry.built_on)
+    known &= state.valid.at[parents].get(mode="clip") & (entry.built_on >= 0)
+    known &= state.valid[:, None]
+    return jnp.where(known, parents, n)
+
+
+class Ancestors(NamedTuple):
+    """Memories that those injected into each of B tasks were built on, directly or through others."""
+
+    slots: Array  # [B, A] i32, the nearest generation first; N where there is none
+    generation: Array  # [B, A] i32, from 1: on the shortest way
+
+
+def ancestors(config: MemRLConfig, state: MemoryState, slots: Array, here: Array) -> Ancestors:
+    """The ancestors of the injected memories `slots` [B, k2] where `here`, each once for a task.
+
+    At most `config.ancestors`, of at most `config.generations`; an injected memory is no ancestor.
+    """
+    n, parents = state.capacity, parent_slots(state)
+    injected = jax.vmap(lambda at: jnp.zeros(n, bool).at[at].set(True, mode="drop"))(
+        jnp.where(here, slots, n)
+    )
+
+    def one_up(members: Array) -> Array:
+        above = jnp.where(members[:, None], parents, n)
+        return jnp.zeros(n, bool).at[above].set(True, mode="drop")
+
+    def step(carry: tuple[Array, Array], generation: Array) -> tuple[tuple[Array, Array], None]:
+        latest, reached = carry
+        new = jax.vmap(one_up)(latest) & (reached < 0)
+        return (new, jnp.where(new, generation, reached)), None
+
+    start = (injected, jnp.where(injected, 0, -1))
+    (_, reached), _ = lax.scan(step, start, jnp.arange(1, config.generations + 1))
+    nearness = jnp.where(reached > 0, config.generations + 1 - reached, 0)
+    top, found = lax.top_k(nearness, min(config.ancestors, n))  # ties go to the lowest slot
+    return Ancestors(jnp.where(top > 0, found, n).astype(jnp.int32), config.generations + 1 - top)
+
+
 def quarantine(state: MemoryState, where: Array, on: bool | Array = True) -> MemoryState:
     """`MemRL.quarantine`."""
     hidden = jnp.where(where & state.valid, on, state.values.quarantined)
@@ -138,5 +192,6 @@ def quarantine(state: MemoryState, where: Array, on: bool | Array = True) -> Mem
 def empty_entry(config: MemRLConfig, payload: PyTree) -> Entry:
     """Shapes and types of one entry with that payload, without a batch axis."""
     number = jnp.zeros((), jnp.int32)
-    entry = Entry(payload, number, number, number, jnp.zeros(config.keep, jnp.int32), jnp.zeros((), bool))
+    built_on, hidden = jnp.zeros(config.keep, jnp.int32), jnp.zeros((), bool)
+    entry = Entry(payload, number, number, number, built_on, hidden, number)
     return jax.tree.map(leaf_spec, entry)

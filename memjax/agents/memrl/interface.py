@@ -60,7 +60,9 @@ class Credit(Protocol):
 
         With the config's `credit` "similarity" a memory's step is scaled by its similarity over the largest
         among those injected; with "leave_one_out" a memory earns the reward minus what the task earns without
-        it. A memory that was evicted meanwhile gets nothing, and neither does its successor in the slot.
+        it. A memory that was evicted meanwhile gets nothing, and neither does its successor in the slot. With
+        `lineage` above 0 the memories that those were built on learn too, with a step that shrinks by that
+        factor from one generation to the next.
 
         Args:
             state: the memory.
@@ -94,6 +96,7 @@ class Insert(Protocol):
         writer: Array | None = None,
         built_on: Array | None = None,
         quarantined: Array | None = None,
+        trust: Array | None = None,
         mask: Array | None = None,
     ) -> tuple[MemoryState, Array]:
         """Stores B experiences under their intents, as if one by one.
@@ -109,6 +112,7 @@ class Insert(Protocol):
             writer: [B] i32, who wrote each; -1 (the default) for not said.
             built_on: [B, k2] i32, ids of the memories that were injected when each was made; -1 for none.
             quarantined: [B] bool, hidden from retrieval from the start.
+            trust: [B] i32, in their sources (default: 2); see `least_trust` of the config.
             mask: [B] bool, which to store (default: all).
 
         Returns:
@@ -139,6 +143,7 @@ class Learn(Protocol):
         writer: Array | None = None,
         built_on: Array | None = None,
         quarantined: Array | None = None,
+        trust: Array | None = None,
         mask: Array | None = None,
     ) -> tuple[MemoryState, Array]:
         """`credit`, then `insert`: the utilities of what was injected and the new experience, in one program.
@@ -157,6 +162,7 @@ class Learn(Protocol):
             writer: as for `insert`.
             built_on: as for `insert`; by default the ids of `found`.
             quarantined: as for `insert`.
+            trust: as for `insert`; lowered to that of the least trusted memory that was injected.
             mask: [B] bool, which experiences to store.
 
         Returns:

@@ -30,12 +30,13 @@ CREATE TABLE events (number INTEGER PRIMARY KEY, phase TEXT NOT NULL, epoch INTE
 CREATE TABLE experiences (row INTEGER PRIMARY KEY, event INTEGER NOT NULL, task_id TEXT NOT NULL,
     epoch INTEGER NOT NULL, intent TEXT NOT NULL, content TEXT NOT NULL, success INTEGER NOT NULL,
     reward REAL NOT NULL, recall TEXT NOT NULL, provenance TEXT NOT NULL, text_hash TEXT NOT NULL);
+CREATE TABLE decisions (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE INDEX experiences_by_task ON experiences (task_id);
 CREATE TRIGGER experiences_stay BEFORE UPDATE ON experiences BEGIN SELECT raise(ABORT, 'append-only'); END;
 CREATE TRIGGER experiences_remain BEFORE DELETE ON experiences BEGIN SELECT raise(ABORT, 'append-only'); END
 """
 
-_TABLES = ("meta", "tasks", "intents", "plans", "attempts", "events", "experiences")
+_TABLES = ("meta", "tasks", "intents", "plans", "attempts", "events", "experiences", "decisions")
 
 
 class ExperienceLog:
@@ -53,7 +54,7 @@ class ExperienceLog:
           ConfigError: the log was written with another embedder, or was damaged.
         """
         self.path, self.dim = Path(path), dim
-        self._data = SqliteFile(path, _SCHEMA, version=2, chained=_TABLES)
+        self._data = SqliteFile(path, _SCHEMA, version=3, chained=_TABLES)
         want = {"embedder": embedder, "dim": str(dim)}
         with self._data.transaction() as connection:
             there = {name for (name,) in connection.execute("SELECT name FROM meta")}
@@ -188,6 +189,32 @@ class ExperienceLog:
             _experience(x) for x in self._data.rows(f"SELECT * FROM experiences {where}", (task_id, last))
         ]
 
+    def decide(self, rows: Sequence[int], hide: bool, why: str = "") -> None:
+        """Puts experiences in quarantine, or out of it. Raises ConfigError where the log lacks one."""
+        self.experiences(rows)
+        with self._data.transaction() as connection:
+            self._data.append(connection, "decisions", [(None, json.dumps([list(rows), hide, why]))])
+
+    def hidden(self) -> dict[int, bool]:
+        """Every experience that was ever decided on, and whether it is in quarantine now."""
+        told: dict[int, bool] = {}
+        for (body,) in self._data.rows("SELECT body FROM decisions ORDER BY number"):
+            rows, hide, _ = json.loads(body)
+            told |= dict.fromkeys(rows, hide)
+        return told
+
+    def built_on(self, rows: Sequence[int]) -> list[int]:
+        """`rows` and all experiences that were built on them, directly or through others, in order.
+
+        Raises ConfigError where the log lacks one of `rows`.
+        """
+        found = {x.row for x in self.experiences(rows)}
+        for row, provenance in self._data.rows("SELECT row, provenance FROM experiences ORDER BY row"):
+            # A memory is built on older ones alone, so one pass finds all generations.
+            if found & set(json.loads(provenance).get("built_on", ())):
+                found.add(row)
+        return sorted(found)
+
     def close(self) -> None:
         """Closes the file."""
         self._data.close()
@@ -196,6 +223,16 @@ class ExperienceLog:
         row = self._data.one(f"SELECT count(*) FROM {table}")
         assert row is not None
         return row[0]
+
+
+def open_log(path: Path) -> ExperienceLog:
+    """The log of a run that is there, whatever its embedder. Raises ConfigError where there is none."""
+    data = SqliteFile(path, _SCHEMA, version=3, make=False)
+    meta = dict(data.rows("SELECT name, value FROM meta"))
+    data.close()
+    if not meta.keys() >= {"embedder", "dim"}:
+        raise ConfigError(str(path), "the log of a run that has begun", "an empty one")
+    return ExperienceLog(path, embedder=meta["embedder"], dim=int(meta["dim"]))
 
 
 def _recall(body: Any) -> Recall:
@@ -209,11 +246,10 @@ def _plan(body: list) -> Plan:
 
 def _event(body: Any) -> Event:
     number, phase, epoch, minibatch, tasks, intents, recalls, *columns = body
-    rewards, success, scored, rows = (tuple(column) for column in columns)
+    rewards, success, scored, rows, *first = (tuple(column) for column in columns)
     recalls = tuple(_recall(x) for x in recalls)
-    return Event(
-        number, phase, epoch, minibatch, tuple(tasks), tuple(intents), recalls, rewards, success, scored, rows
-    )
+    place, about = (number, phase, epoch, minibatch), (tuple(tasks), tuple(intents), recalls)
+    return Event(*place, *about, rewards, success, scored, rows, *first)
 
 
 def _experience_row(event: int, x: Experience) -> tuple:

@@ -5,7 +5,7 @@ read from the log. So arrays that are rebuilt from the log equal, bit for bit, t
 stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from memjax.agents.memrl.agent import Found, MemRL, make_memrl
 from memjax.agents.memrl.config import MemRLConfig
+from memjax.agents.memrl.entries import TRUST
 from memjax.llm.run.records import Event, Recall
 from memjax.memory import MemoryState, gather_values
 from memjax.types import Array, Key
@@ -31,6 +32,8 @@ class Lessons(NamedTuple):
     rows: Array  # [B] i32, rows of the experiences to store; -1: none
     success: Array  # [B] bool
     tasks: Array  # [B] i32, numbers of the tasks; -1: padding
+    utility: Array  # [B] f32, first utilities; NaN: by the outcome, as the config says
+    trust: Array  # [B] i32, in the sources of the experiences
 
 
 class RowMemory:
@@ -107,6 +110,8 @@ class RowMemory:
             event.rows,
             event.success,
             event.tasks,
+            event.utility,
+            event.trust,
         )
         # Waits for the result, so that the time of the update is not counted in a later step.
         return jax.block_until_ready(self._learn(state, lessons))
@@ -121,6 +126,8 @@ class RowMemory:
         rows: Sequence[int],
         success: Sequence[bool],
         tasks: Sequence[int],
+        utility: Sequence[float] = (),
+        trust: Sequence[int] = (),
     ) -> Lessons:
         """The columns of an event, padded to arrays of the compiled size."""
         n, sources = len(rewards), (self.batch, self.memrl.config.keep)
@@ -133,7 +140,7 @@ class RowMemory:
 
         def column(values: Sequence[float], missing: float, dtype: type) -> Any:
             filled = np.full(self.batch, missing, dtype)
-            filled[:n] = values
+            filled[: len(values)] = values
             return filled
 
         host: dict[str, Any] = dict(recalled=injected, similarity=near, intents=keys)
@@ -144,7 +151,18 @@ class RowMemory:
             rows=column(rows, -1, np.int32),
             success=column(success, False, bool),
             tasks=column(tasks, -1, np.int32),
+            utility=column(utility, np.nan, np.float32),
+            trust=column(trust, TRUST, np.int32),
         )
+
+    def hide(self, state: MemoryState, hidden: Mapping[int, bool]) -> MemoryState:
+        """The state with the experiences of some rows in quarantine, or, where False, out of it."""
+        slots = stored_rows(state)
+        for on in (True, False):
+            where = np.zeros(state.capacity, bool)
+            where[[slots[row] for row, value in hidden.items() if value == on and row in slots]] = True
+            state = self.memrl.quarantine(state, jnp.asarray(where), on) if where.any() else state
+        return state
 
 
 def stored_rows(state: MemoryState) -> dict[int, int]:
@@ -167,6 +185,8 @@ def _find(memrl: MemRL, state: MemoryState, intents: Array, key: Key) -> tuple[A
 
 
 def _learn(memrl: MemRL, state: MemoryState, lessons: Lessons) -> MemoryState:
+    config = memrl.config
+    usual = jnp.where(lessons.success, config.initial_success, config.initial_failure)
     state, _ = memrl.learn(
         state,
         _located(state, lessons),
@@ -174,7 +194,8 @@ def _learn(memrl: MemRL, state: MemoryState, lessons: Lessons) -> MemoryState:
         lessons.intents,
         {"row": lessons.rows},
         scored=lessons.scored,
-        success=lessons.success,
+        utility=jnp.where(jnp.isnan(lessons.utility), usual, lessons.utility),
+        trust=lessons.trust,
         task=lessons.tasks,
         mask=lessons.rows >= 0,
     )

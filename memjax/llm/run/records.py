@@ -81,6 +81,8 @@ class Event(NamedTuple):
     success: tuple[bool, ...]
     scored: tuple[bool, ...]  # whether the reward counts: False for a task that was skipped
     rows: tuple[int, ...]  # of the experiences written; -1: none
+    utility: tuple[float, ...] = ()  # their first utilities; (): as the config has them, by outcome
+    trust: tuple[int, ...] = ()  # in their sources; (): in the agent's own
 
 
 def text_hash(*texts: str) -> str:

@@ -195,6 +195,7 @@ class RunState:
         self._arrays = self._memory.warm_up(arrays)
         for event in self.log.events(self.version):
             self.learn(event)
+        self._arrays = self._memory.hide(self._arrays, self.log.hidden())
         return self._arrays, last
 
     def _open_metrics(self) -> MetricsWriter:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from language_case import ScriptedChat, ScriptedTask, arrays_of, benchmark, config, embedder
 
+from memjax import cli
 from memjax.llm.clients.budget import BudgetedChat, Ledger
 from memjax.llm.clients.cache import Store, StoredChat, StoredEmbedder
 from memjax.llm.clients.config import BudgetConfig, StoreConfig
@@ -296,6 +297,25 @@ def test_rates_against_their_definition(tmp_path):
     assert [line["success_rate"] for line in found] == [0.5, 0.5, 0.25]
     assert [line["cumulative_success_rate"] for line in found] == [0.5, 0.75, 0.75]
     assert [line["forgetting_rate"] for line in found] == [0.0, 1 / 2, 2 / 3]
+
+
+def test_quarantine_by_the_command_acts_when_the_run_goes_on(tmp_path, capsys):
+    run(tmp_path, config(epochs=2))
+    log = open_log(tmp_path)
+    used = next(row for event in log.events() for recall in event.recalls for row in recall.rows)
+    family = log.built_on([used])
+    log.close()
+    assert cli.main(["quarantine", str(tmp_path), f"--rows={used}", "--why=wrong"]) == 0
+    assert f"hidden: {len(family)} memories" in capsys.readouterr().out
+    run(tmp_path, config(epochs=4))
+    log = open_log(tmp_path)
+    later = {row for event in log.events(6) for recall in event.recalls for row in recall.rows}
+    assert later
+    assert not later & set(family)
+    assert log.hidden() == dict.fromkeys(family, True)
+    log.close()
+    assert cli.main(["quarantine", str(tmp_path), "--rows=999"]) == 2
+    assert "a log with experience 999" in capsys.readouterr().err
 
 
 def test_epochs_can_be_added(tmp_path):
