@@ -24,13 +24,14 @@ from jax import lax
 from memjax.memory.search.kernels.group_maxima import group_maxima, readable
 from memjax.memory.search.ranks import rank, rank_piece, rank_rows
 from memjax.memory.search.table import Search
-from memjax.memory.search.top_k import WIDTH, even, in_parts, maxima, members, top
+from memjax.memory.search.top_k import WIDTH, Top, by_groups, even, in_parts, maxima, members, top
 from memjax.types import Array
 
 QUERIES = 768  # at once: with more the product is no faster, and the scores of a piece leave the cache
 _MAXIMA = 2**24  # at once: 64 MB
 KERNEL_WIDTH = 32  # neighbours in a group of a kernel
-_ROWS = 2**17  # numbers of the candidates' keys at once: 512 KB
+_ROWS = 2**17  # numbers of the candidates' keys at once: 512 KB, which a cache holds
+_ROWS_ON_GPU = 2**25  # the same where many rows at once fill the device: 128 MB
 
 
 def plain(search: Search, k: int, block: int | None) -> Array:
@@ -149,25 +150,43 @@ def _grouped(search: Search, *, k: int, block: int | None) -> Array:
 
 
 def _fused(search: Search, *, k: int, platform: str) -> Array:
-    n = search.table.capacity
+    n, pick, at_once = search.table.capacity, top, _ROWS
+    if platform == "cuda":
+        pick, at_once = _top_on_gpu, _ROWS_ON_GPU
 
     def find(part: Search) -> Array:
-        _, groups = top(group_maxima(part, KERNEL_WIDTH, platform=platform), k)
+        _, groups = pick(group_maxima(part, KERNEL_WIDTH, platform=platform), k)
         slots = jnp.minimum(members(groups, KERNEL_WIDTH), n)
-        return _slots(best_of(part, slots, k), part)
+        return _slots(best_of(part, slots, k, pick, at_once), part)
 
     return by_queries(find, search, max(1, _MAXIMA * KERNEL_WIDTH // n))
 
 
-def best_of(search: Search, slots: Array, k: int) -> tuple[Array, Array]:
-    """Ranks and slots [Q, k] of the best of candidates [Q, C] in slot order; a slot N is none."""
+def _top_on_gpu(x: Array, k: int) -> tuple[Array, Array]:
+    """`top` through the kernel for short rows, which chooses among the maxima of groups of long ones."""
+    # Why here: it imports Pallas, which most programs can do without.
+    from memjax.memory.search.kernels.gpu_top import LONGEST, top_of_rows
+
+    if x.shape[1] <= LONGEST:
+        return top_of_rows(x, k)
+    return by_groups(x, k, WIDTH, _top_on_gpu, _top_on_gpu)
+
+
+def best_of(
+    search: Search, slots: Array, k: int, pick: Top = top, at_once: int = _ROWS
+) -> tuple[Array, Array]:
+    """Ranks and slots [Q, k] of the best of candidates [Q, C] in slot order; a slot N is none.
+
+    `pick` chooses among ranks; `at_once` numbers of candidates' keys are looked at in one piece.
+    """
     q, candidates = slots.shape
-    rows = even(q, max(1, min(64, _ROWS // (candidates * search.table.keys.shape[1]))))
+    most = at_once // (candidates * search.table.keys.shape[1])
+    rows = even(q, max(1, min(64, most) if at_once == _ROWS else most))
 
     def some(first: Array | int) -> Array:
         return rank_rows(_queries(search, first, rows), lax.dynamic_slice_in_dim(slots, first, rows))
 
-    return _cut(in_parts(some, q, rows), slots, k)
+    return _cut(in_parts(some, q, rows), slots, k, pick)
 
 
 def by_queries(find: Callable[[Search], Array], search: Search, most: int) -> Array:
@@ -191,9 +210,9 @@ def _queries(search: Search, start: Array | int, size: int) -> Search:
     return replace(search, queries=part(search.queries), exclude_group=part(search.exclude_group))
 
 
-def _cut(ranks: Array, slots: Array, k: int) -> tuple[Array, Array]:
+def _cut(ranks: Array, slots: Array, k: int, pick: Top = top) -> tuple[Array, Array]:
     """The k best [Q, k] of ranks and their slots, both [Q, C]."""
-    ranks, place = top(ranks, k)
+    ranks, place = pick(ranks, k)
     return ranks, jnp.take_along_axis(slots, place, axis=1, mode="clip")
 
 

@@ -19,7 +19,7 @@ from memjax.types import Array, PyTree
 WIDTH = 16  # neighbours in a group: one vector register of float32; 8 and 32 measured slower on a CPU
 _NARROW = 4  # the same among a few hundred entries
 _CACHED = 2**17  # numbers that are gone through k times: 512 KB
-_Top = Callable[[Array, int], tuple[Array, Array]]
+Top = Callable[[Array, int], tuple[Array, Array]]
 
 
 def top(x: Array, k: int) -> tuple[Array, Array]:
@@ -32,7 +32,7 @@ def top(x: Array, k: int) -> tuple[Array, Array]:
     Returns:
       Values [Q, k], largest first, and their positions [Q, k] i32; n where the value is -inf.
     """
-    return _by_groups(x, k, WIDTH, top, _top) if x.shape[1] >= 4 * k * WIDTH else _top(x, k)
+    return by_groups(x, k, WIDTH, top, _top) if x.shape[1] >= 4 * k * WIDTH else _top(x, k)
 
 
 def maxima(x: Array, width: int = WIDTH) -> Array:
@@ -53,9 +53,7 @@ def members(groups: Array, width: int = WIDTH) -> Array:
     return positions.reshape(groups.shape[0], -1)
 
 
-def _by_groups(
-    x: Array, k: int, width: int, top_of_maxima: _Top, top_of_members: _Top
-) -> tuple[Array, Array]:
+def by_groups(x: Array, k: int, width: int, top_of_maxima: Top, top_of_members: Top) -> tuple[Array, Array]:
     """`top` through the maxima of groups of `width` neighbours, which choose the groups to look into."""
     _, groups = top_of_maxima(maxima(x, width), k)
     positions = members(groups, width)
@@ -102,7 +100,7 @@ def _side_by_side(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def _few(x: Array, k: int) -> tuple[Array, Array]:
-    return _by_groups(x, k, _NARROW, _in_turns, _in_turns)
+    return by_groups(x, k, _NARROW, _in_turns, _in_turns)
 
 
 def _in_turns(x: Array, k: int) -> tuple[Array, Array]:
