@@ -17,8 +17,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from memjax.commands.collect import Request, collect_dataset
-
 ENVIRONMENTS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
 TIERS = ("random", "medium", "medium-replay", "expert")
 MEDIUM = {"hopper": 20, "walker2d": 40, "halfcheetah": 500}  # the rung, in iterations of its training
@@ -46,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make(env: str, tier: str, policies: Path, out: Path, steps: int) -> None:
     """One dataset."""
+    # Why here: what only reads datasets imports this module's names, and needs neither envpool nor configs.
+    from memjax.commands.collect import Request, collect_dataset
+
     if out.exists():
         print(f"{out}: there already")
         return

@@ -22,6 +22,7 @@ from benchmarks.harness import (
     times_faster,
 )
 from memjax.agents.offline.shared import DataSummary, Triplets
+from memjax.agents.reframe.advice import TrustConfig
 from memjax.agents.reframe.agent import make_reframe
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.config import (
@@ -31,6 +32,8 @@ from memjax.agents.reframe.config import (
     ReframeConfig,
     TransformerConfig,
 )
+from memjax.agents.reframe.gains import GainsConfig
+from memjax.agents.reframe.read_out import ReadOutConfig
 from memjax.data.trajectories import Trajectories, normalisation, returns_to_go
 from memjax.data.windows import DeviceData, sample, to_device
 from memjax.types import Agent, Box, EnvSpec
@@ -161,7 +164,10 @@ def _config(memory: Any, options: Options) -> ReframeConfig:
             64, 64, 10 if options.quick else 1000, 1024, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0
         ),
         bank=ExpertBankConfig(trajectories, trajectories * LENGTH, "latents"),
-        read=ReadConfig("hidden", "dot", 16, "late", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
+        read=ReadConfig("latent", "hidden", "dot", 16, "late", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
+        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3),
+        gains=GainsConfig(128, 4000, 256, 1e-3, 1e-4, 0.25, 20, 1.0),
+        read_out=ReadOutConfig((8,), 20, 16, 1e-3, 1e-4, 0.1, "corrected"),
     )
 
 

@@ -11,8 +11,8 @@ from memjax.agents.offline.baselines import CloningConfig, NearestConfig, make_c
 from memjax.agents.online.config import PPOConfig, SILConfig
 from memjax.agents.online.ppo import make_ppo
 from memjax.agents.online.sil import make_sil
+from memjax.agents.reframe.advised import make_any_reframe
 from memjax.agents.reframe.config import ReframeConfig
-from memjax.agents.reframe.utility import make_learning_reframe
 from memjax.schema import check_section
 from memjax.types import Agent, ConfigError, EnvSpec
 
@@ -52,7 +52,7 @@ AGENTS: dict[str, AgentEntry] = {
     "sil": AgentEntry(SILConfig, make_sil),
     "bc": AgentEntry(CloningConfig, make_cloning, "windows"),
     "nearest": AgentEntry(NearestConfig, make_nearest, "windows"),
-    "reframe": AgentEntry(ReframeConfig, make_learning_reframe, "windows"),
+    "reframe": AgentEntry(ReframeConfig, make_any_reframe, "windows"),
 }
 
 

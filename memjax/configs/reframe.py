@@ -109,6 +109,7 @@ def _agent() -> ConfigDict:
             },
             "bank": {"trajectories": 60, "capacity": 60_000, "content": "latents"},
             "read": {
+                "kind": "latent",
                 "query": "hidden",
                 "similarity": "dot",
                 "k": 16,
@@ -121,6 +122,34 @@ def _agent() -> ConfigDict:
                 "recall": 0,
                 "utility_weight": 0.5,
                 "utility_step": 0.1,
+            },
+            "trust": {  # of all kinds but "latent"
+                "handover": "blend",
+                "quantile": 0.95,
+                "hidden_steps": 25,
+                "enter": 1.0,
+                "leave": 0.1,
+                "stretch": 20,
+                "tolerance": 1e-3,
+            },
+            "gains": {  # of the kind "corrected", and of corrected labels
+                "width": 128,
+                "steps": 4_000,
+                "batch": 256,
+                "learning_rate": 1e-3,
+                "weight_decay": 1e-4,
+                "bank_share": 0.25,
+                "horizon": 20,
+                "effort": 1.0,
+            },
+            "read_out": {  # of the kinds "difference" and "clone"
+                "widths": (128, 128),
+                "steps": 20_000,
+                "batch": 256,
+                "learning_rate": 1e-3,
+                "weight_decay": 1e-4,
+                "noise": 0.03,
+                "labels": "corrected",
             },
         }
     )
@@ -228,6 +257,28 @@ def _read(config: ConfigDict, **fields) -> None:
     config.agent.read.update(fields)
 
 
+def _gate(config: ConfigDict) -> None:
+    """A memory beside the transformer: the nearest entry's action, as far as the distance is trusted."""
+    _read(config, kind="gate", k=1)
+
+
+def _corrected(config: ConfigDict) -> None:
+    """The same, with corrections from a model of the poor data."""
+    _read(config, kind="corrected", k=1)
+    config.data.encoder_steps = 60_000
+
+
+def _read_out(config: ConfigDict, kind: str) -> None:
+    """The same, with a network that is trained on the bank: over 4 neighbours, or without any."""
+    _read(config, kind=kind, k=4 if kind == "difference" else 1)
+    config.data.encoder_steps = 60_000
+
+
+def _switch(config: ConfigDict) -> None:
+    """The memory takes over for a stretch, in place of a mean of both actions."""
+    config.agent.trust.handover = "switch"
+
+
 def _experts(config: ConfigDict, count: int) -> None:
     """How many expert trajectories the bank is filled with."""
     config.data.num_experts = config.agent.bank.trajectories = count
@@ -256,6 +307,11 @@ def _utilities(config: ConfigDict) -> None:
 
 
 ABLATIONS: dict[str, base.Variant] = {
+    "gate": _gate,
+    "corrected": _corrected,
+    "difference": partial(_read_out, kind="difference"),
+    "clone": partial(_read_out, kind="clone"),
+    "switch": _switch,
     "query_ae": partial(_read, query="ae"),
     "query_both": partial(_read, query="hidden+ae"),
     "concat": partial(_read, fusion="concat"),
@@ -268,7 +324,7 @@ ABLATIONS: dict[str, base.Variant] = {
     "utilities": _utilities,
     **{f"k{k}": partial(_read, k=k) for k in (1, 4, 64)},
     "k_all": partial(_read, k=0),
-    **{f"experts{n}": partial(_experts, count=n) for n in (6, 15, 30, 120, 300)},
+    **{f"experts{n}": partial(_experts, count=n) for n in (1, 2, 5, 6, 10, 15, 30, 120, 300)},
 }
 
 
@@ -291,6 +347,8 @@ def _smoke(config: ConfigDict) -> None:
     if "transformer" in config.agent:
         config.agent.transformer.update(width=16, context=5, layers=2)
         config.agent.autoencoder.update(width=8, latent=8, steps=50, batch=64)
+        config.agent.read_out.update(widths=(16,), steps=20, batch=32)
+        config.agent.gains.update(width=16, steps=20, batch=32, horizon=5)
 
 
 VARIANTS: dict[str, base.Variant] = {

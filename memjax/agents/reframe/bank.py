@@ -62,13 +62,19 @@ def shuffled(bank: MemoryState, key: Key) -> MemoryState:
 
     Shuffling the rows of Z as a whole would change nothing: they are a set.
     """
-    n, size = bank.capacity, jnp.sum(bank.valid)
+    return _with(
+        bank, CONTENT, jnp.where(bank.valid[:, None], bank.keys[shuffled_slots(bank.valid, key)], 0.0)
+    )
+
+
+def shuffled_slots(valid: Array, key: Key) -> Array:
+    """[N] i32 for each of the slots `valid` [N] another one of them, each once."""
+    n, size = valid.shape[0], jnp.sum(valid)
     # Why: a rotation of a random order has no slot that keeps its own.
-    order = jnp.argsort(jnp.where(bank.valid, jax.random.uniform(key, (n,)), 2.0))
+    order = jnp.argsort(jnp.where(valid, jax.random.uniform(key, (n,)), 2.0))
     place = jnp.arange(n)
     after = order[jnp.where(place + 1 < size, place + 1, 0)]
-    source = jnp.zeros(n, jnp.int32).at[order].set(after.astype(jnp.int32))
-    return _with(bank, CONTENT, jnp.where(bank.valid[:, None], bank.keys[source], 0.0))
+    return jnp.zeros(n, jnp.int32).at[order].set(after.astype(jnp.int32))
 
 
 def constant(bank: MemoryState) -> MemoryState:

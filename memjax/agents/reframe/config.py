@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from memjax.agents.reframe.advice import TrustConfig
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
+from memjax.agents.reframe.gains import GainsConfig
+from memjax.agents.reframe.read_out import ReadOutConfig
 from memjax.networks.transformer import TransformerSizes
 from memjax.schema import Between, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from memjax.types import ConfigError
@@ -54,8 +57,13 @@ class ExpertBankConfig:
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How the policy reads the bank."""
+    """How the policy reads the bank.
 
+    Kind "latent" is what the rest of the section describes. Of the other kinds, `expert_memory.py`,
+    `k` entries make an action and `method` finds them; the rest does not matter.
+    """
+
+    kind: Literal["latent", "gate", "corrected", "difference", "clone"]
     query: Literal["hidden", "ae", "hidden+ae"]
     similarity: Literal["dot", "cosine"]
     k: NonNegativeInt  # entries read; 0: all
@@ -96,6 +104,9 @@ class ReframeConfig:
     autoencoder: AutoencoderConfig
     bank: ExpertBankConfig
     read: ReadConfig
+    trust: TrustConfig  # of all kinds of reads but "latent"
+    gains: GainsConfig  # of kind "corrected", and of corrected labels
+    read_out: ReadOutConfig  # of kinds "difference" and "clone"
 
     @property
     def rollout_steps(self) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.agents.offline.shared import DataSummary, Triplets
+from memjax.agents.reframe.advice import TrustConfig
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.config import (
     ExpertBankConfig,
@@ -15,6 +16,8 @@ from memjax.agents.reframe.config import (
     ReframeConfig,
     TransformerConfig,
 )
+from memjax.agents.reframe.gains import GainsConfig
+from memjax.agents.reframe.read_out import ReadOutConfig
 from memjax.types import Box, Discrete, EnvSpec, TimeStep, Windows
 
 SIZE = 3  # of an observation
@@ -32,7 +35,12 @@ def config(**changes):
         "optimizer": OptimizerConfig(1e-3, 1e-4, 0.25, 10),
         "autoencoder": AutoencoderConfig(8, 6, 20, 32, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
         "bank": ExpertBankConfig(4, 64, "latents"),
-        "read": ReadConfig("hidden", "dot", 5, "late", 0.0, "step", 0.0, False, "auto", 0, 0.0, 0.3),
+        "read": ReadConfig(
+            "latent", "hidden", "dot", 5, "late", 0.0, "step", 0.0, False, "auto", 0, 0.0, 0.3
+        ),
+        "trust": TrustConfig("blend", 0.95, 3, 1.0, 0.1, 3, 1e-3),
+        "gains": GainsConfig(8, 20, 16, 1e-3, 1e-4, 0.25, 4, 1.0),
+        "read_out": ReadOutConfig((8,), 20, 16, 1e-3, 1e-4, 0.1, "corrected"),
     }
     for name, section in sections.items():
         sections[name] = dataclasses.replace(section, **changes.pop(name, {}))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from memjax.agents.offline.shared import DataSummary, Triplets
+from memjax.agents.reframe.advice import TrustConfig
 from memjax.agents.reframe.agent import make_reframe
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.config import (
@@ -23,6 +24,8 @@ from memjax.agents.reframe.config import (
     ReframeConfig,
     TransformerConfig,
 )
+from memjax.agents.reframe.gains import GainsConfig
+from memjax.agents.reframe.read_out import ReadOutConfig
 from memjax.types import Box, EnvSpec, TimeStep, Windows
 
 SIZE, ACTIONS = 8, 2
@@ -45,7 +48,10 @@ def config(memory="associative", content="latents", contexts=512, steps=2000):
         optimizer=OptimizerConfig(3e-3, 1e-4, 0.25, 100),
         autoencoder=AutoencoderConfig(32, 32, steps, 128, 3e-3, 1e-4, 1.0, 0.1, 3.0, 1.0),
         bank=ExpertBankConfig(contexts, contexts, content),
-        read=ReadConfig("ae", "cosine", 4, "early", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
+        read=ReadConfig("latent", "ae", "cosine", 4, "early", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
+        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3),
+        gains=GainsConfig(8, 20, 16, 1e-3, 1e-4, 0.25, 4, 1.0),
+        read_out=ReadOutConfig((8,), 20, 16, 1e-3, 1e-4, 0.1, "corrected"),
     )
 
 

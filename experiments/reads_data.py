@@ -1,0 +1,101 @@
+"""Collects the datasets of `experiments.reads_campaign` from policies: poor episodes and few experts.
+
+    python -m experiments.reads_data --policies DIR --out runs/reads/data
+
+DIR is that of `experiments.offline_data`. For each task one file `TASK.npz` is written, which is all that
+training needs: 300 episodes of the "medium" policy with its noise (100 on HalfCheetah, whose episodes are
+long), 30 episodes of the expert without noise and 30 with it. Files that exist are not made again.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.offline_data import ENVIRONMENTS, policies_of
+from memjax.data.trajectories import Trajectories
+
+POOR_EPISODES = {"hopper": 300, "walker2d": 300, "halfcheetah": 100}
+EXPERT_EPISODES = 30
+KINDS = ("poor", "clean", "noisy")  # what a file holds; the last two are experts
+_FIELDS = ("observations", "actions", "rewards", "starts", "terminated")
+
+
+class TaskData(NamedTuple):
+    """The episodes of a task, actions within [-1, 1] as these environments have them."""
+
+    poor: Trajectories
+    clean: Trajectories  # experts without noise
+    noisy: Trajectories  # and with the noise of their own policy
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--policies", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("runs/reads/data"), metavar="DIR")
+    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for task in arguments.task:
+        out = arguments.out / f"{task}.npz"
+        if not out.exists():
+            save(out, TaskData(*(_collect(task, kind, arguments.policies) for kind in KINDS)))
+        data = load(out)
+        means = [f"{kind} {_mean_return(getattr(data, kind)):,.0f}" for kind in KINDS]
+        print(f"{out}: mean return {', '.join(means)}", flush=True)
+
+
+def save(path: Path, data: TaskData) -> None:
+    """Writes a file of `load`."""
+    arrays = {f"{kind}_{name}": getattr(getattr(data, kind), name) for kind in KINDS for name in _FIELDS}
+    np.savez_compressed(path, **arrays)
+
+
+def load(path: Path) -> TaskData:
+    """Reads a file of `save`; needs neither an environment nor HDF5."""
+    with np.load(path, allow_pickle=False) as file:
+        parts = [
+            Trajectories(*(file[f"{kind}_{name}"] for name in _FIELDS), source=str(path)) for kind in KINDS
+        ]
+    return TaskData(*parts)
+
+
+def _collect(task: str, kind: str, policies: Path) -> Trajectories:
+    from memjax.commands.collect import Request, collect_dataset
+    from memjax.data.loading import load as load_dataset
+
+    poor = kind == "poor"
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "episodes.hdf5"
+        collect_dataset(
+            Request(
+                env=f"envpool/{ENVIRONMENTS[task]}-v4",
+                policies=policies_of(task, "medium" if poor else "expert", policies),
+                out=out,
+                steps=None,
+                episodes=POOR_EPISODES[task] if poor else EXPERT_EPISODES,
+                shares=(),
+                mean=kind == "clean",
+                seed=10 + KINDS.index(kind),  # no tier of `experiments.offline_data` begins alike
+                num_envs=30,
+                options={},
+                next_observations=False,
+                compress=False,
+                overwrite=False,
+            )
+        )
+        return load_dataset(str(out))._replace(source=task)
+
+
+def _mean_return(data: Trajectories) -> float:
+    return float(np.sum(data.rewards, dtype=np.float64) / len(data.terminated))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What `experiments.reads_campaign` compares: tasks, banks, and the numbers that every arm shares.
+
+A bank is (kind of expert, number of episodes, seed). Seeds of the table are 0 to 4; a seed draws which of the
+first 25 expert episodes the banks hold (smaller banks are part of larger ones), the parameters of every
+network and all batches. Settings may be tried on seeds from 100 on, whose experts are the other 5 episodes.
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.offline_data import ENVIRONMENTS
+from experiments.reads_data import TaskData, load
+from memjax.agents.offline.shared import DataSummary, Triplets
+from memjax.agents.reframe.advice import TrustConfig
+from memjax.agents.reframe.autoencoder import AutoencoderConfig
+from memjax.agents.reframe.config import (
+    ExpertBankConfig,
+    OptimizerConfig,
+    ReadConfig,
+    ReframeConfig,
+    TransformerConfig,
+)
+from memjax.agents.reframe.expert_memory import Kind, MemoryChoices, make_choices
+from memjax.agents.reframe.gains import GainsConfig
+from memjax.agents.reframe.read_out import ReadOutConfig
+from memjax.data.trajectories import (
+    Trajectories,
+    concatenate,
+    lengths,
+    normalisation,
+    returns,
+    returns_to_go,
+    take,
+)
+from memjax.data.windows import DeviceData, normalise, to_device
+from memjax.types import Box, EnvSpec
+
+COUNTS = (1, 2, 5)
+EXPERTS = ("clean", "noisy")
+TABLE_EXPERTS = 25  # episodes that the seeds of the table draw from
+EPISODE_STEPS = 1000  # the time limit
+RETURN_SCALE = 1000.0
+
+
+class Bank(NamedTuple):
+    """One set of expert episodes."""
+
+    experts: str  # "clean" or "noisy"
+    count: int
+    seed: int
+
+
+class Sizes(NamedTuple):
+    """Of networks and training."""
+
+    width: int = 128  # of the transformer
+    layers: int = 3
+    context: int = 20
+    batch: int = 64  # windows
+    updates: int = 6_000
+    learning_rate: float = 5e-4
+    warmup: int = 500
+    model_steps: int = 4_000  # of the dynamics
+    read_out_steps: int = 20_000  # of read-outs and of behaviour cloning
+    poor_steps: int = 60_000  # that the dynamics learn from
+
+
+QUICK = Sizes(16, 1, 4, 8, 4, 5e-4, 2, 10, 10, 2_000)  # every part once
+
+
+class Task(NamedTuple):
+    """One task with its data on the device."""
+
+    name: str
+    spec: EnvSpec
+    data: TaskData
+    mean: np.ndarray  # [O] of the poor data
+    std: np.ndarray  # [O]
+    steps: DeviceData  # the poor episodes, then the clean experts, then the noisy ones
+    totals: np.ndarray  # [E] f32 return of each of these episodes, scaled
+
+
+def load_task(name: str, folder: Path) -> Task:
+    """A task from the file that `experiments.reads_data` has made."""
+    data = load(folder / f"{name}.npz")
+    mean, std = normalisation(data.poor)
+    together = concatenate(list(data))
+    size, actions = data.poor.observations.shape[1], data.poor.actions.shape[1]
+    box = Box(actions, (-1.0,) * actions, (1.0,) * actions)
+    spec = EnvSpec(f"envpool/{ENVIRONMENTS[name]}-v4", (size,), "float32", box, EPISODE_STEPS, False)
+    totals = (returns(together) / RETURN_SCALE).astype(np.float32)
+    return Task(name, spec, data, mean, std, to_device(together, mean, std, RETURN_SCALE), totals)
+
+
+def banks(
+    seeds: list[int], experts: tuple[str, ...] = EXPERTS, counts: tuple[int, ...] = COUNTS
+) -> list[Bank]:
+    """All banks of the table, in the order in which every file has them."""
+    return [Bank(kind, count, seed) for kind in experts for count in counts for seed in seeds]
+
+
+def episodes_of(bank: Bank, available: int) -> np.ndarray:
+    """[count] which expert episodes a bank holds."""
+    table = bank.seed < 100
+    numbers = np.arange(TABLE_EXPERTS) if table else np.arange(TABLE_EXPERTS, available)
+    return np.random.default_rng(bank.seed).permutation(numbers)[: bank.count]
+
+
+def numbers_of(task: Task, bank: Bank) -> np.ndarray:
+    """[count] the same, numbered as in `task.steps`."""
+    first = len(task.data.poor.terminated)
+    first += len(task.data.clean.terminated) if bank.experts == "noisy" else 0
+    return first + episodes_of(bank, len(task.data.clean.terminated))
+
+
+def target_of(task: Task, bank: Bank) -> float:
+    """The return that every policy is asked for: the mean of the bank's episodes."""
+    return float(np.mean(task.totals[numbers_of(task, bank)]) * RETURN_SCALE)
+
+
+def experts_of(task: Task, bank: Bank, *, poor: bool = False) -> Triplets:
+    """The steps of a bank, padded to the largest: those of its experts, or of as many poor episodes."""
+    source: Trajectories = task.data.poor if poor else getattr(task.data, bank.experts)
+    if poor:
+        chosen = np.random.default_rng(bank.seed).permutation(len(source.terminated))[: bank.count]
+    else:
+        chosen = episodes_of(bank, len(task.data.clean.terminated))
+    return padded(triplets(task, take(source, chosen)), max(COUNTS) * EPISODE_STEPS)
+
+
+def poor_of(task: Task, count: int) -> Triplets:
+    """About `count` steps of whole poor episodes, from the first one on."""
+    some = int(np.searchsorted(task.data.poor.starts, count))
+    return triplets(task, take(task.data.poor, np.arange(min(some, len(task.data.poor.terminated)))))
+
+
+def triplets(task: Task, data: Trajectories) -> Triplets:
+    """All steps as the networks see them."""
+    episode = np.repeat(np.arange(len(data.terminated)), lengths(data)).astype(np.int32)
+    seen = normalise(data.observations, task.mean, task.std)
+    return Triplets(returns_to_go(data) / np.float32(RETURN_SCALE), seen, np.asarray(data.actions), episode)
+
+
+def padded(steps: Triplets, length: int) -> Triplets:
+    """The same with steps behind that belong to no episode."""
+    missing = length - len(steps.episode)
+
+    def longer(x: np.ndarray, value: int = 0) -> np.ndarray:
+        return np.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1), constant_values=value)
+
+    to_go, observations, actions, episode = map(np.asarray, steps)
+    return Triplets(longer(to_go), longer(observations), longer(actions), longer(episode, -1))
+
+
+def summary(task: Task) -> DataSummary:
+    """What a transformer without a memory is told."""
+    return DataSummary(task.mean, task.std)
+
+
+def transformer_config(sizes: Sizes) -> ReframeConfig:
+    """The Decision Transformer alone; of the other sections nothing is used."""
+    return ReframeConfig(
+        memory="null",
+        batch=sizes.batch,
+        return_scale=RETURN_SCALE,
+        targets=(0.0,),
+        evaluate_emptied=False,
+        transformer=TransformerConfig(
+            sizes.context, sizes.width, sizes.layers, 1, EPISODE_STEPS, 0.1, "float32"
+        ),
+        optimizer=OptimizerConfig(sizes.learning_rate, 1e-4, 0.25, sizes.warmup),
+        autoencoder=AutoencoderConfig(8, 8, 1, 8, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
+        bank=ExpertBankConfig(1, max(COUNTS) * EPISODE_STEPS, "latents"),
+        read=ReadConfig(
+            *("latent", "hidden", "dot", 1, "late", 0.0, "step", 0.0, False, "auto", 0, 0.0, 0.1)
+        ),
+        trust=trust_config(),
+        gains=gains_config(sizes),
+        read_out=read_out_config(sizes),
+    )
+
+
+def trust_config(handover: Literal["blend", "switch"] = "blend") -> TrustConfig:
+    """That of the shipped config."""
+    return TrustConfig(handover, 0.95, 25, 1.0, 0.1, 20, 1e-3)
+
+
+def gains_config(sizes: Sizes) -> GainsConfig:
+    """That of the shipped config."""
+    return GainsConfig(128, sizes.model_steps, 256, 1e-3, 1e-4, 0.25, 20, 1.0)
+
+
+def read_out_config(
+    sizes: Sizes, noise: float = 0.03, labels: Literal["recorded", "corrected"] = "corrected"
+) -> ReadOutConfig:
+    """That of the shipped config; with recorded labels and no neighbours it is behaviour cloning."""
+    return ReadOutConfig((128, 128), sizes.read_out_steps, 256, 1e-3, 1e-4, noise, labels)
+
+
+def choices_of(
+    task: Task,
+    sizes: Sizes,
+    kind: Kind,
+    *,
+    handover: Literal["blend", "switch"] = "blend",
+    content: Literal["latents", "shuffled", "constant"] = "latents",
+    noise: float = 0.03,
+    labels: Literal["recorded", "corrected"] = "corrected",
+) -> MemoryChoices:
+    """Those of a memory in this campaign."""
+    return make_choices(
+        kind,
+        task.spec,
+        k=4 if kind == "difference" else 1,
+        capacity=max(COUNTS) * EPISODE_STEPS,
+        content=content,
+        trust=trust_config(handover),
+        model=gains_config(sizes),
+        read_out=read_out_config(sizes, noise, labels),
+    )
+
+
+def stacked(rows: list[Triplets]) -> Triplets:
+    """[V, ...] of V banks."""
+    return Triplets(*(jnp.asarray(np.stack([np.asarray(x) for x in xs])) for xs in zip(*rows, strict=True)))

@@ -1,0 +1,142 @@
+"""A trained read-out: an MLP that turns what was retrieved, or the observation alone, into an action.
+
+"difference": a(o) = mean_j f(o_j, a_j, o - o_j) over the k nearest entries, as in DARP (arXiv 2606.09758):
+trained on the bank alone, an entry's own trajectory excluded, with noise on its queries. "clone": f(o) alone,
+behaviour cloning of the bank, the limit of a memory that is compressed into weights. Where gains are known
+(`gains.py`), the target at o_i + e is a_i - K_i e, which steers back, in place of a_i; that part is ours.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from memjax.agents.reframe.advice import Places
+from memjax.agents.reframe.gains import Steps
+from memjax.networks.encoders import MLP
+from memjax.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Widths
+from memjax.types import Array, Key, PyTree
+
+
+@dataclass(frozen=True)
+class ReadOutConfig:
+    """The network, and how it is trained."""
+
+    widths: Widths
+    steps: PositiveInt
+    batch: PositiveInt
+    learning_rate: PositiveFloat  # decays to 0 along a cosine
+    weight_decay: NonNegativeFloat
+    noise: NonNegativeFloat  # on the queries, in deviations of the data's observations
+    labels: Literal["recorded", "corrected"]  # the entry's action, or that with its correction
+
+
+class ReadOut(nn.Module):
+    """Features [..., F] to actions in units [..., A]."""
+
+    widths: Widths
+    size: int  # A
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        """Of any leading shape."""
+        flat = features.reshape(-1, features.shape[-1])
+        found = jnp.tanh(nn.Dense(self.size)(MLP(self.widths, "tanh")(flat)))
+        return found.reshape(*features.shape[:-1], self.size)
+
+
+class Neighbourhood(NamedTuple):
+    """The k entries that B queries retrieved; None in their place where the read-out needs none."""
+
+    observations: Array  # [B, k, O]
+    actions: Array  # [B, k, A]
+    mask: Array  # [B, k] bool
+
+
+def read_out(
+    config: ReadOutConfig, params: PyTree, queries: Array, near: Neighbourhood | None, size: int
+) -> Array:
+    """Actions [B, A] in units for queries [B, O]; `size` is A."""
+    net = ReadOut(config.widths, size)
+    if near is None:
+        found: Any = net.apply(params, queries)
+        return found
+    each: Any = net.apply(params, _features(queries, near))
+    total = jnp.sum(jnp.where(near.mask[..., None], each, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(near.mask, axis=1, keepdims=True), 1)
+
+
+def train_read_out(
+    config: ReadOutConfig,
+    entries: Steps,
+    places: Places,
+    gain: Array | None,
+    *,
+    neighbours: int,
+    hidden_steps: int,
+    key: Key,
+) -> tuple[PyTree, Array]:
+    """Fits the bank's own actions by AdamW on the squared error; one compiled scan.
+
+    Args:
+        config: network and training.
+        entries: N steps.
+        places: where they were recorded; what is not valid is never drawn.
+        gain: [N, A, O], for corrected labels.
+        neighbours: k of "difference"; 0: "clone".
+        hidden_steps: of a bank of one trajectory, entries this close in time are no neighbours.
+        key: draws parameters, batches and noise.
+
+    Returns:
+        The parameters, and the loss of every update [steps].
+    """
+    n, size = entries.actions.shape
+    net = ReadOut(config.widths, size)
+    key_net, key_draw = jax.random.split(key)
+    held = jnp.maximum(jnp.sum(places.valid), 1)
+    width = entries.observations.shape[1]
+    params = net.init(key_net, jnp.zeros((1, 2 * width + size if neighbours else width)))
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=config.weight_decay)
+    )
+    single = jnp.all(~places.valid | (places.group == jnp.max(jnp.where(places.valid, places.group, -1))))
+
+    def others(slots: Array, queries: Array) -> Neighbourhood:
+        """The nearest of other trajectories."""
+        squares = jnp.sum(entries.observations**2, axis=1)
+        # Why not exact: which of two equally near entries is taken does not matter in training.
+        scores = 2.0 * queries @ entries.observations.T - squares
+        apart = jnp.abs(places.time - places.time[slots][:, None]) > hidden_steps
+        other = jnp.where(single, apart, places.group != places.group[slots][:, None]) & places.valid
+        found, near = lax.top_k(jnp.where(other, scores, -jnp.inf), min(neighbours, n))
+        return Neighbourhood(entries.observations[near], entries.actions[near], jnp.isfinite(found))
+
+    def loss(params: PyTree, key: Key) -> Array:
+        key_slot, key_noise = jax.random.split(key)
+        slots = jax.random.randint(key_slot, (config.batch,), 0, held)
+        away = config.noise * jax.random.normal(key_noise, (config.batch, width))
+        queries, wanted = entries.observations[slots] + away, entries.actions[slots]
+        if gain is not None and config.labels == "corrected":
+            wanted = jnp.clip(wanted - jnp.einsum("bao,bo->ba", gain[slots], away), -1.0, 1.0)
+        near = others(slots, queries) if neighbours else None
+        return jnp.mean((read_out(config, params, queries, near, size) - wanted) ** 2)
+
+    def step(carry, number: Array):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(key_draw, number))
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, _), losses = lax.scan(step, (params, optimizer.init(params)), jnp.arange(config.steps))
+    return params, losses
+
+
+def _features(queries: Array, near: Neighbourhood) -> Array:
+    """[B, k, 2 O + A]: an entry's observation and action, and how the query differs from it."""
+    away = queries[:, None, :] - near.observations
+    return jnp.concatenate([near.observations, near.actions, away], axis=-1)

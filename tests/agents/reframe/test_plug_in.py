@@ -1,0 +1,246 @@
+"""A memory beside a policy: what it advises, how it is trusted, and that without it nothing changes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reframe_case import BOX, SIZE, config, spec, summary, timestep, triplets, windows
+
+from memjax.agents import AGENTS
+from memjax.agents.offline.shared import DataSummary, make_statistics
+from memjax.agents.reframe import advice, bank
+from memjax.agents.reframe.advised import make_any_reframe, memory_choices
+from memjax.agents.reframe.expert_memory import consult, fill
+from memjax.agents.reframe.plug_in import function_backbone, make_plug_in
+from memjax.memory import MemoryState
+from memjax.networks.decision_transformer import to_unit
+from memjax.types import ConfigError, Discrete
+
+KINDS = ("gate", "corrected", "difference", "clone")
+
+
+def choices(kind="gate", action=BOX, k=1, **changes):
+    read = changes.pop("read", {}) | {"kind": kind, "k": k}
+    return memory_choices(config(read=read, **changes), spec(action))
+
+
+def filled(kind="gate", action=BOX, k=1, steps=None, **changes):
+    made = choices(kind, action, k, **changes)
+    steps = triplets(action) if steps is None else steps
+    return made, jax.jit(partial(fill, made, steps, None))(jax.random.key(0))
+
+
+def acted(agent, state, batch=3, steps=5, policy=""):
+    """Actions [steps, batch, ...] and trust [steps, batch], None for an agent without a memory."""
+
+    def step(carry, now):
+        chosen = agent.act(state, carry, now, jax.random.key(0), policy=policy)
+        return chosen.carry, (chosen.action, chosen.extras.get("trust", jnp.zeros(batch)))
+
+    seen = [timestep(batch, seed=t, reward=jnp.full(batch, 0.5)) for t in range(steps)]
+    seen = jax.tree.map(lambda *x: jnp.stack(x), *seen)
+    return jax.jit(lambda: jax.lax.scan(step, agent.initial_carry(batch), seen)[1])()
+
+
+@pytest.mark.parametrize(("kind", "action"), [("gate", BOX), ("gate", Discrete(3)), ("corrected", BOX)])
+def test_with_an_emptied_memory_actions_are_the_backbones_bit_for_bit(kind, action):
+    made = config(read={"kind": kind, "k": 1}, evaluate_emptied=True, targets=(20.0,))
+    agent = make_any_reframe(made, spec(action), summary(action))
+    alone = make_any_reframe(config(memory="null", targets=(20.0,)), spec(action), summary(action))
+    state, plain = agent.init(jax.random.key(0)), alone.init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, state.backbone.params, plain.params)
+    own, _ = acted(alone, plain)
+    emptied, trust = acted(agent, state, policy="target20_emptied")
+    np.testing.assert_array_equal(emptied, own)
+    np.testing.assert_array_equal(trust, 0.0)
+    read, trust = acted(agent, state)
+    assert trust.max() > 0.0
+    assert isinstance(action, Discrete) or not np.array_equal(read, own)
+
+
+def test_training_is_the_backbones_own_and_leaves_the_memory_alone():
+    agent = make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), summary())
+    alone = make_any_reframe(config(memory="null"), spec(), summary())
+    state, plain = agent.init(jax.random.key(0)), alone.init(jax.random.key(0))
+    after, metrics = jax.jit(agent.update)(state, windows(), jax.random.key(1))
+    expected, _ = jax.jit(alone.update)(plain, windows(), jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, after.backbone.params, expected.params)
+    jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
+    assert 0.0 <= metrics["memory/trust_in_data"] <= 1.0
+    assert isinstance(after.bank, MemoryState)
+    assert AGENTS["reframe"].make is make_any_reframe
+
+
+def test_a_policy_of_the_users_own_sees_what_was_executed():
+    seen = []
+
+    def function(observations, returns, history):
+        seen.append((observations.shape, returns.shape))
+        return 0.1 * history.actions[:, -2] + 0.0 * observations[:, :2] + 0.0 * returns[:, None]
+
+    made = choices(trust={"tolerance": 1e6})  # trusted everywhere
+    data = summary()
+    statistics = make_statistics(data, spec(), 10.0, (20.0,))
+    agent = make_plug_in(
+        function_backbone(function, 4), made, statistics, data.experts, None, ("a", "a_emptied")
+    )
+    state = agent.init(jax.random.key(0))
+    carry, before = agent.initial_carry(2), None
+    for t in range(3):
+        now = timestep(2, seed=t)
+        chosen = agent.act(state, carry, now, jax.random.key(0))
+        asked = consult(made, state.memory, (now.observation - data.mean) / data.std)
+        np.testing.assert_allclose(to_unit(BOX, chosen.action), asked.action, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(chosen.extras["trust"], 1.0)
+        carry, before = chosen.carry, chosen.action
+        np.testing.assert_allclose(carry.context.actions[:, -1], to_unit(BOX, before), rtol=1e-5, atol=1e-6)
+    own = agent.act(state, carry, timestep(2, seed=9), jax.random.key(0), policy="a_emptied")
+    np.testing.assert_allclose(to_unit(BOX, own.action), 0.1 * to_unit(BOX, before), rtol=1e-4, atol=1e-6)
+    assert seen[0] == ((2, SIZE), (2,))
+    with pytest.raises(ConfigError, match="backbone: expected one that is trained"):
+        agent.update(state, windows(), jax.random.key(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_an_entry_the_memory_gives_its_action_and_full_confidence(kind):
+    made, memory = filled(kind, trust={"quantile": 1.0})
+    steps = triplets()
+    asked = jax.jit(partial(consult, made))(memory, steps.observations)
+    np.testing.assert_array_equal(asked.confidence, 1.0)
+    np.testing.assert_allclose(asked.distance, 0.0, atol=1e-3)
+    np.testing.assert_allclose(asked.expected, steps.returns_to_go, rtol=1e-5)
+    if kind in ("gate", "corrected"):
+        np.testing.assert_allclose(asked.action, to_unit(BOX, steps.actions), atol=1e-5)
+    assert asked.action.shape == (48, 2)
+
+
+def test_what_is_retrieved_by_cost_is_what_brute_force_finds():
+    made, memory = filled("corrected", k=2)
+    rng = np.random.default_rng(5)
+    queries = jnp.asarray(rng.normal(size=(20, SIZE)), jnp.float32)
+    found = consult(made, memory, queries)
+    keys = np.asarray(memory.bank.keys)[:48]
+    entries = np.asarray(memory.bank.values["observation"])[:48]
+    from memjax.agents.reframe.gains import cost_of_key
+
+    cost = np.asarray(cost_of_key(keys, SIZE))
+    away = np.asarray(queries)[:, None] - entries
+    costs = np.einsum("qni,nij,qnj->qn", away, cost, away)
+    order = np.argsort(costs, axis=1)[:, :2]
+    np.testing.assert_array_equal(np.sort(found.slots, axis=1), np.sort(order, axis=1))
+    np.testing.assert_allclose(found.distance, costs.min(1), rtol=1e-3)
+
+
+def test_tau_is_the_quantile_of_distances_from_other_trajectories():
+    steps = triplets()
+    _, memory = filled("gate", trust={"quantile": 0.9})
+    x, group = np.asarray(steps.observations), np.asarray(steps.episode)
+    apart = np.linalg.norm(x[:, None] - x, axis=-1)
+    least = np.sort(np.where(group[:, None] != group, apart, np.inf).min(1))
+    np.testing.assert_allclose(memory.tau, least[int(np.ceil(0.9 * 48)) - 1], rtol=1e-4)
+    one = triplets(trajectories=1, length=30)
+    _, memory = filled("gate", steps=one, trust={"quantile": 1.0, "hidden_steps": 4})
+    x, time = np.asarray(one.observations), np.arange(30)
+    apart = np.linalg.norm(x[:, None] - x, axis=-1)
+    far = np.abs(time[:, None] - time) > 4
+    np.testing.assert_allclose(memory.tau, np.where(far, apart, np.inf).min(1).max(), rtol=1e-4)
+
+
+def test_padding_changes_nothing():
+    steps = triplets(trajectories=3)
+    longer = type(steps)(*(jnp.concatenate([x, x[:12]]) for x in steps))
+    longer = longer._replace(episode=jnp.where(jnp.arange(48) < 36, longer.episode, -1))
+    made, memory = filled("gate", steps=steps)
+    _, padded = filled("gate", steps=longer)
+    assert int(padded.bank.count) == 36
+    np.testing.assert_allclose(memory.tau, padded.tau, rtol=1e-5)
+    queries = windows().observations[:, -1]
+    a, b = consult(made, memory, queries), consult(made, padded, queries)
+    np.testing.assert_allclose(a.action, b.action, rtol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["shuffled", "constant"])
+def test_controls_are_found_as_before_and_give_something_else(content):
+    made, memory = filled("gate")
+    _, other = filled("gate", bank={"content": content})
+    queries = triplets().observations
+    plain, changed = consult(made, memory, queries), consult(made, other, queries)
+    np.testing.assert_array_equal(plain.slots, changed.slots)
+    np.testing.assert_array_equal(plain.confidence, changed.confidence)
+    assert not np.any(np.all(np.isclose(plain.action, changed.action), axis=1))
+    mean = np.asarray(to_unit(BOX, triplets().actions)).mean(0)
+    if content == "constant":
+        np.testing.assert_allclose(changed.action, np.broadcast_to(mean, (48, 2)), atol=1e-5)
+    else:
+        np.testing.assert_allclose(np.asarray(changed.action).mean(0), mean, atol=1e-5)
+
+
+def handed(handover, weights, enter=0.9, leave=0.2, stretch=2):
+    """The memory's weight over time for confidences `weights` [T], in one environment."""
+    trust = advice.TrustConfig(handover, 0.95, 3, enter, leave, stretch, 1e-3)
+    following, found = advice.not_following(1), []
+    for t, weight in enumerate(weights):
+        told = advice.Advice(jnp.ones((1, 2)), jnp.zeros(1), jnp.full(1, weight), jnp.zeros(1), None, None)
+        chosen, following, share = advice.hand_over(
+            trust, spec(), jnp.full((1, 2), -1.0), told, following, jnp.array([t == 0])
+        )
+        np.testing.assert_allclose(chosen, 2.0 * share[0] - 1.0, rtol=1e-6)
+        found.append(float(share[0]))
+    return found
+
+
+def test_a_switch_stays_with_what_it_chose_and_a_blend_weighs():
+    assert handed("blend", [0.3, 1.0, 0.0]) == pytest.approx([0.3, 1.0, 0.0])
+    # enters at .9, stays above .2, leaves below it; two steps at least unless nothing was found
+    assert handed("switch", [0.5, 0.95, 0.1, 0.5, 0.1, 0.5]) == [0, 1, 1, 1, 0, 0]
+    assert handed("switch", [0.95, 0.0, 0.5]) == [1, 0, 0]
+
+
+def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
+    rng = np.random.default_rng(0)
+    o = rng.normal(size=(64, SIZE)).astype(np.float32)
+    a = np.stack([np.tanh(o[:, 0]), np.tanh(o[:, 1]) - 1.0], 1).astype(np.float32)
+    steps = triplets(trajectories=8, length=8)._replace(observations=jnp.asarray(o), actions=jnp.asarray(a))
+    labels = {
+        "widths": (32,),
+        "steps": 300,
+        "batch": 32,
+        "learning_rate": 1e-2,
+        "noise": 0.0,
+        "labels": "recorded",
+    }
+    for kind, k in (("clone", 1), ("difference", 3)):
+        made, memory = filled(kind, k=k, steps=steps, read_out=labels)
+        new = rng.normal(size=(200, SIZE)).astype(np.float32) * 0.7
+        wanted = np.stack([np.tanh(new[:, 0]), np.tanh(new[:, 1])], 1)
+        found = consult(made, memory, jnp.asarray(new)).action
+        assert np.mean((found - wanted) ** 2) < 0.15 * np.var(wanted)
+
+
+def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
+    agent = make_any_reframe(config(read={"kind": "corrected", "k": 1}), spec(), summary())
+    state = agent.init(jax.random.key(0))
+    other = triplets(trajectories=6, seed=3)
+    after = agent.refill(state, other)
+    assert int(after.bank.count) == 72
+    jax.tree.map(np.testing.assert_array_equal, after.backbone, state.backbone)
+    jax.tree.map(np.testing.assert_array_equal, after.memory.model, state.memory.model)
+    assert bank.content_hash(after.bank) != bank.content_hash(state.bank)
+    assert agent.act(after, agent.initial_carry(2), timestep(2), jax.random.key(0)).action.shape == (2, 2)
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ConfigError, match="'gate' where actions are discrete"):
+        choices("corrected", Discrete(3))
+    with pytest.raises(ConfigError, match=r"read\.k: expected at least 1"):
+        choices("gate", k=0)
+    with pytest.raises(ConfigError, match=r"leave: expected at most enter"):
+        advice.TrustConfig("switch", 0.95, 3, 0.1, 0.5, 2, 1e-3).check()
+    made = config(read={"kind": "gate", "k": 1}, bank={"capacity": 10})
+    with pytest.raises(ConfigError, match=r"capacity: expected at least the 48 steps"):
+        make_any_reframe(made, spec(), summary())
+    none = DataSummary(summary().mean, summary().std)
+    with pytest.raises(ConfigError, match="expert trajectories"):
+        make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), none)
