@@ -87,6 +87,8 @@ def evaluate_task(
     deadline: float,
 ) -> bool:
     """Every arm that has no row yet. Returns False where time ran out. `limits`: episodes, and steps or 0."""
+    # Why: below the highest precision, accelerators round what a policy sees to ten bits.
+    jax.config.update("jax_default_matmul_precision", "highest")
     path = out / f"{task.name}.csv"
     done = {row["arm"] for row in read_rows(path)}
     for arm in arms or ARMS:

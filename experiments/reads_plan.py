@@ -60,11 +60,11 @@ class Sizes(NamedTuple):
     layers: int = 3
     context: int = 20
     batch: int = 64  # windows
-    updates: int = 6_000
+    updates: int = 5_000
     learning_rate: float = 5e-4
     warmup: int = 500
     model_steps: int = 4_000  # of the dynamics
-    read_out_steps: int = 20_000  # of read-outs and of behaviour cloning
+    read_out_steps: int = 10_000  # of read-outs and of behaviour cloning
     poor_steps: int = 60_000  # that the dynamics learn from
 
 
@@ -220,6 +220,7 @@ def choices_of(
         trust=trust_config(handover),
         model=gains_config(sizes),
         read_out=read_out_config(sizes, noise, labels),
+        method="plain",  # maps over banks on any device
     )
 
 

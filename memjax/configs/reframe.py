@@ -14,6 +14,7 @@ transformer and fewer updates, minutes; `smoke` takes half a minute.
   memjax train --config=reframe:hopper+medium --workdir=runs/reframe
   memjax train --config=reframe:hopper --workdir=runs/mine \\
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
+  memjax train --config=reframe:hopper+medium+corrected+experts1 --workdir=runs/corrected
   memjax train --config=reframe:walker2d+random+dt --workdir=runs/dt
   memjax evaluate --workdir=runs/reframe --bank runs/data/hopper_expert.hdf5 --bank-episodes 15 --swap-bank
 """
@@ -144,7 +145,7 @@ def _agent() -> ConfigDict:
             },
             "read_out": {  # of the kinds "difference" and "clone"
                 "widths": (128, 128),
-                "steps": 20_000,
+                "steps": 10_000,
                 "batch": 256,
                 "learning_rate": 1e-3,
                 "weight_decay": 1e-4,

@@ -1,0 +1,128 @@
+"""The campaign of reads that act: banks, windows, files and tables."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("experiments.reads_plan", reason="no experiments beside the tests")
+
+from experiments import reads_results
+from experiments.reads_data import TaskData, load, save
+from experiments.reads_evaluation import ARMS, COLUMNS, _append, read_rows
+from experiments.reads_plan import Bank, banks, episodes_of, experts_of, load_task, numbers_of, target_of
+from experiments.reads_results import NAMES, Setting, collect, paired, tables
+from experiments.reads_training import draw_windows, restore, transformer_plan
+from experiments.reads_training import save as save_tree
+from memjax.data.trajectories import Trajectories
+
+
+def episodes(count, length, level, seed):
+    rng = np.random.default_rng(seed)
+    n = count * length
+    return Trajectories(
+        rng.normal(size=(n, 11)).astype(np.float32),
+        rng.uniform(-1, 1, (n, 3)).astype(np.float32),
+        np.full(n, level, np.float32),
+        np.arange(count + 1, dtype=np.int64) * length,
+        np.ones(count, bool),
+        "test",
+    )
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    made = TaskData(episodes(6, 20, 1.0, 0), episodes(30, 50, 3.0, 1), episodes(30, 40, 2.0, 2))
+    save(folder / "hopper.npz", made)
+    for a, b in zip(made, load(folder / "hopper.npz"), strict=True):
+        np.testing.assert_array_equal(a.observations, b.observations)
+        np.testing.assert_array_equal(a.starts, b.starts)
+    return load_task("hopper", folder)
+
+
+def test_banks_of_a_seed_hold_each_other_and_tuning_has_experts_of_its_own():
+    one, five = (set(episodes_of(Bank("clean", n, 3), 30)) for n in (1, 5))
+    assert one < five
+    tuned = set(episodes_of(Bank("clean", 5, 100), 30))
+    table = set().union(*(episodes_of(Bank("clean", 5, seed), 30) for seed in range(5)))
+    assert not tuned & table
+    assert len(set(banks([0, 1]))) == 12
+
+
+def test_a_bank_is_padded_and_asked_for_what_it_shows(task):
+    bank = Bank("noisy", 2, 0)
+    steps = experts_of(task, bank)
+    assert steps.observations.shape == (5000, 11)
+    assert np.sum(steps.episode >= 0) == 80
+    assert np.all(np.asarray(steps.episode)[80:] == -1)
+    assert target_of(task, bank) == pytest.approx(80.0)
+    assert target_of(task, Bank("clean", 1, 0)) == pytest.approx(150.0)
+    assert np.all(numbers_of(task, bank) >= 36)
+    assert np.sum(experts_of(task, bank, poor=True).episode >= 0) == 40
+
+
+def test_half_of_a_mixed_batch_is_of_its_own_experts(task):
+    wanted = banks([0, 1])
+    plan, rows = transformer_plan(task, wanted)
+    assert len(rows) == 2 + 12 + 12
+    draw = jax.jit(
+        jax.vmap(
+            lambda p: draw_windows(task.steps, jnp.asarray(task.totals), p, jax.random.key(0), 16, 4, 120)
+        )
+    )
+    found = draw(plan)
+    poor = np.asarray(found.episode) < 6
+    np.testing.assert_array_equal(poor[:2].all(1), True)
+    np.testing.assert_array_equal(poor[2:].sum(1), 8)
+    for row, bank in enumerate(rows[2:], start=2):
+        used = set(np.asarray(found.episode)[row][~poor[row]])
+        assert used <= set(numbers_of(task, bank))
+    newest = np.asarray(found.returns_to_go)[:, :, -1]
+    expert = np.asarray(found.returns_to_go)[14 + 0]
+    mask = np.asarray(found.mask)[14]
+    np.testing.assert_allclose(expert[8:][mask[8:]], 0.15, rtol=1e-5)  # 50 steps of 3, over 1,000
+    assert newest[2, 8:].max() <= 0.15
+    assert len(np.unique(newest[2, 8:])) > 1
+
+
+def test_a_tree_comes_back_and_one_of_another_size_does_not(tmp_path):
+    tree = {"a": jnp.arange(3.0), "b": (jnp.ones((2, 2)),)}
+    save_tree(tmp_path / "x.npz", tree, updates=4)
+    jax.tree.map(np.testing.assert_array_equal, restore(tmp_path / "x.npz", tree), tree)
+    with pytest.raises(ValueError, match="other sizes"):
+        restore(tmp_path / "x.npz", {"a": jnp.arange(4.0), "b": (jnp.ones((2, 2)),)})
+
+
+def test_rows_become_tables_and_a_picture(tmp_path, monkeypatch):
+    for arm, level in (("backbone", 20.0), ("bc", 50.0), ("clone", 60.0), ("emptied", 20.0)):
+        rows = [
+            ("hopper", b.experts, b.count, b.seed, arm, level + b.seed, 1.0, 0.5) for b in banks([0, 1, 2])
+        ]
+        _append(tmp_path / "hopper.csv", rows)
+    assert {row["arm"] for row in read_rows(tmp_path / "hopper.csv")} == {
+        "backbone",
+        "bc",
+        "clone",
+        "emptied",
+    }
+    scores, trusts = collect(tmp_path)
+    assert scores[Setting("hopper", "clean", 2), "clone"] == {0: 60.0, 1: 61.0, 2: 62.0}
+    text = "\n".join(tables(scores, trusts))
+    assert "| Decision Transformer | 21.0 ± 1.0 |" in text
+    assert "+40.0 ± 0.0" in text
+    assert set(ARMS) == set(NAMES)
+    monkeypatch.setattr(reads_results, "RESULTS", tmp_path / "results")
+    reads_results.write(tmp_path)
+    assert (tmp_path / "results" / "figure.png").stat().st_size > 5_000
+    with open(tmp_path / "results" / "scores.csv", newline="") as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+
+
+def test_a_difference_is_of_the_seeds_that_both_have():
+    mean, half = paired({0: 30.0, 1: 34.0, 2: 29.0, 7: 1.0}, {0: 20.0, 1: 22.0, 2: 21.0, 9: 5.0})
+    assert mean == pytest.approx(10.0)
+    assert half == pytest.approx(4.303 * 2.0 / np.sqrt(3))
+    assert np.isnan(paired({0: 1.0}, {1: 1.0})[0])
