@@ -12,18 +12,21 @@ import random
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from benchmarks.engines import Prepared
 from benchmarks.harness import environment, prepare_process, progress, time_in_turns
 from benchmarks.trials import Shape, by_method, exact_methods, gaussian, label
+from memjax.memory import EXACT_METHODS
 
-QUERIES = (1, 8, 64, 256, 1280)
-KEYS = (2**10, 2**12, 2**14, 2**16, 2**18, 2**20)
-WIDTHS = (64, 384)
-NEIGHBOURS = (4, 16, 64)
+# Queries, keys, widths, neighbours.
+SIZES = (1, 8, 64, 256, 1280), (2**10, 2**12, 2**14, 2**16, 2**18, 2**20), (64, 384), (4, 16, 64)
+FEW_SIZES = (1, 32, 256, 2048), (2**12, 2**16, 2**20), (64, 384), (4, 32, 128)  # on accelerators
+WORTH = {"gpu": ("plain", "fused")}  # the others are loops of small kernels there: slower at every shape
 LIMITS = {"cpu": (2e10, 2**29)}  # FLOPs of a call; bytes of keys, or of all scores, which a method stores
 OTHER_LIMITS = (2e13, 2**33)
 TURN, ROUNDS = 0.1, 9  # seconds of timing for a method of one shape, at most; rounds in them, at most
@@ -33,22 +36,34 @@ def grid(platform: str, *, quick: bool = False) -> list[Shape]:
     """Every combination that is neither too slow nor too large, in an order that covers the grid early."""
     if quick:
         return [Shape(1, 512, 16, 4), Shape(8, 1024, 16, 4)]
-    sizes = itertools.product(QUERIES, KEYS, WIDTHS, NEIGHBOURS)
+    sizes = itertools.product(*(SIZES if platform == "cpu" else FEW_SIZES))
     limits = LIMITS.get(platform, OTHER_LIMITS)
     shapes = [Shape(*each) for each in sizes if _fits(Shape(*each), *limits)]
     random.Random(0).shuffle(shapes)
     return shapes
 
 
+def _prepared(shape: Shape) -> list[Prepared]:
+    """The methods that may be quickest here, compiled."""
+    methods = [name for name in exact_methods() if name in WORTH.get(jax.default_backend(), EXACT_METHODS)]
+    return by_method(gaussian(shape, seed=0), methods)
+
+
 def tune(shapes: list[Shape], seconds: float) -> list[dict[str, Any]]:
     """Rows {q, n, d, k, times_ms: {method: ms}}, sorted; stops before the shape that `seconds` end at."""
     rows, end = [], time.perf_counter() + seconds
-    for done, shape in enumerate(shapes):
+    # Why side by side: an accelerator waits for the compiler most of the time; a CPU is timed meanwhile.
+    ahead = 1 if jax.default_backend() == "cpu" else 12
+    for first in range(0, len(shapes), ahead):
         if time.perf_counter() > end:
-            progress(f"stopped after {seconds:g} s: {done} of {len(shapes)} shapes")
+            progress(f"stopped after {seconds:g} s: {first} of {len(shapes)} shapes")
             break
-        rows.append({size: getattr(shape, size) for size in "qndk"} | {"times_ms": _times(shape)})
-        progress(f"{label(shape)}: {rows[-1]['times_ms']}")
+        some = shapes[first : first + ahead]
+        with ThreadPoolExecutor(ahead) as pool:
+            prepared = list(pool.map(_prepared, some))
+        for shape, engines in zip(some, prepared, strict=True):
+            rows.append({size: getattr(shape, size) for size in "qndk"} | {"times_ms": _times(engines)})
+            progress(f"{label(shape)}: {rows[-1]['times_ms']}")
     return sorted(rows, key=lambda row: tuple(row[size] for size in "qndk"))
 
 
@@ -87,9 +102,8 @@ def written(tables: list[dict[str, Any]]) -> str:
     return "[" + ",\n".join(parts) + "]"
 
 
-def _times(shape: Shape) -> dict[str, float]:
-    """Milliseconds of each method, compiled."""
-    engines = by_method(gaussian(shape, seed=0), exact_methods())
+def _times(engines: list[Prepared]) -> dict[str, float]:
+    """Milliseconds of each method."""
     searches = [engine.search for engine in engines]
     times = time_in_turns(searches, rounds=ROUNDS, seconds=0.005, budget=TURN * len(engines))
     return {

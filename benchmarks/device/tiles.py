@@ -21,9 +21,8 @@ from memjax.memory.search.methods import KERNEL_WIDTH
 # Q, N, D, type of the keys: in order of worth.
 SHAPES = (
     (256, 262_144, 64, "float32"),
-    (1024, 262_144, 64, "float32"),
-    (64, 262_144, 64, "float32"),
     (1, 1_048_576, 64, "float32"),
+    (64, 262_144, 64, "float32"),
     (256, 131_072, 128, "float32"),
     (64, 131_072, 384, "float32"),
     (1024, 65_536, 384, "float32"),
@@ -33,6 +32,7 @@ SHAPES = (
 )
 REPEATS = 10  # searches in one call, each of other queries
 WORKERS = 14
+CUTS = 72  # tried for a shape
 
 
 def tiles(place: Place) -> None:
@@ -93,7 +93,7 @@ def candidates(chosen: gpu.Tiles, n: int, d: int, itemsize: int) -> list[gpu.Til
             )
             found.append(gpu.Tiles(queries, slots, depth, blocks, steps, warps, stages))
     rng = np.random.default_rng(0)
-    return [found[i] for i in rng.permutation(len(found))]
+    return [found[i] for i in rng.permutation(len(found))[:CUTS]]
 
 
 def operands(q: int, n: int, d: int, dtype: str) -> tuple[jax.Array, jax.Array, jax.Array | None]:

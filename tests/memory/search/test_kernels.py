@@ -13,6 +13,7 @@ from jax import export
 from jax.extend.core import jaxprs_in_params
 
 from memjax.memory.search.kernels.gpu import choose_tiles
+from memjax.memory.search.kernels.gpu_top import top_of_rows
 from memjax.memory.search.kernels.group_maxima import group_maxima
 from memjax.memory.search.kernels.operands import KEY_TYPES, PLATFORMS
 from memjax.memory.search.kernels.tpu import slots_along_lanes
@@ -444,3 +445,22 @@ def test_a_device_needs_no_room_for_scores(metric):
     shapes = shapes_of(q, n, d, "float32", metric, True)
     memory = kernel(DEVICE, 32, metric, interpret=False).lower(*shapes).compile().memory_analysis()
     assert memory.temp_size_in_bytes < n * d * 4 // 2
+
+
+@pytest.mark.parametrize(("q", "n", "k"), [(3, 700, 5), (2, 9, 9), (4, 1000, 32), (1, 1, 1)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_top_of_rows_is_a_stable_sort(q, n, k, whole):
+    rng = np.random.default_rng(n)
+    x = (rng.integers(-3, 4, (q, n)) if whole else rng.normal(size=(q, n))).astype(np.float32)
+    x[rng.random((q, n)) < 0.3] = -np.inf
+    x[0, : n // 2] = -np.inf
+    values, positions = top_of_rows(jnp.asarray(x), k, interpret=True)
+    order = np.argsort(-x, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(x, order, axis=1)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(positions, np.where(expected > -np.inf, order, n))
+
+
+def test_top_of_rows_lowers_for_a_gpu_that_is_not_here():
+    shape = jax.ShapeDtypeStruct((256, 4096), jnp.float32)
+    assert f"@{CUSTOM_CALL['cuda']}" in lowered(jax.jit(lambda x: top_of_rows(x, 32)), [shape], "cuda")
