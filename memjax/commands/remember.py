@@ -24,6 +24,7 @@ from memjax.config_file import load_config
 from memjax.llm.clients.config import BudgetConfig, ChatConfig, EmbedConfig, StoreConfig
 from memjax.llm.clients.setup import open_models
 from memjax.llm.run.config import LanguageConfig
+from memjax.llm.run.imported import load_imported
 from memjax.llm.run.loop import Stopped, run_language
 from memjax.llm.run.progress import LanguageProgress
 from memjax.llm.run.prompts import plain
@@ -164,6 +165,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
                 benchmark,
                 models.chat,
                 models.embedder,
+                imported=load_imported(run.language.imported),
                 description=_description(run, benchmark, imports),
                 should_stop=lambda: stop.requested,
                 report=progress.update,

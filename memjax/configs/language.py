@@ -135,6 +135,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 "reward_failure": -1.0,
                 "graded": False,  # True: the reward follows the score of a task, from 0 to 1
                 "memory": {},
+                "imported": {  # memories that are there before the first task: memjax/llm/run/imported.py
+                    "file": "",
+                    "limit": None,
+                    "spoiled": 0.0,  # share of them that get the text of another one
+                    "seed": 0,
+                },
                 "save_every": 10,
                 "give_up_after": 5,  # at most `batch`: an endpoint that is down costs the rest of one at most
             },

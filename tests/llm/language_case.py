@@ -10,6 +10,7 @@ from typing import Any
 from memjax.agents.memrl.config import preset
 from memjax.llm.clients.embed_local import HashedNgrams
 from memjax.llm.run.config import LanguageConfig
+from memjax.llm.run.imported import ImportedConfig
 from memjax.llm.run.memory import RowMemory
 from memjax.llm.types import Benchmark, ChatError, Message, Outcome, Reply
 from memjax.runs.checkpoint import Checkpoints
@@ -90,6 +91,7 @@ def config(mode: str = "memrl", **changes: Any) -> LanguageConfig:
         reward_failure=-1.0,
         graded=False,
         memory=memory,
+        imported=ImportedConfig("", None, 0.0, 0),
         save_every=2,
         give_up_after=50,
     )

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from memjax.agents.memrl.config import MemRLConfig
 from memjax.llm.run.experience import Style
+from memjax.llm.run.imported import ImportedConfig
 from memjax.schema import Between, NonNegativeFloat, NonNegativeInt, PositiveInt, parse
 from memjax.types import ConfigError
 
@@ -63,6 +64,7 @@ class LanguageConfig:
     reward_failure: Reward
     graded: bool  # the reward lies between the two by the score; else success alone decides
     memory: MemRLConfig
+    imported: ImportedConfig
 
     save_every: PositiveInt  # minibatches between two checkpoints of the arrays; the log is always complete
     give_up_after: PositiveInt  # the run ends when so many tasks in a row could not be played
@@ -81,6 +83,11 @@ class LanguageConfig:
     def remembers(self) -> bool:
         """Whether the mode retrieves by similarity from a memory of arrays."""
         return self.mode in ("memrl", "memp", "rag")
+
+    @property
+    def imports(self) -> bool:
+        """Whether memories that were there before are of use."""
+        return bool(self.imported.file) and _WRITES[self.mode] == "all"
 
     @property
     def learns(self) -> bool:

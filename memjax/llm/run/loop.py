@@ -27,9 +27,10 @@ from memjax.llm.run.concurrency import Jobs, Workers
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.events import Timing, compose
 from memjax.llm.run.experience import attempt_task
+from memjax.llm.run.imported import Imported, import_event, task_id
 from memjax.llm.run.prompts import memory_block, plain
 from memjax.llm.run.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
-from memjax.llm.run.schedule import Slot, schedule
+from memjax.llm.run.schedule import Slot
 from memjax.llm.run.state import NO_DESCRIPTION, Description, RunState
 from memjax.llm.types import Benchmark, Chat, ChatError, Embedder, Task
 from memjax.types import RunEnded
@@ -57,6 +58,7 @@ def run_language(
     chat: Chat,
     embedder: Embedder,
     *,
+    imported: Sequence[Imported] = (),
     description: Description = NO_DESCRIPTION,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
@@ -69,6 +71,7 @@ def run_language(
       benchmark: the tasks.
       chat: the model that plays the tasks and writes the summaries.
       embedder: embeds the tasks' intents.
+      imported: memories that were there before, where the mode has use for them.
       description: further entries of config.json and manifest.json.
       should_stop: polled while tasks are played; True ends the launch, and the run can be resumed.
       report: called after each minibatch with its metrics and `failures`, the reasons of tasks or summaries
@@ -82,7 +85,7 @@ def run_language(
       Stopped: the run cannot go on now; the message is one line with the reason.
     """
     with (
-        RunState.open(workdir, config, benchmark, chat.name, embedder, description) as state,
+        RunState.open(workdir, config, benchmark, chat.name, embedder, description, imported) as state,
         Workers(config.concurrency) as workers,
     ):
         loop = _Loop(state, config, benchmark, chat, embedder, workers, report)
@@ -114,10 +117,12 @@ class _Loop:
     def run(self, should_stop: Callable[[], bool]) -> bool:
         """Plays and learns what is left of the schedule. Whether it got to the end."""
         pending: deque[Pending] = deque()
-        slots = schedule(self.config, len(self.tasks["learn"]), len(self.tasks["transfer"]))
-        for slot in slots[self.state.version :]:
+        for slot in self.state.slots[self.state.version :]:
             if should_stop():
                 return False
+            if slot.phase == "import":
+                self._import(slot)
+                continue
             pending.append(self._begin(slot))
             while len(pending) > self.config.overlap:
                 if not self._finish(pending.popleft(), should_stop):
@@ -127,6 +132,24 @@ class _Loop:
                 return False
         self.state.save(last=True)
         return True
+
+    def _import(self, slot: Slot) -> None:
+        """Stores some of the memories that were there before."""
+        state, memories = self.state, [self.state.imported[i] for i in slot.tasks]
+        self._embed({text_hash(x.intent): x.intent for x in memories})
+        numbers = state.log.number_tasks([task_id(x) for x in memories])
+        event, experiences = import_event(
+            memories,
+            number=slot.number,
+            minibatch=slot.minibatch,
+            first_row=state.log.num_experiences(),
+            tasks=[numbers[task_id(x)] for x in memories],
+            rewards=(self.config.reward_success, self.config.reward_failure),
+            chars=self.config.content_chars,
+        )
+        state.log.commit(event, experiences, [])
+        state.learn(event)
+        state.measure(event, [], {})
 
     def _begin(self, slot: Slot) -> Pending:
         tasks = [self.tasks[slot.phase][i] for i in slot.tasks]

@@ -53,6 +53,8 @@ class Measures:
           Numbers by name, as a line of `metrics.jsonl`.
         """
         played = [attempts[plan.task_id] for plan in plans]
+        if event.phase == "import":
+            event = event._replace(tasks=(), success=())  # what was solved before counts for nobody
         self._count(event)
         similarity = [r.similarity[0] for r in event.recalls if r.rows]
         values = {

@@ -71,7 +71,7 @@ class Event(NamedTuple):
     """One finished minibatch: all that the memory needs to learn from it, now or when it is rebuilt."""
 
     number: int  # from 1, without gaps
-    phase: str  # "learn", or "transfer", in which the memory does not change
+    phase: str  # "learn"; "import", of memories alone; "transfer", in which the memory does not change
     epoch: int
     minibatch: int  # in the epoch, from 0
     tasks: tuple[int, ...]  # numbers of the tasks

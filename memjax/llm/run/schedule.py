@@ -12,10 +12,10 @@ class Slot(NamedTuple):
     """One minibatch of the schedule."""
 
     number: int  # from 1
-    phase: str  # "learn" or "transfer"
+    phase: str  # "import", "learn" or "transfer"
     epoch: int  # from 0
     minibatch: int  # in the epoch, from 0
-    tasks: tuple[int, ...]  # places in the benchmark's list
+    tasks: tuple[int, ...]  # places in the benchmark's list, or in that of imported memories
     last: bool  # of its epoch
 
     @property
@@ -24,15 +24,16 @@ class Slot(NamedTuple):
         return self.phase, self.epoch, self.minibatch
 
 
-def schedule(config: LanguageConfig, tasks: int, held_out: int) -> list[Slot]:
-    """All minibatches of a run, in order.
+def schedule(config: LanguageConfig, tasks: int, held_out: int, imported: int = 0) -> list[Slot]:
+    """All minibatches of a run, in order; first the memories that were there before, in parts of that size.
 
     Args:
       config: the loop's config.
       tasks: number of training tasks.
       held_out: number of held-out tasks.
+      imported: number of memories that are imported.
     """
-    slots: list[Slot] = []
+    slots = [slot._replace(last=False) for slot in _cut(0, "import", 0, range(imported), config.batch)]
     for epoch in range(config.epochs):
         order = list(range(tasks))
         if config.shuffle:

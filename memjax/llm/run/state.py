@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memjax.llm.run.config import LanguageConfig
+from memjax.llm.run.imported import Imported
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.measures import Measures
 from memjax.llm.run.memory import RowMemory
@@ -55,12 +56,15 @@ class RunState:
         log: ExperienceLog,
         checkpoints: Checkpoints,
         dim: int,
+        imported: Sequence[Imported],
     ):
+        self.imported = list(imported) if config.imports else []
         self.workdir, self.config, self.log = workdir, config, log
         self._checkpoints, self._saved = checkpoints, 0
         self._memory = RowMemory(config.bank, dim, config.batch, config.seed) if config.remembers else None
-        self._slots = schedule(config, len(benchmark.train), len(benchmark.held_out))
-        if log.last_event() > len(self._slots):
+        sizes = len(benchmark.train), len(benchmark.held_out), len(self.imported)
+        self.slots = schedule(config, *sizes)
+        if log.last_event() > len(self.slots):
             done = f"{config.epochs}, and {log.last_event()} minibatches are done"
             raise ConfigError("epochs", "at least those that were begun", done)
         self._arrays, self.version = self._open_arrays()
@@ -79,6 +83,7 @@ class RunState:
         model: str,
         embedder: Embedder,
         description: Description = NO_DESCRIPTION,
+        imported: Sequence[Imported] = (),
     ) -> Iterator["RunState"]:
         """Opens the run in `workdir`, or makes it, and holds the lock of the workdir within the `with` block.
 
@@ -89,6 +94,7 @@ class RunState:
           model: name of the chat model.
           embedder: embeds the tasks' intents.
           description: further entries of config.json and manifest.json.
+          imported: memories that were there before.
 
         Yields:
           The state, with the arrays at the last event of the log.
@@ -99,7 +105,7 @@ class RunState:
         """
         workdir = Path(workdir)
         _check_tasks(config, benchmark)
-        values = _identity(config, benchmark, model) | dict(description.settings)
+        values = _identity(config, benchmark, model, imported) | dict(description.settings)
         free = tuple(f"language.{name}" for name in config.free_fields()) + description.free
         with (
             open_workdir(workdir, values, free=free, begun=(LOG_FILE,)),
@@ -110,7 +116,7 @@ class RunState:
         ):
             write_imports(workdir, description.imports)
             record_launch(workdir, {"model": model, "embedder": embedder.name, **description.about})
-            state = cls(workdir, config, benchmark, log, checkpoints, embedder.dim)
+            state = cls(workdir, config, benchmark, log, checkpoints, embedder.dim, imported)
             with state._writer:
                 yield state
 
@@ -135,7 +141,7 @@ class RunState:
 
     def learn(self, event: Event) -> None:
         """Applies the next event of the log to the arrays."""
-        if self._memory is not None and event.phase == "learn":
+        if self._memory is not None and event.phase != "transfer":
             assert self._arrays is not None
             vectors = self.log.vectors(event.intents)
             self._arrays = self._memory.learn(self._arrays, event, vectors, credit=self.config.learns)
@@ -175,7 +181,7 @@ class RunState:
     def _line(self, event: Event, plans: Sequence[Plan], attempts: dict[str, Attempt]) -> dict[str, Any]:
         if event.phase == "learn":
             self._solved |= {plan.task_id for plan in plans if attempts[plan.task_id].success}
-        return self._measures.line(event, plans, attempts, self._slots[event.number - 1].last)
+        return self._measures.line(event, plans, attempts, self.slots[event.number - 1].last)
 
     def _open_arrays(self) -> tuple[MemoryState | None, int]:
         """The arrays at the last event of the log, and its number: the checkpoint and the events after it."""
@@ -187,7 +193,7 @@ class RunState:
         if restored is not None:
             arrays, self.version = restored.state, restored.step
         self._saved = self.version
-        if last < len(self._slots):
+        if last < len(self.slots):
             self._checkpoints.rehearse()
         if self.version > last:
             got = f"one that ends at {last}"
@@ -224,8 +230,11 @@ def _check_tasks(config: LanguageConfig, benchmark: Benchmark) -> None:
             raise ConfigError("benchmark", "tasks with ids of their own", f"'{twice[0]}' twice")
 
 
-def _identity(config: LanguageConfig, benchmark: Benchmark, model: str) -> dict[str, Any]:
-    """What identifies the run, as plain values: model, tasks and the loop's config."""
+def _identity(
+    config: LanguageConfig, benchmark: Benchmark, model: str, imported: Sequence[Imported]
+) -> dict[str, Any]:
+    """What identifies the run, as plain values: model, tasks, imported memories and the loop's config."""
+    before = {"number": len(imported), "sha256": text_hash(*(repr(x) for x in imported))}
     tasks = [*benchmark.train, *benchmark.held_out]
     return {
         "model": model,
@@ -234,5 +243,6 @@ def _identity(config: LanguageConfig, benchmark: Benchmark, model: str) -> dict[
             "number": len(tasks),
             "sha256": text_hash(*(text for task in tasks for text in (task.id, task.intent))),
         },
+        "imported": before if config.imports else {"number": 0, "sha256": ""},
         "language": json.loads(json.dumps(dataclasses.asdict(config))),
     }
