@@ -11,6 +11,10 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["stub_run"]
 
+# Tracing a program makes hundreds of thousands of objects that stay. Python's collector would walk them again
+# and again.
+gc.set_threshold(100_000, 50, 1000)
+
 settings.register_profile("memjax", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("memjax")
 
