@@ -15,7 +15,7 @@ from memjax.runs.metrics import mean
 from memjax.training.offline import Offline, OfflineState
 from memjax.training.recorded import read_bank
 from memjax.training.seals import bank_seals
-from memjax.types import ConfigError
+from memjax.types import ConfigError, Refill
 
 
 class OtherBank(NamedTuple):
@@ -93,7 +93,8 @@ def evaluate_workdir(
         raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")
     state: Any = restored.state
     if bank is not None:
-        state = with_bank(program, state, bank)  # type: ignore[arg-type]
+        assert isinstance(program, Offline), "a run with data learns offline"
+        state = with_bank(program, state, bank)
     try:
         scores = program.evaluate(state, episodes or config.run.eval_episodes, policies)
     finally:
@@ -115,8 +116,8 @@ def with_bank(program: Offline, state: OfflineState, bank: OtherBank) -> Offline
     refill = program.agent.refill
     if refill is None:
         raise ConfigError("--bank", "a run of an agent that retrieves from a bank", program.config.agent_name)
-    seeds = [_of_seed(state, seed, bank, program) for seed in range(program.config.num_seeds)]
-    agent = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+    seeds = [_of_seed(state, seed, bank, program, refill) for seed in range(program.config.num_seeds)]
+    agent = jax.jit(lambda *seeds: jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds))(*seeds)
     return state.replace(agent=agent, bank=jnp.asarray(bank_seals(agent)))
 
 
@@ -138,8 +139,8 @@ def _sorted(columns: list[np.ndarray]) -> np.ndarray:
     return rows[np.lexsort(rows.T)]
 
 
-def _of_seed(state: OfflineState, seed: int, bank: OtherBank, program: Offline) -> Any:
-    agent = jax.tree.map(lambda x: x[seed], state.agent)
+def _of_seed(state: OfflineState, seed: int, bank: OtherBank, program: Offline, refill: Refill) -> Any:
+    agent = jax.jit(lambda agent: jax.tree.map(lambda x: x[seed], agent))(state.agent)
     statistics = agent.statistics
     triplets = read_bank(
         bank.dataset,
@@ -155,4 +156,4 @@ def _of_seed(state: OfflineState, seed: int, bank: OtherBank, program: Offline) 
     if not bank.swap:
         expected = "the steps that the policy was trained with (or --swap-bank, to evaluate with others)"
         raise ConfigError("--bank", expected, f"others, {bank.episodes} episodes of {bank.dataset}")
-    return program.agent.refill(agent, triplets)  # type: ignore[misc]
+    return jax.jit(refill)(agent, triplets)

@@ -14,7 +14,7 @@ from memjax.training.anakin import Anakin
 from memjax.training.config import load_workdir_config
 from memjax.training.program import TrainState
 from memjax.training.train import build
-from memjax.types import PyTree, TimeStep
+from memjax.types import PyTree, zeros_timestep
 
 ARROWS = {0: (0, -1), 1: (1, 0), 2: (0, 1), 3: (-1, 0)}  # up, right, down, left, as (x, y) of the picture
 
@@ -51,19 +51,23 @@ def draw_map(workdir: Path, out: Path | None = None, *, seed: int = 0) -> Path |
 
 def _look(program: Anakin, state: TrainState, seed: int, cells: int) -> dict[str, Any]:
     """What the agent of one seed says of the first `cells` states."""
-    agent, env = program.agent, program.env
-    own: PyTree = jax.tree.map(lambda x: x[seed], state.agent)
-    assert env.atlas is not None
-    observation = env.atlas(jax.random.key(0))[:cells]
-    nothing = np.zeros(cells, np.float32)
-    timestep = TimeStep(observation, observation, *[nothing] * 6)  # type: ignore[arg-type]
-    known: dict[str, Any] = {"visits": np.asarray(state.visits)[seed]}
-    if "memory" in agent.policies:
-        chosen = agent.act(own, (), timestep, jax.random.key(0), policy="memory")
-        known |= {"action": np.asarray(chosen.action), "confidence": np.asarray(chosen.extras["confidence"])}
-    if agent.bonus is not None:
-        known["bonus"] = np.asarray(agent.bonus(own, observation))
-    return known
+    agent, atlas = program.agent, program.env.atlas
+    assert atlas is not None
+
+    def look(agents: PyTree) -> dict[str, Any]:
+        own, key = jax.tree.map(lambda x: x[seed], agents), jax.random.key(0)
+        observation, found = atlas(key)[:cells], {}
+        if "memory" in agent.policies:
+            blank = zeros_timestep(program.env.spec, cells)
+            timestep = blank.replace(observation=observation, final_observation=observation)
+            chosen = agent.act(own, (), timestep, key, policy="memory")
+            found |= {"action": chosen.action, "confidence": chosen.extras["confidence"]}
+        if agent.bonus is not None:
+            found["bonus"] = agent.bonus(own, observation)
+        return found
+
+    # Compiled as a whole: one by one, its hundred operations take seconds to compile.
+    return {"visits": np.asarray(state.visits)[seed]} | jax.device_get(jax.jit(look)(state.agent))
 
 
 def _draw(walls: np.ndarray, known: dict[str, Any], title: str, out: Path) -> None:

@@ -48,16 +48,16 @@ class Anakin:
         step = partial(iterate, self.env, self.agent)
         self._chunk_fn = over_seeds(partial(run_iterations, step, config.run.log_every))
         self._compiled: dict[Any, Any] = {}
+        self._init_jitted = jax.jit(self._init_all)  # traced once, for the shapes and for the state itself
 
     def init(self) -> TrainState:
         """R seeds, each from its own key."""
-        make = self._init_all
         placed = self._shardings()
-        return (jax.jit(make) if placed is None else jax.jit(make, out_shardings=placed))()
+        return (self._init_jitted if placed is None else jax.jit(self._init_all, out_shardings=placed))()
 
     def abstract_state(self) -> TrainState:
         """Shapes and placement."""
-        shapes = jax.eval_shape(self._init_all)
+        shapes = jax.eval_shape(self._init_jitted)
         placed = self._shardings()
         if placed is None:
             return shapes
@@ -126,19 +126,29 @@ class Anakin:
     def _shardings(self) -> PyTree | None:
         if self.mesh is None:
             return None
-        shapes = jax.eval_shape(self._init_all)
+        shapes = jax.eval_shape(self._init_jitted)
         return meshes.shardings(self.mesh, shapes, self.config.env.num_envs)
 
 
 def init_seed(env: Env, agent: Agent, num_envs: int, key: Key) -> tuple[PyTree, Actor, Array]:
-    """One seed's agent, environments and visit counts."""
+    """The agent, the environments and the visit counts [S] i32 of one seed, before the first iteration."""
     key_agent, key_env = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
     visits = jnp.zeros(max(env.spec.num_states, 1), jnp.int32)
     return agent.init(key_agent), start(env, agent, num_envs, key_env), visits
 
 
 def iterate(env: Env, agent: Agent, carry: SeedState, x: None) -> tuple[SeedState, dict[str, Array]]:
-    """One iteration of one seed: a rollout, then an update. Metrics are scalars."""
+    """One iteration of one seed: a rollout, then an update.
+
+    Args:
+      env: in JAX.
+      agent: who acts and learns.
+      carry: the seed's state.
+      x: nothing; a `lax.scan` passes it.
+
+    Returns:
+      The seed's state afterwards, and metrics, [] f32 each.
+    """
     iteration, key, state, actor, visits = carry
     key_act, key_update = jax.random.split(jax.random.fold_in(key, iteration))
     actor, rollout = unroll(env, agent, state, actor, key_act)
@@ -151,7 +161,19 @@ def iterate(env: Env, agent: Agent, carry: SeedState, x: None) -> tuple[SeedStat
 
 
 def explored(env: Env, agent: Agent, state: PyTree, visits: Array, key: Key) -> dict[str, Array]:
-    """For tabular tasks: states seen, and Spearman's correlation of the bonus with 1 / visits over them."""
+    """How well one seed explores a task whose states can be counted.
+
+    Args:
+      env: with `spec.num_states` > 0; otherwise the result is empty.
+      agent: whose `bonus`, if it has one, is compared with the visits.
+      state: the agent's.
+      visits: [S] i32.
+      key: draws the noise of observations.
+
+    Returns:
+      The number of states seen, and Spearman's correlation of the bonus with 1 / visits over these states,
+      [] f32 each.
+    """
     if not env.spec.num_states:
         return {}
     found = {"explore/states": jnp.sum(visits > 0).astype(jnp.float32)}

@@ -71,6 +71,7 @@ class Offline:
             raise ConfigError("num_seeds", "1 with data.stream (launch one run per seed)", config.num_seeds)
         self.iterations = round_up(config.iterations, config.run.log_every)
         self._functions: dict[Any, Any] = {}
+        self._init_jitted = jax.jit(self._init)  # traced once, for the shapes and for the state itself
         self._placed: dict[str, DeviceData] = {}
         self._stream: WindowStream | None = None
         self._evaluator: Evaluator | None = None
@@ -78,13 +79,13 @@ class Offline:
 
     def init(self) -> OfflineState:
         """R seeds, each from its own key; fills the banks."""
-        state = jax.jit(self._init)()
+        state = self._init_jitted()
         self._unchecked = False
         return state.replace(data=jnp.asarray(self._known().seal), bank=jnp.asarray(bank_seals(state.agent)))
 
     def abstract_state(self) -> OfflineState:
         """Shapes and types."""
-        return jax.eval_shape(self._init)
+        return jax.eval_shape(self._init_jitted)
 
     def chunk(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
         """`run.log_every` updates."""

@@ -32,8 +32,9 @@ def bank_seals(agent: PyTree) -> np.ndarray:
     seeds = jax.tree.leaves(agent)[0].shape[0]
     if not isinstance(bank, MemoryState):
         return np.zeros((seeds, SIZE), np.uint8)
+    on_host = jax.device_get(bank)
     return np.stack(
-        [_bytes(content_hash(jax.tree.map(lambda x, s=seed: x[s], bank))) for seed in range(seeds)]
+        [_bytes(content_hash(jax.tree.map(lambda x, s=seed: x[s], on_host))) for seed in range(seeds)]
     )
 
 

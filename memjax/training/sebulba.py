@@ -41,6 +41,7 @@ class Sebulba:
         self.spec = config.spec
         self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, config.env.num_envs)
         self.iterations = round_up(config.iterations, config.run.log_every)
+        self._init_jitted = jax.jit(self._init)  # traced once, for the shapes and for the state itself
         self._update = jax.jit(partial(update, self.agent, self.spec), donate_argnums=0)
         self._view = jax.jit(partial(acting_view, self.agent))
         self._act = jax.jit(partial(act, self.agent), static_argnames="policy")
@@ -51,11 +52,11 @@ class Sebulba:
 
     def init(self) -> TrainState:
         """The agent's state; environments have none that could be kept."""
-        return jax.jit(self._init)()
+        return self._init_jitted()
 
     def abstract_state(self) -> TrainState:
         """Shapes and types."""
-        return jax.eval_shape(self._init)
+        return jax.eval_shape(self._init_jitted)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """`run.log_every` rollouts and updates."""
@@ -130,7 +131,7 @@ def update(
 
 
 def require_single_seed(config: ResolvedConfig) -> None:
-    """envpool steps on host threads, which no `vmap` reaches."""
+    """Raises ConfigError for more than one seed: envpool runs on host threads, and `vmap` cannot batch it."""
     if config.num_seeds != 1:
         raise ConfigError(
             "num_seeds", "1 with envpool environments (launch one run per seed)", config.num_seeds
