@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,16 @@ def windows(seed=0, discrete=False, lengths=(5, 3, 1)):
     )
 
 
+@functools.cache
 def made(action=BOX, **changes):
+    """A network and its parameters."""
     net = DecisionTransformer(action, sizes(**changes))
-    return net, net.init(jax.random.key(1), windows(discrete=isinstance(action, Discrete)))
+    return net, jax.jit(net.init)(jax.random.key(1), windows(discrete=isinstance(action, Discrete)))
+
+
+@functools.cache
+def compiled_hidden(net):
+    return jax.jit(lambda params, w: net.apply(params, w, method="hidden"))
 
 
 def layer_norm(x, p):
@@ -82,18 +91,20 @@ def oracle(params, w, heads):
 def test_equals_the_interleaved_form(action, heads):
     w = windows(discrete=isinstance(action, Discrete))
     net, params = made(action, heads=heads)
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    found = net.apply(params, w, method="hidden")
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32), params)
+    found = compiled_hidden(net)(params, w)
     expected = oracle(params, w, heads)
     np.testing.assert_allclose(found[w.mask], expected[np.asarray(w.mask)], atol=2e-5)
 
 
 def test_actions_lie_within_bounds_and_logits_have_one_entry_per_action():
     net, params = made()
-    assert net.apply(params, windows()).shape == (B, K, 2)
-    assert np.all(np.abs(net.apply(params, windows())) <= 1.0)
+    found = jax.jit(net.apply)(params, windows())
+    assert found.shape == (B, K, 2)
+    assert np.all(np.abs(found) <= 1.0)
     net, params = made(Discrete(3))
-    assert net.apply(params, windows(discrete=True)).shape == (B, K, 3)
+    assert jax.eval_shape(net.apply, params, windows(discrete=True)).shape == (B, K, 3)
 
 
 @settings(max_examples=20)
@@ -101,12 +112,13 @@ def test_actions_lie_within_bounds_and_logits_have_one_entry_per_action():
 def test_nothing_looks_ahead(t, field):
     w = windows(lengths=(5, 5, 5))
     net, params = made()
-    hidden = jax.jit(lambda w: net.apply(params, w, method="hidden"))
-    before = hidden(w)
+    hidden = functools.partial(compiled_hidden(net), params)
+    before = np.asarray(hidden(w))
     # The action of step t comes after what is asked at step t; all other parts of step t before it.
     first = t if field == "actions" else t + 1
-    changed = getattr(w, field).at[:, first:].add(1)
-    after = hidden(w._replace(**{field: changed}))
+    changed = np.array(getattr(w, field))
+    changed[:, first:] += 1
+    after = np.asarray(hidden(w._replace(**{field: changed})))
     np.testing.assert_array_equal(before[:, : t + 1], after[:, : t + 1])
     if field == "actions" and t < K - 1:
         assert not np.array_equal(before[:, t + 1 :], after[:, t + 1 :])
@@ -115,12 +127,12 @@ def test_nothing_looks_ahead(t, field):
 def test_padding_has_no_effect_on_valid_steps():
     w = windows()
     net, params = made()
-    hidden = jax.jit(lambda w: net.apply(params, w, method="hidden"))
-    pad = ~w.mask
+    hidden = functools.partial(compiled_hidden(net), params)
+    pad = ~np.asarray(w.mask)
 
     def scrambled(x):
         shaped = pad.reshape(*pad.shape, *(1,) * (x.ndim - 2))
-        return jnp.where(shaped, x + 7, x)
+        return np.where(shaped, np.asarray(x) + np.asarray(7, x.dtype), x)
 
     other = w._replace(
         observations=scrambled(w.observations),
@@ -128,15 +140,16 @@ def test_padding_has_no_effect_on_valid_steps():
         returns_to_go=scrambled(w.returns_to_go),
         timesteps=scrambled(w.timesteps),
     )
-    np.testing.assert_array_equal(hidden(w)[w.mask], hidden(other)[w.mask])
-    assert np.all(np.isfinite(hidden(w)))
+    found = np.asarray(hidden(w))
+    np.testing.assert_array_equal(found[~pad], np.asarray(hidden(other))[~pad])
+    assert np.all(np.isfinite(found))
 
 
 def test_the_newest_step_alone_is_the_last_of_all():
     net, params = made()
     w = windows()
-    everything = net.apply(params, w, method="hidden")
-    newest = net.apply(params, w, newest=True, method="hidden")
+    everything = compiled_hidden(net)(params, w)
+    newest = jax.jit(lambda params, w: net.apply(params, w, newest=True, method="hidden"))(params, w)
     assert newest.shape == (B, 1, 16)
     np.testing.assert_allclose(newest[:, 0], everything[:, -1], atol=1e-5)
 
@@ -164,7 +177,7 @@ def test_gradients_of_padded_steps_are_finite_and_reach_every_parameter():
         found = net.apply(params, hidden, method="head")
         return jnp.sum(jnp.where(w.mask[..., None], found - w.actions, 0.0) ** 2)
 
-    gradient = jax.grad(loss)(params)
+    gradient = jax.jit(jax.grad(loss))(params)
     assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in jax.tree.leaves(gradient))
 
 
@@ -172,24 +185,26 @@ def test_bfloat16_keeps_parameters_and_hidden_states_in_float32():
     net, params = made()
     narrow = DecisionTransformer(BOX, sizes(compute="bfloat16"))
     w = windows()
-    found = narrow.apply(params, w, method="hidden")
+    found = compiled_hidden(narrow)(params, w)
     assert found.dtype == jnp.float32
-    assert {x.dtype for x in jax.tree.leaves(narrow.init(jax.random.key(0), w))} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(found[w.mask], net.apply(params, w, method="hidden")[w.mask], atol=0.1)
+    shapes = jax.eval_shape(narrow.init, jax.random.key(0), w)
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(found[w.mask], compiled_hidden(net)(params, w)[w.mask], atol=0.1)
 
 
 @settings(max_examples=10)
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(1, 6))
 def test_gradients_of_affine_are_those_that_jax_derives(rows, inputs, outputs):
-    keys = jax.random.split(jax.random.key(rows), 3)
-    x, kernel = jax.random.normal(keys[0], (2, rows, inputs)), jax.random.normal(keys[1], (inputs, outputs))
-    bias = jax.random.normal(keys[2], (outputs,))
+    rng = np.random.default_rng(rows)
+    shapes = (2, rows, inputs), (inputs, outputs), (outputs,)
+    arguments = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
-    def loss(function, *arguments):
-        return jnp.sum(jnp.sin(function(*arguments)))
+    def gradients(*arguments):
+        loss = lambda function: lambda *a: jnp.sum(jnp.sin(function(*a)))  # noqa: E731
+        functions = affine, lambda x, kernel, bias: x @ kernel + bias
+        return [jax.grad(loss(function), (0, 1, 2))(*arguments) for function in functions]
 
-    ours = jax.grad(lambda *a: loss(affine, *a), (0, 1, 2))(x, kernel, bias)
-    theirs = jax.grad(lambda *a: loss(lambda x, k, b: x @ k + b, *a), (0, 1, 2))(x, kernel, bias)
+    ours, theirs = jax.jit(gradients)(*arguments)
     for found, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 

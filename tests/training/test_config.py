@@ -116,7 +116,7 @@ BAD_VALUES = [
 
 
 def good(config_file, *overrides):
-    return load_config(str(config_file), [tuple(o.split("=", 1)) for o in overrides])  # type: ignore[misc]
+    return load_config(str(config_file), [tuple(o.split("=", 1)) for o in overrides])
 
 
 @pytest.mark.parametrize(("override", "message"), BAD_OVERRIDES, ids=[o for o, _ in BAD_OVERRIDES])
@@ -197,7 +197,7 @@ def test_resolved_config_derives_and_is_frozen(config_file, registries):
     assert config.iterations == 2
     assert resolve(good(config_file, "run.total_steps=65"), **registries).iterations == 3
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.seed = 1  # type: ignore[misc]
+        config.seed = 1
 
 
 def test_raw_resolves_to_the_same_config(config_file, registries):

@@ -11,10 +11,10 @@ import pytest
 from experiments.reframe_banks import learn_online
 from memjax.cli import main
 from memjax.commands.evaluate import OtherBank, evaluate_workdir, with_bank
+from memjax.commands.inspect import latest_leaves
 from memjax.config_file import load_config
 from memjax.data.windows import DeviceData, Mix, draw, sample
 from memjax.data.writer import Episode, Writer
-from memjax.runs.checkpoint import Checkpoints
 from memjax.training import device_room as room
 from memjax.training.config import resolve
 from memjax.training.offline import Offline
@@ -83,31 +83,44 @@ def changed(files, variant="", **overrides):
     return resolve(config)
 
 
-def leaves(config, workdir):
-    """Every array of the newest checkpoint."""
-    program = build(config, learns=False)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore_latest(program.abstract_state()).state
-    state = state.replace(key=jax.random.key_data(state.key))
-    return state, [np.asarray(x) for x in jax.tree.leaves(state)]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Datasets, and the workdir of a run on them that was never interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    files = dataset(folder / "low.hdf5"), dataset(folder / "expert.hdf5", seed=1, episodes=8)
+    assert train(changed(files), folder / "run") == 0
+    return files, folder / "run"
+
+
+def leaves(workdir, part=""):
+    """Every array of the newest checkpoint, or those below a path in it."""
+    return [np.asarray(x) for path, x in latest_leaves(workdir)[1].items() if path.startswith(part)]
 
 
 def same(first, second):
     return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_run_that_was_stopped_is_the_one_that_was_not(files, tmp_path, stream):
-    whole, first = (
-        changed(files, data__stream=stream),
-        changed(files, data__stream=stream, run__total_steps=4),
-    )
-    assert train(whole, tmp_path / "whole") == 0
-    assert train(first, tmp_path / "parts") == 0
-    before = leaves(first, tmp_path / "parts")[1]
-    assert train(whole, tmp_path / "parts") == 0
-    after = leaves(whole, tmp_path / "parts")[1]
-    assert same(after, leaves(whole, tmp_path / "whole")[1])
+def stop_and_go_on(files, workdir, **overrides):
+    """Trains half of a run, then launches it again to its end: the arrays at both points."""
+    assert train(changed(files, run__total_steps=4, **overrides), workdir) == 0
+    before = leaves(workdir)
+    assert train(changed(files, **overrides), workdir) == 0
+    return before, leaves(workdir)
+
+
+def test_a_run_that_was_stopped_is_the_one_that_was_not(finished, tmp_path):
+    files, whole = finished
+    before, after = stop_and_go_on(files, tmp_path / "parts")
+    assert same(after, leaves(whole))
+    assert not same(after, before)
+
+
+@pytest.mark.slow
+def test_a_streamed_run_that_was_stopped_is_the_one_that_was_not(files, tmp_path):
+    assert train(changed(files, data__stream=True), tmp_path / "whole") == 0
+    before, after = stop_and_go_on(files, tmp_path / "parts", data__stream=True)
+    assert same(after, leaves(tmp_path / "whole"))
     assert not same(after, before)
 
 
@@ -117,8 +130,10 @@ def test_streamed_windows_teach_what_windows_on_the_device_teach(files, tmp_path
     for stream in (False, True):
         config = changed(files, data__stream=stream)
         assert train(config, tmp_path / str(stream)) == 0
-        found.append(leaves(config, tmp_path / str(stream))[0].agent.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *found)
+        found.append(leaves(tmp_path / str(stream), ".agent.params"))
+        assert found[-1]
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -248,11 +263,15 @@ def test_entries_earn_the_returns_of_the_episodes_that_read_them(files):
     assert not np.any(np.asarray(untouched.agent.bank.visits))
 
 
-def test_an_evaluation_needs_no_dataset(files, tmp_path):
-    assert train(changed(files), tmp_path / "run") == 0
+def test_an_evaluation_needs_no_dataset(finished):
+    files, workdir = finished
     for file in files:
-        file.unlink()
-    found = evaluate_workdir(tmp_path / "run", episodes=2)
+        file.rename(file.with_suffix(".away"))
+    try:
+        found = evaluate_workdir(workdir, episodes=2)
+    finally:
+        for file in files:
+            file.with_suffix(".away").rename(file)
     assert set(found["policies"]) == {"target20", "target10", "target20_emptied", "target10_emptied"}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from memjax.cli import main
 from memjax.commands.inspect import latest_digest
 
 ROOT = Path(__file__).parents[2]
@@ -25,19 +26,31 @@ SMALL = [
     "--config.run.eval_episodes=2",
     "--config.run.checkpoint_every=1",
 ]
+NARROW = [  # nothing of what is asked here depends on the sizes of networks and minibatches
+    "--config.agent.ppo.widths=16,",
+    "--config.agent.ppo.epochs=2",
+    "--config.agent.ppo.novelty.minibatch=64",
+    "--config.agent.ppo.novelty.widths=16,",
+    "--config.agent.reflection.minibatch=64",
+]
 
 pytestmark = pytest.mark.skipif(not CONFIG.exists(), reason="no experiment configs beside the tests")
 
 
-def launch(workdir, variant, *more):
+def command(workdir, variant, *more):
     config = f"--config={CONFIG}{f':{variant}' if variant else ''}"
-    command = [sys.executable, "-m", "memjax", "train", config, f"--workdir={workdir}", *SMALL, *more]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return ["train", config, f"--workdir={workdir}", *SMALL, *([] if variant else NARROW), *more]
 
 
-def finish(process):
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+def launch(workdir, variant):
+    """The run in a process of its own, which can be killed."""
+    program = [sys.executable, "-m", "memjax", *command(workdir, variant)]
+    return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(workdir, variant, *more):
+    """The run in this process, to its end."""
+    assert main(command(workdir, variant, *more)) == 0
 
 
 def lines_of(workdir):
@@ -64,13 +77,13 @@ def outcome(workdir):
 
 def assert_equal_after_interruptions(tmp_path, variant, signals, seed=0):
     rng = random.Random(seed)
-    finish(launch(tmp_path / "whole", variant))
+    finish(tmp_path / "whole", variant)
     codes = []
     for number in signals:
         process = launch(tmp_path / "parts", variant)
         codes.append(interrupt(process, tmp_path / "parts", rng.randrange(2, 4), rng, number))
     assert set(codes) <= {-9, 143, 130}  # each one hit a run that was under way
-    finish(launch(tmp_path / "parts", variant))
+    finish(tmp_path / "parts", variant)
     whole, parts = outcome(tmp_path / "whole"), outcome(tmp_path / "parts")
     assert whole[0] == STEPS
     assert parts == whole
@@ -91,7 +104,7 @@ def test_kills_in_a_row_end_in_the_same_bits(tmp_path, variant):
 
 @pytest.mark.slow
 def test_a_finished_run_can_be_extended(tmp_path):
-    finish(launch(tmp_path / "whole", "ppo"))
-    finish(launch(tmp_path / "parts", "ppo", f"--config.run.total_steps={STEPS // 2}"))
-    finish(launch(tmp_path / "parts", "ppo"))
+    finish(tmp_path / "whole", "ppo")
+    finish(tmp_path / "parts", "ppo", f"--config.run.total_steps={STEPS // 2}")
+    finish(tmp_path / "parts", "ppo")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")

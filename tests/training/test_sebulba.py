@@ -412,19 +412,16 @@ def test_closing_before_anything_began_and_after_a_failure(script, monkeypatch):
 TOTAL = 20_480  # steps of the runs that are killed, 512 an iteration
 
 
-def launch(workdir, *more):
+def command(workdir):
     fields = ["env.num_envs=8", f"run.total_steps={TOTAL}", "run.log_every=1", "run.eval_every=0"]
-    overrides = [f"--config.{field}" for field in (*fields, "run.checkpoint_every=2", *more)]
-    command = [
-        sys.executable,
-        "-m",
-        "memjax",
-        "train",
-        f"--config={CONFIG}:CartPole+ppo",
-        f"--workdir={workdir}",
-    ]
+    overrides = [f"--config.{field}" for field in (*fields, "run.checkpoint_every=2")]
+    return ["train", f"--config={CONFIG}:CartPole+ppo", f"--workdir={workdir}", *overrides]
+
+
+def launch(workdir):
     streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command + overrides, cwd=CONFIG.parents[2], **streams)
+    program = [sys.executable, "-m", "memjax", *command(workdir)]
+    return subprocess.Popen(program, cwd=CONFIG.parents[2], **streams)
 
 
 def steps_of(workdir):
@@ -448,16 +445,15 @@ def interrupt(workdir, number):
     return process.returncode
 
 
-def test_a_killed_run_goes_on_with_fresh_episodes_and_a_stopped_one_has_saved(tmp_path):
+def test_a_killed_run_goes_on_with_fresh_episodes_and_a_stopped_one_has_saved(tmp_path, capsys):
     assert interrupt(tmp_path, signal.SIGKILL) == -signal.SIGKILL
     killed_at = saved_of(tmp_path)[-1]
     assert 0 < killed_at < TOTAL
     assert interrupt(tmp_path, signal.SIGTERM) == 128 + signal.SIGTERM
     stopped_at = saved_of(tmp_path)[-1]
     assert stopped_at == steps_of(tmp_path)[-1] > killed_at
-    process = launch(tmp_path)
-    errors = process.communicate(timeout=120)[1]
-    assert process.returncode == 0, errors
+    assert cli.main(command(tmp_path)) == 0
+    errors = capsys.readouterr().err
     assert "resuming" in errors
     assert f"step {stopped_at:,}" in errors
     assert steps_of(tmp_path) == list(range(512, TOTAL + 1, 512))  # no line lost, none twice

@@ -15,7 +15,7 @@ NEAREST = NearestConfig(8, 4, 10.0, 4, 64, 3, "auto")
 
 def test_cloning_learns_a_function_of_the_observation():
     agent = make_cloning(CLONING, spec(), summary())
-    state = agent.init(random.key(0))
+    state = jax.jit(agent.init)(random.key(0))
     matrix = jnp.array([[0.5, -0.2], [0.1, 0.3], [-0.4, 0.2]])
     data = windows(batch=512)
     actions = jnp.tanh(data.observations @ matrix) - jnp.array([0.0, 1.0])
@@ -27,7 +27,7 @@ def test_cloning_learns_a_function_of_the_observation():
     state, metrics = jax.jit(lambda s: jax.lax.scan(update, s, random.split(random.key(1), 300)))(state)
     assert metrics["loss/action"][-1] < 0.1 * metrics["loss/action"][0]
     step = timestep(50)
-    found = agent.act(state, (), step, random.key(0)).action
+    found = jax.jit(agent.act)(state, (), step, random.key(0)).action
     seen = (step.observation - summary().mean) / summary().std
     clipped = jnp.abs(seen).max(axis=1) < 2.0
     expected = jnp.tanh(seen @ matrix) - jnp.array([0.0, 1.0])
@@ -36,15 +36,16 @@ def test_cloning_learns_a_function_of_the_observation():
 
 def test_padded_steps_teach_cloning_nothing():
     agent = make_cloning(CLONING, spec(), summary())
-    state = agent.init(random.key(0))
-    w = windows()
+    state = jax.jit(agent.init)(random.key(0))
+    w, update = windows(), jax.jit(agent.update)
+    real = np.asarray(w.mask)[..., None]
     other = w._replace(
-        actions=jnp.where(w.mask[..., None], w.actions, 0.5),
-        observations=jnp.where(w.mask[..., None], w.observations, 9.0),
+        actions=np.where(real, w.actions, np.float32(0.5)),
+        observations=np.where(real, w.observations, np.float32(9.0)),
     )
     for a, b in zip(
-        jax.tree.leaves(agent.update(state, w, random.key(0))),
-        jax.tree.leaves(agent.update(state, other, random.key(0))),
+        jax.tree.leaves(update(state, w, random.key(0))),
+        jax.tree.leaves(update(state, other, random.key(0))),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -54,9 +55,9 @@ def test_padded_steps_teach_cloning_nothing():
 def test_the_nearest_experts_are_played(action):
     data = triplets(action)
     agent = make_nearest(NEAREST, spec(action), summary(action))
-    state = agent.init(random.key(0))
+    state = jax.jit(agent.init)(random.key(0))
     step = timestep(6)
-    found = np.asarray(agent.act(state, (), step, random.key(0)).action)
+    found = np.asarray(jax.jit(agent.act)(state, (), step, random.key(0)).action)
     seen = np.asarray((step.observation - summary().mean) / summary().std)
     experts = np.asarray(data.observations)
     for i in range(6):
@@ -71,9 +72,9 @@ def test_the_nearest_experts_are_played(action):
 def test_one_nearest_neighbour_repeats_an_expert_at_its_own_observation():
     data = triplets()
     agent = make_nearest(NearestConfig(8, 4, 10.0, 4, 64, 1, "auto"), spec(), summary())
-    state = agent.init(random.key(0))
+    state = jax.jit(agent.init)(random.key(0))
     raw = data.observations[:20] * summary().std + summary().mean
-    found = agent.act(state, (), timestep(20, observation=raw), random.key(0)).action
+    found = jax.jit(agent.act)(state, (), timestep(20, observation=raw), random.key(0)).action
     np.testing.assert_allclose(found, data.actions[:20], atol=1e-5)
     after, metrics = agent.update(state, windows(), random.key(0))
     assert all(a is b for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True))
