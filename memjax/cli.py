@@ -170,7 +170,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SystemExit(_fail(f"{message} (see {self.prog} --help)", 2))
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, and then the directories of runs from both places where they may stand."""
         arguments, rest = super().parse_known_args(args, namespace)
         if self.takes_workdirs:

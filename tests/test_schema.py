@@ -189,7 +189,7 @@ def test_ordinary_text_is_no_key(monkeypatch, text):
 
 def test_a_field_whose_name_is_no_text_is_unknown():
     with pytest.raises(ConfigError, match=r"c\.7: expected a known field"):
-        parse(Declared, NONE | {7: 1}, "c")  # type: ignore[dict-item]
+        parse(Declared, NONE | {7: 1}, "c")
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -134,7 +134,7 @@ def _fields(data: Trajectories, dtype: Any) -> dict[str, np.ndarray]:
 
 def _raw(path: Path) -> list[np.ndarray]:
     with h5py.File(path) as file:
-        return [file[name][:] for name in FIELDS]  # type: ignore[index]
+        return [np.asarray(file[name]) for name in FIELDS]
 
 
 def _training_step(key: jax.Array) -> Callable[[Windows], Any]:
@@ -144,8 +144,8 @@ def _training_step(key: jax.Array) -> Callable[[Windows], Any]:
 
     def loss(params: Any, windows: Windows) -> jax.Array:
         hidden = net.apply(params, windows, key=key, method="hidden")
-        found = net.apply(params, hidden, method="head")
-        errors = jnp.square(found - windows.actions) * windows.mask[..., None]  # type: ignore[operator]
+        found: Any = net.apply(params, hidden, method="head")
+        errors = jnp.square(found - windows.actions) * windows.mask[..., None]
         return jnp.sum(errors) / jnp.sum(windows.mask)
 
     @jax.jit

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +31,13 @@ def check_seed(seed: object) -> None:
 
 
 def check_number(
-    field: str, x: object, low: float = -math.inf, high: float = math.inf, *, optional: bool = False
+    field: str, x: Any, low: float = -math.inf, high: float = math.inf, *, optional: bool = False
 ) -> None:
     """Raises ConfigError unless `x` is a finite number within [low, high], or None where it is `optional`."""
     if x is None and optional:
         return
     try:
-        fits = not isinstance(x, str) and math.isfinite(x) and low <= x <= high  # type: ignore[arg-type]
+        fits = x is not None and not isinstance(x, str) and math.isfinite(x) and low <= x <= high
     except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
@@ -110,9 +111,9 @@ def _row(batch: int, table: Array) -> str:
     return f"{(batch, *table.shape[1:])} {table.dtype}"
 
 
-def _is_whole(x: object, low: float, high: float = math.inf) -> bool:
+def _is_whole(x: Any, low: float, high: float = math.inf) -> bool:
     try:
-        return low <= operator.index(x) <= high  # type: ignore[arg-type]
+        return low <= operator.index(x) <= high
     except TypeError:
         return False
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -42,10 +43,10 @@ class MemoryState:
         return self.valid.shape[-1]
 
 
-def leaf_spec(leaf: object) -> jax.ShapeDtypeStruct:
+def leaf_spec(leaf: Any) -> jax.ShapeDtypeStruct:
     """Shape and type of one leaf of `value_like`, which may be an array, a number or a ShapeDtypeStruct."""
     try:
-        shape, dtype = jnp.shape(leaf), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))  # type: ignore[arg-type]
+        shape, dtype = jnp.shape(leaf), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))
     except (TypeError, ValueError) as error:
         raise ConfigError("value_like", "a pytree of arrays", type(leaf).__name__) from error
     if 0 in shape:

@@ -47,7 +47,7 @@ def test_an_id_of_another_form_is_refused(id):
 
 def test_an_id_is_taken_once_and_by_a_function():
     with pytest.raises(ConfigError, match=r"make: expected a function \(options\) -> Env, got 3"):
-        register_env(ID, 3)  # type: ignore[arg-type]
+        register_env(ID, 3)
     register_env(ID, line)
     with pytest.raises(ConfigError, match="an id that no environment has, got 'mine/Line-v0'"):
         register_env(ID, line)
@@ -55,7 +55,7 @@ def test_an_id_is_taken_once_and_by_a_function():
 
 def test_what_its_function_gives_is_checked():
     register_env("mine/Other-v0", line)  # its spec has another id
-    register_env("mine/None-v0", lambda options: None)  # type: ignore[arg-type,return-value]
+    register_env("mine/None-v0", lambda options: None)
     register_env("mine/Broken-v0", lambda options: options["size"])
     with pytest.raises(ConfigError, match=r"spec.id is 'mine/Other-v0', got 'mine/Line-v0'"):
         make_env("mine/Other-v0", options={})

@@ -158,8 +158,8 @@ class StoredEmbedder:
             vectors = self._embedder.embed(list(new.values()))
             self._store.keep_vectors(list(new), self._server, vectors)
             known |= dict(zip(new, vectors, strict=True))
-        rows = [known[key] for key in keys]
-        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)  # type: ignore[arg-type]
+        rows = [row for key in keys if (row := known[key]) is not None]  # by now there is one for each
+        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
 
 
 def _missing(name: str, text: str) -> ConfigError:

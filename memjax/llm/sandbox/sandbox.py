@@ -150,9 +150,9 @@ class Sandbox:
         if process is not None:
             process.kill()  # the kernel then ends all that was forked inside
             process.wait()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in filter(None, (process.stdin, process.stdout)):
                 with contextlib.suppress(OSError):  # what it did not read is lost
-                    pipe.close()  # type: ignore[union-attr]
+                    pipe.close()
 
     def _start(self, administrator: bool) -> Isolation:
         """Starts as isolated as can be. Raises ConfigError where that is too little for an administrator."""
@@ -241,11 +241,14 @@ class Sandbox:
         """Sends a request and returns the reply. Without one in `patience` s, kills all inside: None."""
         if self._process is None:
             raise SandboxError("this sandbox is closed")
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None, "launched with pipes"
+        assert stdout is not None
         deadline = time.monotonic() + patience
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-            return json.loads(self._line(self._process.stdout.fileno(), deadline))  # type: ignore[union-attr]
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
+            return json.loads(self._line(stdout.fileno(), deadline))
         except (BrokenPipeError, EOFError, TimeoutError):
             self._end()
             return None
