@@ -1,8 +1,8 @@
-"""Configs by their name or file, and overrides of their fields on the command line.
+"""Loads a config by its name or file, and sets fields that are given on the command line.
 
-A config is a Python module with a function `get_config(variant: str = "") -> ml_collections.ConfigDict`: one
-that memjax comes with, or a file of the user's own. Everything that can be wrong there, or in an override,
-ends as one `ConfigError`; nothing is adjusted on the way.
+A config is a Python module with a function `get_config(variant: str = "") -> ml_collections.ConfigDict`. It
+is one of those that memjax ships, or a file of the user's own. Every mistake in such a file or in a field is
+reported as one `ConfigError`; no value is changed silently.
 """
 
 import ast
@@ -23,7 +23,7 @@ from memjax.types import ConfigError
 
 SHIPPED = "memjax.configs"  # the package of the configs that are found by their name
 
-# An override may add fields to these; who reads them checks them itself.
+# Fields may be added to these sections; the code that reads such a section checks its fields itself.
 _OPEN_SECTIONS = ("env.options", "benchmark.options", "chat.extra")
 _QUOTING = tuple("{[(\"'")  # what a list, a section or quoted text begins with
 
@@ -32,13 +32,13 @@ def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
     """The config that a user names on the command line, with fields set.
 
     Args:
-      source: `NAME` of a shipped config, or the path of a Python file, which ends with `.py` or holds a
-        slash. `:VARIANT` may follow either and is handed to `get_config`.
-      overrides: (field, text) pairs, such as ("agent.gate.kappa", "0.5"). The text is read as the type of
-        the value that stands in the field.
+      source: the name of a shipped config, or the path of a Python file, which ends with `.py` or contains a
+        slash. Either may be followed by `:VARIANT`, which is passed to `get_config`.
+      overrides: (field, text) pairs, such as ("agent.gate.kappa", "0.5"). The text is converted to the type
+        of the field's present value.
 
     Returns:
-      The ConfigDict of the module's `get_config`. It is not checked yet; `resolve` does that.
+      The ConfigDict of the module's `get_config`. Its values are not checked yet; `resolve` does that.
 
     Raises:
       ConfigError: for an unknown name, a module without a config, an unknown field, a value of another type.
@@ -51,7 +51,17 @@ def load_config(source: str, overrides: Sequence[tuple[str, str]] = ()) -> Confi
 
 
 def find_config(source: str) -> tuple[ModuleType, str]:
-    """The module of a config and its variant, of a source as `load_config` takes it. Raises ConfigError."""
+    """Finds a config without calling its `get_config`.
+
+    Args:
+      source: as `load_config` takes it.
+
+    Returns:
+      Its module, and the variant ("" if none is named).
+
+    Raises:
+      ConfigError: no such config, or a file that cannot be imported.
+    """
     path, colon, variant = source.partition(".py:")
     if colon:
         return _import_file(f"{path}.py"), variant
@@ -109,7 +119,7 @@ def _call_get_config(module: ModuleType, variant: str) -> ConfigDict:
 
 
 def _run_module(what: str, run: Callable[[], Any]) -> Any:
-    """What `run` returns. Whatever the user's own code raises in it becomes a ConfigError, `sys.exit` too."""
+    """What `run` returns. Any exception of the user's own code, also SystemExit, becomes a ConfigError."""
     try:
         return run()
     except ConfigError:
@@ -120,7 +130,7 @@ def _run_module(what: str, run: Callable[[], Any]) -> Any:
 
 
 def _override(config: ConfigDict, field: str, text: str) -> None:
-    """Sets one field from text, typed by the value that stands there."""
+    """Sets one field from text, which is converted to the type of the present value."""
     *sections, name = field.split(".")
     parent, node, walked = config, config, ""
     for part in [*sections, name]:
@@ -164,9 +174,10 @@ def _typed(field: str, value: Any, kind: type, text: str) -> Any:
 
 
 def _open_value(field: str, name: str, text: str) -> Any:
-    """The value of a field of an open section: JSON as servers' manuals have it, a Python literal, or text.
+    """The value of a field of an open section: read as JSON, else as a Python literal, else taken as text.
 
-    What looks like a list, a section or quoted text and is none is refused rather than taken for text.
+    Text that begins like a list, a section or a quotation and is no valid one is refused, since it is most
+    likely a typing mistake.
     """
     check_no_secret(name, text, field)
     value: Any = text

@@ -13,14 +13,15 @@ LARGEST_BOUND = 1e6  # wider actions cannot be scaled to; some environments writ
 
 
 def unknown_id(id: str, known: Iterable[str], hint: str = "") -> ConfigError:
-    """The error for an id that names no environment, with the nearest one that exists."""
+    """The error for an id that no environment has; its message suggests the most similar id of `known`."""
     return ConfigError("env.id", one_of(id, sorted(known), "a known environment"), f"{id!r}{hint}")
 
 
 def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raises ConfigError unless every option has a name in `defaults` and the type of the default there.
 
-    An int may stand for a float; options whose default is None or absent accept any plain value.
+    An int is accepted where the default is a float. An option whose default is None, or which has none,
+    accepts any value.
     """
     for name, value in options.items():
         field = f"env.options.{name}"
@@ -35,13 +36,21 @@ def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
 
 
 def check_step_limit(name: str, value: int) -> None:
-    """Raises ConfigError unless an episode may last at least one step."""
+    """Raises ConfigError unless the time limit `value`, in steps, is at least 1; `name` is its option."""
     if value < 1:
         raise ConfigError(f"env.options.{name}", "int >= 1", value)
 
 
 def action_of(id: str, space: Any) -> Discrete | Box:
-    """The action space of gymnax or gymnasium as an agent knows it. Raises ConfigError for any other kind."""
+    """The action space of an environment, in memjax's own types.
+
+    Args:
+      id: the environment's, for the error.
+      space: an action space of gymnax or gymnasium.
+
+    Raises:
+      ConfigError: the space is neither Discrete from 0 nor a Box of one axis with finite bounds.
+    """
     kind = type(space).__name__
     if kind == "Discrete" and getattr(space, "start", 0) == 0:
         return Discrete(int(space.n))

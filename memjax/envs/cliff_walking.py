@@ -1,8 +1,8 @@
 """Cliff Walking with a sparse reward: the world where failures teach.
 
-The layout is that of Sutton and Barto, "Reinforcement Learning", example 6.6. Rewards are ours (the layouts
-and rewards of the AdaMemento paper could not be read): nothing per step, nothing for a fall, one for the
-goal, so that only the memory of failures tells the cliff from the floor.
+The layout is that of Sutton and Barto, "Reinforcement Learning", example 6.6. The rewards are our choice, as
+we could not read those of the AdaMemento paper: 1 for the goal, 0 for every other step and for a fall. The
+reward alone therefore does not tell the cliff from the floor; a memory of failed episodes does.
 """
 
 import jax
@@ -21,17 +21,17 @@ GOAL = HEIGHT * WIDTH - 1  # bottom right; every cell between the two is cliff
 
 @struct.dataclass
 class Params(environment.EnvParams):
-    """What may be set of Cliff Walking."""
+    """The options of Cliff Walking."""
 
     slip: float = 0.0  # probability that a uniformly random move replaces the chosen one
     max_steps_in_episode: int = 100
 
 
 class CliffWalking(GridWorld):
-    """A 4 x 12 map; the goal is terminal and pays 1, the cliff is terminal and pays 0.
+    """A map of 4 x 12 cells. Episodes end at the goal with reward 1 and in the cliff with reward 0.
 
-    Observation: one-hot row and one-hot column, [16] f32. A fall is a step with `terminated` and not
-    `success`.
+    Observation: one-hot row and one-hot column of the agent, [16] f32. A fall is a step with `terminated`
+    and without `success`.
     """
 
     def __init__(self):
@@ -69,5 +69,5 @@ class CliffWalking(GridWorld):
         return self.place(state.cell)
 
     def is_terminated(self, state: GridState, params: Params) -> Array:
-        """At the goal or off the cliff."""
+        """Whether the agent is at the goal or in the cliff, [] bool."""
         return state.cell > START

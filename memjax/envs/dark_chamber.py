@@ -27,7 +27,7 @@ MAX_NOISE = 0.028  # beyond it a floor pixel could pass for the agent
 
 @struct.dataclass
 class Params(environment.EnvParams):
-    """What may be set of Dark Chamber."""
+    """The options of Dark Chamber."""
 
     noise: float = 0.02  # standard deviation of the floor's flicker, in grey levels
     max_steps_in_episode: int = 200
@@ -43,9 +43,10 @@ class State(GridState):
 class DarkChamber(GridWorld):
     """A chamber of `size` x `size` cells in the middle of the picture, halved by a wall with one doorway.
 
-    Start in the top left corner, lever at the bottom left, doorway half way down, goal in the top right
-    corner. Observation [1, 32, 32] f32 in [0, 1]. `state_id` is `pulled * size ** 2 + row * size + col`.
-    The goal after the lever is terminal and pays 1.
+    The agent starts in the top left corner. The lever is at the bottom left, the doorway half way down, and
+    the goal in the top right corner. Reaching the goal after the lever ends the episode with reward 1; every
+    other step has reward 0. Observation: [1, 32, 32] f32 in [0, 1]. `state_id` is
+    `pulled * size ** 2 + row * size + col`.
     """
 
     def __init__(self, size: int = 16):
@@ -107,7 +108,7 @@ class DarkChamber(GridWorld):
         return spaces.Box(0.0, 1.0, (1, IMAGE, IMAGE), jnp.float32)
 
     def is_success(self, state: State) -> Array:
-        """At the goal after the lever."""
+        """Whether the agent is at the goal and has visited the lever, [] bool."""
         return state.pulled & (state.cell == self.goal)
 
 

@@ -20,9 +20,12 @@ def draw_directions(
       key_common: draws what a family has in common.
       key_own: draws the rest of each direction.
       family: [C] whole numbers, the family of each, below `families`.
-      families: how many there are.
+      families: the number of families.
       dim: D.
       likeness: in [0, 1].
+
+    Returns:
+      [C, D] f32.
     """
     common = unit_rows(jax.random.normal(key_common, (families, dim)))
     own = unit_rows(jax.random.normal(key_own, (family.shape[0], dim)))

@@ -45,21 +45,37 @@ LARGEST_SEED = 2**31 // SEED_STRIDE - 1
 
 
 class HostEnv:
-    """A pool of environments on host threads; `step` is `send` then `recv`, so that two pools can overlap.
+    """A pool of B environments on host threads.
 
-    `options` are those of envpool's environment (`repeat_action_probability`, `episodic_life`,
-    `reward_clip`, `num_threads`, ...) with envpool's defaults: Atari has no sticky actions unless asked.
-    One option is ours, for environments that report `x_position`: `sparse_distance` replaces the reward by
-    1 in every step that ends at or beyond that distance (else 0), and reports it as `success`. A threshold is
-    what VIME's sparse HalfCheetah has (Houthooft et al., 2016); taking it for every body is our choice.
+    `step` is `send` followed by `recv`; a caller that keeps the two apart can act for one pool while another
+    one runs.
 
-    `raw_reward` [B] f32 and `raw_done` [B] bool belong to the latest time step: the reward before clipping,
-    fake steps included, and the end of the whole game. With `reward_clip` or `episodic_life` an agent learns
-    from the time step's own, and a score is counted in these.
+    Options are those of envpool's environment (`repeat_action_probability`, `episodic_life`, `reward_clip`,
+    `num_threads`, ...) with envpool's defaults; Atari, for example, has no sticky actions by default.
+    memjax adds one option for environments that report `x_position`: with `sparse_distance` the reward is 1
+    in every step that ends at or beyond that distance and 0 in all others, and `success` tells which. VIME's
+    sparse HalfCheetah has such a threshold (Houthooft et al. 2016); using it for other bodies is our choice.
+
+    Attributes:
+      spec: the static description.
+      raw_reward: [B] f32, the reward of the latest step before any clipping, also of fake steps.
+      raw_done: [B] bool, whether the whole game ended with it. With `reward_clip` or `episodic_life` these
+        two make up the score, and an agent learns from the time step's `reward` and `terminated` instead.
     """
 
     def __init__(self, id: str, *, num_envs: int, seed: int, options: Mapping[str, Any], first_env: int = 0):
-        """Starts environments `first_env` .. `first_env + num_envs - 1` of a run. Raises ConfigError."""
+        """Starts a pool.
+
+        Args:
+          id: "envpool/NAME".
+          num_envs: B.
+          seed: of the run, in [0, LARGEST_SEED].
+          options: by name, see the class.
+          first_env: the number that the first environment of this pool has among those of the run.
+
+        Raises:
+          ConfigError: an unknown id, a wrong option, or an environment that envpool cannot start here.
+        """
         self.spec, self.num_envs = host_spec(id, options), num_envs
         self._sparse_distance, config = split_options(options)
         self._pool = _start(id, num_envs, _seeds(seed, first_env, num_envs), config)
@@ -88,7 +104,7 @@ class HostEnv:
         self._pool.send(actions)
 
     def recv(self) -> TimeStep:
-        """Waits for what the environments answer to the latest `send`."""
+        """Waits until all environments have taken the actions of the latest `send`."""
         raw, reward, terminated, truncated, info = self._pool.recv()
         # With `episodic_life` a lost life ends an episode without resetting the clock, hence both conditions.
         valid = ~self._ended & (info["elapsed_step"] > 0)

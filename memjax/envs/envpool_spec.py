@@ -74,9 +74,15 @@ def cannot_start(id: str, error: Exception) -> ConfigError:
 def observe(raw: Any, categories: int) -> np.ndarray:
     """A batch of envpool's observations as one array; copied only where something must change.
 
-    Dicts, nested ones too, become one vector, keys in alphabetical order; so do matrices. The numbers of
-    states become one-hot vectors of `categories`. Images come out channels first; those with a square front
-    are taken for channels last. uint8 images stay, everything else is float32.
+    Args:
+      raw: an array [B, ...] or a mapping of such arrays, which may be nested.
+      categories: the number of states where an observation is the number of a state, otherwise 0.
+
+    Returns:
+      A mapping becomes one vector [B, n], keys in alphabetical order, and so does an array of other rank than
+      4. Numbers of states become one-hot vectors [B, categories]. Images become [B, C, H, W]; those whose
+      first two sizes are equal are taken for [B, H, W, C]. uint8 images keep their type, everything else is
+      float32.
     """
     if isinstance(raw, Mapping):
         leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in _leaves(raw)]

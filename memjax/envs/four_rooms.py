@@ -30,7 +30,7 @@ def _map() -> np.ndarray:
 
 @struct.dataclass
 class Params(environment.EnvParams):
-    """What may be set of Four Rooms."""
+    """The options of Four Rooms."""
 
     random_start: bool = True  # anywhere in the top left room; otherwise in its corner
     max_steps_in_episode: int = 100
@@ -44,11 +44,11 @@ class State(GridState):
 
 
 class FourRooms(GridWorld):
-    """A 13 x 13 map of four rooms of 5 x 5 cells; the goal is terminal and pays 1.
+    """A map of 13 x 13 cells with four rooms of 5 x 5. Reaching the goal ends the episode with reward 1.
 
-    Observation: one-hot row and one-hot column of the agent, [26] f32. With `random_goal` the goal is
-    anywhere in the bottom right room, drawn anew each episode, and its row and column follow, [52] f32.
-    `state_id` is the agent's cell in both cases; with `random_goal` the atlas shows the goal in the corner.
+    Observation: one-hot row and one-hot column of the agent, [26] f32. With `random_goal` every episode draws
+    a goal in the bottom right room, and its one-hot row and column follow those of the agent, [52] f32.
+    `state_id` is the agent's cell in both cases; `atlas` then shows all states with the goal in its corner.
     """
 
     def __init__(self, random_goal: bool = False):
@@ -83,7 +83,7 @@ class FourRooms(GridWorld):
         return self.outcome(key, state, action, params)
 
     def observe(self, key: Key, state: State, action: Array | None, params: Params) -> Array:
-        """Where the agent is, and with `random_goal` the goal."""
+        """The place of the agent, and with `random_goal` that of the goal: [26] or [52] f32."""
         here = self.place(state.cell)
         return jnp.concatenate([here, self.place(state.goal)]) if self.random_goal else here
 
@@ -92,7 +92,7 @@ class FourRooms(GridWorld):
         return spaces.Box(0.0, 1.0, (2 * SIZE * (1 + self.random_goal),), jnp.float32)
 
     def is_success(self, state: State) -> Array:
-        """At the goal."""
+        """Whether the agent is at the goal, [] bool."""
         return state.cell == state.goal
 
 

@@ -27,15 +27,15 @@ class GridState(environment.EnvState):
 
 
 class GridWorld(environment.Environment[Any, Any]):
-    """An agent on a map, by the gymnax interface; a subclass says what its cells mean.
+    """An agent on a map, as a gymnax environment; a subclass says what the cells mean.
 
-    `walls` is [H, W] bool; `goal` is a cell number; `num_states` counts the values of `state_id`. The
-    `info` of a step carries `success` (the goal was reached in it) and `state_id` (of the true successor).
+    The `info` of a step carries `success` ([] bool, the step reached the goal) and `state_id` ([] i32, of the
+    state that the step led to, also where the episode then begins anew).
     """
 
-    walls: np.ndarray
-    goal: int
-    num_states: int
+    walls: np.ndarray  # [H, W] bool
+    goal: int  # its cell
+    num_states: int  # S, the number of values of `state_id`
 
     def __init__(self, walls: np.ndarray, goal: int, num_states: int):
         super().__init__()
@@ -59,11 +59,14 @@ class GridWorld(environment.Environment[Any, Any]):
         return state.cell == self.goal
 
     def is_terminated(self, state: Any, params: Any) -> Array:
-        """Whether the task has ended in this state, time limits aside, [] bool."""
+        """Whether an episode ends in this state, [] bool; the time limit is counted elsewhere."""
         return self.is_success(state)
 
     def atlas(self, key: Key, params: Any) -> Array:
-        """What every state looks like, [S, ...], in the order of `state_id`; cells inside walls included."""
+        """The observation of every state, [S, ...], in the order of `state_id`.
+
+        Cells inside walls are included. `key` draws the noise of observations that have any.
+        """
 
         def view(state_id: Array, key: Key) -> Array:
             return self.observe(key, self.state_of(state_id), None, params)
@@ -75,7 +78,11 @@ class GridWorld(environment.Environment[Any, Any]):
         return jnp.asarray(self._successors)[cell, action]
 
     def outcome(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
-        """What `step_env` returns on arrival in `state`: reward 1 for success, otherwise 0."""
+        """The result of a step that led to `state`, as gymnax's `step_env` returns it.
+
+        Returns:
+          observation, state, reward ([] f32, 1 for success, otherwise 0), terminated ([] bool) and info.
+        """
         success = self.is_success(state)
         info = {
             "discount": self.discount(state, params),
@@ -110,7 +117,7 @@ class GridWorld(environment.Environment[Any, Any]):
 
 
 def successors(walls: np.ndarray) -> np.ndarray:
-    """Where each action leads from each cell of a map [H, W]: [H * W, 4] i32."""
+    """The cell that each action leads to from each cell of a map [H, W] bool: [H * W, 4] i32."""
     height, width = walls.shape
     table = np.empty((height * width, len(MOVES)), np.int32)
     for cell in range(height * width):
@@ -130,10 +137,15 @@ def check_probability(name: str, value: float) -> None:
 def draw_visits(
     walls: np.ndarray, visits: np.ndarray, marks: Mapping[int, tuple] | None = None
 ) -> np.ndarray:
-    """A picture [H, W, 3] f32 of visit counts [S] on a map: walls dark, cells white to blue by log count.
+    """A picture of how often each cell was visited: walls dark, cells from white to blue by the log count.
 
-    States that share a cell (S a multiple of H * W) are added up. `marks` colours single cells, {cell: (r,
-    g, b)}.
+    Args:
+      walls: [H, W] bool.
+      visits: [S] counts of the states, S a multiple of H * W; states that share a cell are added up.
+      marks: colours of single cells, {cell: (r, g, b)}, each in [0, 1].
+
+    Returns:
+      [H, W, 3] f32 in [0, 1].
     """
     count = visits.reshape(-1, *walls.shape).sum(0).astype(np.float64)
     share = np.log1p(count) / max(np.log1p(count).max(), 1e-9)

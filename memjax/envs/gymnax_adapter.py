@@ -32,17 +32,27 @@ OURS: dict[str, Callable[..., Any]] = {
 def make_gymnax_env(id: str, options: Mapping[str, Any]) -> Env:
     """The environment `memjax/NAME` or `gymnax/NAME`.
 
-    `options` are fields of the environment's parameters (`max_steps_in_episode`, `slip`, ...) and arguments
-    of its constructor (`size`, ...). Raises ConfigError on an unknown id, option or value, and where
-    actions are neither Discrete nor a flat Box.
+    Args:
+      id: its id, with the prefix.
+      options: fields of the environment's parameters (`max_steps_in_episode`, `slip`, ...) and arguments of
+        its constructor (`size`, ...), by name. The others keep their defaults.
+
+    Raises:
+      ConfigError: an unknown id, option or value, or actions that are neither Discrete nor a Box of one axis.
     """
     return from_gymnax(id, *_build(id, options))
 
 
 def from_gymnax(id: str, environment: Any, params: Any) -> Env:
-    """An environment written for gymnax (a subclass of its `Environment`, with its parameters) as an `Env`.
+    """An environment that is written for gymnax, as an `Env`.
 
-    Raises ConfigError where actions are neither Discrete nor a flat Box.
+    Args:
+      id: the id that its spec carries.
+      environment: an instance of a subclass of gymnax's `Environment`.
+      params: its parameters, such as `environment.default_params`.
+
+    Raises:
+      ConfigError: its actions are neither Discrete nor a Box of one axis.
     """
     spec = _spec(id, environment, params)
     atlas = getattr(environment, "atlas", None)

@@ -69,7 +69,7 @@ class Maps(NamedTuple):
 
 @cache
 def maps() -> Maps:
-    """The tables, by breadth-first search from every goal."""
+    """The tables, made once; distances come from a breadth-first search from every cell."""
     walls = np.zeros((SIZE, SIZE), bool)
     walls[[0, MIDDLE, -1], :] = True
     walls[:, [0, MIDDLE, -1]] = True
@@ -88,7 +88,7 @@ def maps() -> Maps:
 
 
 def make_stream(config: StreamConfig, key: Key) -> Stream:
-    """Draws tasks; goals within a topic differ."""
+    """Draws the n = topics * tasks tasks of a stream; no two tasks of a topic have the same goal."""
     keys = jax.random.split(key, 3)
     count = config.topics * config.tasks
     topic = jnp.arange(count) // config.tasks
@@ -100,30 +100,30 @@ def make_stream(config: StreamConfig, key: Key) -> Stream:
 
 
 def word(config: StreamConfig, stream: Stream, tasks: Array, key: Key) -> Array:
-    """Intents [B, D] of some tasks [B], worded anew."""
+    """Intents [B, D] f32 of norm one for tasks [B] i32, each with fresh noise."""
     noise = jax.random.normal(key, (tasks.shape[0], config.key_dim)) / jnp.sqrt(config.key_dim)
     return unit_rows(stream.directions[tasks] + config.noise * noise)
 
 
 def starts(goals: Array, far: int, key: Key) -> Array:
-    """[B] a cell at least `far` steps from each goal [B]."""
+    """A random cell for each goal [B] i32, at least `far` steps away from it: [B] i32."""
     distance = jnp.asarray(maps().distance)[goals]
     fits = (distance >= far) & (distance < _FAR)
     return jax.random.categorical(key, jnp.where(fits, 0.0, -jnp.inf)).astype(jnp.int32)
 
 
 def move(cells: Array, actions: Array) -> Array:
-    """Where actions [B] lead from cells [B]."""
+    """The cells [...] i32 that actions [...] i32 lead to from cells [...] i32."""
     return jnp.asarray(maps().successors)[cells, actions]
 
 
 def expert(goals: Array, cells: Array) -> Array:
-    """[...] an action on a shortest way from each cell to its goal."""
+    """An action on a shortest way from each cell [...] i32 to its goal [...] i32: [...] i32."""
     return jnp.asarray(maps().towards)[goals, cells]
 
 
 def walk(goals: Array, begin: Array, epsilon: Array, key: Key, *, stop: bool = True) -> Experience:
-    """Attempts of the expert, who errs.
+    """Attempts of an expert that takes a random action now and then.
 
     Args:
         goals: [B] i32, the cell where each attempt wants to go.
@@ -171,10 +171,10 @@ def plant(config: StreamConfig, stream: Stream, key: Key) -> tuple[Array, Array,
 
 
 def features(experience: Experience) -> Array:
-    """[..., T, F] f32, what a network reads of an experience; zeros beyond its end.
+    """An experience as input of a network: [..., T, F] f32, zeros beyond its end.
 
-    One-hot row and column of the cell arrived at, one-hot action, whether the step counts, whether it was the
-    last of a success and whether of a failure.
+    The features of a step are the one-hot row and column of the cell that it led to, the one-hot action, and
+    three flags: the step was taken, it was the last of a success, it was the last of a failure.
     """
     place = jnp.arange(STEPS)
     taken = place < experience.length[..., None]
@@ -187,7 +187,7 @@ def features(experience: Experience) -> Array:
 
 
 def look(cells: Array) -> Array:
-    """[..., 2 SIZE] f32, one-hot row and column: all that an agent sees."""
+    """What an agent observes in cells [...] i32: one-hot row and column, [..., 2 * SIZE] f32."""
     rows, columns = jax.nn.one_hot(cells // SIZE, SIZE), jax.nn.one_hot(cells % SIZE, SIZE)
     return jnp.concatenate([rows, columns], axis=-1)
 

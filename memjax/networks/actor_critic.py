@@ -11,15 +11,15 @@ from memjax.types import Array, Box, Discrete
 
 
 class PolicyHead(nn.Module):
-    """Maps features [n, d] to a distribution over actions; `scale` is the gain of the last layer."""
+    """Features to a distribution over actions: categorical for Discrete actions, normal for a Box."""
 
     action: Discrete | Box
-    scale: float = 0.01
-    log_std: float = 0.0  # initial; learned, the same for every state
+    scale: float = 0.01  # gain of the last layer's initial weights; small: all actions begin about as likely
+    log_std: float = 0.0  # initial log standard deviation for a Box; learned, the same for every state
 
     @nn.compact
     def __call__(self, features: Array) -> Distribution:
-        """[n, d] -> distribution over n actions."""
+        """Features [n, d] f32 to n distributions."""
         if isinstance(self.action, Discrete):
             return Categorical(dense(self.action.n, self.scale)(features))
         log_std = self.param("log_std", nn.initializers.constant(self.log_std), (self.action.size,))
@@ -27,17 +27,17 @@ class PolicyHead(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """A policy and a critic with `heads` values, which share their encoder (`shared`) or have one each."""
+    """A policy and a critic, with one encoder for both or one for each."""
 
     action: Discrete | Box
-    encoder: str
-    widths: Sequence[int]
+    encoder: str  # as `make_encoder` takes it
+    widths: Sequence[int]  # units of the encoder's dense layers
     activation: str
-    heads: int = 1
-    shared: bool = False
+    heads: int = 1  # values that the critic predicts, such as one for each kind of reward
+    shared: bool = False  # one encoder for both
 
     def setup(self):
-        """Two torsos unless shared; where shared, a caller of both methods computes the torso once (CSE)."""
+        """Makes the parts. A compiled function that calls both methods computes a shared encoder once."""
         self.actor_torso = make_encoder(self.encoder, self.widths, self.activation)
         if not self.shared:
             self.critic_torso = make_encoder(self.encoder, self.widths, self.activation)
@@ -49,23 +49,23 @@ class ActorCritic(nn.Module):
         return self.policy_head(self.actor_torso(observation))
 
     def value(self, observation: Array) -> Array:
-        """Observations [n, ...] to values [n, heads]."""
+        """Observations [n, ...] to values [n, heads] f32."""
         torso = self.actor_torso if self.shared else self.critic_torso
         return self.value_head(torso(observation))
 
     def __call__(self, observation: Array) -> tuple[Distribution, Array]:
-        """Both; used to initialise."""
+        """Policy and values of observations [n, ...]; its call creates all parameters."""
         return self.policy(observation), self.value(observation)
 
 
 class RandomTarget(nn.Module):
-    """RND's fixed target and its predictor share this class (Burda et al. 2018)."""
+    """A network of random network distillation: the fixed target, or its predictor (Burda et al. 2018)."""
 
-    encoder: str
+    encoder: str  # as `make_encoder` takes it
     widths: Sequence[int]
-    size: int
+    size: int  # numbers in its output
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
-        """[n, ...] -> [n, size]."""
+        """Observations [n, ...] to outputs [n, size] f32."""
         return dense(self.size, 1.0)(make_encoder(self.encoder, self.widths, "relu")(observation))

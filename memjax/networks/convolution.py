@@ -19,19 +19,47 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")  # the form meant above
 
 
 def conv(x: Array, kernel: Array, stride: int) -> Array:
-    """x [n, H, W, C] -> [n, (H - h) // stride + 1, (W - w) // stride + 1, F]."""
+    """An unpadded convolution.
+
+    Args:
+      x: [n, H, W, C] f32.
+      kernel: [h, w, C, F] f32.
+      stride: of both axes, in pixels.
+
+    Returns:
+      [n, (H - h) // stride + 1, (W - w) // stride + 1, F] f32.
+    """
     chex.assert_rank([x, kernel], 4)
     return _conv(x, kernel, stride)
 
 
 def conv_transpose(y: Array, kernel: Array, stride: int) -> Array:
-    """The adjoint of `conv` in x: y [n, H, W, F] -> [n, (H - 1) * stride + h, (W - 1) * stride + w, C]."""
+    """The transpose of `conv` as a linear function of x, for the same kernel.
+
+    Args:
+      y: [n, H, W, F] f32.
+      kernel: [h, w, C, F] f32.
+      stride: of both axes, in pixels.
+
+    Returns:
+      [n, (H - 1) * stride + h, (W - 1) * stride + w, C] f32.
+    """
     chex.assert_rank([y, kernel], 4)
     return _conv_transpose(y, kernel, stride)
 
 
 def kernel_gradient(x: Array, y: Array, stride: int, size: tuple[int, ...]) -> Array:
-    """The adjoint of `conv` in its kernel: x [n, H, W, C], y [n, H', W', F] -> [*size, C, F]."""
+    """The transpose of `conv` as a linear function of its kernel.
+
+    Args:
+      x: [n, H, W, C] f32, the input of the convolution.
+      y: [n, H', W', F] f32, of the shape of its output.
+      stride: of both axes, in pixels.
+      size: (h, w), the kernel's.
+
+    Returns:
+      [h, w, C, F] f32.
+    """
     found = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         y.transpose(1, 2, 0, 3),

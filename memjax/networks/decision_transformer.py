@@ -87,14 +87,21 @@ class DecisionTransformer(nn.Module):
         return self.norm_out(x.astype(jnp.float32))
 
     def head(self, hidden: Array) -> Array:
-        """Hidden states [..., d (+ head_inputs)] to actions in [-1, 1] [..., A], or to logits [..., n]."""
+        """Predicts actions from hidden states.
+
+        Args:
+          hidden: [..., d] f32, or [..., d + head_inputs] where the head has further inputs.
+
+        Returns:
+          Actions [..., A] f32 in [-1, 1], or logits [..., n] f32 for n Discrete actions.
+        """
         if self.extra_head:
             hidden = hidden + self.extra_out(nn.relu(self.extra_in(hidden)))
         found = self.predict(hidden)
         return found if isinstance(self.action, Discrete) else jnp.tanh(found)
 
     def __call__(self, windows: Windows) -> Array:
-        """Hidden states to actions or logits [B, K, A]; used to initialise."""
+        """Actions or logits [B, K, A] of windows; its call creates all parameters."""
         hidden = self.hidden(windows)
         more = jnp.zeros((*hidden.shape[:-1], self.head_inputs))
         return self.head(jnp.concatenate([hidden, more], axis=-1))
@@ -111,7 +118,15 @@ class DecisionTransformer(nn.Module):
 
 
 def to_unit(action: Discrete | Box, actions: Array) -> Array:
-    """Actions as the network has them: real ones from [low, high] to [-1, 1], discrete ones as they are."""
+    """An environment's actions in the network's units.
+
+    Args:
+      action: the action space.
+      actions: [..., A] f32 within its bounds, or [...] i32 for Discrete actions.
+
+    Returns:
+      [..., A] f32, scaled from [low, high] to [-1, 1]; Discrete actions are returned as they are.
+    """
     if isinstance(action, Discrete):
         return actions
     middle, half = _bounds(action)
@@ -119,7 +134,7 @@ def to_unit(action: Discrete | Box, actions: Array) -> Array:
 
 
 def from_unit(action: Box, actions: Array) -> Array:
-    """Actions within [-1, 1] as the environment has them."""
+    """The inverse of `to_unit` for a Box: actions [..., A] in [-1, 1] scaled to [low, high]."""
     middle, half = _bounds(action)
     return middle + half * actions
 

@@ -11,53 +11,53 @@ from memjax.types import Array, Key
 
 
 class Categorical(NamedTuple):
-    """Over 0 .. A-1, from unnormalised logits [..., A]."""
+    """A distribution over the actions 0 .. A-1 for every leading index."""
 
-    logits: Array
+    logits: Array  # [..., A] f32, unnormalised log probabilities
 
     def sample(self, key: Key) -> Array:
-        """[...] i32."""
+        """Actions [...] i32, one for each leading index."""
         return jax.random.categorical(key, self.logits)
 
     def mode(self) -> Array:
-        """[...] i32, the likeliest action; ties go to the lowest."""
+        """The most likely actions [...] i32; ties go to the lowest."""
         return jnp.argmax(self.logits, axis=-1)
 
     def log_prob(self, action: Array) -> Array:
-        """[...] in nats."""
+        """Log probabilities [...] of actions [...] i32, in nats."""
         chex.assert_equal_rank([action, self.logits[..., 0]])
         log_p = jax.nn.log_softmax(self.logits)
         # A one-hot product instead of a gather: its gradient is no scatter.
         return jnp.sum(jax.nn.one_hot(action, log_p.shape[-1], dtype=log_p.dtype) * log_p, axis=-1)
 
     def entropy(self) -> Array:
-        """[...] in nats."""
+        """Entropies [...], in nats."""
         log_p = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
 class Normal(NamedTuple):
-    """Independent normals over the last axis: mean and log standard deviation [..., size]."""
+    """Independent normal distributions over the numbers of the last axis."""
 
-    mean: Array
-    log_std: Array
+    mean: Array  # [..., size] f32
+    log_std: Array  # [size] or [..., size] f32, log standard deviation
 
     def sample(self, key: Key) -> Array:
-        """[..., size] f32."""
+        """Actions [..., size] f32, unbounded."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def mode(self) -> Array:
-        """[..., size] the mean."""
+        """The mean [..., size]."""
         return self.mean
 
     def log_prob(self, action: Array) -> Array:
-        """[...] in nats."""
+        """Log densities [...] of actions [..., size], in nats."""
         chex.assert_equal_rank([action, self.mean])
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return -jnp.sum(0.5 * z**2 + self.log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 
     def entropy(self) -> Array:
-        """[...] in nats."""
+        """Differential entropies [...], in nats."""
         per_axis = jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * math.log(2 * math.pi * math.e)
         return jnp.sum(per_axis, axis=-1)
 

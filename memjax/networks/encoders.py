@@ -29,14 +29,14 @@ def dense(width: int, gain: float = math.sqrt(2.0), name: str | None = None) -> 
 
 
 class MLP(nn.Module):
-    """Flattens and applies dense layers, each followed by the activation."""
+    """Dense layers on the flattened input, each followed by the activation."""
 
-    widths: Sequence[int]
+    widths: Sequence[int]  # units of each layer
     activation: str = "tanh"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[n, ...] -> [n, widths[-1]]."""
+        """Inputs [n, ...] to features [n, widths[-1]] f32."""
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
         for width in self.widths:
             x = ACTIVATIONS[self.activation](dense(width)(x))
@@ -44,7 +44,7 @@ class MLP(nn.Module):
 
 
 class Convolution(nn.Module):
-    """One unpadded convolution with a bias, or its adjoint."""
+    """One unpadded convolution with a bias, or with `transposed` a transposed convolution."""
 
     features: int
     size: int
@@ -53,7 +53,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[n, H, W, C] -> [n, H', W', features]."""
+        """[n, H, W, C] f32 to [n, H', W', features] f32, sizes as of `conv` and `conv_transpose`."""
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         window = (self.size, self.size)
         if self.transposed:
@@ -82,33 +82,43 @@ class Conv(nn.Module):
 
 
 def make_encoder(kind: str, widths: Sequence[int], activation: str, name: str | None = None) -> nn.Module:
-    """The encoder called `kind`: "mlp" or "conv"."""
+    """The encoder of a config.
+
+    Args:
+      kind: "mlp", or "conv" for images [n, C, H, W].
+      widths: units of its dense layers.
+      activation: a name of ACTIVATIONS; "conv" has ReLU throughout.
+      name: of the module.
+
+    Returns:
+      A module that takes [n, ...] and returns [n, widths[-1]] f32.
+    """
     return Conv(widths, name=name) if kind == "conv" else MLP(widths, activation, name=name)
 
 
 class SparseAutoencoder(nn.Module):
-    """s -> z >= 0 -> s^ for flat inputs (spec: AdaMemento section 4; the architecture is our choice)."""
+    """The autoencoder behind AdaMemento's two signals, for flat inputs; the architecture is our choice."""
 
-    widths: Sequence[int]
-    latent: int
+    widths: Sequence[int]  # units of the encoder's hidden layers; the decoder has them in reverse
+    latent: int  # units of the code
     size: int  # pixels or numbers in the input
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[n, size] -> code [n, latent] >= 0, reconstruction [n, size]."""
+        """Inputs [n, size] to codes [n, latent] f32 >= 0 and reconstructions [n, size] f32."""
         z = nn.relu(dense(self.latent, name="code")(MLP(self.widths, "relu", name="encoder")(x)))
         decoded = MLP(tuple(reversed(self.widths)), "relu", name="decoder")(z)
         return z, dense(self.size, 1.0, name="output")(decoded)
 
 
 class ConvAutoencoder(nn.Module):
-    """The same for one image plane of 84 x 84: convolutions, code, mirrored transposed convolutions."""
+    """The same for one image plane of 84 x 84: convolutions, a code, and the convolutions transposed."""
 
     latent: int
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[n, 84 * 84] -> code [n, latent] >= 0, reconstruction [n, 84 * 84]."""
+        """Images [n, 84 * 84] to codes [n, latent] f32 >= 0 and reconstructions [n, 84 * 84] f32."""
         image = x.reshape(-1, 84, 84, 1)
         for layer in LAYERS:
             image = nn.relu(Convolution(*layer)(image))

@@ -39,7 +39,17 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, allowed: Array, key: Key | None, wanted: slice) -> Array:
-        """x [B, T, d], allowed [B, T, T] -> [B, t, d], the t `wanted` of the T tokens."""
+        """The block's output for some of its tokens.
+
+        Args:
+          x: [B, T, d], all tokens.
+          allowed: [B, T, T] bool, which tokens (last axis) each token may attend to.
+          key: draws the dropout; None: there is none.
+          wanted: the t tokens whose output is computed.
+
+        Returns:
+          [B, t, d], in the type of x.
+        """
         chex.assert_rank([x, allowed], 3)
         width, rate = self.sizes.width, self.sizes.dropout
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
@@ -88,8 +98,8 @@ class Linear(nn.Module):
 def affine(x: Array, kernel: Array, bias: Array) -> Array:
     """x [..., c] @ kernel [c, d] + bias [d].
 
-    Its gradient is its own because XLA's CPU compiler turns the one that JAX derives for the kernel, over two
-    contracted axes and transposed, into a product several times as slow (jaxlib 0.10.2).
+    It has a gradient of its own: XLA's CPU compiler turns the kernel's gradient that JAX derives, which
+    contracts two axes and is transposed, into a product that is several times as slow (jaxlib 0.10.2).
     """
     return x @ kernel + bias
 
@@ -108,10 +118,18 @@ affine.defvjp(_affine_forward, _affine_backward)
 
 
 def dropout(x: Array, key: Key | None, rate: float) -> Array:
-    """Zeroes each entry with a chance of `rate`, rounded to 1/256, and scales the rest to keep the mean.
+    """Sets entries to zero at random and scales the rest so that the mean stays the same.
 
-    One random byte per entry: on a CPU the random bits of dropout cost as much as a layer where every entry
-    takes 32 of them. Rate 0.1 becomes 26/256 = 0.1016, and the scale fits that.
+    Each entry takes one random byte. With the customary 32 random bits, drawing them costs as much as a layer
+    on a CPU.
+
+    Args:
+      x: any shape.
+      key: None: x is returned as it is.
+      rate: probability of a zero, rounded to a multiple of 1/256 (0.1 becomes 26/256 = 0.1016).
+
+    Returns:
+      The shape and type of x.
     """
     threshold = round(rate * _LEVELS)
     if key is None or threshold == 0:
@@ -121,7 +139,7 @@ def dropout(x: Array, key: Key | None, rate: float) -> Array:
 
 
 def random_bytes(key: Key, shape: tuple[int, ...]) -> Array:
-    """Uniform u8 of a shape, four from each 32-bit word that is drawn."""
+    """Uniform random bytes of a shape, u8; every 32-bit word that is drawn gives four."""
     size = math.prod(shape)
     words = jax.random.bits(key, (math.ceil(size / 4),), jnp.uint32)
     return lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape)

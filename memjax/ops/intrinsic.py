@@ -1,8 +1,8 @@
-"""The coarse and the fine discriminator of AdaMemento (spec section 4) as formulas over one batch.
+"""The coarse and the fine discriminator of AdaMemento, as formulas over one batch.
 
-The source says in words: coarse is the reconstruction error of the state, fine the sparsity of its latent
-code, and both are one intrinsic reward. The formulas are our choice; the readings the words admit are all
-here under their names.
+The paper describes both in words alone: the coarse one is the reconstruction error of a state, the fine one
+the sparsity of its latent code, and together they are one intrinsic reward. The words allow several formulas
+for the fine one. Each of them has a function of its own here, and a config chooses between them by name.
 """
 
 import chex
@@ -15,16 +15,29 @@ FINE_FORMS = ("hoyer", "l1", "l0", "kl", "active_set", "frozen_set")
 
 
 def reconstruction_error(x: Array, reconstruction: Array) -> Array:
-    """Coarse: mean squared error over the pixels. [n, d], [n, d] -> [n]."""
+    """The coarse signal: the mean squared error of each state's reconstruction.
+
+    Args:
+      x: [n, d] f32, states as flat vectors (pixels or features).
+      reconstruction: [n, d] f32, what the autoencoder made of them.
+
+    Returns:
+      [n] f32, the mean over d; in squared units of x.
+    """
     chex.assert_rank(x, 2)
     chex.assert_equal_shape([x, reconstruction])
     return jnp.mean((x - reconstruction) ** 2, axis=-1)
 
 
 def hoyer_density(code: Array) -> Array:
-    """1 - Hoyer sparsity (Hoyer 2004, section 3.1) of codes [n, d]: 0 for one active unit, 1 for all alike.
+    """How evenly a code uses its units: one minus the sparseness of Hoyer (2004, section 3.1).
 
-    A dead code (all zero) is as sparse as can be: 0. [n, d] -> [n].
+    Args:
+      code: [n, d] f32, d >= 2.
+
+    Returns:
+      [n] f32 in [0, 1]: 0 where one unit is active or none is, 1 where all are equally active. The scale of a
+      code has no effect.
     """
     chex.assert_rank(code, 2)
     d = code.shape[-1]
@@ -35,37 +48,46 @@ def hoyer_density(code: Array) -> Array:
 
 
 def l1_density(code: Array) -> Array:
-    """Mean absolute activation. [n, d] -> [n]."""
+    """The mean absolute activation of codes [n, d] f32: [n] f32."""
     chex.assert_rank(code, 2)
     return jnp.mean(jnp.abs(code), axis=-1)
 
 
 def l0_density(code: Array, threshold: float = 1e-2) -> Array:
-    """Share of the units that are above `threshold`. [n, d] -> [n]."""
+    """The share of the units of codes [n, d] f32 that are above `threshold`: [n] f32 in [0, 1]."""
     chex.assert_rank(code, 2)
     return jnp.mean(code > threshold, axis=-1)
 
 
 def kl_density(code: Array, rate: float = 0.05) -> Array:
-    """Mean over units of KL(rate || activation), nats, activations squashed to z / (1 + z). [n, d] -> [n]."""
+    """How far the activations of a code are from a target rate, as in sparse autoencoders (Ng 2011).
+
+    Args:
+      code: [n, d] f32, z >= 0; z / (1 + z) is taken as the unit's rate of being active.
+      rate: the target, in (0, 1).
+
+    Returns:
+      [n] f32, the mean over units of KL(rate || z / (1 + z)), in nats.
+    """
     chex.assert_rank(code, 2)
     a = jnp.clip(code / (1.0 + code), 1e-3, 1.0 - 1e-3)
     return jnp.mean(rate * jnp.log(rate / a) + (1.0 - rate) * jnp.log((1.0 - rate) / (1.0 - a)), axis=-1)
 
 
 def active_set_hash(code: Array, multipliers: Array, *, table_size: int) -> Array:
-    """A bucket for the set of active units; states whose codes use the same units share it.
+    """Hashes the set of active units of each code, so that visits can be counted by set.
 
-    A unit is active above half of the largest of its code, so the set does not depend on the code's scale.
-    The multipliers of the active units are summed and mixed, and the upper bits are the bucket.
+    A unit is active if it exceeds half of the largest unit of its code; the scale of the code has no effect.
+    The multipliers of the active units are added up, the sum's bits are mixed, and its upper bits are the
+    bucket. Codes with the same active units always share a bucket; others do so by chance alone.
 
     Args:
-      code: [n, d] >= 0.
-      multipliers: [d] u32, odd and random, from `hash_multipliers`.
-      table_size: how many buckets, a power of two.
+      code: [n, d] f32 >= 0.
+      multipliers: [d] u32, from `hash_multipliers`.
+      table_size: the number of buckets, a power of two.
 
     Returns:
-      [n] i32 below table_size.
+      [n] i32, the bucket of each code, in [0, table_size).
     """
     chex.assert_rank([code, multipliers], [2, 1])
     active = code > 0.5 * jnp.max(code, axis=-1, keepdims=True)
@@ -75,9 +97,15 @@ def active_set_hash(code: Array, multipliers: Array, *, table_size: int) -> Arra
 
 
 def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
-    """Spearman's rank correlation of x and y [n] over the masked entries; ties share their mean rank.
+    """Spearman's rank correlation of two vectors; equal values share the mean of their ranks.
 
-    NaN with fewer than two distinct values on either side. O(n^2).
+    Args:
+      x: [n] f32.
+      y: [n] f32.
+      mask: [n] bool, the entries that count.
+
+    Returns:
+      [] f32 in [-1, 1]; NaN if x or y has fewer than two distinct values. Takes O(n^2) time and memory.
     """
     chex.assert_rank([x, y, mask], 1)
 
@@ -92,10 +120,14 @@ def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
 
 
 def make_fine(form: str):
-    """The density of a code by its name; the two "_set" forms need counts and are the novelty module's."""
+    """The density function of a name: (code [n, d]) -> [n].
+
+    The two forms of FINE_FORMS that end in "_set" count visits, which takes state: `agents.online.novelty`
+    has them.
+    """
     return {"hoyer": hoyer_density, "l1": l1_density, "l0": l0_density, "kl": kl_density}[form]
 
 
 def hash_multipliers(key: Array, size: int) -> Array:
-    """[size] odd random u32."""
+    """Multipliers for `active_set_hash`: [size] u32, random and odd."""
     return jax.random.bits(key, (size,), jnp.uint32) | jnp.uint32(1)

@@ -1,4 +1,4 @@
-"""Losses, each a masked mean over a batch [n]."""
+"""Losses over a batch of n steps; each one is a scalar, and gradients flow through its first argument."""
 
 import chex
 import jax.numpy as jnp
@@ -28,9 +28,11 @@ def clipped_policy_loss(log_ratio: Array, advantage: Array, mask: Array, *, clip
 def memory_step_loss(
     log_prob: Array, old_log_prob: Array, advantage: Array, gate: Array, *, clip: float, floor: float = 1e-3
 ) -> Array:
-    """`offpolicy = is`: the memory's actions as self-imitation steps (spec AdaMemento 6.2, our choice).
+    """The policy loss of steps whose action the memory chose, for `offpolicy = "is"`.
 
-    The ratio is clipped above only, and only positive advantages count.
+    Such a step is off-policy. It is treated as in self-imitation learning (Oh et al. 2018): the probability
+    ratio is clipped above only, and only positive advantages count. The paper does not say what it does here;
+    this is our choice.
 
     Args:
       log_prob: [n] log probability of the action under the policy now.
@@ -38,7 +40,7 @@ def memory_step_loss(
       advantage: [n] f32.
       gate: [n] bool, steps in which the memory acted.
       clip: how far the ratio may exceed 1.
-      floor: the least probability that the ratio is taken over.
+      floor: the denominator of the ratio is at least this probability.
 
     Returns:
       [] the loss.
@@ -50,22 +52,46 @@ def memory_step_loss(
 
 
 def clone_loss(log_prob: Array, weight: Array) -> Array:
-    """Negative log-likelihood [], the mean of log_prob [n] weighted by weight [n] >= 0; 0 where all are."""
+    """Behaviour cloning: the weighted mean of the negative log-likelihood.
+
+    Args:
+      log_prob: [n] f32, log probability of the action to imitate, in nats.
+      weight: [n] f32 >= 0.
+
+    Returns:
+      [] the loss; 0 if all weights are 0.
+    """
     chex.assert_rank([log_prob, weight], 1)
     return -jnp.sum(log_prob * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
 
 
 def value_loss(value: Array, target: Array, mask: Array) -> Array:
-    """Half the squared error of value and target [n, heads], summed over heads, mean over mask [n]: []."""
+    """Half the squared error of the critic, summed over its heads.
+
+    Args:
+      value: [n, heads] f32, predictions.
+      target: [n, heads] f32.
+      mask: [n] bool, the steps that count.
+
+    Returns:
+      [] the mean over these steps.
+    """
     chex.assert_rank([value, target, mask], [2, 2, 1])
     return 0.5 * masked_mean(jnp.sum((value - target) ** 2, axis=-1), mask)
 
 
 def binary_cross_entropy(logit: Array, label: Array, weight: Array) -> Array:
-    """Weighted mean [] of BCE(sigmoid(logit), label); logit, label and weight >= 0 are [n].
+    """The weighted mean of the cross-entropy between sigmoid(logit) and a label, in nats.
 
-    Written out because the gradient of optax's `sigmoid_binary_cross_entropy` rounds differently.
+    Args:
+      logit: [n] f32.
+      label: [n] f32 in [0, 1].
+      weight: [n] f32 >= 0.
+
+    Returns:
+      [] the loss; 0 if all weights are 0.
     """
+    # Written out because the gradient of optax's `sigmoid_binary_cross_entropy` rounds differently.
     chex.assert_rank([logit, label, weight], 1)
     loss = jnp.maximum(logit, 0.0) - logit * label + jnp.log1p(jnp.exp(-jnp.abs(logit)))
     return jnp.sum(loss * weight) / jnp.maximum(jnp.sum(weight), 1e-6)

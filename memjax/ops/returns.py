@@ -1,4 +1,4 @@
-"""Returns and advantages over a rollout; time first."""
+"""Returns and advantages over rollouts [T, B] (time first) and over finished episodes [n, L]."""
 
 import chex
 import jax
@@ -29,7 +29,7 @@ def generalized_advantage(
       decay: lambda, in [0, 1].
 
     Returns:
-      Advantages [T, B].
+      [T, B] f32, the advantages.
     """
     chex.assert_rank(reward, 2)
     chex.assert_equal_shape([reward, value, next_value, terminated, done])
@@ -46,16 +46,18 @@ def generalized_advantage(
 
 
 def discounted_sums(reward: Array, done: Array, start: Array, *, discount: float) -> tuple[Array, Array]:
-    """Running forward sums of discounted rewards, as RND uses to scale a reward stream.
+    """The discounted sum of all rewards so far at every step, which RND uses to scale its rewards.
+
+    s[t] = discount * s[t - 1] + reward[t] (Burda et al. 2018, section 2.4).
 
     Args:
       reward: [T, B] f32.
-      done: [T, B] bool, after this step the sum begins anew.
-      start: [B] f32, the state of the rollout before; zeros at first.
+      done: [T, B] bool, the episode ended with this step: the next sum starts at 0.
+      start: [B] f32, the second result for the rollout before; zeros for the first one.
       discount: gamma, in [0, 1].
 
     Returns:
-      Sums [T, B], and the state to go on with [B].
+      The sums [T, B] f32, and the value [B] f32 from which the next rollout continues.
     """
     chex.assert_rank([reward, done, start], [2, 2, 1])
 
@@ -69,15 +71,15 @@ def discounted_sums(reward: Array, done: Array, start: Array, *, discount: float
 
 
 def returns_to_go(reward: Array, mask: Array, *, discount: float) -> Array:
-    """The discounted return from every step on.
+    """The discounted return from every step to the end of its episode.
 
     Args:
-      reward: [n, L] f32, one episode a row.
-      mask: [n, L] bool, the steps that there are; the return of the others is 0.
+      reward: [n, L] f32, one episode per row, padded at the front or at the end.
+      mask: [n, L] bool, False for the padding.
       discount: gamma, in [0, 1].
 
     Returns:
-      [n, L].
+      [n, L] f32; 0 where the mask is False.
     """
     chex.assert_rank([reward, mask], 2)
 

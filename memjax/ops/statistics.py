@@ -1,4 +1,4 @@
-"""Running mean and variance, masked; state in, state out."""
+"""Running mean and variance of a stream, and the mean over a mask."""
 
 import chex
 import flax.struct
@@ -8,7 +8,7 @@ from memjax.types import Array
 
 
 class Running(flax.struct.PyTreeNode):
-    """Moments of a stream of [...]-shaped items (Chan et al. 1979, parallel form)."""
+    """Mean and variance of all items [...] of a stream so far, merged batch by batch (Chan et al. 1979)."""
 
     count: Array  # [] f32, items seen; starts small so that the first batch decides
     mean: Array  # [...]
@@ -20,7 +20,12 @@ class Running(flax.struct.PyTreeNode):
         return cls(jnp.float32(1e-4), jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32))
 
     def update(self, items: Array, mask: Array | None = None) -> "Running":
-        """Adds items [n, ...] where mask [n] is True; what the others hold, NaN included, has no effect."""
+        """The moments with a batch added.
+
+        Args:
+          items: [n, ...] f32.
+          mask: [n] bool, the items that count; None: all. The others may hold anything, NaN included.
+        """
         mask = jnp.ones(items.shape[0], bool) if mask is None else mask
         chex.assert_shape(mask, (items.shape[0],))
         shaped = mask.reshape(-1, *(1,) * (items.ndim - 1))
@@ -38,13 +43,13 @@ class Running(flax.struct.PyTreeNode):
         return jnp.sqrt(self.variance + 1e-8)
 
     def standardize(self, items: Array, clip: float) -> Array:
-        """(items - mean) / std, clipped to +-clip."""
+        """Items [n, ...] as (items - mean) / std, clipped to [-clip, clip]."""
         mean, std = (jnp.broadcast_to(x, items.shape) for x in (self.mean, self.std))
         return jnp.clip((items - mean) / std, -clip, clip)
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean [] of x where mask, of the same shape, is True; 0 where it never is."""
+    """The mean [] of the entries of x where `mask`, of the same shape, is True; 0 if there are none."""
     chex.assert_equal_shape([x, mask])
     weight = mask.astype(jnp.float32)
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)

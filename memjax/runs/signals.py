@@ -1,4 +1,4 @@
-"""Ending a run in good order: on a signal, and on a value that is not finite."""
+"""Ends a run without losing work: on a signal, and when a value is no longer finite."""
 
 import os
 import signal
@@ -13,7 +13,12 @@ COPY_SECONDS = 0.1  # `timeout` and some schedulers send a signal to a process a
 
 
 class Diverged(RunEnded):
-    """A quantity is no longer finite. The last good checkpoint stays the newest one."""
+    """A quantity is no longer finite. Nothing is saved any more, so the newest checkpoint is a good one.
+
+    Attributes:
+      step: environment steps (offline: updates) at the end of the first bad iteration.
+      quantity: the name of the metric.
+    """
 
     exit_code = 3
 
@@ -23,14 +28,15 @@ class Diverged(RunEnded):
 
 
 class StopOnSignal:
-    """Turns the first SIGTERM or SIGINT into `requested`; the second one ends the process at once.
+    """Lets a run save before it ends: the first SIGTERM or SIGINT sets `requested`, a second one kills it.
 
-    Use as a context manager in the main thread. The loop polls `requested`, saves, and returns `exit_code`:
-    128 + the signal's number, that is 143 or 130. The same signal within 0.1 s is a copy of the first.
+    Use it as a context manager in the main thread. The training loop looks at `requested` after every chunk,
+    saves, and returns `exit_code`. The same signal within 0.1 s is taken for a copy of the first.
 
-    Python calls its handlers in the main thread and between two instructions of it only, so two signals that
-    arrive while that thread waits for a compiled program would call one of them once. The interpreter's
-    wake-up descriptor gets a byte for each signal when it arrives; a thread of its own reads and counts them.
+    Why a thread counts the signals: Python runs signal handlers in the main thread and between two of its
+    instructions only. While that thread waits for a compiled program, two signals would therefore run the
+    handler once. The interpreter's wake-up descriptor receives a byte for every signal as it arrives, and a
+    thread of our own reads these bytes.
     """
 
     def __init__(self):
@@ -44,7 +50,7 @@ class StopOnSignal:
 
     @property
     def exit_code(self) -> int:
-        """0 as long as no signal came."""
+        """0 if no signal came, else 128 + its number: 143 for SIGTERM, 130 for SIGINT."""
         return 0 if self.received is None else 128 + self.received
 
     def __enter__(self) -> "StopOnSignal":
@@ -67,7 +73,7 @@ class StopOnSignal:
         self._counter.join()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Notes the first signal; that there is a handler also lets the interpreter write its bytes."""
+        """Remembers the first signal. Without a handler the interpreter would not write its bytes either."""
         if self.received is None:
             self.received = signal.Signals(number)
 

@@ -1,7 +1,8 @@
-"""One checkpoint on disk: what it consists of, and reading it back, verified.
+"""The form of one checkpoint on disk, and reading it back with every value verified.
 
-It has two items: `state`, the arrays, named by number, and `meta`, one JSON object with the schema version,
-the step, the scalars and the path, type, shape and sha256 of each leaf.
+A checkpoint is a folder with two items. `state` has the arrays, named by their number in the train state.
+`meta` is one JSON object, called the record: schema version, step, scalars, and the path, type, shape and
+sha256 of each leaf.
 """
 
 import json
@@ -36,7 +37,7 @@ _NO_ARRAYS = {"empty": np.zeros(1, np.uint8)}  # Orbax refuses an item without a
 
 
 class Damaged(Exception):
-    """A checkpoint does not hold what was saved; the message says what is wrong with it."""
+    """A checkpoint does not contain what was saved; the message says what is wrong with it."""
 
 
 class Restored(NamedTuple):
@@ -54,7 +55,15 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def contents_of(step: int, state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two items of a checkpoint of `state`: its arrays by name, and the record with its own sha256."""
+    """The contents of a checkpoint.
+
+    Args:
+      step: its number.
+      state: a tree of JAX or NumPy arrays, typed PRNG keys, and Python scalars.
+
+    Returns:
+      The arrays by name, and the record together with its own sha256.
+    """
     leaves = dict(enumerate(leaf for _, leaf in flatten(state)))
     table = leaves_of(state)
     record = {
@@ -70,7 +79,13 @@ def contents_of(step: int, state: PyTree) -> tuple[dict[str, Any], dict[str, Any
 
 
 def check_readable(directory: Path, step: int) -> None:
-    """Raises Damaged unless checkpoint `step` can be opened and has a value for each array of its record."""
+    """Checks that checkpoint `step` can be opened and has a value for each array of its record.
+
+    The values themselves are not read, so this is quick; `restore` verifies them.
+
+    Raises:
+      Damaged: it cannot be opened, or values are missing.
+    """
     record = read_record(directory, step)
     names = [_name(i) for i, leaf in enumerate(record["leaves"]) if _is_on_disk(Leaf(*leaf))]
     if not names:
@@ -85,7 +100,20 @@ def check_readable(directory: Path, step: int) -> None:
 
 
 def restore(directory: Path, step: int, abstract_state: PyTree) -> Restored:
-    """Checkpoint `step`, verified. Raises Damaged, or ConfigError if it belongs to another program."""
+    """Reads a checkpoint and verifies the sha256 of every leaf.
+
+    Args:
+      directory: with one folder for each checkpoint.
+      step: of the checkpoint.
+      abstract_state: the state's tree; of arrays, their shapes, types and placement are enough.
+
+    Returns:
+      The step, and the state with each array where `abstract_state` places it.
+
+    Raises:
+      Damaged: the checkpoint does not contain what was saved.
+      ConfigError: it was saved by a program with other leaves, or in another schema version.
+    """
     record = read_record(directory, step)
     wanted = flatten(abstract_state)
     _check_same_leaves(record["leaves"], [(path, *kind_of(leaf)) for path, leaf in wanted])
@@ -100,9 +128,18 @@ def restore(directory: Path, step: int, abstract_state: PyTree) -> Restored:
 
 
 def restore_leaves(directory: Path, step: int) -> dict[str, Any]:
-    """Every leaf of checkpoint `step` by its path, verified, on the host, without a program to restore into.
+    """Reads a checkpoint without the program that saved it, and verifies the sha256 of every leaf.
 
-    PRNG keys come as their data. Raises Damaged, or ConfigError on another schema version.
+    Args:
+      directory: with one folder for each checkpoint.
+      step: of the checkpoint.
+
+    Returns:
+      The leaves by their path, in host memory; of PRNG keys, their data.
+
+    Raises:
+      Damaged: the checkpoint does not contain what was saved.
+      ConfigError: another schema version.
     """
     record = read_record(directory, step)
     table = {_name(i): Leaf(*leaf) for i, leaf in enumerate(record["leaves"])}
@@ -154,7 +191,7 @@ def _is_well_formed(record: Mapping[str, Any]) -> bool:
 
 
 def _stored_keys(directory: Path, step: int) -> list[str]:
-    """Names of all that the database of checkpoint `step` holds, `NAME/.zarray` among them."""
+    """All keys in the database of checkpoint `step`; an array NAME has the keys NAME/.zarray, NAME/0, ..."""
     import tensorstore
 
     folder = (directory / str(step) / "state").resolve()

@@ -23,9 +23,9 @@ MANIFEST_FILE = "manifest.json"
 CHECKPOINTS = "checkpoints"
 SEAL = "sha256"  # the last field of each JSON file of a run
 
-# May differ between the launches of one run: they decide how long it is kept and runs, not what it computes.
+# Fields that may differ between two launches of one run, since no result depends on them.
 _FREE_FIELDS = ("run.keep_checkpoints",)
-_IDENTITY = ("experiment", "env.id", "agent.name")  # said first where two runs differ in more
+_IDENTITY = ("experiment", "env.id", "agent.name")  # named first where runs differ in several fields
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy")
 
 
@@ -38,21 +38,24 @@ def open_workdir(
     free: Collection[str] = _FREE_FIELDS,
     begun: Sequence[str] = (),
 ) -> Iterator[Path]:
-    """Creates or continues `workdir` for `config`, as plain values, and holds its lock until the block ends.
+    """Creates or continues the directory of a run, and holds its lock until the block ends.
 
-    A launch that failed before it did anything leaves a config that another one may replace. Once there are
-    checkpoints, metrics, or a file that `begun` names, the workdir belongs to its config.
+    A workdir belongs to its config once it has checkpoints, metrics, or a file that `begun` names. Before
+    that, the config of a launch that failed early may still be replaced by another one.
 
     Args:
       workdir: the directory of the run.
-      config: the whole config, as JSON gives it back.
+      config: the whole config as plain values, as `json.loads` returns them.
       resume: whether a run that has checkpoints may be continued.
       free: fields and sections that may differ from those of an earlier launch.
       begun: names of further files that show that the run has begun.
 
+    Yields:
+      `workdir` as a Path.
+
     Raises:
-      ConfigError: it cannot be written, another process runs in it, it holds the run of another config or one
-        whose config is gone, or it holds a run at all and `resume` is False.
+      ConfigError: the directory cannot be written, another process runs in it, it belongs to another config
+        or its config is missing, or it has checkpoints and `resume` is False.
     """
     workdir = Path(workdir)
     with locked(workdir):
@@ -68,7 +71,13 @@ def open_workdir(
 
 
 def write_manifest(workdir: Path, config: Mapping[str, Any], not_reproducible: Sequence[str] = ()) -> None:
-    """Records what this launch runs on; a resumed run keeps one entry per launch, the newest last."""
+    """Adds this launch to the manifest of a training run.
+
+    Args:
+      workdir: the directory of the run.
+      config: the whole config as plain values.
+      not_reproducible: what a resumed run may compute differently, one sentence each.
+    """
     about = {
         "experiment": config["experiment"],
         "seeds": list(range(config["seed"], config["seed"] + config["num_seeds"])),
@@ -78,7 +87,10 @@ def write_manifest(workdir: Path, config: Mapping[str, Any], not_reproducible: S
 
 
 def record_launch(workdir: Path, about: Mapping[str, Any]) -> None:
-    """Writes the manifest: `about` the run, and one entry for each launch so far, this one last."""
+    """Writes the manifest: the fields `about` the run, and one entry for each launch, this one last.
+
+    Raises ConfigError where the manifest that is there is damaged.
+    """
     path = Path(workdir) / MANIFEST_FILE
     launches = read_json(path).get("launches") if path.exists() else []
     if not isinstance(launches, list):
@@ -89,9 +101,17 @@ def record_launch(workdir: Path, about: Mapping[str, Any]) -> None:
 def first_difference(
     stored: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = _FREE_FIELDS
 ) -> tuple[str, Any, Any] | None:
-    """The first field, by name, that makes `new` another run than `stored`: (field, stored, new).
+    """Compares two configs and says why they are not of the same run.
 
-    `run.total_steps` may be raised, which extends a run; fields and sections that `free` names may change.
+    `run.total_steps` may be larger in `new`, which extends the run.
+
+    Args:
+      stored: a whole config as plain values.
+      new: likewise.
+      free: fields and sections that may differ.
+
+    Returns:
+      (field, value in `stored`, value in `new`) of the first field that differs, by name; None: the same run.
     """
     old_leaves, new_leaves = _leaves(stored), _leaves(new)
     for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _IDENTITY, f)):
@@ -123,13 +143,16 @@ def describe_launch() -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON object in one atomic step, with the sha256 by which `read_json` knows it again."""
+    """Replaces a JSON file in one atomic step; its last field is the sha256 that `read_json` verifies."""
     replace_file(path, (json.dumps({**values, SEAL: _seal(values)}, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the lock of `workdir`, which ends with the process whatever ends it."""
+    """Holds the lock of a workdir, which is made if there is none. The lock ends with the process at latest.
+
+    Raises ConfigError where the directory cannot be written or another process holds its lock.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(workdir / "lock", "a+")  # noqa: SIM115 - closed below

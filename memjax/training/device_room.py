@@ -20,10 +20,16 @@ class _Bank(NamedTuple):
 
 
 def check_room(state: PyTree) -> None:
-    """Raises ConfigError where the state, arrays or their shapes, needs more than its first device has free.
+    """Checks that a train state fits the free memory of its first device.
 
-    Names the largest memory and the capacity that would fit if all memories shrank alike. The bytes are the
-    state's alone: a rollout and an update need more.
+    Only the state itself is counted; a rollout and an update need further memory.
+
+    Args:
+      state: its arrays, or their shapes (`jax.ShapeDtypeStruct`).
+
+    Raises:
+      ConfigError: it does not fit. The message names the largest memory and the capacity that would fit if
+        all memories were made smaller by the same factor.
     """
     device = _device(state)
     free, needed = device_bytes(device), _bytes(state)
@@ -45,7 +51,7 @@ def check_room(state: PyTree) -> None:
 
 
 def check_data_room(needed: int, source: str) -> None:
-    """Raises ConfigError where a dataset of so many bytes does not fit the default device."""
+    """Raises ConfigError if `needed` bytes of dataset `source` exceed the default device's free memory."""
     device = next(iter(jnp.zeros(()).devices()))
     free = device_bytes(device)
     if free is not None and needed > free:

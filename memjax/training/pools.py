@@ -106,7 +106,19 @@ class Collector:
         self.stopped = False
 
     def collect(self, view: PyTree, key: Key) -> Rollout:
-        """T steps of all pools, valid until the call after the next. Raises CancelledError once stopped."""
+        """Collects one rollout of T steps.
+
+        Args:
+          view: what acting reads, from `acting_view`.
+          key: of all draws.
+
+        Returns:
+          The rollout [T, B, ...] in host memory, which the call after the next one overwrites.
+
+        Raises:
+          CancelledError: `stop` was called.
+          PoolFailed: an environment failed.
+        """
         self.buffers.reverse()
         for t in range(self.steps):
             for i, pool in enumerate(self.pools):
@@ -160,7 +172,20 @@ class Evaluator:
         self.pool = ActingPool(config, agent, batch, pool_seed(config.seed, EVALUATION))
 
     def run(self, view: PyTree, policy: str, episodes: int, key: Key) -> dict[str, float]:
-        """Means over at least `episodes` episodes: the first ones of each environment, as many of each."""
+        """Evaluates one policy on fresh episodes.
+
+        Every environment counts for the same number of episodes, its first ones, so that short episodes are
+        not counted more often than long ones.
+
+        Args:
+          view: what acting reads, from `acting_view`.
+          policy: one of `agent.policies`.
+          episodes: in all, rounded up to a multiple of the environments.
+          key: of all draws.
+
+        Returns:
+          The means "return", "length" and, where the environment knows success, "success".
+        """
         pool, rounds = self.pool, -(-episodes // self.batch)
         pool.reset()
         ended, sums, t = np.zeros(self.batch, int), dict.fromkeys(self.names, 0.0), 0
@@ -188,7 +213,10 @@ class Evaluator:
 
 
 class EpisodeTotals:
-    """Episode totals on the host; returns are counted unclipped, fake steps not at all."""
+    """Totals of the episodes under way in B environments, on the host.
+
+    Returns are sums of unclipped rewards; the fake steps in which envpool resets are not counted.
+    """
 
     def __init__(self, batch: int):
         self.stats = _host_stats(np.zeros(batch), np.zeros(batch))
@@ -211,12 +239,22 @@ def _host_stats(total: Any, length: Any) -> EpisodeStats:
 
 
 def acting_view(agent: Agent, state: TrainState) -> PyTree:
-    """A copy of what acting reads, as the update is donated the original."""
+    """A copy of what acting reads of a state. The original is donated to the update, and so overwritten."""
     return jax.tree.map(lambda x: jnp.copy(x[0]), agent.acting(state.agent))
 
 
 def act(
     agent: Agent, view: PyTree, carry: PyTree, timestep: TimeStep, key: Key, number: Array, **options: Any
 ) -> Action:
-    """One decision for a batch; `number` tells the draws of one rollout apart."""
+    """One decision for a batch of B environments.
+
+    Args:
+      agent: whose `act` is called.
+      view: what it reads, from `acting_view`.
+      carry: [B, ...], of its actors.
+      timestep: [B, ...].
+      key: of the rollout.
+      number: [] i32, of this decision in the rollout; together with `key` it decides the draws.
+      **options: of `agent.act`, such as `policy`.
+    """
     return agent.act(view, carry, timestep, jax.random.fold_in(key, number), **options)

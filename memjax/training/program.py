@@ -1,4 +1,4 @@
-"""What every way of training shares: the train state, the protocol of a program, seeds and episode metrics.
+"""What all kinds of training share: the train state, the protocol of a program, seeds, and episode metrics.
 
 Every random draw of iteration i comes from `fold_in(key, i)`, so that a resumed run repeats the one that was
 never interrupted, bit for bit.
@@ -68,14 +68,30 @@ class Program(Protocol):
 
 
 def run_iterations(step: Step, count: int, carry: PyTree) -> tuple[PyTree, dict[str, Array]]:
-    """`count` iterations of one seed: the carry after them, and metrics [count]."""
+    """Runs `count` iterations of one seed, compiled as one loop.
+
+    Args:
+      step: one iteration.
+      count: how many.
+      carry: the seed's state before the first one.
+
+    Returns:
+      The state after the last one, and metrics [count] by name.
+    """
     return jax.lax.scan(step, carry, None, length=count)
 
 
 def map_seeds(num_seeds: int, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`function` of one seed, over the leading axis [R] of every array of its argument and of its result.
+    """Makes a function of one seed a function of R seeds.
 
     A single seed is not vmapped: batched convolutions and scatters are slower than plain ones.
+
+    Args:
+      num_seeds: R.
+      function: of one tree of arrays, those of one seed.
+
+    Returns:
+      The same function with a leading axis [R] on every array of its argument and of its result.
     """
     if num_seeds > 1:
         return jax.vmap(function)
@@ -88,12 +104,16 @@ def map_seeds(num_seeds: int, function: Callable[[Any], Any]) -> Callable[[Any],
 
 
 def seed_keys(seed: int, num_seeds: int) -> Key:
-    """[R] keys; run r of seed s is run 0 of seed s + r."""
+    """The keys [R] of R runs side by side: run r has the key that a single run of seed `seed` + r has."""
     return jax.vmap(jax.random.key)(jnp.arange(seed, seed + num_seeds, dtype=jnp.uint32))
 
 
 def episode_metrics(rollout: Rollout, has_success: bool) -> dict[str, Array]:
-    """Sums over the episodes that ended in this rollout, and their number."""
+    """Sums over the episodes that ended in a rollout [T, B], and their number, [] f32 each.
+
+    With `has_success`: also how many reached the goal, and how many ended for another reason than a success
+    or a time limit.
+    """
     ended = rollout.done & rollout.valid
     sums = {
         "train/episodes": ended,
@@ -107,5 +127,5 @@ def episode_metrics(rollout: Rollout, has_success: bool) -> dict[str, Array]:
 
 
 def round_up(n: int, multiple: int) -> int:
-    """The least multiple not below n."""
+    """The smallest multiple of `multiple` that is at least n."""
     return -(-n // multiple) * multiple

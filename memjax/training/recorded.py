@@ -37,7 +37,10 @@ def read_recorded(
         spec: of the environment that the data must be of.
         batch: windows of an update, some of which `mix_share` reserves for experts.
         return_scale: returns to go are divided by it.
-        longest: steps of the longest episode that the agent can take; None: any.
+        longest: the most steps that an episode may have; None: any number.
+
+    Returns:
+        The episodes to learn from, and what the agent may know of them.
 
     Raises:
         ConfigError: with file and field, for whatever is wrong with data or config.
@@ -77,12 +80,15 @@ def read_bank(
 
     Args:
         dataset: path or Minari id.
-        count: episodes.
-        seed: draws which.
-        spec: of the environment that they must be of.
-        mean: [O] with std, what standardises observations.
-        std: [O].
+        count: the number of episodes to take.
+        seed: draws which ones.
+        spec: the environment's; the episodes must be from it.
+        mean: [O] f32, subtracted from observations.
+        std: [O] f32, which observations are then divided by.
         scale: returns to go are divided by it.
+
+    Returns:
+        All steps of these episodes.
 
     Raises:
         ConfigError: the dataset cannot be read, does not fit, or has fewer episodes.
@@ -94,7 +100,7 @@ def read_bank(
 
 
 def blank_summary(config: DataConfig, spec: EnvSpec) -> DataSummary:
-    """The shape of a summary, for a run whose state is restored and not made: needs no dataset."""
+    """A summary of the right shapes without any dataset, for a run whose state comes from a checkpoint."""
     size, count = spec.observation_shape[0], config.num_experts
     zeros, observations = np.zeros(count, np.float32), np.zeros((count, size), np.float32)
     number = np.arange(count, dtype=np.int32)

@@ -13,12 +13,12 @@ from memjax.types import Agent, Array, Env, EpisodeStats, Key, PyTree, Rollout, 
 
 
 class Actor(flax.struct.PyTreeNode):
-    """What a running batch of environments carries from step to step."""
+    """The state of B running environments and of whoever acts in them."""
 
-    env: PyTree
-    timestep: TimeStep  # only what acting needs is live: the observation
-    carry: PyTree
-    stats: EpisodeStats
+    env: PyTree  # [B, ...], the environments' own state
+    timestep: TimeStep  # [B, ...], the latest; compiled programs keep the observation of it alone
+    carry: PyTree  # [B, ...], what the agent carries from step to step of an episode
+    stats: EpisodeStats  # [B], totals of the episodes under way
 
 
 class _Recorded(NamedTuple):
@@ -32,13 +32,13 @@ class _Recorded(NamedTuple):
 
 
 def start(env: Env, agent: Agent, batch: int, key: Key) -> Actor:
-    """B environments at the beginning of their first episodes."""
+    """`batch` environments at the beginning of their first episodes; `key` draws their states."""
     env_state, timestep = env.init(key, batch)
     return Actor(env_state, timestep, agent.initial_carry(batch), EpisodeStats.zeros(batch))
 
 
 def advance(stats: EpisodeStats, timestep: TimeStep) -> EpisodeStats:
-    """Totals including this step."""
+    """Episode totals [B] with a step added; steps that are not valid add nothing."""
     return EpisodeStats(
         stats.episode_return + timestep.reward * timestep.valid,
         stats.episode_length + timestep.valid.astype(jnp.int32),
@@ -46,7 +46,7 @@ def advance(stats: EpisodeStats, timestep: TimeStep) -> EpisodeStats:
 
 
 def clear(stats: EpisodeStats, done: Array) -> EpisodeStats:
-    """Totals to go on with after episodes ended where `done` [B]."""
+    """Episode totals [B] with those of the episodes that ended, `done` [B] bool, set to zero."""
     return jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), stats)
 
 
@@ -57,11 +57,11 @@ def unroll(env: Env, agent: Agent, state: PyTree, actor: Actor, key: Key) -> tup
       env: in JAX.
       agent: whose main policy acts.
       state: the agent's; it, its memories included, is only read.
-      actor: the environments as they stand.
+      actor: the environments at the beginning.
       key: of all draws.
 
     Returns:
-      The environments as they stand afterwards, and the rollout.
+      The environments after the last step, and the rollout, [T, B, ...] each.
     """
     keys = jax.random.split(key, (2, agent.rollout_steps))
     actor, steps = jax.lax.scan(partial(_step, env, agent, state), actor, (keys[0], keys[1]))
@@ -93,14 +93,25 @@ def _step(
 
 
 class HostBuffer:
-    """Preallocated host memory of one rollout [T(+1), B, ...]; pools write their own columns."""
+    """Host memory for one rollout of T steps and B environments, allocated once.
+
+    Arrays are [T, B, ...], observations [T + 1, B, ...]. Every pool writes the columns of its environments.
+    """
 
     def __init__(self, steps: int, batch: int):
         self.steps, self.batch = steps, batch
         self.arrays: dict[str, np.ndarray] = {}
 
     def put(self, name: str, t: int, columns: slice, value: Any) -> None:
-        """Writes row t, columns of `name`; the array is allocated on the first write."""
+        """Writes one step of some environments.
+
+        Args:
+          name: of the field; "stats/NAME" and "extras/NAME" for those within `stats` and `extras`. Its array
+            is allocated when it is first written.
+          t: the step.
+          columns: the environments.
+          value: [their number, ...].
+        """
         value = np.asarray(value)
         if name not in self.arrays:
             rows = self.steps + (name == "observation")
@@ -108,7 +119,7 @@ class HostBuffer:
         self.arrays[name][t, columns] = value
 
     def rollout(self) -> Rollout:
-        """The rollout; arrays are views of the buffer, which must rest until the learner has read them."""
+        """The rollout. Its arrays are views: nothing may be written before the learner has read them."""
         fields: dict[str, Any] = {name: x for name, x in self.arrays.items() if "/" not in name}
         groups: dict[str, dict[str, Any]] = {"stats": {}, "extras": {}}
         for name, x in self.arrays.items():
