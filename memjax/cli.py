@@ -6,22 +6,19 @@ was saved.
 """
 
 import argparse
-import ast
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from memjax import __version__
-from memjax.commands import help_texts
+from memjax.commands import argument_types, help_texts
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
 
 Overrides = Sequence[tuple[str, str]]  # (field, text) of each --config.FIELD=VALUE
 
 MOST_CHARACTERS = 1_000  # of an error line; a value in it may be longer
-MOST_DIGITS = 18  # of a number: so many fit into 64 bits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,6 +159,13 @@ def _collect(arguments: argparse.Namespace, _: Overrides) -> int:
     return run(request, imports=arguments.imports)
 
 
+def _campaign(arguments: argparse.Namespace, _: Overrides) -> int:
+    from memjax.commands.campaign import run
+
+    options = {name: getattr(arguments, name) for name in ("workers", "dry_run", "only_tables")}
+    return run(arguments.file, arguments.workdir, **options)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says a mistake on one line instead of printing the usage before it."""
 
@@ -174,7 +178,7 @@ class _Parser(argparse.ArgumentParser):
         """As argparse, and then the directories of runs from both places where they may stand."""
         arguments, rest = super().parse_known_args(args, namespace)
         if self.takes_workdirs:
-            late = [_path(word) for word in rest if not word.startswith("-")]  # after an option
+            late = [argument_types.path(word) for word in rest if not word.startswith("-")]  # after an option
             rest = [word for word in rest if word.startswith("-")]
             found = [*arguments.positional, *late, *arguments.named]
             if not found:
@@ -198,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quarantine(commands)
     _add_configs(commands)
     _add_collect(commands)
+    _add_campaign(commands)
     _add_remember(commands)
     return parser
 
@@ -231,11 +236,28 @@ def _add_evaluate(commands: Any) -> None:
     summary = "run a trained agent without learning"
     evaluate = _command(commands, "evaluate", _evaluate, summary, help_texts.EVALUATE, workdirs="one")
     add = evaluate.add_argument
-    add("--episodes", type=_positive, metavar="N", help="episodes of each seed (default: as in the config)")
+    add(
+        "--episodes",
+        type=argument_types.positive,
+        metavar="N",
+        help="episodes of each seed (default: as in the config)",
+    )
     add("--policies", metavar="NAME[,NAME]", help="which of the agent's policies (default: all)")
     add("--bank", type=os.path.expanduser, metavar="DATASET", help="experts to retrieve from")
-    add("--bank-episodes", type=_positive, default=60, metavar="N", help="how many of them (default: 60)")
-    add("--bank-seed", type=_natural, default=0, metavar="S", help="seed of their choice (default: 0)")
+    add(
+        "--bank-episodes",
+        type=argument_types.positive,
+        default=60,
+        metavar="N",
+        help="how many of them (default: 60)",
+    )
+    add(
+        "--bank-seed",
+        type=argument_types.natural,
+        default=0,
+        metavar="S",
+        help="seed of their choice (default: 0)",
+    )
     help = "use them although the policy was trained with other experts"
     add("--swap-bank", action="store_true", help=help)
 
@@ -243,7 +265,9 @@ def _add_evaluate(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     summary = "draw learning curves of one or several runs"
     report = _command(commands, "report", _report, summary, help_texts.REPORT, workdirs="several")
-    report.add_argument("--out", type=_path, metavar="FILE.png", help="default: report.png in the first DIR")
+    report.add_argument(
+        "--out", type=argument_types.path, metavar="FILE.png", help="default: report.png in the first DIR"
+    )
 
 
 def _add_inspect(commands: Any) -> None:
@@ -259,7 +283,7 @@ def _add_quarantine(commands: Any) -> None:
     quarantine = _command(commands, "quarantine", _quarantine, summary, text, workdirs="one")
     add = quarantine.add_argument
     help = "rows of the memories, as `memjax inspect` shows them"
-    add("--rows", type=_rows, required=True, metavar="ROW[,ROW]", help=help)
+    add("--rows", type=argument_types.rows, required=True, metavar="ROW[,ROW]", help=help)
     add("--release", action="store_true", help="show them again")
     add("--why", default="", metavar="TEXT", help="kept with the decision")
 
@@ -268,6 +292,23 @@ def _add_configs(commands: Any) -> None:
     summary = "list the shipped configs, or the fields of one"
     configs = _command(commands, "configs", _configs, summary, help_texts.CONFIGS)
     configs.add_argument("name", nargs="?", metavar="NAME[:VARIANT]", help="a config; without it, all names")
+
+
+def _add_campaign(commands: Any) -> None:
+    summary = "run a grid of configs and seeds, and make tables of it"
+    campaign = _command(commands, "campaign", _campaign, summary, help_texts.CAMPAIGN)
+    add = campaign.add_argument
+    add("file", type=argument_types.path, metavar="FILE.toml", help="the campaign")
+    add(
+        "--workdir",
+        type=argument_types.path,
+        required=True,
+        metavar="DIR",
+        help="where runs and results are kept",
+    )
+    add("--workers", type=argument_types.positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    add("--dry-run", action="store_true", help="say what is left to do, and stop")
+    add("--only-tables", action="store_true", help="make tables from DIR/results.csv as it is")
 
 
 def _add_collect(commands: Any) -> None:
@@ -279,18 +320,26 @@ def _add_collect(commands: Any) -> None:
     policy = {"nargs": "+", "action": "extend", "type": os.path.expanduser}
     add("--policy", required=True, metavar="POLICY", help=help, **policy)
     add("--shares", nargs="+", type=float, metavar="W", help="weight of each policy (default: equal)")
-    add("--out", required=True, type=_path, metavar="FILE.hdf5", help="the dataset to make")
+    add("--out", required=True, type=argument_types.path, metavar="FILE.hdf5", help="the dataset to make")
     amount = collect.add_mutually_exclusive_group(required=True)
-    amount.add_argument("--steps", type=_amount, metavar="N", help="at least so many, in whole episodes")
-    amount.add_argument("--episodes", type=_amount, metavar="E", help="exactly so many")
+    amount.add_argument(
+        "--steps", type=argument_types.amount, metavar="N", help="at least so many, in whole episodes"
+    )
+    amount.add_argument("--episodes", type=argument_types.amount, metavar="E", help="exactly so many")
     noise = collect.add_mutually_exclusive_group()
     noise.add_argument("--sampled", dest="mean", action="store_false", help="sample actions (the default)")
     noise.add_argument("--mean", action="store_true", help="act without noise")
     collect.set_defaults(mean=False)
-    add("--seed", type=_natural, default=0, metavar="S", help="default: 0")
-    add("--num-envs", type=_positive, default=64, metavar="B", help="environments at a time (default: 64)")
+    add("--seed", type=argument_types.natural, default=0, metavar="S", help="default: 0")
+    add(
+        "--num-envs",
+        type=argument_types.positive,
+        default=64,
+        metavar="B",
+        help="environments at a time (default: 64)",
+    )
     help = "an option of the environment; may be repeated"
-    add("--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help=help)
+    add("--option", type=argument_types.option, action="append", default=[], metavar="NAME=VALUE", help=help)
     add("--next-observations", action="store_true", help="store next_observations as well")
     add("--compress", action="store_true", help="make a smaller file that takes longer to read")
     add("--overwrite", action="store_true", help="replace FILE.hdf5 if it exists")
@@ -308,57 +357,11 @@ def _command(
     command.takes_workdirs = workdirs
     if workdirs:
         help = "the directory of a run" + ("; may be repeated" if workdirs == "several" else "")
-        command.add_argument("positional", nargs="*", type=_path, metavar="DIR", help=help)
-        named = {"dest": "named", "action": "append", "default": [], "type": _path}
+        command.add_argument("positional", nargs="*", type=argument_types.path, metavar="DIR", help=help)
+        named = {"dest": "named", "action": "append", "default": [], "type": argument_types.path}
         command.add_argument("--workdir", metavar="DIR", help="the same", **named)
     imports = {"dest": "imports", "action": "append", "default": []}
     help = "import code of your own first (docs/extending.md); may be repeated"
     command.add_argument("--import", metavar="MODULE_OR_FILE", help=help, **imports)
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command
-
-
-def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _amount(text: str) -> int:
-    """Also 1e6 and 1_000_000."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 1 <= number < 2**53 or not number.is_integer():
-        raise argparse.ArgumentTypeError(f"expected int >= 1, got '{text}'")
-    return int(number)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _rows(text: str) -> list[int]:
-    return [_natural(each) for each in text.split(",")]
-
-
-def _whole(text: str, least: int) -> int:
-    """A whole number of at most 64 bits."""
-    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < least:
-        expected = f"int >= {least} of at most {MOST_DIGITS} digits"
-        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
-    return int(text)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, a Python literal where it is one, text otherwise."""
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got '{text}'")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter for a thousand brackets
-        return name, value

@@ -24,6 +24,17 @@ examples:
   memjax evaluate runs/reframe --bank=hopper_expert.hdf5 --bank-episodes=15 --swap-bank
 """
 
+CAMPAIGN = """\
+Trains every arm of a campaign on every task with every seed, and writes DIR/results.csv with a row for each
+policy and seed, tables with interquartile means, bootstrap intervals and probabilities of improvement, and a
+picture. Launch the same command again to continue; what is in results.csv is not run again. docs/extending.md
+says what stands in the file.
+
+examples:
+  memjax campaign experiments/campaigns/suite.toml --workdir=runs/suite --workers=2
+  memjax campaign experiments/campaigns/suite.toml --workdir=runs/suite --dry-run
+"""
+
 REMEMBER = """\
 Plays the tasks of a benchmark with a language model, epoch after epoch, and remembers how they ended; see
 docs/memrl.md. Launch the same command again to continue a run that was stopped or killed. A finished run is

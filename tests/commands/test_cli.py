@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memjax import __version__, cli
-from memjax.commands import evaluate
+from memjax.commands import argument_types, evaluate
 from memjax.commands.remember import resolve_language
 from memjax.config_file import load_config
 from memjax.runs.checkpoint import CheckpointError, Checkpoints
@@ -265,7 +265,7 @@ def test_no_byte_of_what_others_wrote_acts_on_the_terminal(launched, config_file
 
 @pytest.mark.parametrize("text", ["-" * 5000 + "1", "[" * 5000, "9" * 5000])
 def test_an_option_that_python_cannot_read_is_text(text):
-    assert cli._option(f"frame_skip={text}") == ("frame_skip", text)
+    assert argument_types.option(f"frame_skip={text}") == ("frame_skip", text)
 
 
 @pytest.mark.parametrize("flag", ["--seed", "--num-envs", "--steps"])

@@ -1,0 +1,62 @@
+"""Types of the command's arguments, for argparse: each takes the text and complains in one line.
+
+Imports nothing that takes long, so that help appears at once.
+"""
+
+import argparse
+import ast
+import os
+from pathlib import Path
+from typing import Any
+
+MOST_DIGITS = 18  # of a number: so many fit into 64 bits
+
+
+def path(text: str) -> Path:
+    """A path, ~ expanded."""
+    return Path(os.path.expanduser(text))
+
+
+def positive(text: str) -> int:
+    """1, 2, ..."""
+    return _whole(text, 1)
+
+
+def amount(text: str) -> int:
+    """Also 1e6 and 1_000_000."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < 2**53 or not number.is_integer():
+        raise argparse.ArgumentTypeError(f"expected int >= 1, got '{text}'")
+    return int(number)
+
+
+def natural(text: str) -> int:
+    """0, 1, ..."""
+    return _whole(text, 0)
+
+
+def rows(text: str) -> list[int]:
+    """Natural numbers, separated by commas."""
+    return [natural(each) for each in text.split(",")]
+
+
+def _whole(text: str, least: int) -> int:
+    """A whole number of at most 64 bits."""
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < least:
+        expected = f"int >= {least} of at most {MOST_DIGITS} digits"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
+    return int(text)
+
+
+def option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, a Python literal where it is one, text otherwise."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got '{text}'")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter for a thousand brackets
+        return name, value

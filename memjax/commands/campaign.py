@@ -1,0 +1,291 @@
+"""`memjax campaign`: every arm on every task with every seed, resumable; rows in one CSV, and tables of them.
+
+A campaign is a TOML file (`Campaign` says what stands in it). A cell is one arm on one task: `memjax train
+--config=CONFIG:TASK+VARIANT` in WORKDIR/TASK/ARM, with all seeds side by side where the environment runs in
+JAX and one run a seed elsewhere. Cells are processes of their own, so that several run at a time, one that
+fails does not end the others, and each gives its memory back.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memjax.commands.report import load_run
+from memjax.config_file import load_config
+from memjax.runs.metrics import replace_file
+from memjax.runs.workdir import CHECKPOINTS
+from memjax.schema import Fraction, NonNegativeInt, PositiveInt, parse
+from memjax.training.config import resolve
+from memjax.types import ConfigError, RunEnded
+
+RESULTS = "results.csv"
+LOG = "log.txt"
+MAIN = ("ensemble", "policy")  # what an agent acts by: the first of these that it has
+COLUMNS = ("group", "task", "arm", "policy", "main", "seed", "score", "area", "steps", "config")
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What stands in a campaign's file."""
+
+    config: str  # a shipped config, or the path of one
+    first_seed: NonNegativeInt
+    seeds: PositiveInt
+    score: str  # of `eval/POLICY/SCORE`: "return", "success"
+    last: Fraction  # the share of the evaluations, the last ones, that a score is the mean of
+    keep_checkpoints: bool  # False: they are removed once a run's rows are written
+    overrides: Mapping[str, Any]  # {"agent.ppo.clip": 0.1}, of every cell
+    groups: Mapping[str, Any]  # {group: [task, ...]}; a task is a variant of the config
+    arms: Mapping[str, Any]  # {name: variant}; "" is the config itself
+    scale: Mapping[str, Any]  # {task: [score that counts as 0, score that counts as 1]}
+
+    def check(self) -> None:
+        """Raises ConfigError where tables hold something else."""
+        for group, tasks in self.groups.items():
+            if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
+                raise ConfigError(f"groups.{group}", "a list of tasks", repr(tasks))
+        for arm, variant in self.arms.items():
+            if not isinstance(variant, str):
+                raise ConfigError(f"arms.{arm}", "a variant of the config, or ''", repr(variant))
+            if not re.fullmatch(r"[\w .+-]+", arm) or arm.startswith("."):
+                raise ConfigError("arms", "names of letters, digits, spaces and . + - _", repr(arm))
+        if not self.groups or not self.arms:
+            raise ConfigError("groups" if not self.groups else "arms", "at least one", "none")
+        for task in self.tasks:
+            ends = self.scale.get(task)
+            if not (isinstance(ends, list) and [type(x) in (int, float) for x in ends] == [True, True]):
+                ends = None
+            if ends is None or ends[0] == ends[1]:
+                got = repr(self.scale.get(task))
+                raise ConfigError(f"scale.{task}", "two different numbers: [score of 0, score of 1]", got)
+        if unknown := set(self.scale) - set(self.tasks):
+            raise ConfigError("scale", "tasks of the groups", ", ".join(sorted(unknown)))
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks, group by group."""
+        return [task for tasks in self.groups.values() for task in tasks]
+
+
+class Cell(NamedTuple):
+    """One process: an arm on a task, with one seed or with all."""
+
+    group: str
+    task: str
+    arm: str
+    source: str  # as `memjax train --config` takes it
+    overrides: tuple[tuple[str, str], ...]
+    folder: Path
+    first_seed: int
+    seeds: int
+    total_steps: int
+    digest: str  # of the resolved config
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(Path(*self.folder.parts[-2:]))
+
+
+def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: bool) -> int:
+    """Runs what is missing of a campaign, then prints its tables. Returns the exit code.
+
+    Args:
+      file: the campaign.
+      workdir: where runs, `results.csv`, `tables.md` and `figure.png` are kept.
+      workers: runs at a time.
+      dry_run: say what would run, and stop.
+      only_tables: make tables and picture from `results.csv` as it is.
+
+    Raises:
+      ConfigError: the file, or a config that it asks for, is wrong; before anything is started.
+      RunEnded: a run failed; the others were finished before.
+    """
+    from memjax.commands.campaign_table import write_tables
+
+    campaign = read_campaign(file)
+    if not only_tables:
+        cells = cells_of(campaign, workdir)
+        rows = read_rows(workdir / RESULTS)
+        missing = [cell for cell in cells if not is_done(cell, rows)]
+        print(f"memjax: {len(cells)} runs, {len(missing)} to do", file=sys.stderr)
+        if dry_run:
+            for cell in missing:
+                print(f"{cell.name}: {cell.source}, {cell.seeds} x {cell.total_steps:,} steps")
+            return 0
+        failed = run_cells(campaign, missing, rows, workdir, workers)
+        if failed:
+            raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
+    write_tables(campaign, read_rows(workdir / RESULTS), workdir, file.name)
+    return 0
+
+
+def read_campaign(file: Path) -> Campaign:
+    """The campaign of a file. Raises ConfigError."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("FILE", "a TOML file", f"'{file}': {error}") from None
+    except OSError as error:
+        raise ConfigError("FILE", "a TOML file that can be read", f"'{file}': {error.strerror}") from None
+    return parse(Campaign, {"keep_checkpoints": False, "overrides": {}} | values, "campaign")
+
+
+def cells_of(campaign: Campaign, workdir: Path) -> list[Cell]:
+    """All cells, tasks of every group in order, arms within. Raises ConfigError for a wrong config."""
+    return [
+        cell
+        for group, tasks in campaign.groups.items()
+        for task in tasks
+        for arm, variant in campaign.arms.items()
+        for cell in _cells(campaign, workdir, group, task, arm, variant)
+    ]
+
+
+def _cells(campaign: Campaign, workdir: Path, group: str, task: str, arm: str, variant: str) -> list[Cell]:
+    source = f"{campaign.config}:{task}" + (f"+{variant}" if variant else "")
+    chosen = [(name, str(value)) for name, value in campaign.overrides.items()]
+    config = resolve(load_config(source, chosen))
+    raw = {k: v for k, v in config.raw.items() if k not in ("seed", "num_seeds")}
+    digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:12]
+    first, count, folder = campaign.first_seed, campaign.seeds, workdir / task / arm
+    whole = config.backend == "jax"  # seeds side by side
+    apart = [(seed, 1, folder / f"seed_{seed}") for seed in range(first, first + count)]
+    cells = []
+    for seed, n, place in [(first, count, folder)] if whole else apart:
+        fields = (*chosen, ("seed", str(seed)), ("num_seeds", str(n)))
+        cells.append(Cell(group, task, arm, source, fields, place, seed, n, config.run.total_steps, digest))
+    return cells
+
+
+def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the rows of every seed of a cell are there, from the same config."""
+    have = {
+        int(row["seed"])
+        for row in rows
+        if (row["task"], row["arm"], row["config"]) == (cell.task, cell.arm, cell.digest)
+    }
+    return have >= set(range(cell.first_seed, cell.first_seed + cell.seeds))
+
+
+def run_cells(
+    campaign: Campaign, cells: Sequence[Cell], rows: list[dict[str, str]], workdir: Path, workers: int
+) -> list[str]:
+    """Runs cells, `workers` at a time, and writes rows as each ends; the names of those that failed."""
+    waiting, running, failed = list(cells), {}, []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                cell = waiting.pop(0)
+                running[cell] = _start(cell), time.monotonic()
+            for cell, (process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[cell]
+                seconds = time.monotonic() - began
+                what = "failed" if process.returncode else "done"
+                left = f"{len(waiting)} waiting"
+                print(f"memjax: {cell.name}: {what}, {seconds:.0f} s, {left}", file=sys.stderr)
+                if process.returncode:
+                    failed.append(cell.name)
+                    continue
+                rows = _with_rows(campaign, cell, rows)
+                write_rows(workdir / RESULTS, rows)
+                if not campaign.keep_checkpoints:
+                    shutil.rmtree(cell.folder / CHECKPOINTS, ignore_errors=True)
+            time.sleep(0.1)
+    finally:
+        for (
+            process,
+            _,
+        ) in running.values():  # interrupted: each saves itself, and goes on with the next launch
+            process.terminate()
+        for process, _ in running.values():
+            process.wait()
+    return failed
+
+
+def _start(cell: Cell) -> subprocess.Popen:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    fields = [f"--config.{name}={value}" for name, value in cell.overrides]
+    command = [
+        *(sys.executable, "-m", "memjax", "train", f"--config={cell.source}", f"--workdir={cell.folder}"),
+        *fields,
+    ]
+    with open(cell.folder / LOG, "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ)
+
+
+def _with_rows(campaign: Campaign, cell: Cell, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with those of a finished cell, in place of older ones of the same arm, task and seeds."""
+    new = scores_of(campaign, cell)
+    place = {(row["task"], row["arm"], row["seed"]) for row in new}
+    kept = [row for row in rows if (row["task"], row["arm"], row["seed"]) not in place]
+    return kept + new
+
+
+def scores_of(campaign: Campaign, cell: Cell) -> list[dict[str, str]]:
+    """One row for each policy and seed of a finished cell.
+
+    "score" is the mean over the last evaluations, "area" that over all: higher where a run learns sooner.
+    """
+    run, rows = load_run(cell.folder), []
+    names = run.metrics(f"eval/*/{campaign.score}")
+    if not names:
+        raise ConfigError("score", f"a metric that {cell.source} evaluates", campaign.score)
+    policies = [name.split("/")[1] for name in names]
+    main = next((policy for policy in MAIN if policy in policies), policies[0])
+    for policy, name in zip(policies, names, strict=True):
+        steps, values = run.series(name)
+        last = steps > (1.0 - campaign.last) * steps[-1]
+        for seed in range(cell.seeds):
+            scores = {"score": np.mean(values[last, seed]), "area": np.mean(values[:, seed])}
+            rows.append(
+                {
+                    "group": cell.group,
+                    "task": cell.task,
+                    "arm": cell.arm,
+                    "policy": policy,
+                    "main": str(int(policy == main)),
+                    "seed": str(cell.first_seed + seed),
+                    "steps": str(int(steps[-1])),
+                    "config": cell.digest,
+                }
+                | {k: f"{v:.6g}" for k, v in scores.items()}
+            )
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of `results.csv`; none where there is no such file. Raises ConfigError for other columns."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if rows and tuple(rows[0]) != COLUMNS:
+        raise ConfigError(str(path), f"the columns {', '.join(COLUMNS)}", ", ".join(map(str, rows[0])))
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Writes `results.csv` whole, so that a kill leaves the old one or the new one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([row[name] for name in COLUMNS] for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, text.getvalue().encode())

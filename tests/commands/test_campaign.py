@@ -1,0 +1,210 @@
+"""`memjax campaign`: statistics against oracles, the file, resuming, and tables from rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memjax.cli import main
+from memjax.commands import campaign
+from memjax.commands.aggregates import (
+    interquartile_mean,
+    interval,
+    performance_profile,
+    probability_of_improvement,
+)
+from memjax.commands.campaign import COLUMNS, cells_of, read_campaign, read_rows
+from memjax.types import ConfigError
+
+SHIPPED = Path(__file__).parents[2] / "experiments" / "campaigns"
+
+SMALL = """
+config = "suite"
+first_seed = 3
+seeds = 2
+score = "return"
+last = 0.5
+overrides = { "run.eval_episodes" = 4 }
+[groups]
+easy = ["FourRooms", "CartPole"]
+[arms]
+Own = "smoke"
+PPO = "ppo+smoke"
+[scale]
+FourRooms = [0, 1]
+CartPole = [20, 500]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_the_interquartile_mean_is_scipys_trimmed_mean_over_all_runs():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for runs, tasks in ((3, 1), (5, 4), (10, 7)):
+        scores = rng.normal(size=(runs, tasks))
+        wanted = stats.trim_mean(scores, 0.25, axis=None)
+        assert interquartile_mean(list(scores.T)) == pytest.approx(wanted)
+
+
+def test_the_probability_of_improvement_counts_pairs_and_averages_tasks():
+    one, other = [np.array([1.0, 2.0]), np.array([5.0])], [np.array([0.0, 2.0]), np.array([9.0, 1.0, 5.0])]
+    first = np.mean([1.0, 0.0, 1.0, 0.5])  # 1 > 0, 1 < 2, 2 > 0, 2 = 2
+    assert probability_of_improvement(one, other) == pytest.approx((first + 0.5) / 2)
+    assert probability_of_improvement(other, one) == pytest.approx(1.0 - (first + 0.5) / 2)
+
+
+def test_a_profile_falls_from_one_to_nothing():
+    scores = [np.array([0.2, 0.6]), np.array([0.4])]
+    np.testing.assert_allclose(performance_profile(scores, np.array([-1, 0.3, 0.5, 1])), [1, 0.75, 0.25, 0])
+
+
+def test_intervals_cover_the_mean_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        scores = [rng.normal(size=20) + shift for shift in (0.0, 5.0)]
+        low, high = interval(lambda x: float(np.mean(np.concatenate(x))), scores, draws=200)
+        covered += low <= 2.5 <= high
+    assert 85 <= covered <= 99
+
+
+def test_strata_are_not_mixed():
+    """Oracle: runs that are alike within each task leave nothing to chance."""
+    assert interval(interquartile_mean, [np.zeros(5), np.ones(5)], draws=50) == (0.5, 0.5)
+
+
+def test_cells_are_all_arms_on_all_tasks(file, tmp_path):
+    cells = cells_of(read_campaign(file), tmp_path)
+    sources = ["suite:FourRooms+smoke", "suite:FourRooms+ppo+smoke"]
+    sources += ["suite:CartPole+smoke", "suite:CartPole+ppo+smoke"]
+    assert [cell.source for cell in cells] == sources
+    assert len({cell.digest for cell in cells}) == 4
+    assert cells[0].overrides == (("run.eval_episodes", "4"), ("seed", "3"), ("num_seeds", "2"))
+
+
+def test_where_seeds_cannot_run_side_by_side_each_is_a_run(tmp_path):
+    pytest.importorskip("envpool")
+    text = SMALL.replace('config = "suite"', 'config = "classic"').replace("FourRooms", "Acrobot")
+    (tmp_path / "host.toml").write_text(text)
+    cells = cells_of(read_campaign(tmp_path / "host.toml"), tmp_path)
+    assert [(cell.first_seed, cell.seeds) for cell in cells[:3]] == [(3, 1), (4, 1), (3, 1)]
+    assert len({cell.folder for cell in cells}) == len(cells) == 8
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_campaign_resolves(path, tmp_path, capsys):
+    assert main(["campaign", str(path), f"--workdir={tmp_path}", "--dry-run"]) == 0
+    found = read_campaign(path)
+    assert len(capsys.readouterr().out.splitlines()) >= len(found.tasks) * len(found.arms)
+    assert not any(tmp_path.iterdir())
+
+
+def pretend(monkeypatch, fails=()):
+    """In place of training: metrics of a run whose seeds end at their number, at once."""
+    started = []
+
+    def start(cell):
+        started.append(cell.name)
+        cell.folder.mkdir(parents=True)
+        seeds = range(cell.first_seed, cell.first_seed + cell.seeds)
+        rows = [
+            {"step": step}
+            | {"eval/greedy/return": [0.0 for _ in seeds]}
+            | {"eval/policy/return": [float(s) * step for s in seeds]}
+            for step in (1, 2, 3)
+        ]
+        (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (cell.folder / "config.json").write_text(json.dumps({"experiment": "suite"}))
+        code = f"import sys; sys.exit({int(cell.name in fails)})"
+        return subprocess.Popen([sys.executable, "-S", "-c", code])
+
+    monkeypatch.setattr(campaign, "_start", start)
+    monkeypatch.setattr(campaign, "load_run", load)
+    return started
+
+
+def load(folder):
+    from memjax.commands.curves import Run
+    from memjax.runs.metrics import read_metrics
+
+    return Run(folder.name, "suite", read_metrics(folder / "metrics.jsonl"))
+
+
+def test_what_is_in_the_results_is_not_run_again(file, tmp_path, monkeypatch, capsys):
+    work = tmp_path / "work"
+    words = ["campaign", str(file), f"--workdir={work}", "--workers=2"]
+    started = pretend(monkeypatch, fails=("CartPole/PPO",))
+    assert main(words) == 1
+    assert "1 runs failed: CartPole/PPO" in capsys.readouterr().err
+    assert len(started) == 4
+    rows = read_rows(work / "results.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 3 * 2 * 2  # cells that ended well, policies, seeds
+    [own] = [r for r in rows if (r["task"], r["policy"], r["seed"]) == ("CartPole", "policy", "3")]
+    assert (own["main"], own["score"], own["area"]) == ("1", "7.5", "6")  # steps 2 and 3; all steps
+    (work / "CartPole" / "PPO").rename(tmp_path / "away")
+    again = pretend(monkeypatch)
+    assert main(words) == 0
+    assert again == ["CartPole/PPO"]
+    out = capsys.readouterr().out
+    assert "| Own |" in out
+    assert (work / "tables.md").read_text() == out.rstrip("\n") + "\n"
+    assert (work / "figure.png").stat().st_size > 1_000
+    tables = (work / "tables.md").read_text()
+    assert main([*words, "--only-tables"]) == 0
+    assert (work / "tables.md").read_text() == tables  # from the rows alone
+
+
+def test_a_changed_config_is_run_anew(file, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    pretend(monkeypatch)
+    assert main(["campaign", str(file), f"--workdir={work}"]) == 0
+    file.write_text(SMALL.replace("= 4 }", "= 8 }"))
+    for path in work.glob("*/*"):
+        path.rename(tmp_path / path.name.join((path.parent.name, ".old")))
+    assert len(pretend(monkeypatch)) == 0
+    started = pretend(monkeypatch)
+    assert main(["campaign", str(file), f"--workdir={work}"]) == 0
+    assert len(started) == 4
+    assert len(read_rows(work / "results.csv")) == 16  # in place of the old ones
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = 2", "seeds = 0", "seeds: expected int >= 1"),
+        ("last = 0.5", "", "campaign.last"),
+        ("[groups]", "[group]", "campaign.group"),
+        ("CartPole = [20, 500]", "", "scale.CartPole: expected two different numbers"),
+        ("[20, 500]", "[20, 20]", "scale.CartPole: expected two different numbers"),
+        ('Own = "smoke"', "Own = 1", "arms.Own: expected a variant of the config"),
+        ('Own = "smoke"', '"../x" = "smoke"', "arms: expected names of letters"),
+        ('easy = ["FourRooms", "CartPole"]', "easy = []", "groups.easy: expected a list of tasks"),
+        ('"CartPole"]', '"CartPool"]', "scale.CartPool"),
+        ('Own = "smoke"', 'Own = "smok"', "--config: expected a variant"),
+        ("config =", "config", "FILE: expected a TOML file"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_starts(file, tmp_path, capsys, old, new, message):
+    file.write_text(SMALL.replace(old, new, 1))
+    assert main(["campaign", str(file), f"--workdir={tmp_path / 'work'}"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_missing_file_is_one_line(tmp_path, capsys):
+    assert main(["campaign", str(tmp_path / "none.toml"), f"--workdir={tmp_path}"]) == 2
+    assert "FILE: expected a TOML file that can be read" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        read_campaign(tmp_path)
