@@ -1,6 +1,6 @@
 """`memjax campaign`: every arm on every task with every seed, resumable; rows in one CSV, and tables of them.
 
-A campaign is a TOML file (`Campaign` says what stands in it). A cell is one arm on one task: `memjax train
+A campaign is a TOML file (`memjax.commands.campaign_file`). A cell is one arm on one task: `memjax train
 --config=CONFIG:TASK+VARIANT` in WORKDIR/TASK/ARM, with all seeds side by side where the environment runs in
 JAX and one run a seed elsewhere. Cells are processes of their own, so that several run at a time, one that
 fails does not end the others, and each gives its memory back.
@@ -11,24 +11,22 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from memjax.commands.campaign_file import Campaign, read_campaign
+from memjax.commands.campaign_table import write_tables
 from memjax.commands.report import load_run
 from memjax.config_file import load_config
 from memjax.runs.metrics import replace_file
 from memjax.runs.workdir import CHECKPOINTS
-from memjax.schema import Fraction, NonNegativeInt, PositiveInt, parse
 from memjax.training.config import resolve
 from memjax.types import ConfigError, RunEnded
 
@@ -36,49 +34,6 @@ RESULTS = "results.csv"
 LOG = "log.txt"
 MAIN = ("ensemble", "policy")  # what an agent acts by: the first of these that it has
 COLUMNS = ("group", "task", "arm", "policy", "main", "seed", "score", "area", "steps", "config")
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """What stands in a campaign's file."""
-
-    config: str  # a shipped config, or the path of one
-    first_seed: NonNegativeInt
-    seeds: PositiveInt
-    score: str  # of `eval/POLICY/SCORE`: "return", "success"
-    last: Fraction  # the share of the evaluations, the last ones, that a score is the mean of
-    keep_checkpoints: bool  # False: they are removed once a run's rows are written
-    overrides: Mapping[str, Any]  # {"agent.ppo.clip": 0.1}, of every cell
-    groups: Mapping[str, Any]  # {group: [task, ...]}; a task is a variant of the config
-    arms: Mapping[str, Any]  # {name: variant}; "" is the config itself
-    scale: Mapping[str, Any]  # {task: [score that counts as 0, score that counts as 1]}
-
-    def check(self) -> None:
-        """Raises ConfigError where tables hold something else."""
-        for group, tasks in self.groups.items():
-            if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
-                raise ConfigError(f"groups.{group}", "a list of tasks", repr(tasks))
-        for arm, variant in self.arms.items():
-            if not isinstance(variant, str):
-                raise ConfigError(f"arms.{arm}", "a variant of the config, or ''", repr(variant))
-            if not re.fullmatch(r"[\w .+-]+", arm) or arm.startswith("."):
-                raise ConfigError("arms", "names of letters, digits, spaces and . + - _", repr(arm))
-        if not self.groups or not self.arms:
-            raise ConfigError("groups" if not self.groups else "arms", "at least one", "none")
-        for task in self.tasks:
-            ends = self.scale.get(task)
-            if not (isinstance(ends, list) and [type(x) in (int, float) for x in ends] == [True, True]):
-                ends = None
-            if ends is None or ends[0] == ends[1]:
-                got = repr(self.scale.get(task))
-                raise ConfigError(f"scale.{task}", "two different numbers: [score of 0, score of 1]", got)
-        if unknown := set(self.scale) - set(self.tasks):
-            raise ConfigError("scale", "tasks of the groups", ", ".join(sorted(unknown)))
-
-    @property
-    def tasks(self) -> list[str]:
-        """All tasks, group by group."""
-        return [task for tasks in self.groups.values() for task in tasks]
 
 
 class Cell(NamedTuple):
@@ -115,8 +70,6 @@ def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: 
       ConfigError: the file, or a config that it asks for, is wrong; before anything is started.
       RunEnded: a run failed; the others were finished before.
     """
-    from memjax.commands.campaign_table import write_tables
-
     campaign = read_campaign(file)
     if not only_tables:
         cells = cells_of(campaign, workdir)
@@ -132,17 +85,6 @@ def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: 
             raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
     write_tables(campaign, read_rows(workdir / RESULTS), workdir, file.name)
     return 0
-
-
-def read_campaign(file: Path) -> Campaign:
-    """The campaign of a file. Raises ConfigError."""
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("FILE", "a TOML file", f"'{file}': {error}") from None
-    except OSError as error:
-        raise ConfigError("FILE", "a TOML file that can be read", f"'{file}': {error.strerror}") from None
-    return parse(Campaign, {"keep_checkpoints": False, "overrides": {}} | values, "campaign")
 
 
 def cells_of(campaign: Campaign, workdir: Path) -> list[Cell]:

@@ -12,7 +12,7 @@ from memjax.commands.aggregates import (
     performance_profile,
     probability_of_improvement,
 )
-from memjax.commands.campaign import Campaign
+from memjax.commands.campaign_file import Campaign
 from memjax.commands.curves import COLOURS, save_figure
 
 MEASURES = {"score": "the last evaluations", "area": "all evaluations"}

@@ -16,7 +16,8 @@ from memjax.commands.aggregates import (
     performance_profile,
     probability_of_improvement,
 )
-from memjax.commands.campaign import COLUMNS, cells_of, read_campaign, read_rows
+from memjax.commands.campaign import COLUMNS, cells_of, read_rows
+from memjax.commands.campaign_file import read_campaign
 from memjax.types import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "campaigns"

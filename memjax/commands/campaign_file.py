@@ -1,0 +1,65 @@
+"""The file of a campaign: which arms run on which tasks, with which seeds, and how they are scored."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memjax.schema import Fraction, NonNegativeInt, PositiveInt, parse
+from memjax.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What stands in a campaign's file."""
+
+    config: str  # a shipped config, or the path of one
+    first_seed: NonNegativeInt
+    seeds: PositiveInt
+    score: str  # of `eval/POLICY/SCORE`: "return", "success"
+    last: Fraction  # the share of the evaluations, the last ones, that a score is the mean of
+    keep_checkpoints: bool  # False: they are removed once a run's rows are written
+    overrides: Mapping[str, Any]  # {"agent.ppo.clip": 0.1}, of every cell
+    groups: Mapping[str, Any]  # {group: [task, ...]}; a task is a variant of the config
+    arms: Mapping[str, Any]  # {name: variant}; "" is the config itself
+    scale: Mapping[str, Any]  # {task: [score that counts as 0, score that counts as 1]}
+
+    def check(self) -> None:
+        """Raises ConfigError where tables hold something else."""
+        for group, tasks in self.groups.items():
+            if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
+                raise ConfigError(f"groups.{group}", "a list of tasks", repr(tasks))
+        for arm, variant in self.arms.items():
+            if not isinstance(variant, str):
+                raise ConfigError(f"arms.{arm}", "a variant of the config, or ''", repr(variant))
+            if not re.fullmatch(r"[\w .+-]+", arm) or arm.startswith("."):
+                raise ConfigError("arms", "names of letters, digits, spaces and . + - _", repr(arm))
+        if not self.groups or not self.arms:
+            raise ConfigError("groups" if not self.groups else "arms", "at least one", "none")
+        for task in self.tasks:
+            ends = self.scale.get(task)
+            if not (isinstance(ends, list) and [type(x) in (int, float) for x in ends] == [True, True]):
+                ends = None
+            if ends is None or ends[0] == ends[1]:
+                got = repr(self.scale.get(task))
+                raise ConfigError(f"scale.{task}", "two different numbers: [score of 0, score of 1]", got)
+        if unknown := set(self.scale) - set(self.tasks):
+            raise ConfigError("scale", "tasks of the groups", ", ".join(sorted(unknown)))
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks, group by group."""
+        return [task for tasks in self.groups.values() for task in tasks]
+
+
+def read_campaign(file: Path) -> Campaign:
+    """The campaign of a file. Raises ConfigError."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("FILE", "a TOML file", f"'{file}': {error}") from None
+    except OSError as error:
+        raise ConfigError("FILE", "a TOML file that can be read", f"'{file}': {error.strerror}") from None
+    return parse(Campaign, {"keep_checkpoints": False, "overrides": {}} | values, "campaign")
