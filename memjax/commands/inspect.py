@@ -112,7 +112,7 @@ def _memory(root: str, leaves: Mapping[str, Any]) -> StoredMemory:
         path.removeprefix(f"{root}."): leaf for path, leaf in leaves.items() if path.startswith(f"{root}.")
     }
     fields: dict[str, Any] = {name: np.asarray(below.pop(name)) for name in _FIELDS}
-    rest: Any = dict(scale=None, values=below, cursor=(), seed=(), index=())
+    rest: Any = dict(scale=None, norms={}, values=below, cursor=(), seed=(), index=())
     return StoredMemory(root.lstrip(".") or "state", MemoryState(**fields, **rest))
 
 

@@ -26,8 +26,8 @@ from memjax.memory.rerank import check_rerank
 from memjax.memory.retrieval import PoolRule
 from memjax.memory.search.nearest import ALL_METHODS
 from memjax.memory.search.similarity import METRICS
-from memjax.memory.search.storage import store
-from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec, nth_stored
+from memjax.memory.search.storage import key_norms, store
+from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec, nth_stored, with_norms
 from memjax.memory.utility import q_update
 from memjax.types import Array, ConfigError, Key, PyTree
 
@@ -63,7 +63,8 @@ def make_memory(
             `memjax.memory.eviction.policies`.
         k: entries that `retrieve` reads for each query. This and what follows, up to `one_per_group`,
             configure `retrieve`: see `memjax.memory.retrieve`.
-        metric: "dot", "cosine" or "l2".
+        metric: "dot", "cosine" or "l2"; for the last two the memory keeps one number a slot, so that a read
+            need not measure its keys.
         method: how to search; every method but those that are approximate by name gives the same answer.
         recall: P, the size of the pool that `rerank` chooses from.
         threshold: least score of an entry that is read; None: no limit.
@@ -93,7 +94,8 @@ def make_memory(
     if not (jnp.issubdtype(key_dtype, jnp.floating) or jnp.dtype(key_dtype) == jnp.int8):
         raise ConfigError("key_dtype", "a floating type or int8", key_dtype)
     policy, like = eviction_named(evict), jax.tree.map(leaf_spec, value_like)
-    layout = dict(capacity=capacity, key_dim=key_dim, value_like=like, key_dtype=jnp.dtype(key_dtype))
+    layout = dict(capacity=capacity, key_dim=key_dim, value_like=like, metric=metric)
+    layout |= dict(key_dtype=jnp.dtype(key_dtype))
     gate = dict(threshold=threshold, inclusive=inclusive, pool_rule=pool_rule)
     choice = dict(recall=recall, rerank=rerank, bonus=bonus, one_per_group=one_per_group)
     read = partial(retrieval.retrieve, k=k, metric=metric, method=method, **gate, **choice)
@@ -106,7 +108,7 @@ def make_memory(
         touch=presented(interface.Touch, partial(touch, policy=policy)),
         update=presented(interface.Update, partial(update, default_step_size=step_size, policy=policy)),
         remove=presented(interface.Remove, partial(remove, policy=policy)),
-        rebuild=presented(interface.Rebuild, policy.rebuild),
+        rebuild=presented(interface.Rebuild, partial(rebuild, policy=policy)),
         capacity=capacity,
         key_dim=key_dim,
     )
@@ -140,6 +142,7 @@ def init(
     capacity: int,
     key_dim: int,
     value_like: PyTree,
+    metric: str,
     key_dtype: Any,
     default_seed: int,
     policy: Eviction,
@@ -149,7 +152,8 @@ def init(
     check_seed(seed)
 
     def build(slots: int) -> MemoryState:
-        return policy.rebuild(empty_state(slots, key_dim, value_like, key_dtype=key_dtype, seed=seed))
+        layout = dict(key_dtype=key_dtype, metric=metric, seed=seed)
+        return policy.rebuild(empty_state(slots, key_dim, value_like, **layout))
 
     check_slots(build, capacity)
     return build(capacity)
@@ -196,6 +200,7 @@ def write(
         state,
         keys=put(state.keys, keys),
         scale=None if state.scale is None or scale is None else put(state.scale, scale),
+        norms={m: put(norms, key_norms(keys, m, scale)) for m, norms in state.norms.items()},
         values=jax.tree.map(put, state.values, values),
         utility=put(state.utility, utility),
         visits=put(state.visits, 0),
@@ -269,6 +274,11 @@ def remove(state: MemoryState, mask: Array, *, policy: Eviction) -> MemoryState:
     """`Memory.remove`."""
     check_array("mask", jnp.asarray(mask), "bool", state.valid.shape)
     return policy.rebuild(replace(state, valid=state.valid & ~mask))
+
+
+def rebuild(state: MemoryState, *, policy: Eviction) -> MemoryState:
+    """`Memory.rebuild`."""
+    return policy.rebuild(with_norms(state))
 
 
 def _write_nothing(

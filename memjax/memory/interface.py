@@ -219,13 +219,16 @@ class Rebuild(Protocol):
     """The signature of `Memory.rebuild`."""
 
     def __call__(self, state: MemoryState) -> MemoryState:
-        """Makes the eviction policy's index anew; call it after fields were replaced by hand.
+        """Makes what follows from the fields anew; call it after fields were replaced by hand.
+
+        That is the eviction policy's index and, for "cosine" and "l2", the norms of the keys: a read by norms
+        of other keys misses neighbours.
 
         Args:
-            state: the memory, whatever its index.
+            state: the memory, whatever its index and norms.
 
         Returns:
-            The state with an index that fits its fields.
+            The state with an index and norms that fit its fields.
         """
         ...
 

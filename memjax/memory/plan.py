@@ -27,6 +27,7 @@ def plan_bytes(
     *,
     evict: str,
     key_dtype: Any = jnp.float32,
+    metric: str = "dot",
     shards: int = 1,
 ) -> int:
     """Bytes of the state of a memory on each of `shards` devices; allocates nothing.
@@ -37,13 +38,14 @@ def plan_bytes(
       value_like: a pytree of arrays or shapes, one entry of the memory.
       evict: name of the policy; some keep an index beside the slots.
       key_dtype: the type that keys are stored in.
+      metric: by which keys are compared; "cosine" and "l2" keep a number beside each.
       shards: over how many devices the slots are split.
 
     Raises:
       ConfigError: sizes below 1, and what `make_memory` refuses.
     """
     _check_sizes(capacity, shards)
-    return state_bytes(_build(key_dim, value_like, evict, key_dtype), math.ceil(capacity / shards))
+    return state_bytes(_build(key_dim, value_like, evict, key_dtype, metric), math.ceil(capacity / shards))
 
 
 def check_fits(
@@ -53,6 +55,7 @@ def check_fits(
     *,
     evict: str,
     key_dtype: Any = jnp.float32,
+    metric: str = "dot",
     shards: int = 1,
     device: Device = None,
 ) -> None:
@@ -62,11 +65,12 @@ def check_fits(
     where it is called outside `jit`; so does `memjax train` for its whole state.
     """
     _check_sizes(capacity, shards)
-    check_slots(_build(key_dim, value_like, evict, key_dtype), capacity, shards=shards, device=device)
+    check_slots(_build(key_dim, value_like, evict, key_dtype, metric), capacity, shards=shards, device=device)
 
 
-def _build(key_dim: int, value_like: PyTree, evict: str, key_dtype: Any) -> Build:
-    return partial(_init, key_dim=key_dim, value_like=value_like, evict=evict, key_dtype=key_dtype)
+def _build(key_dim: int, value_like: PyTree, evict: str, key_dtype: Any, metric: str) -> Build:
+    options = dict(evict=evict, key_dtype=key_dtype, metric=metric)
+    return partial(_init, key_dim=key_dim, value_like=value_like, **options)
 
 
 def _init(capacity: int, **options: Any) -> MemoryState:

@@ -38,6 +38,7 @@ class Find(Protocol):
         valid: Array | None = None,
         group: Array | None = None,
         exclude_group: Array | None = None,
+        norms: Array | None = None,
         metric: str = "dot",
         method: str = "auto",
     ) -> Neighbors:
@@ -90,7 +91,7 @@ def retrieve(
         state: the memory.
         queries: [Q, D] of a floating type.
         k: entries to read for each query.
-        metric: "dot", "cosine" or "l2", see `memjax.memory.nearest`.
+        metric: "dot", "cosine" or "l2", see `nearest`; quickest by that which the memory was made for.
         method: how to search, see `memjax.memory.nearest`.
         shown: [N] bool, slots that may be found (default: all that hold something).
         exclude_group: [Q] the group that each query must not find; negative for none.
@@ -173,6 +174,7 @@ def recall_pool(
         valid=state.valid if shown is None else state.valid & shown,
         group=None if exclude_group is None else state.group,
         exclude_group=exclude_group,
+        norms=state.norms.get(metric),
         metric=metric,
         method=method,
     )

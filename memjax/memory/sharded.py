@@ -100,8 +100,8 @@ def make_sharded_memory(
 
     # Why: the index that comes may have been made for another number of shards.
     rebuild = on(local.rebuild, replace(state, index=()), state)
-    sampler = cache(lambda n: on(partial(_sample, n, axis_name), state, P()))
-    reader = cache(lambda fields: on(partial(_gather, fields, axis_name), state, P()))
+    sampler = cache(lambda n: on(partial(_sample, n, axis_name), None, P()))
+    reader = cache(lambda fields: on(partial(_gather, fields, axis_name), None, P()))
     write, retrieve = (
         partial(_write, local.write, policy, axis_name),
         partial(_retrieve, local.retrieve, axis_name),
@@ -109,7 +109,7 @@ def make_sharded_memory(
     return Memory(
         init=presented(interface.Init, start),
         write=presented(interface.Write, on(write, state, (state, P()))),
-        retrieve=presented(interface.Retrieve, on(retrieve, state, P())),
+        retrieve=presented(interface.Retrieve, on(retrieve, None, P())),
         sample=presented(interface.Sample, partial(_sample_all, sampler)),
         gather=presented(interface.Gather, partial(_gather_all, reader)),
         touch=presented(interface.Touch, on(partial(_touch, local.touch, axis_name), state, state)),
@@ -164,12 +164,14 @@ def _on_shards(
 ) -> _Call:
     """`body` on every shard: its first argument split by the specs `first`, what it returns by `out`.
 
-    All other arguments are whole on every shard (or split by `rest`), but for those that have a slot axis.
+    Where `first` is None that argument is a state, which need not be of this memory: one that was made for
+    another metric has other norms. All other arguments are whole on every shard (or split by `rest`), but for
+    those that have a slot axis.
     """
 
     def run(state: Any = None, *arguments: Any, **options: Any) -> Any:
         split = {name: P(axis_name) if name in _PER_SLOT else rest or P() for name in options}
-        specs = first, (rest or P(), split)
+        specs = _specs(axis_name, state) if first is None else first, (rest or P(), split)
         # Why: what is gathered and merged is the same on every shard, which the check cannot see.
         mapped = partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
         given = _placed(mesh, specs, (state, (arguments, options)))

@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from memjax.memory.search.storage import key_norms
 from memjax.types import Array, ConfigError, PyTree
 
 _ROW = 128  # slots that are counted together; at most 255
@@ -23,6 +24,7 @@ class MemoryState:
 
     keys: Array  # [N, D] of a floating type, always finite; or int8 with a scale
     scale: Array | None  # [N] f32, int8 keys only: a key is its row times this
+    norms: dict[str, Array]  # [N] f32 by metric, what `key_norms` gives of the keys; {} where it is "dot"
     values: PyTree  # [N, ...] each leaf, what the agent stored
     utility: Array  # [N] f32, learned or given worth, always finite
     visits: Array  # [N] i32, utility updates since the slot was written
@@ -55,7 +57,7 @@ def leaf_spec(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def empty_state(
-    capacity: int, key_dim: int, value_like: PyTree, *, key_dtype: jnp.dtype, seed: Array | int
+    capacity: int, key_dim: int, value_like: PyTree, *, key_dtype: jnp.dtype, metric: str, seed: Array | int
 ) -> MemoryState:
     """N slots that hold nothing, and an empty index; see `MemoryState` for the fields."""
 
@@ -66,6 +68,7 @@ def empty_state(
     return MemoryState(
         keys=jnp.zeros((capacity, key_dim), key_dtype),
         scale=jnp.zeros(capacity, jnp.float32) if key_dtype == jnp.int8 else None,
+        norms={} if metric == "dot" else {metric: jnp.zeros(capacity, jnp.float32)},
         values=jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), value_like),
         utility=jnp.zeros(capacity, jnp.float32),
         visits=zeros(capacity),
@@ -80,6 +83,12 @@ def empty_state(
         refused=zeros(),
         index=(),
     )
+
+
+def with_norms(state: MemoryState) -> MemoryState:
+    """The state with the norms of its keys measured anew, after keys were replaced by hand."""
+    norms = {metric: key_norms(state.keys, metric, state.scale) for metric in state.norms}
+    return state.replace(norms=norms)
 
 
 def num_bytes(state: MemoryState) -> int:

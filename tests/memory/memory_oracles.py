@@ -112,6 +112,22 @@ def destinations(evict, state, accept, utility):
     return slots
 
 
+def assert_norms(state):
+    """What a memory knows of the length of each key it holds is so, in double precision."""
+    valid, scale = (
+        np.asarray(state.valid),
+        1.0 if state.scale is None else np.asarray(state.scale, np.float64),
+    )
+    rows = np.asarray(state.keys, np.float64) * np.expand_dims(scale, -1)
+    squares = np.sum(rows * rows, axis=-1)
+    exact = {
+        "cosine": np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1)), 0),
+        "l2": squares,
+    }
+    for metric, norms in state.norms.items():
+        np.testing.assert_allclose(np.asarray(norms)[valid], exact[metric][valid], rtol=1e-6)
+
+
 def similarity(queries, keys, metric):
     """[Q, N] in double precision."""
     q, k = np.asarray(queries, np.float64), np.asarray(keys, np.float64)

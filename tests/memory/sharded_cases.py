@@ -160,7 +160,9 @@ def read_both(metric, dtype, k, rows, asked):
     """What one device and 8 find after the same writes."""
     found = []
     for mesh in (None, "8"):
-        memory, rng = made("fifo", mesh, key_dtype=dtype), np.random.default_rng(0)
+        # Why: a state may be one of a memory of another metric, and then has no norms for this one.
+        memory = made("fifo", mesh, key_dtype=dtype, **(dict(metric=metric) if metric == "l2" else {}))
+        rng = np.random.default_rng(0)
         state = memory.init()
         for keys in rows:
             _, values, fields = batch(rng)

@@ -6,11 +6,23 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import memory_oracles as oracles
 import numpy as np
 import pytest
 
-from memjax.memory import PAPER, POLICIES, PoolRule, describe, lowest_first, make_memory, null_memory
+from memjax.memory import (
+    PAPER,
+    POLICIES,
+    PoolRule,
+    describe,
+    lowest_first,
+    make_memory,
+    nearest,
+    null_memory,
+    retrieve,
+)
 from memjax.memory.state import num_bytes
+from memjax.runs.checkpoint import Checkpoints
 from memjax.types import ConfigError
 
 N, D, B, Q, K = 6, 3, 4, 2, 3
@@ -264,7 +276,7 @@ def test_sampling_is_uniform_over_what_is_stored(name):
 def test_a_million_slots_are_written_in_place(evict):
     """The compiled write aliases all of the state and needs little beside it, in a loop as well."""
     n, steps = 1_000_000, 3
-    memory = make_memory(n, 16, jax.ShapeDtypeStruct((16,), jnp.float32), evict=evict)
+    memory = make_memory(n, 16, jax.ShapeDtypeStruct((16,), jnp.float32), evict=evict, metric="cosine")
     state = jax.eval_shape(memory.init)
     rows = jax.ShapeDtypeStruct((32, 16), jnp.float32)
     many = jax.ShapeDtypeStruct((steps, 32, 16), jnp.float32)
@@ -277,6 +289,57 @@ def test_a_million_slots_are_written_in_place(evict):
         analysis = compiled.memory_analysis()
         assert analysis.alias_size_in_bytes == num_bytes(state)
         assert analysis.temp_size_in_bytes < 200_000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_norms_belong_to_their_keys(metric, dtype):
+    """Written, overwritten, refused, masked, removed and, after keys were put there by hand, rebuilt."""
+    memory = make_memory(N, D, VALUE, evict="lru", k=K, metric=metric, key_dtype=jnp.dtype(dtype))
+    state, write = memory.init(), jax.jit(memory.write)
+    oracles.assert_norms(state)
+    for seed in range(3):
+        keys, values, fields = batch(seed)
+        keys[0], keys[1, 2] = 0.0, np.nan if seed == 1 else 1e-3
+        state, _ = write(state, keys, values, **fields, mask=np.arange(B) != seed)
+        oracles.assert_norms(state)
+        found = memory.retrieve(state, queries())
+        bare = nearest(queries(), state.keys, K, scale=state.scale, valid=state.valid, metric=metric)
+        assert_equal((found.scores, found.slots), (bare.scores, bare.slots))
+    with pytest.raises(AssertionError):
+        oracles.assert_norms(replace(state, norms={metric: state.norms[metric].at[2].mul(1.001)}))
+    moved = replace(state, keys=state.keys[::-1], scale=None if state.scale is None else state.scale[::-1])
+    with pytest.raises(AssertionError):
+        oracles.assert_norms(moved)
+    oracles.assert_norms(memory.rebuild(moved))
+    assert_equal(memory.rebuild(state), state)
+    removed = memory.remove(state, np.arange(N) < 2)
+    state, _ = write(removed, *batch(5, 2)[:2])
+    oracles.assert_norms(state)
+
+
+def test_a_checkpoint_without_norms_is_refused_in_one_line(tmp_path):
+    memory = make_memory(4, 2, jnp.zeros(()), evict="fifo", metric="l2")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, replace(memory.init(), norms={}))
+    checkpoints.wait()
+    with pytest.raises(
+        ConfigError, match=r"^checkpoint.norms\['l2'\]: expected float32\[4\] .*, got no such leaf$"
+    ):
+        checkpoints.restore_latest(memory.init())
+
+
+def test_only_the_metric_of_a_memory_has_norms():
+    """By another metric a memory is read as one without: the keys are measured."""
+    for metric, kept in (("dot", []), ("cosine", ["cosine"]), ("l2", ["l2"])):
+        memory = make_memory(4, 2, jnp.zeros(()), evict="fifo", k=4, metric=metric)
+        assert list(memory.init().norms) == kept
+        keys = jnp.array([[1.0, 2.0], [3.0, 0.5], [-1.0, 1.0], [0.0, 0.0]])
+        state, _ = memory.write(memory.init(), keys, jnp.zeros(4))
+        for other in ("dot", "cosine", "l2"):
+            found, asked = retrieve(state, jnp.array([[1.0, 1.0]]), 4, metric=other), np.ones((1, 2))
+            expected = np.argsort(-oracles.similarity(asked, keys, other), axis=1, kind="stable")
+            np.testing.assert_array_equal(found.slots, expected)
 
 
 def test_a_donated_state_keeps_its_buffers():

@@ -60,6 +60,15 @@ def test_the_plan_is_what_the_arrays_take(capacity, value, evict, dtype):
     assert planned == sum(x.nbytes for x in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_the_norms_of_keys_are_in_the_plan(metric):
+    options = dict(evict="fifo", metric=metric)
+    state = make_memory(1000, 7, VALUES["scalar"], **options).init()
+    planned = plan_bytes(1000, 7, VALUES["scalar"], **options)
+    assert planned == sum(x.nbytes for x in jax.tree.leaves(state))
+    assert planned == plan_bytes(1000, 7, VALUES["scalar"], evict="fifo") + 4000
+
+
 def test_what_a_process_holds_after_init_is_within_a_tenth_of_the_plan():
     before = {id(x) for x in jax.live_arrays()}
     state = make_memory(20_000, **SPEC).init()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_oracles import NOTHING, BankOracle, destinations
+from memory_oracles import NOTHING, BankOracle, assert_norms, destinations
 
 from memjax.memory import POLICIES, make_memory
 from memjax.memory.eviction import tree as index
@@ -31,7 +31,8 @@ def _deep_trees():
 
 @functools.cache
 def functions(capacity, evict):
-    memory = make_memory(capacity, WIDTH, jnp.zeros((), jnp.int32), evict=evict, k=3, step_size=0.5, seed=3)
+    options = dict(evict=evict, k=3, metric="l2", step_size=0.5, seed=3)
+    memory = make_memory(capacity, WIDTH, jnp.zeros((), jnp.int32), **options)
     return (
         memory.init(),
         jax.jit(lambda s, k, v, u, g, m: memory.write(s, k, v, utility=u, group=g, mask=m)),
@@ -100,6 +101,7 @@ def assert_index_is_whole(state, rebuild):
 
 
 def assert_same(state, oracle):
+    assert_norms(state)
     np.testing.assert_array_equal(state.valid, [slot is not NOTHING for slot in oracle.slots])
     for i, slot in enumerate(oracle.slots):
         if slot is not NOTHING:
