@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.struct
@@ -88,7 +89,7 @@ def empty_state(
 def with_norms(state: MemoryState) -> MemoryState:
     """The state with the norms of its keys measured anew, after keys were replaced by hand."""
     norms = {metric: key_norms(state.keys, metric, state.scale) for metric in state.norms}
-    return state.replace(norms=norms)
+    return replace(state, norms=norms)
 
 
 def num_bytes(state: MemoryState) -> int:
