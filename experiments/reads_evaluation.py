@@ -51,6 +51,7 @@ class Read(NamedTuple):
     handover: str = "blend"
     content: str = "latents"
     labels: str = "corrected"
+    members: int = 5  # networks of its read-out
     learned: str = ""  # the file of its read-out
     poor: bool = False  # the bank holds poor episodes
     emptied: bool = False
@@ -60,17 +61,18 @@ READS = {
     "gate": Read("gate"),
     "corrected": Read("corrected"),
     "corrected_switch": Read("corrected", handover="switch"),
-    "difference": Read("difference", learned="difference"),
+    "difference": Read("difference", members=1, learned="difference"),
     "clone": Read("clone", learned="clone"),
     "clone_switch": Read("clone", handover="switch", learned="clone"),
-    "bc_gated": Read("clone", labels="recorded", learned="bc"),
+    "bc_gated": Read("clone", labels="recorded", learned="bc_five"),
     "shuffled": Read("clone", content="shuffled"),
     "constant": Read("clone", content="constant"),
     "poor_bank": Read("clone", poor=True),
     "emptied": Read("clone", learned="clone", emptied=True),
 }
-TRANSFORMERS = ("backbone", "mixed", "mixed_return")
-CLONES = ("bc", "bc_plain", "bc_wide")
+# With "_low" the same transformer is asked for the poor data's mean return: does it follow the return?
+TRANSFORMERS = ("backbone", "mixed", "mixed_return", "backbone_low", "mixed_low", "mixed_return_low")
+CLONES = ("bc", "bc_plain", "bc_wide", "bc_five")
 ARMS = (*TRANSFORMERS, *CLONES, *READS)
 
 # (state [V, ...], carry [V, ...], time step [V, E, ...]) -> actions, carry and trust [V, E]
@@ -91,13 +93,14 @@ def evaluate_task(
     jax.config.update("jax_default_matmul_precision", "highest")
     path = out / f"{task.name}.csv"
     done = {row["arm"] for row in read_rows(path)}
+    transformers = _transformers(task, sizes, banks, out)
     for arm in arms or ARMS:
         if arm in done:
             continue
         if time.monotonic() > deadline:
             return False
         began = time.monotonic()
-        step, state, carry = make_arm(arm, task, sizes, banks, out, limits[0])
+        step, state, carry = make_arm(arm, task, sizes, banks, out, transformers, limits[0])
         made = time.monotonic() - began
         returns, trust = play(task, step, state, carry, len(banks), *limits)
         scores = normalised_score(task.spec.id, returns)
@@ -113,7 +116,13 @@ def evaluate_task(
 
 
 def make_arm(
-    arm: str, task: Task, sizes: Sizes, banks: list[Bank], out: Path, episodes: int
+    arm: str,
+    task: Task,
+    sizes: Sizes,
+    banks: list[Bank],
+    out: Path,
+    transformers: dict[str, PyTree],
+    episodes: int,
 ) -> tuple[Step, PyTree, PyTree]:
     """How an arm acts, its states, and the carries it begins with."""
     v = len(banks)
@@ -131,23 +140,26 @@ def make_arm(
         agent = transformer_agent(task, sizes)
 
         def transform(state: PyTree, carry: PyTree, timestep: TimeStep):
-            if arm == "mixed_return":  # the episode's return is asked for at every step
+            if arm.startswith("mixed_return"):  # the episode's return is asked for at every step
                 timestep = timestep.replace(reward=jnp.zeros_like(timestep.reward))
             found: Action = agent.act(state, carry, timestep, jax.random.key(0))
             return found.action, found.carry, jnp.zeros(found.action.shape[0])
 
-        carry = _tiled(agent.initial_carry(episodes), v)
-        return jax.jit(jax.vmap(transform)), _transformers(task, sizes, banks, out)[arm], carry
+        state = transformers[arm.removesuffix("_low")]
+        if arm.endswith("_low"):
+            poor = float(np.sum(task.data.poor.rewards) / len(task.data.poor.terminated))
+            targets = jnp.full_like(state.statistics.targets, poor)
+            state = state.replace(statistics=state.statistics.replace(targets=targets))
+        return jax.jit(jax.vmap(transform)), state, _tiled(agent.initial_carry(episodes), v)
     read = READS[arm]
-    kind: Any = dict(handover=read.handover, content=read.content, labels=read.labels)
+    kind: Any = dict(handover=read.handover, content=read.content, labels=read.labels, members=read.members)
     choices = choices_of(task, sizes, read.kind, **kind)
     backbone = transformer_backbone(transformer_config(sizes), task.spec, DataSummary(task.mean, task.std))
     parts = PlugIn(backbone, choices, ("policy",), 1)
-    transformers = _transformers(task, sizes, banks, out)["backbone"]
     memory = _memory(read, choices, task, sizes, banks, out)
     if read.emptied:
         memory = memory.replace(bank=latents.emptied(memory.bank))
-    state = PlugInState(transformers, memory, transformers.statistics)
+    state = PlugInState(transformers["backbone"], memory, transformers["backbone"].statistics)
 
     def advised(state: PlugInState, carry: PyTree, timestep: TimeStep):
         found = act(parts, state, carry, timestep, jax.random.key(0))

@@ -194,10 +194,13 @@ def gains_config(sizes: Sizes) -> GainsConfig:
 
 
 def read_out_config(
-    sizes: Sizes, noise: float = 0.03, labels: Literal["recorded", "corrected"] = "corrected"
+    sizes: Sizes,
+    noise: float = 0.03,
+    labels: Literal["recorded", "corrected"] = "corrected",
+    members: int = 5,
 ) -> ReadOutConfig:
     """That of the shipped config; with recorded labels and no neighbours it is behaviour cloning."""
-    return ReadOutConfig((128, 128), sizes.read_out_steps, 256, 1e-3, 1e-4, noise, labels)
+    return ReadOutConfig((128, 128), members, sizes.read_out_steps, 256, 1e-3, 1e-4, noise, labels)
 
 
 def choices_of(
@@ -209,6 +212,7 @@ def choices_of(
     content: Literal["latents", "shuffled", "constant"] = "latents",
     noise: float = 0.03,
     labels: Literal["recorded", "corrected"] = "corrected",
+    members: int = 5,
 ) -> MemoryChoices:
     """Those of a memory in this campaign."""
     return make_choices(
@@ -219,7 +223,7 @@ def choices_of(
         content=content,
         trust=trust_config(handover),
         model=gains_config(sizes),
-        read_out=read_out_config(sizes, noise, labels),
+        read_out=read_out_config(sizes, noise, labels, members),
         method="plain",  # maps over banks on any device
     )
 

@@ -111,15 +111,16 @@ def train_transformers(task: Task, sizes: Sizes, banks: list[Bank], out: Path, d
 
 
 def memory_arms(task: Task, sizes: Sizes) -> list[Arm]:
-    """The memories whose parts are trained: BC with noise of three sizes among them."""
+    """The memories whose parts are trained; behaviour cloning of the bank is one of them."""
     of = partial(choices_of, task, sizes)
     return [
-        Arm("bc", of("clone", labels="recorded")),
-        Arm("bc_plain", of("clone", labels="recorded", noise=0.0)),
-        Arm("bc_wide", of("clone", labels="recorded", noise=0.1)),
+        Arm("bc", of("clone", labels="recorded", members=1)),
+        Arm("bc_plain", of("clone", labels="recorded", members=1, noise=0.0)),
+        Arm("bc_wide", of("clone", labels="recorded", members=1, noise=0.1)),
+        Arm("bc_five", of("clone", labels="recorded")),
         Arm("corrected", of("corrected")),
         Arm("clone", of("clone")),
-        Arm("difference", of("difference")),
+        Arm("difference", of("difference", members=1)),
     ]
 
 

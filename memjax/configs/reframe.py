@@ -145,6 +145,7 @@ def _agent() -> ConfigDict:
             },
             "read_out": {  # of the kinds "difference" and "clone"
                 "widths": (128, 128),
+                "members": 5,
                 "steps": 10_000,
                 "batch": 256,
                 "learning_rate": 1e-3,
@@ -348,7 +349,7 @@ def _smoke(config: ConfigDict) -> None:
     if "transformer" in config.agent:
         config.agent.transformer.update(width=16, context=5, layers=2)
         config.agent.autoencoder.update(width=8, latent=8, steps=50, batch=64)
-        config.agent.read_out.update(widths=(16,), steps=20, batch=32)
+        config.agent.read_out.update(widths=(16,), members=2, steps=20, batch=32)
         config.agent.gains.update(width=16, steps=20, batch=32, horizon=5)
 
 

@@ -108,7 +108,9 @@ class Places(NamedTuple):
     valid: Array  # [N] bool
 
 
-def calibrate(config: TrustConfig, queries: Array, keys: Array, places: Places) -> Array:
+def calibrate(
+    config: TrustConfig, queries: Array, keys: Array, places: Places, offset: Array | None = None
+) -> Array:
     """tau [], the quantile of the distances of entries from the nearest ones of other trajectories.
 
     In a bank of one trajectory an entry is held against all that are more than `hidden_steps` away in time.
@@ -116,9 +118,10 @@ def calibrate(config: TrustConfig, queries: Array, keys: Array, places: Places) 
 
     Args:
         config: quantile, and what is hidden.
-        queries: [N, D] of every entry, so that queries @ keys.T is minus the distance.
-        keys: [N, D].
+        queries: [N, D] of every entry, so that the distance is minus queries @ keys.T,
+        keys: [N, D]
         places: of the entries.
+        offset: [N] plus this of the query; None: 0.
     """
     n = keys.shape[0]
     count = min(n, _SAMPLE)
@@ -133,7 +136,8 @@ def calibrate(config: TrustConfig, queries: Array, keys: Array, places: Places) 
         scores = jnp.matmul(keys, queries[slot], precision=lax.Precision.HIGHEST)
         apart = jnp.abs(places.time - places.time[slot]) > config.hidden_steps
         other = jnp.where(single, apart, places.group != places.group[slot])
-        return -jnp.max(jnp.where(other & places.valid, scores, -jnp.inf))
+        least = -jnp.max(jnp.where(other & places.valid, scores, -jnp.inf))
+        return least if offset is None else jnp.maximum(least + offset[slot], 0.0)
 
     distances = lax.map(nearest, chosen, batch_size=_BLOCK)
     known = jnp.isfinite(distances) & places.valid[chosen]

@@ -152,19 +152,23 @@ def hold(choices: MemoryChoices, model: Any, network: Any, experts: Triplets, ke
     """
     entries = _steps(choices.spec, experts)
     x, places = entries.observations, _places(entries.episode)
-    corrected, gain = choices.kind == "corrected", None
-    cost = jnp.broadcast_to(jnp.eye(x.shape[1]), (x.shape[0], x.shape[1], x.shape[1]))
-    if corrected:
+    gain, keys = None, x
+    if choices.kind == "corrected":
         gain, cost = _gains(choices, model, entries)
-    asked, held = gains.lifted_query(x), gains.lifted_key(x, cost)
-    tau = calibrate(choices.trust, asked, held, places)
+        keys = gains.lifted_key(x, cost)
+        tau = calibrate(choices.trust, gains.lifted_query(x), keys, places)
+    else:
+        # Why: |q - x|^2 = |q|^2 - (2 q . x - |x|^2).
+        squares, one = jnp.sum(x**2, axis=1), jnp.ones((x.shape[0], 1))
+        asked = jnp.concatenate([2.0 * x, -one], axis=1)
+        held = jnp.concatenate([x, squares[:, None]], axis=1)
+        tau = jnp.sqrt(calibrate(choices.trust, asked, held, places, squares))
     values = _given(choices, experts, gain, places, key)
     values["observation"] = jnp.asarray(experts.observations)
-    keys = held if corrected else x
     bank, _ = choices.memory.write(
         choices.memory.init(), keys, values, group=entries.episode, mask=places.valid
     )
-    return ExpertMemory(bank, model, network, tau if corrected else jnp.sqrt(tau))
+    return ExpertMemory(bank, model, network, tau)
 
 
 def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -> Advice:

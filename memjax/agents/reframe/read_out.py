@@ -7,6 +7,7 @@ behaviour cloning of the bank, the limit of a memory that is compressed into wei
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -27,6 +28,7 @@ class ReadOutConfig:
     """The network, and how it is trained."""
 
     widths: Widths
+    members: PositiveInt  # networks, each trained on batches of its own; their mean acts
     steps: PositiveInt
     batch: PositiveInt
     learning_rate: PositiveFloat  # decays to 0 along a cosine
@@ -60,8 +62,12 @@ class Neighbourhood(NamedTuple):
 def read_out(
     config: ReadOutConfig, params: PyTree, queries: Array, near: Neighbourhood | None, size: int
 ) -> Array:
-    """Actions [B, A] in units for queries [B, O]; `size` is A."""
-    net = ReadOut(config.widths, size)
+    """Actions [B, A] in units for queries [B, O], the mean of all members; `size` is A."""
+    one = partial(_of_member, ReadOut(config.widths, size))
+    return jnp.mean(jax.vmap(one, in_axes=(0, None, None))(params, queries, near), axis=0)
+
+
+def _of_member(net: ReadOut, params: PyTree, queries: Array, near: Neighbourhood | None) -> Array:
     if near is None:
         found: Any = net.apply(params, queries)
         return found
@@ -92,8 +98,24 @@ def train_read_out(
         key: draws parameters, batches and noise.
 
     Returns:
-        The parameters, and the loss of every update [steps].
+        The parameters, each leaf [members, ...], and the losses [members, steps].
     """
+    given = entries, places, gain
+    train = partial(_train_member, config, *given, neighbours=neighbours, hidden_steps=hidden_steps)
+    return jax.vmap(lambda key: train(key=key))(jax.random.split(key, config.members))
+
+
+def _train_member(
+    config: ReadOutConfig,
+    entries: Steps,
+    places: Places,
+    gain: Array | None,
+    *,
+    neighbours: int,
+    hidden_steps: int,
+    key: Key,
+) -> tuple[PyTree, Array]:
+    """One network of `train_read_out`."""
     n, size = entries.actions.shape
     net = ReadOut(config.widths, size)
     key_net, key_draw = jax.random.split(key)
@@ -124,7 +146,7 @@ def train_read_out(
         if gain is not None and config.labels == "corrected":
             wanted = jnp.clip(wanted - jnp.einsum("bao,bo->ba", gain[slots], away), -1.0, 1.0)
         near = others(slots, queries) if neighbours else None
-        return jnp.mean((read_out(config, params, queries, near, size) - wanted) ** 2)
+        return jnp.mean((_of_member(net, params, queries, near) - wanted) ** 2)
 
     def step(carry, number: Array):
         params, state = carry
