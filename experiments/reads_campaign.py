@@ -22,6 +22,7 @@ from experiments.offline_data import ENVIRONMENTS
 from experiments.reads_plan import QUICK, Sizes, banks, load_task
 
 SEEDS = [0, 1, 2, 3, 4]
+TRANSFORMERS_SHARE = 0.6  # of the time, at most
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,9 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.part == "train":
             from experiments.reads_training import train_memories, train_transformers
 
-            # Why first: they take a fraction of the transformers' time.
-            finished = train_memories(task, sizes, wanted, arguments.out, deadline)
-            finished = train_transformers(task, sizes, wanted, arguments.out, deadline) and finished
+            # Why a share: what is not trained yet needs the rest.
+            most = time.monotonic() + TRANSFORMERS_SHARE * (deadline - time.monotonic())
+            finished = train_transformers(task, sizes, wanted, arguments.out, most)
+            finished = train_memories(task, sizes, wanted, arguments.out, deadline) and finished
         else:
             from experiments.reads_evaluation import evaluate_task
 

@@ -73,7 +73,19 @@ READS = {
 # With "_low" the same transformer is asked for the poor data's mean return: does it follow the return?
 TRANSFORMERS = ("backbone", "mixed", "mixed_return", "backbone_low", "mixed_low", "mixed_return_low")
 CLONES = ("bc", "bc_plain", "bc_wide", "bc_five")
-ARMS = (*TRANSFORMERS, *CLONES, *READS)
+# What matters most comes first, for where time runs out.
+_FIRST = (
+    "backbone",
+    "bc_five",
+    "clone",
+    "corrected",
+    "mixed_return",
+    "bc",
+    "clone_switch",
+    "bc_gated",
+    "mixed",
+)
+ARMS = (*_FIRST, *(arm for arm in (*READS, *CLONES, *TRANSFORMERS) if arm not in _FIRST))
 
 # (state [V, ...], carry [V, ...], time step [V, E, ...]) -> actions, carry and trust [V, E]
 Step = Callable[[PyTree, PyTree, TimeStep], tuple[Any, PyTree, Any]]
@@ -100,7 +112,11 @@ def evaluate_task(
         if time.monotonic() > deadline:
             return False
         began = time.monotonic()
-        step, state, carry = make_arm(arm, task, sizes, banks, out, transformers, limits[0])
+        try:
+            step, state, carry = make_arm(arm, task, sizes, banks, out, transformers, limits[0])
+        except FileNotFoundError as error:
+            print(f"{task.name}: {arm}: not trained ({error.filename})", flush=True)
+            continue
         made = time.monotonic() - began
         returns, trust = play(task, step, state, carry, len(banks), *limits)
         scores = normalised_score(task.spec.id, returns)

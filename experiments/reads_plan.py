@@ -56,7 +56,7 @@ class Bank(NamedTuple):
 class Sizes(NamedTuple):
     """Of networks and training."""
 
-    width: int = 128  # of the transformer
+    width: int = 64  # of the transformer
     layers: int = 3
     context: int = 20
     batch: int = 64  # windows

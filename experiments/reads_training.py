@@ -106,7 +106,8 @@ def train_transformers(task: Task, sizes: Sizes, banks: list[Bank], out: Path, d
             print(
                 f"{task.name}: {done} updates, {1e3 * each:.1f} ms each, loss {shown.mean():.4f}", flush=True
             )
-    save(path, states.params, updates=done)
+    if done:
+        save(path, states.params, updates=done)
     return done >= sizes.updates
 
 
@@ -114,12 +115,12 @@ def memory_arms(task: Task, sizes: Sizes) -> list[Arm]:
     """The memories whose parts are trained; behaviour cloning of the bank is one of them."""
     of = partial(choices_of, task, sizes)
     return [
-        Arm("bc", of("clone", labels="recorded", members=1)),
-        Arm("bc_plain", of("clone", labels="recorded", members=1, noise=0.0)),
-        Arm("bc_wide", of("clone", labels="recorded", members=1, noise=0.1)),
         Arm("bc_five", of("clone", labels="recorded")),
         Arm("corrected", of("corrected")),
         Arm("clone", of("clone")),
+        Arm("bc", of("clone", labels="recorded", members=1)),
+        Arm("bc_plain", of("clone", labels="recorded", members=1, noise=0.0)),
+        Arm("bc_wide", of("clone", labels="recorded", members=1, noise=0.1)),
         Arm("difference", of("difference", members=1)),
     ]
 
