@@ -53,7 +53,7 @@ def tune(shapes: list[Shape], seconds: float) -> list[dict[str, Any]]:
     """Rows {q, n, d, k, times_ms: {method: ms}}, sorted; stops before the shape that `seconds` end at."""
     rows, end = [], time.perf_counter() + seconds
     # Why side by side: an accelerator waits for the compiler most of the time; a CPU is timed meanwhile.
-    ahead = 1 if jax.default_backend() == "cpu" else 12
+    ahead = 1 if jax.default_backend() == "cpu" else 16
     for first in range(0, len(shapes), ahead):
         if time.perf_counter() > end:
             progress(f"stopped after {seconds:g} s: {first} of {len(shapes)} shapes")

@@ -47,23 +47,23 @@ class Tiles(NamedTuple):
 def choose_tiles(q: int, n: int, d: int, width: int, itemsize: int) -> Tiles:
     """Tiles for queries [q, d] and keys [n, d] of `itemsize` bytes an entry, cut for an H200.
 
-    Chosen from what the compiler reports: for "dot" and width 64 or less, two programs and more fit into the
-    227 KB of shared memory and the registers of a multiprocessor, and hide each other's waiting; only one
-    where the parts of 128 queries fill it (D above 64 with keys of one or two bytes). Next to nothing spills.
+    Chosen from timings on one (`python -m benchmarks.device --part tiles`). For "dot" and width 64 or less,
+    two programs and more fit into the 227 KB of shared memory and the registers of a multiprocessor, and hide
+    each other's waiting.
     """
     if q == 1:
         depth = _power(d) if d <= 256 // itemsize else 64
-        return Tiles(1, max(128, min(1024, 8192 // depth)), depth, pl.cdiv(d, depth), 1, warps=4, stages=2)
-    rows = min(128, max(16, _power(q)))
+        return Tiles(1, max(256, min(1024, 16384 // depth)), depth, pl.cdiv(d, depth), 1, warps=8, stages=2)
+    rows = min(128 if itemsize == 4 else 64, max(16, _power(q)))
     held = d <= (64 if itemsize == 4 else 128)
     # Why 32: three parts of a float32 key take six bytes an entry beside its own four.
-    depth = max(16, _power(d)) if held else 32 if itemsize == 4 and rows > 32 else 64
-    slots = max(width, 64 if held and (rows > 32 or depth > 32) else 128)
+    depth = max(16, _power(d)) if held else 32 if itemsize == 4 and rows > 64 else 64
+    slots = max(width, 64 if held and (rows > 64 or itemsize < 4) else 128)
     if held and itemsize == 4 and depth * slots > 64 * 64:
         rows = min(rows, 64)
     pieces = pl.cdiv(n, slots)
     steps = min(pieces, pl.cdiv(pieces * pl.cdiv(q, rows), _PROGRAMS)) if held else 1
-    stages = 2 if rows == 64 or (depth == 32 and not held) else 3
+    stages = 2 if (rows == 64 and itemsize == 4) or (depth == 32 and not held) else 3
     return Tiles(rows, slots, depth, pl.cdiv(d, depth), steps, 8 if rows == 128 else 4, stages)
 
 
