@@ -27,11 +27,15 @@ NAMES = {
     "memrl": "MemRL",
     "memp": "MemP-style, no utilities",
     "rag": "RAG",
+    "self_rag": "Self-RAG-style",
+    "mem0": "Mem0-style facts",
+    "long_context": "long context",
+    "sharing": "context sharing",
     "none": "no memory",
     "reflexion": "Reflexion-style retry",
     "pass_at_k": "pass@k",
 }
-RIVALS = ("rag", "none", "memp")
+RIVALS = ("rag", "none", "memp", "self_rag", "mem0", "long_context", "sharing")
 DRAWS = 10_000
 
 

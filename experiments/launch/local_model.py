@@ -48,7 +48,11 @@ def start(arguments: argparse.Namespace) -> Any:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     params = xllamacpp.CommonParams()
     params.model.path = str(arguments.model)
-    params.hostname, params.port = "127.0.0.1", arguments.port
+    if hasattr(params, "hostnames"):  # xllamacpp since 2026
+        params.hostnames = ["127.0.0.1"]
+    else:
+        params.hostname = "127.0.0.1"
+    params.port = arguments.port
     params.n_ctx, params.n_parallel = arguments.context, arguments.parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = arguments.threads
     return xllamacpp.Server(params)

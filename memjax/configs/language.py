@@ -16,7 +16,8 @@ Data: benchmark.folder, as each loader in memjax/llm/tasks describes it.
 
 Variants, joined by "+" with `local` and `smoke` last:
   benchmark  lifelong_db (default) lifelong_os bigcodebench humaneval alfworld hle, own (your JSON lines)
-  mode       memrl (default) memp rag none reflexion pass_at_k
+  mode       memrl (default) memp rag self_rag mem0 long_context sharing none reflexion pass_at_k
+  content    summaries (default; rag: records) records: what is written down, to compare modes on the same
   preset     paper (default) code neutral (of no benchmark; that of own)
   embedder   (default: an endpoint's) ngrams minilm wordllama
   and        transfer (held-out tasks after the last epoch, memory frozen), local, smoke
@@ -37,6 +38,9 @@ from ml_collections import ConfigDict
 from memjax.agents.memrl.config import preset
 from memjax.configs import base
 
+# As memjax.llm.run.config has them, which a config file may not import.
+MODES = ("memrl", "memp", "rag", "self_rag", "mem0", "long_context", "sharing")
+MODES += ("none", "reflexion", "pass_at_k")
 # The source's name of a benchmark; HumanEval is ours and takes the other programming benchmark's values.
 SOURCE = {
     "lifelong_db": "db",
@@ -129,6 +133,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "max_tokens": 10_240,
                 "summary_temperature": 0.3,  # (code) of reflections; ours of plans as well
                 "summary_max_tokens": 1_024,
+                "summaries": True,  # rag: False, unless +summaries follows it
                 "content_chars": 8_000,
                 "inject_chars": 12_000,  # the code: 2,000 for programs, named tokens, which holds one or two
                 "reward_success": 1.0,
@@ -219,8 +224,14 @@ def _preset(config: ConfigDict, name: str) -> None:
 def _mode(config: ConfigDict, mode: str) -> None:
     """What is remembered, and how it is chosen."""
     config.language.mode = mode
+    config.language.summaries = mode != "rag"
     if mode == "pass_at_k" and not config.language.temperature:
         config.language.temperature = 0.7
+
+
+def _summaries(config: ConfigDict, on: bool) -> None:
+    """What is written: plan or reflection and record, or the record alone. The same for modes to compare."""
+    config.language.summaries = on
 
 
 def _ngrams(config: ConfigDict) -> None:
@@ -276,10 +287,10 @@ def _smoke(config: ConfigDict) -> None:
 
 VARIANTS: dict[str, base.Variant] = {
     **{name: partial(_benchmark, name=name) for name in (*SOURCE, "own")},
-    **{
-        mode: partial(_mode, mode=mode) for mode in ("memrl", "memp", "rag", "none", "reflexion", "pass_at_k")
-    },
+    **{mode: partial(_mode, mode=mode) for mode in MODES},
     **{name: partial(_preset, name=name) for name in ("paper", "code", "neutral")},
+    "summaries": partial(_summaries, on=True),
+    "records": partial(_summaries, on=False),
     "ngrams": _ngrams,
     "minilm": partial(_embedder, kind="minilm", dim=384),
     "wordllama": partial(_embedder, kind="wordllama", dim=256),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from fake_endpoint import Answer, chat_answer, serve
@@ -16,6 +17,7 @@ from memjax.commands.remember import resolve_language
 from memjax.commands.report_language import load_curve, outcomes
 from memjax.config_file import load_config
 from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.run.config import Mode
 from memjax.llm.tasks.humaneval import load_humaneval
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +26,10 @@ if not CONFIG.is_file():
     pytest.skip("no experiment configs beside the tests", allow_module_level=True)
 
 from experiments import language_results  # noqa: E402
+from memjax.configs import language  # noqa: E402
 from memjax.configs.language import SOURCE, VARIANTS  # noqa: E402
 
-MODES = ("memrl", "memp", "rag", "none", "reflexion", "pass_at_k")
+MODES = get_args(Mode)
 DEAD = "http://127.0.0.1:1/v1"
 NUMBERS = (3, 5, 7, 11)
 
@@ -293,10 +296,16 @@ def test_benchmarks_have_the_presets_of_the_source(name):
     assert local.language.concurrency == 1
 
 
+def test_every_mode_is_a_variant_and_has_a_name_in_the_tables():
+    assert set(MODES) == set(language.MODES) == set(language_results.NAMES)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_differ_in_the_mode_alone(mode):
     own, memrl = resolved(mode), resolved("memrl")
-    changed = {"mode": "memrl", "temperature": memrl.language.temperature}
+    assert own.language.summaries == (mode != "rag")
+    assert resolved(f"{mode}+summaries").language.summaries
+    changed = {"mode": "memrl", "temperature": memrl.language.temperature, "summaries": True}
     assert own.language.mode == mode
     assert {**own.language.__dict__, **changed} == memrl.language.__dict__
 

@@ -85,6 +85,7 @@ def config(mode: str = "memrl", **changes: Any) -> LanguageConfig:
         max_tokens=50,
         summary_temperature=0.0,
         summary_max_tokens=50,
+        summaries=changes.pop("summaries", mode != "rag"),
         content_chars=2000,
         inject_chars=2000,
         reward_success=1.0,

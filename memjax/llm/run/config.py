@@ -1,16 +1,22 @@
 """The config of a run of a language-model agent, and the meaning of its modes.
 
-| mode      | retrieval                    | utilities | written after a task                          |
-|-----------|------------------------------|-----------|-----------------------------------------------|
-| memrl     | similarity, then utility     | learned   | plan or reflection, and the record            |
-| memp      | similarity                   | none      | plan or reflection, and the record            |
-| rag       | similarity                   | none      | the record, without a summary                 |
-| reflexion | the task's own last failures | none      | reflections; solved tasks are not played again |
-| none      | nothing                      | none      | nothing                                       |
-| pass_at_k | nothing                      | none      | nothing; every epoch is a new sample          |
+| mode         | retrieval                          | utilities | written after a task                      |
+|--------------|------------------------------------|-----------|-------------------------------------------|
+| memrl        | similarity, then utility           | learned   | plan or reflection, and the record        |
+| memp, rag    | similarity                         | none      | the same                                  |
+| self_rag     | similarity, if and what it wants   | none      | the same                                  |
+| mem0         | similarity                         | none      | facts: added, updated, deleted            |
+| long_context | the newest, as many as fit         | none      | plan or reflection, and the record        |
+| sharing      | the newest successes               | none      | the same                                  |
+| reflexion    | the task's own last failures       | none      | reflections; what is solved stays solved  |
+| none         | nothing                            | none      | nothing                                   |
+| pass_at_k    | nothing                            | none      | nothing; every epoch is a new sample      |
 
-"memp" and "rag" are baselines in the manner of the systems of these names, but run by MemRL's loop. What
-their sources leave open (above all, what RAG stores) is our choice.
+With `summaries` False the record is written alone. So "rag" and "memp" are one algorithm on two contents; the
+shipped variants differ as their sources do, and `+summaries` or `+records` give modes the same content.
+
+All but "memrl" are baselines in the manner of the systems of these names, but run by MemRL's loop. What their
+sources leave open (above all, what RAG stores) is our choice.
 """
 
 import dataclasses
@@ -24,16 +30,16 @@ from memjax.llm.run.imported import ImportedConfig
 from memjax.schema import Between, NonNegativeFloat, NonNegativeInt, PositiveInt, parse
 from memjax.types import ConfigError
 
-Mode = Literal["memrl", "memp", "rag", "reflexion", "none", "pass_at_k"]
+Mode = Literal[
+    "memrl", "memp", "rag", "self_rag", "mem0", "long_context", "sharing", "reflexion", "none", "pass_at_k"
+]
 Reward = Annotated[float, Between(-1.0, 1.0)]
 
 # Fields that may change when a run is continued, since they do not affect what is learned.
 _FREE = ("concurrency", "save_every", "give_up_after")
 
-_WRITES: dict[str, Literal["all", "failures", "none"]] = {
-    "memrl": "all",
-    "memp": "all",
-    "rag": "all",
+# The others write all.
+_WRITES: dict[str, Literal["failures", "none"]] = {
     "reflexion": "failures",
     "none": "none",
     "pass_at_k": "none",
@@ -57,6 +63,7 @@ class LanguageConfig:
     max_tokens: PositiveInt  # of a reply
     summary_temperature: NonNegativeFloat
     summary_max_tokens: PositiveInt
+    summaries: bool  # write a plan or a reflection as well; runs with the same value store the same content
     content_chars: PositiveInt  # the most characters of a stored experience
     inject_chars: PositiveInt  # the most characters of all memories together that are shown for one task
 
@@ -82,12 +89,12 @@ class LanguageConfig:
     @property
     def remembers(self) -> bool:
         """Whether the mode retrieves by similarity from a memory of arrays."""
-        return self.mode in ("memrl", "memp", "rag")
+        return self.mode in ("memrl", "memp", "rag", "self_rag", "mem0")
 
     @property
     def imports(self) -> bool:
         """Whether memories that were there before are of use."""
-        return bool(self.imported.file) and _WRITES[self.mode] == "all"
+        return bool(self.imported.file) and self.mode not in _WRITES
 
     @property
     def learns(self) -> bool:
@@ -107,8 +114,9 @@ class LanguageConfig:
             seed=self.seed,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
-            summarise=self.mode != "rag",
-            write="none" if frozen else _WRITES[self.mode],
+            summarise=self.summaries,
+            write="none" if frozen else _WRITES.get(self.mode, "all"),
+            facts=self.mode == "mem0",
             summary_temperature=self.summary_temperature,
             summary_max_tokens=self.summary_max_tokens,
             chars=self.content_chars,

@@ -67,6 +67,7 @@ def compose(
         success=tuple(a.success for a in played),
         scored=tuple(learns and not a.error for a in played),
         rows=tuple(rows.get(i, -1) for i in range(len(plans))),
+        removed=tuple(row for a in played if learns and not a.error for row in a.replaces),
     )
     experiences = [
         _experience(

@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from memjax.llm.run.content import NO_CORE, Content, experience_text
+from memjax.llm.run.baselines import Facts, facts_request, parse_facts
+from memjax.llm.run.content import NO_CORE, Content, experience_text, shorten
 from memjax.llm.run.prompts import plain, reflection_request, script_request
-from memjax.llm.run.records import Attempt
-from memjax.llm.types import Chat, ChatError, Message, Outcome, Reply, Task
+from memjax.llm.run.records import Attempt, Experience
+from memjax.llm.types import Ask, Chat, ChatError, Message, Outcome, Reply, Task
 from memjax.types import ConfigError, RunEnded
 
 STOP_KINDS = ("budget", "auth")  # kinds of ChatError that would hit every further task: they end the run
@@ -22,6 +23,7 @@ class Style(NamedTuple):
     max_tokens: int
     summarise: bool  # write a plan after a success, a reflection after a failure
     write: Literal["all", "failures", "none"]  # which attempts become an experience
+    facts: bool  # the content is what the model says of facts (memjax.llm.run.baselines)
     summary_temperature: float
     summary_max_tokens: int
     chars: int  # of an experience, at most
@@ -58,15 +60,24 @@ class Asking:
         return reply
 
 
-def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: str) -> Attempt:
+def attempt_task(
+    task: Task,
+    memories: Callable[[Ask], str],
+    chat: Chat,
+    style: Style,
+    *,
+    name: str,
+    shown: Sequence[Experience] = (),
+) -> Attempt:
     """Plays a task and writes down the experience.
 
     Args:
       task: the task.
-      memories: text to show the model, "" for none.
+      memories: gives the text to show the model, "" for none; it may ask the model first.
       chat: the model.
       style: the settings.
       name: of the attempt, unique in the run; seeds are drawn from it.
+      shown: the memories that the text holds.
 
     Returns:
       The attempt. Where the task could not be played, its `error` says why.
@@ -77,7 +88,7 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
     """
     asking, began = Asking(chat, style, name), time.monotonic()
     try:
-        outcome = task.attempt(asking, memories)
+        outcome = task.attempt(asking, memories(asking))
     except (ConfigError, RunEnded):
         raise
     except Exception as error:  # an error in one task must not end the others
@@ -86,7 +97,12 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
         raise ConfigError("task", f"an outcome of '{task.id}'", f"one of '{outcome.task_id}'")
     texts = {name: plain(getattr(outcome, name)) for name in ("trajectory", "feedback", "solution")}
     outcome = outcome._replace(**texts)
-    content, source, summary_error = _experience(task, outcome, asking, style)
+    facts = Facts("", ())
+    if style.facts and style.write == "all":
+        content, facts, summary_error = _facts(task, outcome, shown, asking, style)
+        source = "facts"
+    else:
+        content, source, summary_error = _experience(task, outcome, asking, style)
     return Attempt(
         task_id=task.id,
         success=bool(outcome.success),
@@ -101,7 +117,24 @@ def attempt_task(task: Task, memories: str, chat: Chat, style: Style, *, name: s
         summary_error=summary_error,
         seconds=time.monotonic() - began,
         core=content.core,
+        replaces=facts.replaced,
     )
+
+
+def _facts(
+    task: Task, outcome: Outcome, shown: Sequence[Experience], asking: Asking, style: Style
+) -> tuple[Content, Facts, str]:
+    """(content, facts, summary_error) of an `Attempt` in a store of facts; nothing where the model fails."""
+    messages = facts_request(plain(task.intent), outcome, shown, chars=style.chars)
+    try:
+        reply = asking.ask(messages, style.summary_max_tokens, style.summary_temperature)
+    except ChatError as error:
+        if error.kind in STOP_KINDS:
+            raise
+        return Content("", NO_CORE), Facts("", ()), f"{error.kind}: {error}"
+    facts = parse_facts(plain(reply.text), shown)
+    text = shorten(facts.text, style.chars)
+    return Content(text, len(text) if text == facts.text else 0), facts, ""
 
 
 def _experience(task: Task, outcome: Outcome, asking: Asking, style: Style) -> tuple[Content, str, str]:

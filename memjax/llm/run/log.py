@@ -125,7 +125,7 @@ class ExperienceLog:
             "SELECT body FROM attempts WHERE phase = ? AND epoch = ? AND (? IS NULL OR minibatch = ?)",
             (phase, epoch, minibatch, minibatch),
         )
-        attempts = [Attempt(*json.loads(body)) for (body,) in rows]
+        attempts = [_attempt(json.loads(body)) for (body,) in rows]
         return {attempt.task_id: attempt for attempt in attempts}
 
     def keep_attempt(self, phase: str, epoch: int, minibatch: int, attempt: Attempt) -> None:
@@ -189,6 +189,13 @@ class ExperienceLog:
             _experience(x) for x in self._data.rows(f"SELECT * FROM experiences {where}", (task_id, last))
         ]
 
+    def newest(self, *, last: int, successes: bool) -> list[int]:
+        """Rows of the newest experiences, newest first, without those in quarantine; of successes or all."""
+        hidden = self.hidden()
+        where = "WHERE success >= ? ORDER BY row DESC"
+        found = self._data.rows(f"SELECT row FROM experiences {where}", (int(successes),))
+        return [row for (row,) in found if not hidden.get(row, False)][:last]
+
     def decide(self, rows: Sequence[int], hide: bool, why: str = "") -> None:
         """Puts experiences in quarantine, or out of it. Raises ConfigError where the log lacks one."""
         self.experiences(rows)
@@ -242,6 +249,11 @@ def _recall(body: Any) -> Recall:
 def _plan(body: list) -> Plan:
     position, task_id, intent_hash, recall, *rest = body  # the last counts lack in logs of older versions
     return Plan(position, task_id, intent_hash, _recall(recall), *rest)
+
+
+def _attempt(body: list) -> Attempt:
+    attempt = Attempt(*body)
+    return attempt._replace(replaces=tuple(attempt.replaces))
 
 
 def _event(body: Any) -> Event:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.llm.run.baselines import self_rag_block
 from memjax.llm.run.concurrency import Jobs, Workers
 from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.events import Timing, compose
@@ -32,10 +33,11 @@ from memjax.llm.run.prompts import memory_block, plain
 from memjax.llm.run.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
 from memjax.llm.run.schedule import Slot
 from memjax.llm.run.state import NO_DESCRIPTION, Description, RunState
-from memjax.llm.types import Benchmark, Chat, ChatError, Embedder, Task
+from memjax.llm.types import Ask, Benchmark, Chat, ChatError, Embedder, Task
 from memjax.types import RunEnded
 
 _NOTHING = Recall((), (), ())
+_NEWEST = 256  # experiences that "long_context" looks at; no prompt has room for more
 
 
 class Stopped(RunEnded):
@@ -175,6 +177,8 @@ class _Loop:
             self.retrieve_time += time.monotonic() - began
         elif self.config.mode == "reflexion":
             recalls = [self._own_failures(task) for task in tasks]
+        elif self.config.mode in ("long_context", "sharing"):
+            recalls = [self._newest()] * len(tasks)
         plans = [
             self._shown(Plan(i, task.id, name, recall, version))
             for i, (task, name, recall) in enumerate(zip(tasks, hashes, recalls, strict=True))
@@ -212,13 +216,26 @@ class _Loop:
         rows = tuple(x.row for x in own if not x.success)
         return Recall(rows, (1.0,) * len(rows), (0.0,) * len(rows))
 
+    def _newest(self) -> Recall:
+        """The newest experiences, as many as may fit; with "sharing" the newest successes."""
+        sharing = self.config.mode == "sharing"
+        most = self.config.memory.keep if sharing else _NEWEST
+        rows = tuple(self.state.log.newest(last=most, successes=sharing))
+        return Recall(rows, (0.0,) * len(rows), (0.0,) * len(rows))
+
     def _play(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
         """Runs in a worker thread. A finished attempt is logged at once, one with an error by `_finish`."""
         experiences = self.state.log.experiences(plan.recall.rows)
-        memories = memory_block(experiences, chars=self.config.inject_chars).text
+        chars = self.config.inject_chars
+
+        def memories(ask: Ask) -> str:
+            if self.config.mode == "self_rag":
+                return self_rag_block(ask, plain(task.intent), experiences, chars=chars)
+            return memory_block(experiences, chars=chars).text
+
         style = self.config.style(frozen=slot.phase == "transfer")
         name = f"{slot.phase}/{slot.epoch}/{task.id}"
-        attempt = attempt_task(task, memories, self.chat, style, name=name)
+        attempt = attempt_task(task, memories, self.chat, style, name=name, shown=experiences)
         if not attempt.error:
             self.state.log.keep_attempt(*slot.place, attempt)
         return attempt

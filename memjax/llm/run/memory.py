@@ -114,7 +114,8 @@ class RowMemory:
             event.trust,
         )
         # Waits for the result, so that the time of the update is not counted in a later step.
-        return jax.block_until_ready(self._learn(state, lessons))
+        learned = jax.block_until_ready(self._learn(state, lessons))
+        return self.hide(learned, dict.fromkeys(event.removed, True)) if event.removed else learned
 
     def _lessons(
         self,

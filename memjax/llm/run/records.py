@@ -50,6 +50,7 @@ class Attempt(NamedTuple):
     error: str = ""  # "kind: what" of a task that could not be played
     seconds: float = 0.0  # wall time; the only field that differs from run to run
     core: int = -1  # characters of the content's beginning that hold its lesson (memjax.llm.run.content)
+    replaces: tuple[int, ...] = ()  # rows of memories that its content replaces, or found wrong
 
 
 class Experience(NamedTuple):
@@ -83,6 +84,7 @@ class Event(NamedTuple):
     rows: tuple[int, ...]  # of the experiences written; -1: none
     utility: tuple[float, ...] = ()  # their first utilities; (): as the config has them, by outcome
     trust: tuple[int, ...] = ()  # in their sources; (): in the agent's own
+    removed: tuple[int, ...] = ()  # rows that are not shown any more
 
 
 def text_hash(*texts: str) -> str:
