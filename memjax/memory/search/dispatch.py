@@ -1,24 +1,27 @@
-"""Which exact method `nearest` takes when none is named: the quickest that was measured for such a shape.
+"""Which exact method `nearest` takes when none is named: "plain", or one that was measured to be quicker.
 
 The measurements are data, `methods.json`, written by `python -m benchmarks.tune`.
 """
 
+import heapq
 import json
 import math
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_SCORES = 2**22  # "plain" stores all of them
+_SCORES = 2**24  # "plain" stores all of them: 64 MB, as much as "grouped" takes for its maxima
 _MOVED = 2**24  # numbers in keys whose norms it measures as a whole, where they are not stored
+_SURELY = 1.1  # times as fast as "plain" another method must have been measured, or "plain" it is
+_AROUND = 6  # measured shapes that say so
 
 
 def choose(platform: str, q: int, n: int, d: int, k: int, *, measured: bool = False) -> str:
     """The method for q queries, n keys of width d and k neighbours, all at least 1.
 
-    The measured shape that is nearest to this one, by the logarithms of the four sizes, says which method was
-    quickest. "plain" is passed over where its scores [q, n], or the keys that it has to measure as a whole,
-    would take too much memory.
+    "plain", unless another method was quicker by a tenth among the measured shapes that are nearest to this
+    one by the logarithms of the four sizes, the nearer ones counting more. "plain" is passed over where its
+    scores [q, n], or the keys that it has to measure as a whole, would take too much memory.
 
     Args:
       platform: "cpu", "gpu" or "tpu", as `jax.default_backend()` has it.
@@ -31,13 +34,20 @@ def choose(platform: str, q: int, n: int, d: int, k: int, *, measured: bool = Fa
     rows = _measured().get(platform)
     if not rows:
         # Why: not measured there. A kernel keeps the scores on the chip, which pays once they are many.
-        return "fused" if q * n > _SCORES // 4 else "plain"
+        return "fused" if q * n > 2**20 else "plain"
     shape = _logarithms(q, n, d, k)
-    nearest = min(rows, key=lambda row: math.dist(shape, _logarithms(*(row[size] for size in "qndk"))))
-    times = nearest["times_ms"]
-    small = q * n <= _SCORES and (not measured or n * d <= _MOVED)
-    usable = {name: time for name, time in times.items() if small or name != "plain"}
-    return min(usable, key=lambda name: usable[name])
+    near = heapq.nsmallest(_AROUND, ((math.dist(shape, place), i) for i, (place, _) in enumerate(rows)))
+    weights = [1.0 / (1.0 + distance**2) for distance, _ in near]
+    times = [rows[i][1] for _, i in near]
+    costs = {
+        name: sum(weight * math.log(each[name]) for weight, each in zip(weights, times, strict=True))
+        for name in times[0]
+        if all(name in each for each in times)
+    }
+    best = min((name for name in costs if name != "plain"), key=lambda name: costs[name], default="plain")
+    usable = q * n <= _SCORES and (not measured or n * d <= _MOVED)
+    doubtful = costs.get("plain", math.inf) - costs[best] < sum(weights) * math.log(_SURELY)
+    return "plain" if usable and doubtful else best
 
 
 def _logarithms(*sizes: int) -> tuple[float, ...]:
@@ -45,6 +55,11 @@ def _logarithms(*sizes: int) -> tuple[float, ...]:
 
 
 @cache
-def _measured() -> dict[str, list[dict[str, Any]]]:
+def _measured() -> dict[str, list[tuple[tuple[float, ...], dict[str, float]]]]:
+    """By platform, each measured shape: the logarithms of its sizes, and milliseconds by method."""
     tables = json.loads((files("memjax.memory.search") / "methods.json").read_text())
-    return {table["platform"]: table["rows"] for table in tables}
+    return {table["platform"]: [_row(row) for row in table["rows"]] for table in tables}
+
+
+def _row(row: dict[str, Any]) -> tuple[tuple[float, ...], dict[str, float]]:
+    return _logarithms(*(row[size] for size in "qndk")), row["times_ms"]
