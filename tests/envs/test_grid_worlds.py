@@ -170,11 +170,12 @@ def test_atlas_tells_every_reachable_state_apart(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_gymnax_interface(name):
     environment, params = world(name)
-    observation, state = environment.reset(KEY, params)
+    observation, state = jax.jit(environment.reset)(KEY, params)
+    step = jax.jit(environment.step)
     space = environment.observation_space(params)
     assert observation.shape == space.shape
     assert observation.dtype == space.dtype == jnp.float32
-    out = environment.step(KEY, state, jnp.int32(UP), params)
+    out = step(KEY, state, jnp.int32(UP), params)
     next_observation, next_state, reward, terminated, truncated, info = out
     assert next_observation.shape == space.shape
     assert bool(space.contains(next_observation))
@@ -184,7 +185,7 @@ def test_gymnax_interface(name):
     assert {"discount", "success", "state_id", "final_observation"} <= set(info)
     assert environment.num_actions == environment.action_space(params).n == 4
     assert set(environment.state_space(params).spaces) <= set(vars(state))
-    jax.tree.map(np.testing.assert_array_equal, environment.step(KEY, state, jnp.int32(UP), params), out)
+    jax.tree.map(np.testing.assert_array_equal, step(KEY, state, jnp.int32(UP), params), out)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -192,7 +193,7 @@ def test_jit_equals_no_jit_and_vmap_equals_a_loop(name):
     environment, params = world(name, **({"noise": 0.02} if name == "chamber" else {}))
     keys = jax.random.split(KEY, 3)
     actions = jnp.array([UP, RIGHT, DOWN])
-    _, states = jax.vmap(environment.reset_env, in_axes=(0, None))(keys, params)
+    _, states = jax.jit(jax.vmap(environment.reset_env, in_axes=(0, None)))(keys, params)
     step = jax.vmap(environment.step_env, in_axes=(0, 0, 0, None))
     batch = jax.jit(step)(keys, states, actions, params)
     for i in range(3):
@@ -205,10 +206,10 @@ def test_jit_equals_no_jit_and_vmap_equals_a_loop(name):
 def test_time_limit_truncates_and_a_true_end_at_the_limit_is_also_terminated(name):
     path = shortest_path(name)
     environment, params = world(name, max_steps_in_episode=len(path))
-    step = jax.jit(environment.step)
+    step, reset = jax.jit(environment.step), jax.jit(environment.reset)
     wait = LEFT if name != "chamber" else UP  # a move into the wall at every start
     for actions, expected in ((path, (True, True, True)), ([wait] * len(path), (False, True, False))):
-        _, state = environment.reset(KEY, params)
+        _, state = reset(KEY, params)
         for t, action in enumerate(actions):
             _, state, _, terminated, truncated, info = step(KEY, state, jnp.int32(action), params)
             if t < len(path) - 1:
@@ -228,7 +229,8 @@ def test_slip_replaces_the_move_by_a_uniform_one():
     environment, params = world("cliff", slip=1.0)
     state = environment.state_of(jnp.int32(14))
     keys = jax.random.split(KEY, 4000)
-    _, after, *_ = jax.vmap(environment.step_env, in_axes=(0, None, None, None))(keys, state, UP, params)
+    step = jax.jit(jax.vmap(environment.step_env, in_axes=(0, None, None, None)))
+    _, after, *_ = step(keys, state, UP, params)
     cells, counts = np.unique(after.cell, return_counts=True)
     assert cells.tolist() == [2, 13, 15, 26]
     assert np.all(np.abs(counts / 4000 - 0.25) < 0.05)  # 7 standard deviations
@@ -239,7 +241,8 @@ def test_goal_counts_only_after_the_lever():
     goal, beside = environment.goal, environment.goal - 1
     for pulled in (False, True):
         state = environment.state_of(jnp.int32(beside + pulled * CHAMBER**2))
-        _, after, reward, terminated, info = environment.step_env(KEY, state, jnp.int32(RIGHT), params)
+        step = jax.jit(environment.step_env)
+        _, after, reward, terminated, info = step(KEY, state, jnp.int32(RIGHT), params)
         assert int(after.cell) == goal
         assert (float(reward), bool(terminated), bool(info["success"])) == (float(pulled), pulled, pulled)
 
@@ -249,7 +252,8 @@ def test_dark_chamber_never_hides_agent_or_lever_in_the_noise(size):
     environment = DarkChamber(size)
     params = environment.default_params
     state = environment.state_of(jnp.int32(1))
-    pictures = jax.vmap(lambda key: environment.observe(key, state, None, params))(jax.random.split(KEY, 64))
+    observe = jax.jit(jax.vmap(lambda key: environment.observe(key, state, None, params)))
+    pictures = observe(jax.random.split(KEY, 64))
     pictures = np.asarray(pictures)[:, 0]
     before = (32 - size) // 2
     inside = pictures[:, before : before + size, before : before + size].reshape(64, -1)
@@ -268,9 +272,8 @@ def test_dark_chamber_never_hides_agent_or_lever_in_the_noise(size):
 def test_random_start_fills_the_first_room_and_random_goal_the_last():
     environment = FourRooms(random_goal=True)
     keys = jax.random.split(KEY, 1000)
-    observations, states = jax.vmap(environment.reset_env, in_axes=(0, None))(
-        keys, environment.default_params
-    )
+    reset = jax.jit(jax.vmap(environment.reset_env, in_axes=(0, None)))
+    observations, states = reset(keys, environment.default_params)
     assert observations.shape == (1000, 52)
     for cells, corner in ((states.cell, 1), (states.goal, 7)):
         room = {

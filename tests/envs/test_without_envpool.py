@@ -12,20 +12,34 @@ import memjax
 PACKAGE = Path(memjax.__file__).parent
 # Modules that need a package of an extra as soon as they are imported.
 EXTRAS = ("memjax.llm", "memjax.commands.remember")
-# envpool is hidden before memjax is imported; the first two lists of the answer are empty where all is well.
+# envpool is hidden before memjax is imported; a list of [exit code, stderr] of the commands is the answer.
 PROGRAM = """
-import importlib, json, sys
+import contextlib, importlib, io, json, sys
 sys.modules["envpool"] = None
 from memjax import cli
 from memjax.config_file import load_config
 from memjax.training.config import resolve
-modules, configs, words = json.loads(sys.argv[1])
+modules, configs, commands = json.loads(sys.argv[1])
 for name in modules:
     importlib.import_module(name)
 for source in configs:
     resolve(load_config(source, []))
-print(cli.main(words))
+answers = []
+for words in commands:
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = cli.main(words)
+    answers.append((code, errors.getvalue()))
+print(json.dumps(answers))
 """
+CONFIGS = ("four_rooms.py", "cliff_walking.py:smoke", "dark_chamber.py")
+COMMANDS = {
+    "inspect": ["inspect", "{}/none"],
+    "mujoco": ["train", f"--config={PACKAGE / 'configs' / 'mujoco.py'}:Hopper", "--workdir={}/w"],
+    "atari": ["train", f"--config={PACKAGE / 'configs' / 'atari.py'}", "--workdir={}/w"],
+    "collect": [
+        *("collect", "--env", "envpool/Hopper-v4", "--policy", "random", "--episodes", "1", "--out", "{}/w")
+    ],
+}
 
 
 def modules():
@@ -34,35 +48,30 @@ def modules():
     return [name for name in names if not name.startswith(EXTRAS) and not name.endswith("__main__")]
 
 
-def without_envpool(words, configs=(), imported=()):
-    sources = [str(PACKAGE / "configs" / config) for config in configs]
-    what = json.dumps([list(imported), sources, words])
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What one process without envpool says to every command, by name; nothing is written."""
+    folder = tmp_path_factory.mktemp("without")
+    commands = [[word.format(folder) for word in words] for words in COMMANDS.values()]
+    what = json.dumps([modules(), [str(PACKAGE / "configs" / config) for config in CONFIGS], commands])
     run = subprocess.run([sys.executable, "-c", PROGRAM, what], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    return run
-
-
-def test_the_rest_of_the_package_does_not_notice(tmp_path):
-    configs = ("four_rooms.py", "cliff_walking.py:smoke", "dark_chamber.py")
-    run = without_envpool(["inspect", str(tmp_path / "none")], configs, modules())
-    assert run.stdout.split()[-1] == "2"
     assert "envpool" not in run.stderr
+    assert not any(folder.iterdir())
+    return dict(zip(COMMANDS, json.loads(run.stdout), strict=True))
+
+
+def test_the_rest_of_the_package_does_not_notice(answers):
+    code, errors = answers["inspect"]
+    assert code == 2
+    assert "envpool" not in errors
     assert len(modules()) > 80
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", f"--config={PACKAGE / 'configs' / 'mujoco.py'}:Hopper", "--workdir={}/w"],
-        ["train", f"--config={PACKAGE / 'configs' / 'atari.py'}", "--workdir={}/w"],
-        ["collect", "--env", "envpool/Hopper-v4", "--policy", "random", "--episodes", "1", "--out", "{}/w"],
-    ],
-    ids=["mujoco", "atari", "collect"],
-)
-def test_an_id_of_envpool_ends_with_one_line_that_says_where_it_comes_from(tmp_path, words):
-    run = without_envpool([word.format(tmp_path) for word in words])
-    assert run.stdout.split() == ["2"]
-    assert run.stderr.count("\n") == 1
-    assert "env.id: expected envpool, from: pip install 'envpool>=1.2,<2'" in run.stderr
-    assert "wheels for Linux, Windows and Macs with Apple silicon" in run.stderr
-    assert not any(tmp_path.iterdir())
+@pytest.mark.parametrize("name", ["mujoco", "atari", "collect"])
+def test_an_id_of_envpool_ends_with_one_line_that_says_where_it_comes_from(answers, name):
+    code, errors = answers[name]
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert "env.id: expected envpool, from: pip install 'envpool>=1.2,<2'" in errors
+    assert "wheels for Linux, Windows and Macs with Apple silicon" in errors

@@ -1,15 +1,19 @@
 """The report of a small memory, counted by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiled_memory import compiled
 
 from memjax.memory import describe, make_memory
 from memjax.memory.state import num_bytes
 
 
 def test_a_report_counted_by_hand():
-    memory = make_memory(8, 1, jnp.zeros(()), evict="fifo", k=3, threshold=1.5, step_size=1.0)
+    options = dict(evict="fifo", k=3, threshold=1.5, step_size=1.0)
+    memory = compiled(make_memory(8, 1, jnp.zeros(()), **options))
     keys = jnp.array([[1.0], [2.0], [3.0], [jnp.nan], [4.0], [5.0]])
     utility = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0, 10.0])
     state, _ = memory.write(memory.init(), keys, jnp.zeros(6), utility=utility)
@@ -37,19 +41,20 @@ def test_a_report_counted_by_hand():
 
 
 def test_memories_side_by_side_are_counted_together():
-    memory = make_memory(4, 1, jnp.zeros(()), evict="fifo")
+    memory = compiled(make_memory(4, 1, jnp.zeros(()), evict="fifo"))
     groups = (np.array([7, -1, 7]), np.array([2, 3, 2]))
     states = [
         memory.write(memory.init(), jnp.ones((3, 1)), jnp.zeros(3), group=g, mask=np.arange(3) <= n)[0]
         for n, g in enumerate(groups, 1)
     ]
-    both = jax.jit(describe)(jax.tree.map(lambda *x: jnp.stack(x), *states))
-    assert [int(describe(state)["groups"]) for state in states] == [2, 2]
+    both = jax.jit(lambda *states: describe(jax.tree.map(lambda *x: jnp.stack(x), *states)))(*states)
+    assert [int(jax.jit(describe)(state)["groups"]) for state in states] == [2, 2]
     assert (int(both["groups"]), int(both["size"]), int(both["offered"])) == (4, 5, 5)
     assert both["fill"] == 5 / 8
 
 
 def test_one_utility_only_fills_the_first_bin():
-    memory = make_memory(4, 1, jnp.zeros(()), evict="fifo")
+    memory = compiled(make_memory(4, 1, jnp.zeros(()), evict="fifo"))
     state, _ = memory.write(memory.init(), jnp.ones((3, 1)), jnp.zeros(3), utility=7.0)
-    np.testing.assert_array_equal(describe(state, bins=3)["utility_histogram"], [3, 0, 0])
+    report = jax.jit(partial(describe, bins=3))(state)
+    np.testing.assert_array_equal(report["utility_histogram"], [3, 0, 0])

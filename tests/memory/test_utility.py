@@ -2,6 +2,7 @@
 
 import functools
 
+import compiled_memory
 import jax
 import jax.numpy as jnp
 import memory_oracles as oracles
@@ -80,14 +81,14 @@ def test_mean_and_variance_under_bernoulli_rewards():
 
 
 def test_vmap_is_a_loop():
-    q, rewards = jax.random.normal(jax.random.key(0), (3, 7)), jax.random.normal(jax.random.key(1), (3, 20))
-    slots = jax.random.randint(jax.random.key(2), (3, 20), 0, 7)
+    rng = np.random.default_rng(0)
+    q, rewards = (rng.normal(size=(3, n)).astype(np.float32) for n in (7, 20))
+    slots = rng.integers(0, 7, (3, 20))
     for form in FORMS.values():
-        together = jax.vmap(lambda *x, form=form: form(*x, step_size=0.3))(q, slots, rewards)
+        one = jax.jit(functools.partial(form, step_size=0.3))
+        together = jax.jit(jax.vmap(one))(q, slots, rewards)
         for i in range(3):
-            np.testing.assert_allclose(
-                together[i], form(q[i], slots[i], rewards[i], step_size=0.3), rtol=1e-6
-            )
+            np.testing.assert_allclose(together[i], one(q[i], slots[i], rewards[i]), rtol=1e-6)
 
 
 # Buckets A .. D of the published retrieval function: similarity and utility of a0 b0 b1 c0 d0.
@@ -178,14 +179,15 @@ def test_gradients_are_finite_on_any_pool():
         ranked = rerank(similarity, utility, mask, 3, **PAPER)
         return jnp.sum(jnp.where(ranked.mask, ranked.scores, 0.0))
 
-    for mask in (jnp.zeros(5, bool), jnp.arange(5) < 1, jnp.arange(5) < 4):
-        for pool in (jnp.where(mask, SIMILARITY, -jnp.inf), jnp.where(mask, 0.5, -jnp.inf)):
-            for gradient in jax.grad(loss, argnums=(0, 1))(pool, UTILITY, mask):
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    for mask in (np.zeros(5, bool), np.arange(5) < 1, np.arange(5) < 4):
+        for near in (np.asarray(SIMILARITY), np.float32(0.5)):
+            for gradient in gradients(np.where(mask, near, np.float32(-np.inf)), UTILITY, mask):
                 assert np.all(np.isfinite(gradient))
 
 
 def test_update_passes_over_empty_slots_and_counts_what_is_not_finite():
-    memory = make_memory(3, 1, jnp.zeros(()), evict="fifo", step_size=0.5)
+    memory = compiled_memory.compiled(make_memory(3, 1, jnp.zeros(()), evict="fifo", step_size=0.5))
     state, _ = memory.write(memory.init(), jnp.ones((2, 1)), jnp.zeros(2))
     slots, rewards = jnp.array([[0, 1], [2, 3]]), jnp.array([[1.0, jnp.nan], [1.0, jnp.nan]])
     state = memory.update(state, slots, rewards)
@@ -198,10 +200,11 @@ def test_no_pool_no_item_and_no_reward():
     """Arrays of size zero go through: what is left is masked, or as it was."""
     for shape in ((0, 5), (2, 0)):
         nothing = jnp.zeros(shape)
-        ranked = rerank(nothing, nothing, nothing > 0, 3, **PAPER)
+        ranked = jax.jit(lambda x: rerank(x, x, x > 0, 3, **PAPER))(nothing)
         assert ranked.scores.shape == (shape[0], 3)
         assert not ranked.mask.any()
     slots, rewards = jnp.zeros(0, jnp.int32), jnp.zeros(0)
     for form in FORMS.values():
         for step_size in (0.5, jnp.zeros(0)):
-            np.testing.assert_array_equal(form(jnp.ones(3), slots, rewards, step_size=step_size), 1.0)
+            after = jax.jit(form)(jnp.ones(3), slots, rewards, step_size=step_size)
+            np.testing.assert_array_equal(after, 1.0)

@@ -1,11 +1,13 @@
 """Nothing to look for, nothing to look in, and more asked for than there is."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_memory import compiled
 
 from memjax.memory import APPROXIMATE_METHODS, CODE, EXACT_METHODS, make_memory, nearest, nearest_sharded
 from memjax.memory.search.branch_and_bound import nearest_in_groups
@@ -56,7 +58,8 @@ def test_no_queries_or_no_keys_inside_jit_vmap_and_grad():
 def test_k_beyond_the_table_leaves_the_rest_of_a_row_empty(method):
     keys = jnp.asarray([[2.0, 0.0], [1.0, 1.0], [3.0, -1.0]])
     for metric, k in zip(METRICS, (3, 4, 40), strict=True):
-        found = nearest(jnp.asarray([[1.0, 0.1]]), keys, k, metric=metric, method=method)
+        search = jax.jit(partial(nearest, k=k, metric=metric, method=method))
+        found = jax.device_get(search(jnp.asarray([[1.0, 0.1]]), keys))
         assert sorted(found.slots[0, :3].tolist()) == [0, 1, 2]
         assert np.all(np.diff(found.scores[0, :3]) <= 0)
         assert_nothing(type(found)(*(x[:, 3:] for x in found)), 1, 3, k - 3)
@@ -64,7 +67,8 @@ def test_k_beyond_the_table_leaves_the_rest_of_a_row_empty(method):
 
 def test_one_key_one_query_one_number():
     for metric, method in zip(METRICS, ("plain", "grouped", "streamed"), strict=True):
-        found = nearest(jnp.asarray([[2.0]]), jnp.asarray([[3.0]]), 1, metric=metric, method=method)
+        search = jax.jit(partial(nearest, k=1, metric=metric, method=method))
+        found = search(jnp.asarray([[2.0]]), jnp.asarray([[3.0]]))
         expected = {"dot": 6.0, "cosine": 1.0, "l2": -1.0}[metric]
         assert (float(found.scores[0, 0]), int(found.slots[0, 0])) == (expected, 0)
 
@@ -87,7 +91,7 @@ def test_a_recall_that_is_none_is_refused_by_name(target):
 
 @pytest.mark.parametrize("rerank", [None, CODE])
 def test_a_memory_that_is_asked_nothing(rerank):
-    memory = make_memory(5, 3, {"v": jnp.zeros(2)}, evict="fifo", k=4, rerank=rerank)
+    memory = compiled(make_memory(5, 3, {"v": jnp.zeros(2)}, evict="fifo", k=4, rerank=rerank))
     state, _ = memory.write(memory.init(), jnp.eye(3), {"v": jnp.ones((3, 2))})
     found = memory.retrieve(state, jnp.zeros((0, 3)))
     assert found.values["v"].shape == (0, 4, 2)
@@ -103,17 +107,18 @@ def test_shards_that_are_asked_nothing():
 def test_groups_without_queries_or_rows_and_with_k_beyond_the_table():
     assert group_order(jnp.zeros((0, 3))).shape == (0,)
     keys = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)), jnp.float32)
-    groups = measure_groups(keys, jnp.ones(40, bool), 40)
+    groups = jax.jit(lambda keys, valid: measure_groups(keys, valid, 40))(keys, np.ones(40, bool))
     for q, k in ((0, 2), (300, 50)):
         queries = jnp.ones((q, 3))
-        found, expected = nearest_in_groups(groups, queries, keys, k), nearest(queries, keys, k)
+        found = jax.jit(partial(nearest_in_groups, k=k))(groups, queries, keys)
+        expected = jax.jit(partial(nearest, k=k))(queries, keys)
         np.testing.assert_array_equal(found.slots, expected.slots)
 
 
 @pytest.mark.parametrize(("field", "options"), [("metric", dict(metric="l2")), ("k", dict(k=0))])
 def test_a_search_in_groups_names_what_it_cannot_do(field, options):
     keys = jnp.ones((40, 3))
-    groups = measure_groups(keys, jnp.ones(40, bool), 40)
+    groups = jax.jit(lambda keys, valid: measure_groups(keys, valid, 40))(keys, np.ones(40, bool))
     with pytest.raises(ConfigError) as error:
         nearest_in_groups(groups, jnp.ones((300, 3)), keys, **{"k": 2, **options})
     assert error.value.field == field
