@@ -1,6 +1,6 @@
 """One question, and engines that answer it: the k nearest keys of each query."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,16 +47,25 @@ def stored(question: Question, dtype: str) -> Prepared:
 
     Raises memjax.types.ConfigError where this version does not offer the type.
     """
+    (read,) = reads(question, ("auto",), dtype)
+    return read._replace(name=f"memory, {dtype}")
+
+
+def reads(question: Question, methods: Sequence[str], dtype: str = "float32") -> list[Prepared]:
+    """The read of one memory by each of these methods. Raises memjax.types.ConfigError as `stored`."""
     capacity, width = question.keys.shape
     worth = jax.ShapeDtypeStruct((), jnp.float32)
     search = dict[str, Any](k=question.k, metric=question.metric, key_dtype=jnp.dtype(dtype))
-    memory = make_memory(capacity, width, worth, evict="fifo", **search)
-    write, state = jax.jit(memory.write, donate_argnums=0), memory.init()
+    memories = [make_memory(capacity, width, worth, evict="fifo", method=by, **search) for by in methods]
+    write, state = jax.jit(memories[0].write, donate_argnums=0), memories[0].init()
     for start in range(0, capacity, WRITTEN):
         rows = jnp.asarray(question.keys[start : start + WRITTEN])
         state, _ = write(state, rows, jnp.zeros(len(rows)))
-    retrieve = partial(jax.jit(memory.retrieve), state, jnp.asarray(question.queries))
-    return Prepared(f"memory, {dtype}", retrieve, lambda found: found.slots)
+    queries = jnp.asarray(question.queries)
+    return [
+        Prepared(by, partial(jax.jit(memory.retrieve), state, queries), lambda found: found.slots)
+        for by, memory in zip(methods, memories, strict=True)
+    ]
 
 
 def agreement(slots: Any, exact: Any) -> float:

@@ -33,7 +33,8 @@ keys and queries in and k results out, B is the best rate of reading a large tab
 product of the same inner width D and type, keys stored either way round; on accelerators, where a narrow
 product waits for its own output, the best square product if that is higher. "Of product" is 2 Q N D / F over
 the time. Keys that stay in a cache can exceed the roofline, since B is memory's. Exact peers get keys of norm
-one ("cosine") or squared norms ("l2") computed ahead; ours knows only the keys.
+one ("cosine") or squared norms ("l2") computed ahead; `nearest` knows
+only the keys there, and a read of a memory, which `retrieval_sweep` times, the norms that it stored.
 """
 
 

@@ -1,6 +1,7 @@
 """The kinds of tables in a result, each from its rows to lines of Markdown."""
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 from typing import Any
 
 from benchmarks.trials import Shape, label
@@ -11,6 +12,9 @@ AGAINST = {
     "share_of_stream": "the best stream of reads",
     "share_of_roofline": "the fused roofline",
 }
+
+
+AMONG = ("least", "median", "slower at")  # of the ratios of several shapes
 
 
 def _figures(rows: Sequence[Row]) -> list[str]:
@@ -84,6 +88,35 @@ def _search(rows: Sequence[Row]) -> list[str]:
 
 def _versus(other: Row | None) -> str:
     return "" if other is None else f"{seconds(other['seconds'])} ({faster(other['times_faster'])})"
+
+
+def _sweep(rows: Sequence[Row]) -> list[str]:
+    """Ratios by the number of queries, then the shapes at which the read is the slower one."""
+    others = list(rows[0]["times_faster"])
+    headings = ("queries", "shapes", *(f"{other}: {what}" for other in others for what in AMONG))
+    by_queries = [[row for row in rows if row["q"] == q] for q in sorted({row["q"] for row in rows})]
+    cells = [
+        (
+            f"{same[0]['q']:,}",
+            str(len(same)),
+            *(text for other in others for text in _among([row["times_faster"][other] for row in same])),
+        )
+        for same in by_queries
+    ]
+    behind = sorted(
+        (row for row in rows if min(row["times_faster"].values()) < 1.0),
+        key=lambda row: min(row["times_faster"].values()),
+    )
+    slower = [
+        (shape(row), seconds(row["seconds"]), *(faster(row["times_faster"][other]) for other in others))
+        for row in behind
+    ]
+    lines = grid(headings, cells)
+    return [*lines, "", "Slower than one of them:", "", *grid(("Q x N x D, k", "read", *others), slower)]
+
+
+def _among(ratios: Sequence[float]) -> tuple[str, ...]:
+    return faster(min(ratios)), faster(median(ratios)), f"{sum(ratio < 1.0 for ratio in ratios)}"
 
 
 def _approximate(rows: Sequence[Row]) -> list[str]:
@@ -176,6 +209,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "figures": _figures,
     "targets": _targets,
     "search": _search,
+    "sweep": _sweep,
     "approximate": _approximate,
     "storage": _storage,
     "bytes": _bytes,

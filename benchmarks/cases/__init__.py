@@ -10,6 +10,7 @@ MODULES = (
     "retrieval",
     "retrieval_real",
     "retrieval_stages",
+    "retrieval_sweep",
     "training",
 )
 

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from benchmarks import run
+from benchmarks.cases import retrieval_sweep
 from benchmarks.trials import Shape, work
 
 
@@ -125,3 +126,21 @@ def test_the_memory_cases_run(name, tmp_path):
     assert all(figure["seconds"] > 0 for figure in figures)
     assert "flashbax" in result["peers"]
     assert "fifo" in table
+
+
+def test_a_sweep_has_every_metric_and_names_the_shapes_at_which_it_is_behind(tmp_path):
+    run._load([])
+    table = run.run("retrieval_sweep", run.Options(quick=True), tmp_path)
+    result = json.loads((tmp_path / "retrieval_sweep.json").read_text())
+    assert [section["title"] for section in result["sections"]] == ["dot", "cosine", "l2"]
+    found = [row for section in result["sections"] for row in section["rows"]]
+    assert all(set(row["times_faster"]) == {"lax.top_k", "plain"} for row in found)
+    behind = [row for row in found if min(row["times_faster"].values()) < 1.0]
+    assert sum(line.startswith(("| 1 x", "| 4 x")) for line in table.splitlines()) == len(behind)
+
+
+def test_a_sweep_draws_as_many_shapes_of_each_number_of_queries():
+    shapes = retrieval_sweep.drawn(0)
+    assert len(set(shapes)) == len(shapes) == retrieval_sweep.SHAPES
+    assert {sum(shape.q == q for shape in shapes) for q in retrieval_sweep.QUERIES} == {8}
+    assert shapes != retrieval_sweep.drawn(1)

@@ -1,0 +1,69 @@
+"""A read of a memory beside `lax.top_k`, over shapes drawn from a dense grid that nobody tunes for."""
+
+import itertools
+import random
+from statistics import median
+from typing import Any
+
+import jax
+
+from benchmarks.engines import reads
+from benchmarks.harness import Options, Result, Section, case, progress, time_in_turns, times_faster
+from benchmarks.peers import describe, prepare
+from benchmarks.trials import Row, Shape, gaussian, label
+from memjax.memory.search.similarity import METRICS
+
+QUERIES = (1, 4, 16, 64, 256, 1024)
+KEYS = (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000)
+WIDTHS = (27, 64, 128, 384, 768)
+NEIGHBOURS = (1, 8, 32, 128)
+SHAPES = 48  # of each metric
+QUICK = (Shape(1, 1_000, 27, 1), Shape(4, 1_000, 27, 8))
+FLOPS, NUMBERS = 2e10, 2**27  # of a product at most; in the keys, or in all scores, which the peer stores
+TURN, ROUNDS, BUDGET = 0.004, 15, 1.0  # seconds of a turn, most rounds, seconds of timing for a shape
+
+
+@case("retrieval_sweep")
+def retrieval_sweep(options: Options) -> Result:
+    """Reads of a memory beside `lax.top_k`, which has the norms, and the plain method: a sample of shapes."""
+    peers = {"lax.top_k": describe("lax.top_k")}
+    shapes = QUICK if options.quick else drawn(options.seed)
+    return Result([_section(metric, shapes, options.seed) for metric in METRICS], {}, peers)
+
+
+def drawn(seed: int) -> tuple[Shape, ...]:
+    """SHAPES of the grid that are neither too slow nor too large, as many of each number of queries as go."""
+    grid = [Shape(*sizes) for sizes in itertools.product(QUERIES, KEYS, WIDTHS, NEIGHBOURS)]
+    fitting = [shape for shape in grid if _fits(shape)]
+    random.Random(seed).shuffle(fitting)
+    by_queries = [[shape for shape in fitting if shape.q == q] for q in QUERIES]
+    in_turn = (shape for row in itertools.zip_longest(*by_queries) for shape in row if shape is not None)
+    return tuple(sorted(itertools.islice(in_turn, SHAPES)))
+
+
+def _section(metric: str, shapes: tuple[Shape, ...], seed: int) -> Section:
+    about = "Through `make_memory(...).retrieve`; ratios are the other's time over that of the read."
+    return Section(metric, "sweep", about, [_row(shape._replace(metric=metric), seed) for shape in shapes])
+
+
+def _row(shape: Shape, seed: int) -> Row:
+    progress(label(shape))
+    question = gaussian(shape, seed)
+    # Why: hundreds of compiled programs would otherwise stay in memory.
+    jax.clear_caches()
+    ours, plain = reads(question, ("auto", "plain"))
+    (peer,) = prepare(["lax.top_k"], question)
+    times = time_in_turns(
+        [ours.search, peer.search, plain.search], rounds=ROUNDS, seconds=TURN, budget=BUDGET
+    )
+    ratios: dict[str, Any] = {
+        "lax.top_k": times_faster(times[0], times[1]),
+        "plain": times_faster(times[0], times[2]),
+    }
+    return {**shape._asdict(), "seconds": median(times[0]), "rounds": len(times[0]), "times_faster": ratios}
+
+
+def _fits(shape: Shape) -> bool:
+    numbers = shape.n * max(shape.d, shape.q)
+    small = numbers <= NUMBERS and 2.0 * shape.q * shape.n * shape.d <= FLOPS
+    return small and shape.k <= shape.n // 8
