@@ -123,7 +123,7 @@ def _report(arguments: argparse.Namespace, _: Overrides) -> int:
 def _inspect(arguments: argparse.Namespace, _: Overrides) -> int:
     from memjax.commands.inspect import run
 
-    return run(arguments.workdir, digest=arguments.digest)
+    return run(arguments.workdir, digest=arguments.digest, rows=arguments.rows)
 
 
 def _quarantine(arguments: argparse.Namespace, _: Overrides) -> int:
@@ -275,6 +275,8 @@ def _add_inspect(commands: Any) -> None:
     inspect = _command(commands, "inspect", _inspect, summary, help_texts.INSPECT, workdirs="one")
     help = "print a sha256 over the whole train state instead"
     inspect.add_argument("--digest", action="store_true", help=help)
+    help = "of a language-model agent: print these memories whole"
+    inspect.add_argument("--rows", type=argument_types.rows, default=[], metavar="ROW[,ROW]", help=help)
 
 
 def _add_quarantine(commands: Any) -> None:

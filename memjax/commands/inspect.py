@@ -1,6 +1,6 @@
 """`memjax inspect`: what the memories in a checkpoint hold, read without the program that wrote it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +29,29 @@ class StoredMemory(NamedTuple):
         return num_bytes(self.state)
 
 
-def run(workdir: Path, *, digest: bool = False) -> int:
-    """Prints what the newest checkpoint's memories hold, or its digest. Returns the exit code."""
+def run(workdir: Path, *, digest: bool = False, rows: Sequence[int] = ()) -> int:
+    """Prints what the newest checkpoint's memories hold, or its digest. Returns the exit code.
+
+    Of a language-model agent the memories are shown as text, those of `rows` whole.
+    """
+    from memjax.commands.report_language import is_language_run
+
+    language = is_language_run(workdir)
+    if rows and not language:
+        raise ConfigError("--rows", "a run of `memjax remember` or a TextMemory", f"'{workdir}'")
     if digest:
         step, text = latest_digest(workdir)
         print(f"{text}  step {step}")
+        return 0
+    if language:
+        from memjax.commands.inspect_language import show
+
+        has_arrays = bool(steps_in(Path(workdir) / CHECKPOINTS))
+        step, leaves = latest_leaves(workdir) if has_arrays else (0, None)
+        if leaves is not None and not rows:
+            print(f"checkpoint of event {step:,}")
+            print("\n".join(describe_memory(memory) for memory in find_memories(leaves)))
+        print(show(workdir, leaves, rows))
         return 0
     step, leaves = latest_leaves(workdir)
     memories = find_memories(leaves)

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from memjax.commands.curves import COLOURS, draw_legend, save_figure
+from memjax.llm.run.analysis import Analysis, Confident, analyse
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.types import ConfigError
+
+MOST_SHOWN = 5  # failures whose memory is shown
 
 
 class Curve(NamedTuple):
@@ -30,6 +35,8 @@ class Curve(NamedTuple):
     tokens: int  # of prompts and replies, those from a store included
     skipped: int  # tasks that could not be played
     whole: float | None  # of the solutions in the memories that were shown, the share shown in full
+    forgetting: float | None  # of the tasks that failed in the last epoch, the share solved before
+    analysis: Analysis | None  # where memories were shown
 
 
 def is_language_run(workdir: Path) -> bool:
@@ -56,6 +63,7 @@ def load_curve(workdir: Path) -> Curve:
 def _curve(workdir: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Curve:
     language = run["language"]
     buckets = language["memory"]["unit"] == "buckets" and language["mode"] in ("memrl", "memp", "rag")
+    analysis = analyse(workdir / LOG_FILE)
     transfer = [row["transfer_success_rate"] for row in rows if "transfer_success_rate" in row]
     return Curve(
         name=workdir.resolve().name,
@@ -71,6 +79,8 @@ def _curve(workdir: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, An
         tokens=sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows),
         skipped=sum(row["skipped"] for row in rows),
         whole=_share(rows, "solutions_whole", "solutions"),
+        forgetting=next((row["forgetting_rate"] for row in rows[::-1] if "forgetting_rate" in row), None),
+        analysis=analysis if analysis.uses else None,
     )
 
 
@@ -93,9 +103,12 @@ def outcomes(workdir: Path, epoch: int) -> dict[str, bool]:
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """One line per run: what the source reports, the solutions shown in full, and what it cost."""
+    """One line per run: what the source reports, the solutions shown in full, and what it cost.
+
+    r(Q) is Pearson's r of the utility of each memory that was shown with its task's success.
+    """
     head = ["run", "mode", "seed", "tasks", "epochs", "last success", "ever solved", "transfer", "whole"]
-    head.append("tokens")
+    head += ["forgetting", "r(Q)", "tokens"]
     rows = [head, *(_cells(curve) for curve in curves)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
@@ -112,7 +125,69 @@ def _cells(curve: Curve) -> list[str]:
     transfer = "-" if curve.transfer is None else f"{curve.transfer:.1%}"
     whole = "-" if curve.whole is None else f"{curve.whole:.1%}"
     counts = [str(curve.seed), str(curve.played), str(len(curve.success))]
-    return [curve.name, curve.mode, *counts, last, ever, transfer, whole, f"{curve.tokens:,}"]
+    return [
+        curve.name,
+        curve.mode,
+        *counts,
+        last,
+        ever,
+        transfer,
+        whole,
+        *_analysed(curve),
+        f"{curve.tokens:,}",
+    ]
+
+
+def _analysed(curve: Curve) -> list[str]:
+    forgetting = "-" if curve.forgetting is None else f"{curve.forgetting:.1%}"
+    r = float("nan") if curve.analysis is None else curve.analysis.correlation
+    return [forgetting, "-" if np.isnan(r) else f"{r:.2f}"]
+
+
+def findings(curve: Curve, log: Path) -> list[str]:
+    """Lines of text about one run's memories: utility, success, similarity, confident failures with texts."""
+    found = curve.analysis
+    if found is None:
+        return []
+    lines = [f"{curve.name}: {found.uses:,} uses of memories"]
+    if found.bins:
+        shares = ", ".join(f"{q:+.2f}: {won:.0%} of {n}" for q, won, n in found.bins)
+        lines.append(f"  success by utility, low to high: {shares}")
+    if not np.isnan(found.gain):
+        told = (
+            f"{found.gain:+.1%} from the first epoch to the last; nearest other task {found.similarity:.2f}"
+        )
+        r = found.gain_by_similarity
+        lines.append(f"  gain {told}" + ("" if np.isnan(r) else f", r of a task's gain with it {r:+.2f}"))
+    if found.spoiled:
+        shares = ", ".join(f"{share:.0%}" for share in found.spoiled)
+        lines.append(f"  spoiled among the memories shown, by epoch: {shares}")
+    if found.confident:
+        recovered = [x.later[0] for x in found.confident if x.later]
+        after = f"; {sum(recovered)} of {len(recovered)} were solved the next time" if recovered else ""
+        lines.append(f"  failures with memories of high utility: {len(found.confident)}{after}")
+        lines += [f"    {text}" for text in _texts(found.confident[:MOST_SHOWN], log)]
+    return lines
+
+
+def _texts(failures: Sequence[Confident], path: Path) -> list[str]:
+    """One line for each failure, with the beginning of the memory that was shown first."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        query = "SELECT content FROM experiences WHERE row = ?"
+        texts = [connection.execute(query, (x.rows[0],)).fetchone()[0] for x in failures]
+    finally:
+        connection.close()
+    return [
+        f"{x.task_id}, epoch {x.epoch + 1}, utility {x.utility:.2f}, memory {x.rows[0]}: "
+        + printable(text)[:90]
+        for x, text in zip(failures, texts, strict=True)
+    ]
+
+
+def printable(text: str) -> str:
+    """A text on one line, with no character that would act on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def language_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -126,11 +201,13 @@ def language_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
     out = Path(workdirs[0]) / "report.png" if out is None else Path(out)
     draw(curves, [curve.name for curve in curves], out)
     print(table(curves))
+    for curve, workdir in zip(curves, workdirs, strict=True):
+        print("\n".join(findings(curve, Path(workdir) / LOG_FILE)), end="\n" if curve.analysis else "")
     return out
 
 
 def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
-    """Two panels over epochs; curves with one label share a colour."""
+    """Two panels over epochs, and one of success by utility; curves with one label share a colour."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -138,9 +215,11 @@ def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(dict.fromkeys(labels))}
-    figure, axes = pyplot.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, layout="constrained")
+    learned = [(c, label) for c, label in zip(curves, labels, strict=True) if c.analysis and c.analysis.bins]
+    panels = 3 if learned else 2
+    figure, axes = pyplot.subplots(1, panels, figsize=(4.6 * panels, 3.8), sharey=True, layout="constrained")
     lines: dict[str, Any] = {}  # one of each label; of the second panel, after the loop
-    for axis, title in zip(axes, ("solved in the epoch", "solved at least once"), strict=True):
+    for axis, title in zip(axes, ("solved in the epoch", "solved at least once"), strict=False):
         for curve, label in zip(curves, labels, strict=True):
             values = curve.success if title == "solved in the epoch" else curve.cumulative
             epochs = range(1, len(values) + 1)
@@ -148,6 +227,12 @@ def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
             lines[label] = line
         axis.set(title=title, xlabel="epoch", ylim=(-0.03, 1.03))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for curve, label in learned:
+        assert curve.analysis is not None
+        utility, success, _ = zip(*curve.analysis.bins, strict=True)
+        axes[2].plot(utility, success, "o-", color=colours[label], linewidth=1.8, markersize=4)
+        axes[2].set(title="solved, by utility of what was shown", xlabel="utility")
+    for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("share of the tasks")

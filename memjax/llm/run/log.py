@@ -160,7 +160,7 @@ class ExperienceLog:
         number = after
         next_one = "SELECT body FROM events WHERE number > ? ORDER BY number LIMIT 1"
         while (row := self._data.one(next_one, (number,))) is not None:
-            event = _event(json.loads(row[0]))
+            event = read_event(json.loads(row[0]))
             number = event.number
             yield event
 
@@ -256,7 +256,8 @@ def _attempt(body: list) -> Attempt:
     return attempt._replace(replaces=tuple(attempt.replaces))
 
 
-def _event(body: Any) -> Event:
+def read_event(body: Any) -> Event:
+    """An event of the table, from its JSON."""
     number, phase, epoch, minibatch, tasks, intents, recalls, *columns = body
     rewards, success, scored, rows, *first = (tuple(column) for column in columns)
     recalls = tuple(_recall(x) for x in recalls)

@@ -1,0 +1,169 @@
+"""What a run's log says about its utilities and its memories: the analyses of MemRL (arXiv 2601.03192).
+
+Read from the log alone, without changing it. A "use" is one memory that was shown for one task of runtime
+learning, with its utility as it was when it was retrieved.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from memjax.llm.run.log import read_event
+from memjax.llm.run.records import Event
+
+BINS = 8  # of utility, as in the source's figure
+
+
+class Confident(NamedTuple):
+    """A task that failed although memories of high utility were shown, and what followed."""
+
+    task_id: str
+    epoch: int
+    rows: tuple[int, ...]  # of the memories
+    utility: float  # their mean
+    later: tuple[bool, ...]  # whether it was solved, in the epochs after
+
+
+class Analysis(NamedTuple):
+    """Of one run; a number is NaN where there is nothing to compute it from."""
+
+    uses: int
+    correlation: float  # Pearson's r of a use's utility with its task's success
+    bins: tuple[tuple[float, float, int], ...]  # (mean utility, share of success, uses), of equal counts
+    confident: tuple[Confident, ...]  # failures whose mean utility was in the top bin, highest first
+    similarity: float  # mean over tasks of the cosine to the nearest other task
+    gain: float  # last epoch's success less the first's
+    gain_by_similarity: float  # Pearson's r over tasks of that gain with that cosine
+    spoiled: tuple[float, ...]  # of each epoch, the share of uses that were spoiled memories
+
+
+def analyse(path: Path) -> Analysis:
+    """The analyses of the log at `path`, whose run may be unfinished."""
+    with _reading(path) as connection:
+        events = [
+            read_event(json.loads(body))
+            for (body,) in connection.execute("SELECT body FROM events ORDER BY number")
+        ]
+        names = dict(connection.execute("SELECT number, task_id FROM tasks").fetchall())
+        vectors = {
+            name: np.frombuffer(vector, "<f4")
+            for name, vector in connection.execute("SELECT hash, vector FROM intents")
+        }
+        spoiled = {
+            row
+            for row, about in connection.execute("SELECT row, provenance FROM experiences")
+            if json.loads(about).get("spoiled")
+        }
+    learned = [event for event in events if event.phase == "learn"]
+    solved, intents = _by_task(learned)
+    utility, success, bad, epoch = _uses(learned, spoiled)
+    similar, gains = _similarity(solved, {task: vectors.get(name) for task, name in intents.items()})
+    return Analysis(
+        uses=len(utility),
+        correlation=pearson(utility, success),
+        bins=_bins(utility, success),
+        confident=_confident(learned, solved, names, utility),
+        similarity=float(np.mean(similar)) if len(similar) else float("nan"),
+        gain=float(np.mean(gains)) if len(gains) else float("nan"),
+        gain_by_similarity=pearson(similar, gains),
+        spoiled=tuple(float(np.mean(bad[epoch == e])) for e in np.unique(epoch)) if spoiled else (),
+    )
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r of [n] with [n]; NaN where one of them does not vary."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _by_task(events: Sequence[Event]) -> tuple[dict[int, dict[int, bool]], dict[int, str]]:
+    """Success by task and epoch, and the hash of each task's intent."""
+    solved: dict[int, dict[int, bool]] = {}
+    intents: dict[int, str] = {}
+    for event in events:
+        for task, success, name in zip(event.tasks, event.success, event.intents, strict=True):
+            solved.setdefault(task, {})[event.epoch] = success
+            intents[task] = name
+    return solved, intents
+
+
+def _uses(
+    events: Sequence[Event], spoiled: set[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """[n] each of all uses: utility, success of the task, whether the memory was spoiled, epoch."""
+    uses = [
+        (utility, success, row in spoiled, event.epoch)
+        for event in events
+        for recall, success, scored in zip(event.recalls, event.success, event.scored, strict=True)
+        for row, utility in zip(recall.rows, recall.utility, strict=True)
+        if scored
+    ]
+    columns = np.array(uses, np.float64).reshape(-1, 4).T
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def _bins(utility: np.ndarray, success: np.ndarray) -> tuple[tuple[float, float, int], ...]:
+    """Uses in the order of their utility, cut into parts of equal size; equal utilities stay together."""
+    if not len(utility) or np.ptp(utility) == 0:
+        return ()
+    edges = np.unique(np.quantile(utility, np.linspace(0, 1, BINS + 1)[1:-1]))
+    place = np.searchsorted(edges, utility, side="right")
+    parts = [place == i for i in range(len(edges) + 1)]
+    return tuple(
+        (float(utility[part].mean()), float(success[part].mean()), int(part.sum()))
+        for part in parts
+        if part.any()
+    )
+
+
+def _confident(
+    events: Sequence[Event],
+    solved: dict[int, dict[int, bool]],
+    names: dict[int, str],
+    utility: np.ndarray,
+) -> tuple[Confident, ...]:
+    if not len(utility) or np.ptp(utility) == 0:
+        return ()
+    high = np.quantile(utility, 1 - 1 / BINS)
+    found = []
+    for event in events:
+        for task, recall, success, scored in zip(
+            event.tasks, event.recalls, event.success, event.scored, strict=True
+        ):
+            if scored and not success and recall.rows and np.mean(recall.utility) >= max(high, 1e-6):
+                later = tuple(won for e, won in sorted(solved[task].items()) if e > event.epoch)
+                mean = float(np.mean(recall.utility))
+                found.append(Confident(names[task], event.epoch, recall.rows, mean, later))
+    return tuple(sorted(found, key=lambda x: -x.utility))
+
+
+def _similarity(
+    solved: dict[int, dict[int, bool]], vectors: dict[int, np.ndarray | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n] the cosine of each task to its nearest other one, and [n] its gain from first to last epoch.
+
+    Of tasks that were played in more than one epoch and have a vector.
+    """
+    tasks = [task for task, epochs in solved.items() if vectors[task] is not None and len(epochs) > 1]
+    if len(tasks) < 3:
+        return np.zeros(0), np.zeros(0)
+    keys = np.stack([np.asarray(vectors[task]) for task in tasks])
+    cosines = keys @ keys.T
+    np.fill_diagonal(cosines, -np.inf)
+    ends = [(solved[task][min(solved[task])], solved[task][max(solved[task])]) for task in tasks]
+    return cosines.max(axis=1), np.array([float(last) - float(first) for first, last in ends])
