@@ -87,7 +87,7 @@ def agent():
     """An agent whose bank is searched by observations, and its state for one seed."""
     config = NearestConfig(8, 4, 1.0, 4, 64, 3, "auto")
     agent = make_nearest(config, SPEC, DataSummary(np.zeros(3), np.ones(3), steps()))
-    return agent, agent.init(jax.random.key(0))
+    return agent, jax.jit(agent.init)(jax.random.key(0))
 
 
 def test_a_bank_is_known_by_all_that_it_was_filled_with(agent):

@@ -97,12 +97,16 @@ def timestep(batch, seed=0, **fields):
     return made.replace(**fields)
 
 
-def opened(state, gate=0.7):
-    """The state with its gate open; every other parameter moved a little, so that none is zero."""
-    leaves, tree = jax.tree.flatten(state.params)
+def _moved(params):
+    leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(9), len(leaves))
     leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(tree, leaves)
+    return jax.tree.unflatten(tree, leaves)
+
+
+def opened(state, gate=0.7):
+    """The state with its gate open; every other parameter moved a little, so that none is zero."""
+    params = jax.jit(_moved)(state.params)
     if "gate" in params.get("memory", {"params": {}})["params"]:
         params["memory"]["params"]["gate"] = jnp.float32(gate)
     return state.replace(params=params)

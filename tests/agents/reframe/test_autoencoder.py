@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,8 +58,8 @@ def test_shapes_and_a_loss_below_the_variance(sizes):
     data = triplets(observation_size, action)
     net = make_autoencoder(config(), action, observation_size)
     params, losses = train_autoencoder(config(), net, data, jax.random.key(0))
-    z = net.apply(params, *data[:3], method="encode")
-    returns, observations, actions = net.apply(params, z, method="decode")
+    z = jax.eval_shape(partial(net.apply, method="encode"), params, *data[:3])
+    returns, observations, actions = jax.eval_shape(partial(net.apply, method="decode"), params, z)
     assert (z.shape, returns.shape) == ((300, 8), (300,))
     assert (observations.shape, actions.shape) == (data.observations.shape, data.actions.shape)
     assert losses.shape == (300,)
@@ -72,7 +74,8 @@ def test_discrete_actions():
     data = triplets(6, action)
     net = make_autoencoder(config(), action, 6)
     params, losses = train_autoencoder(config(), net, data, jax.random.key(0))
-    logits = net.apply(params, net.apply(params, *data[:3], method="encode"), method="decode")[2]
+    encoded = jax.jit(partial(net.apply, method="encode"))(params, *data[:3])
+    logits = jax.jit(partial(net.apply, method="decode"))(params, encoded)[2]
     assert logits.shape == (300, 5)
     assert np.mean(np.argmax(logits, axis=1) == data.actions) > 0.6
     assert losses[-1] < losses[0]
@@ -98,7 +101,7 @@ def test_every_step_is_seen_once_in_an_epoch():
     settings = config(batch=40, steps=1)
     _, losses = train_autoencoder(settings, net, data, jax.random.key(0))
     params = init_autoencoder(net, jax.random.split(jax.random.key(0))[0])
-    expected = np.mean(np.sum(net.apply(params, *data[:3]), axis=-1))
+    expected = np.mean(np.sum(jax.jit(net.apply)(params, *data[:3]), axis=-1))
     np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
 
 

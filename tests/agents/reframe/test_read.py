@@ -103,8 +103,8 @@ def test_a_read_of_all_equals_the_dense_softmax_in_value_and_gradient(similarity
     def loss(function, *arguments):
         return jnp.sum(jnp.sin(3.0 * function(*arguments)))
 
-    ours = jax.grad(partial(loss, streamed), (0, 1))(asked, 0.9)
-    theirs = jax.grad(partial(loss, dense), (0, 1))(asked, 0.9)
+    ours = jax.jit(jax.grad(partial(loss, streamed), (0, 1)))(asked, 0.9)
+    theirs = jax.jit(jax.grad(partial(loss, dense), (0, 1)))(asked, 0.9)
     np.testing.assert_allclose(ours[0], theirs[0], atol=2e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4, atol=1e-4)
 
@@ -127,7 +127,7 @@ def test_gradients_reach_queries_and_temperature_and_never_the_bank(k):
         found = read(memory, replace(bank, keys=keys), q, sharpness, similarity="dot")
         return jnp.sum(jnp.sin(found.content))
 
-    found = jax.grad(loss, (0, 1, 2))(asked, jnp.float32(0.5), bank.keys)
+    found = jax.jit(jax.grad(loss, (0, 1, 2)))(asked, jnp.float32(0.5), bank.keys)
     assert np.all(np.any(found[0] != 0, axis=1))
     assert found[1] != 0
     np.testing.assert_array_equal(found[2], 0.0)
@@ -162,7 +162,7 @@ def test_an_empty_bank_reads_as_zero_with_finite_gradients(k):
         found = read(memory, bank, q, jnp.float32(1.0), similarity="dot")
         return jnp.sum(found.content), found
 
-    gradient, found = jax.grad(loss, has_aux=True)(queries(4))
+    gradient, found = jax.jit(jax.grad(loss, has_aux=True))(queries(4))
     np.testing.assert_array_equal(found.content, 0.0)
     np.testing.assert_array_equal(found.mass, 0.0)
     np.testing.assert_array_equal(found.entropy, 0.0)

@@ -109,7 +109,8 @@ def test_gradients_reach_every_map_around_the_bank_and_are_exactly_zero_in_it():
         found, _ = predict(case, nets, params, encoder, bank, windows(), key=random.key(0))
         return jnp.sum(found**2)
 
-    of_params, of_encoder, of_keys = jax.grad(loss, (0, 1, 2))(state.params, state.encoder, state.bank.keys)
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))
+    of_params, of_encoder, of_keys = gradients(state.params, state.encoder, state.bank.keys)
     assert all(np.any(g != 0) for g in jax.tree.leaves(of_params["memory"]))
     for g in [of_keys, *jax.tree.leaves(of_encoder)]:
         np.testing.assert_array_equal(g, 0.0)

@@ -80,12 +80,12 @@ def trained(config, seeds, updates):
         experts = Triplets(np.ones(contexts, np.float32), observations, good, trajectory)
         agent = make_reframe(config, SPEC, DataSummary(np.zeros(SIZE), np.ones(SIZE), experts))
         run = run or jax.jit(partial(learn, agent, config.batch, updates))
-        state = agent.init(jax.random.key(seed))
+        state = jax.jit(agent.init)(jax.random.key(seed))
         state = run(state, low_data(seed, observations, good, missing), jax.random.key(seed + 7))
         no = jnp.zeros(contexts, bool)
         seen, zero = jnp.asarray(observations), jnp.zeros(contexts)
         step = TimeStep(seen, seen, zero, no, no, no, ~no, jnp.zeros(contexts, jnp.int32))
-        chosen = agent.act(state, agent.initial_carry(contexts), step, jax.random.key(0)).action
+        chosen = jax.jit(agent.act)(state, agent.initial_carry(contexts), step, jax.random.key(0)).action
         error = np.abs(np.asarray(chosen) - good).mean(axis=1)
         found.append((error[missing].mean(), error[~missing].mean()))
     return np.array(found).T

@@ -1,4 +1,4 @@
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,15 @@ from memjax.types import Discrete
 READ = {"k": 5, "recall": 12, "utility_weight": 0.5}
 
 
+@cache
 def made(**read):
     case = config(read=READ | read)
-    return case, opened(make_reframe(case, spec(), summary()).init(random.key(0)))
+    return case, opened(jax.jit(make_reframe(case, spec(), summary()).init)(random.key(0)))
 
 
 def looked(case, state, data):
-    return predict(case, make_networks(case, spec()), state.params, state.encoder, state.bank, data)[1]
+    predicted = jax.jit(partial(predict, case, make_networks(case, spec())))
+    return predicted(state.params, state.encoder, state.bank, data)[1]
 
 
 def test_the_rule_chooses_by_similarity_and_utility():
@@ -39,19 +41,18 @@ def test_the_rule_chooses_by_similarity_and_utility():
     wide = config(read={"k": 12})
     pool = looked(wide, state, windows())
     net, params = make_networks(wide, spec()), state.params
-    hidden = net.policy.apply(params["policy"], windows(), method="hidden")
-    asked = net.read_head.apply(params["memory"], hidden, None, method="ask").reshape(-1, 6)
-    scores = jnp.einsum("qm,qkm->qk", asked, state.bank.keys[pool.slots])
-    chosen = rerank(
-        scores,
-        utility[pool.slots],
-        pool.mask,
-        5,
-        weight=0.5,
-        normalize="pool",
-        order=state.bank.written[pool.slots],
-    )
-    expected = jnp.take_along_axis(pool.slots, chosen.positions, axis=1)
+
+    @jax.jit
+    def by_hand(params, bank, pool, data):
+        hidden = net.policy.apply(params["policy"], data, method="hidden")
+        asked = net.read_head.apply(params["memory"], hidden, None, method="ask").reshape(-1, 6)
+        scores = jnp.einsum("qm,qkm->qk", asked, bank.keys[pool.slots])
+        order = bank.written[pool.slots]
+        options = dict(weight=0.5, normalize="pool", order=order)
+        chosen = rerank(scores, bank.utility[pool.slots], pool.mask, 5, **options)
+        return jnp.take_along_axis(pool.slots, chosen.positions, axis=1)
+
+    expected = by_hand(params, state.bank, pool, windows())
     same = np.mean([set(a) == set(b) for a, b in zip(expected.tolist(), found.slots.tolist(), strict=True)])
     # Sums in another order may swap two entries at the edge of the pool.
     assert same > 0.9
