@@ -27,9 +27,16 @@ MOST_BYTES = 2_400_000_000  # beyond this they are dropped within a file too, th
 
 # Files that take longest begin first, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    *("test_resume.py", "test_sharded.py", "test_reframe_toy.py", "test_reframe_utility.py"),
-    *("test_offline.py", "test_sebulba.py", "test_train.py", "test_adamemento.py"),
-    *("test_remember.py", "test_llm_kill.py"),
+    *(
+        "test_sharded.py",
+        "test_resume.py",
+        "test_offline.py",
+        "test_adamemento.py",
+        "test_memory_contract.py",
+    ),
+    *("test_eviction.py", "test_nearest.py", "test_kernels.py", "test_train.py", "test_sebulba.py"),
+    *("test_wheel.py", "test_branch_and_bound.py", "test_collect_command.py", "test_reframe_toy.py"),
+    *("test_reframe.py", "test_plug_in.py", "test_autoencoder.py", "test_end_to_end.py", "test_remember.py"),
 )
 
 

@@ -16,6 +16,7 @@ from memjax.memory import make_memory
 M = 8
 
 
+@cache
 def memory_of(capacity, k, metric="dot"):
     return make_memory(capacity, M, latents.value_like(3, jnp.zeros(2)), evict="fifo", k=k, metric=metric)
 
@@ -29,9 +30,11 @@ def bank_of(n, capacity=None, seed=0, groups=5):
         jnp.asarray(np.arange(n) * groups // n, jnp.int32),
     )
     z = jnp.asarray(rng.normal(size=(n, M)), jnp.float32)
-    return latents.fill_bank(memory_of(capacity or n, 1), z, triplets)
+    return fill(memory_of(capacity or n, 1), z, triplets)
 
 
+fill = jax.jit(latents.fill_bank, static_argnums=0)
+compiled = jax.jit(read, static_argnums=0, static_argnames=("similarity", "random_share"))
 BANK = bank_of(120)
 shuffle = jax.jit(latents.shuffled)
 
@@ -111,8 +114,8 @@ def test_a_read_of_all_equals_the_dense_softmax_in_value_and_gradient(similarity
 
 def test_reading_k_equal_to_n_is_reading_all():
     bank, asked = bank_of(64), queries(6)
-    some = read(memory_of(64, 64), bank, asked, jnp.float32(0.5), similarity="dot")
-    everything = read(None, bank, asked, jnp.float32(0.5), similarity="dot")
+    some = compiled(memory_of(64, 64), bank, asked, jnp.float32(0.5), similarity="dot")
+    everything = compiled(None, bank, asked, jnp.float32(0.5), similarity="dot")
     np.testing.assert_allclose(some.content, everything.content, atol=1e-5)
     np.testing.assert_allclose(some.entropy, everything.entropy, atol=1e-4)
     np.testing.assert_allclose(some.mass, everything.mass, atol=1e-5)
@@ -144,7 +147,7 @@ def test_a_trajectory_never_reads_itself(k, share):
     marked = replace(bank, values=dict(bank.values) | {latents.CONTENT: jnp.eye(M)[bank.group]})
     memory = memory_of(50, k) if k else None
     options = dict(similarity="dot", exclude_group=own, random_share=share, key=jax.random.key(0))
-    found = read(memory, marked, asked, jnp.float32(1.0), **options)
+    found = compiled(memory, marked, asked, jnp.float32(1.0), **options)
     np.testing.assert_array_equal(found.content[jnp.arange(10), own], 0.0)
     np.testing.assert_allclose(np.sum(found.content, axis=1), 1.0, rtol=1e-5)
     if k:
@@ -172,9 +175,10 @@ def test_an_empty_bank_reads_as_zero_with_finite_gradients(k):
 def test_a_share_of_neighbours_is_replaced_and_keeps_its_weight():
     bank, asked = bank_of(300, 320), queries(400)
     memory = memory_of(320, 10)
-    plain = read(memory, bank, asked, jnp.float32(1.0), similarity="dot")
-    options = dict(similarity="dot", random_share=0.25, key=jax.random.key(0))
-    found = read(memory, bank, asked, jnp.float32(1.0), **options)
+    read_alike = partial(read, memory, sharpness=jnp.float32(1.0), similarity="dot")
+    replaced = dict(random_share=0.25, key=jax.random.key(0))
+    both = jax.jit(lambda bank, q: (read_alike(bank, queries=q), read_alike(bank, queries=q, **replaced)))
+    plain, found = both(bank, asked)
     changed = np.asarray(found.slots != plain.slots)
     # 4,000 draws, of which one in 300 gives the slot it replaces: standard error 0.007.
     assert abs(changed.mean() - 0.25 * 299 / 300) < 0.035
@@ -241,7 +245,7 @@ def test_the_hash_is_of_content_and_trajectories_and_not_of_capacity():
 
 def test_telemetry_of_a_read():
     bank, asked = bank_of(30), queries(5)
-    found = read(memory_of(30, 4), bank, asked, jnp.float32(1.0), similarity="dot")
+    found = compiled(memory_of(30, 4), bank, asked, jnp.float32(1.0), similarity="dot")
     returns = np.asarray(bank.values["returns_to_go"])
     width = (returns.max() - returns.min()) / 10
     bins = np.clip((returns - returns.min()) // width, 0, 9).astype(int)

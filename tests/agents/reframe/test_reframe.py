@@ -101,7 +101,7 @@ def test_an_update_moves_what_is_trained_and_nothing_else(fusion, query, k):
 
 def test_gradients_reach_every_map_around_the_bank_and_are_exactly_zero_in_it():
     case = config(read={"query": "hidden+ae", "random_neighbors": 0.2, "dropout": 0.3})
-    state = opened(make_reframe(case, spec(), summary()).init(random.key(0)))
+    state = opened(jax.jit(make_reframe(case, spec(), summary()).init)(random.key(0)))
 
     def loss(params, encoder, keys):
         bank = state.bank.replace(keys=keys)
@@ -185,7 +185,8 @@ def _with_gate(state, gate):
 def test_the_parameter_matched_control_has_as_many_parameters():
     def count(**changes):
         wide = {"transformer": {"width": 128}, "autoencoder": {"width": 64, "latent": 64, "steps": 1}}
-        return sum(x.size for x in jax.tree.leaves(made(**wide, **changes)[1].params))
+        agent = make_reframe(config(**wide, **changes), spec(), summary())
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(agent.init, random.key(0)).params))
 
     ours, matched, plain = count(), count(memory="parameters"), count(memory="null")
     assert matched > plain
@@ -197,8 +198,9 @@ def test_acting_goes_the_way_of_training():
     w = windows(batch=6)
     w = w._replace(mask=jnp.ones_like(w.mask))
     nets = make_networks(config(), spec())
-    everything, _ = predict(config(), nets, state.params, state.encoder, state.bank, w)
-    newest, _ = predict(config(), nets, state.params, state.encoder, state.bank, w, newest=True)
+    look = jax.jit(partial(predict, config(), nets), static_argnames="newest")
+    everything, _ = look(state.params, state.encoder, state.bank, w)
+    newest, _ = look(state.params, state.encoder, state.bank, w, newest=True)
     np.testing.assert_allclose(newest[:, 0], everything[:, -1], atol=1e-5)
 
 
@@ -301,20 +303,20 @@ def test_a_window_never_reads_its_own_trajectory():
     data = windows()._replace(episode=jnp.full(8, 2, jnp.int32))
     # Entries of one trajectory are 12 of 48, so 36 are left.
     case = config(read={"exclude_own": True, "k": 40})
-    nets = make_networks(case, spec())
-    _, reading = predict(case, nets, state.params, state.encoder, state.bank, data, key=random.key(0))
+    look = jax.jit(partial(predict, case, make_networks(case, spec())))
+    _, reading = look(state.params, state.encoder, state.bank, data, key=random.key(0))
     np.testing.assert_array_equal(reading.mask.sum(axis=1), 36)
     assert not np.any(np.asarray(state.bank.group)[np.asarray(reading.slots)[:, :36]] == 2)
-    _, acting = predict(case, nets, state.params, state.encoder, state.bank, data)
+    _, acting = look(state.params, state.encoder, state.bank, data)
     np.testing.assert_array_equal(acting.mask.sum(axis=1), 40)
 
 
 @pytest.mark.parametrize("unit", ["step", "window"])
 def test_dropped_reads_are_those_of_an_empty_bank(unit):
     case = config(read={"dropout": 0.5, "dropout_unit": unit}, transformer={"dropout": 0.0})
-    state = opened(make_reframe(case, spec(), summary()).init(random.key(0)))
+    state = opened(jax.jit(make_reframe(case, spec(), summary()).init)(random.key(0)))
     nets, data = make_networks(case, spec()), windows(batch=64)
-    look = partial(predict, case, nets, state.params, state.encoder)
+    look = partial(jax.jit(partial(predict, case, nets)), state.params, state.encoder)
     found, _ = look(state.bank, data, key=random.key(0))
     kept, _ = look(state.bank, data)
     none, _ = look(latents.emptied(state.bank), data)
