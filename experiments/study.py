@@ -1,15 +1,19 @@
 """Runs a study: one experiment with its baselines and ablations, several seeds each; tables and a picture.
 
     python -m experiments.study four_rooms            # trains what is missing, resumes what was interrupted
+    python -m experiments.study four_rooms --variants rnd_memory,ppo   # these anew, the others as they are
+    python -m experiments.study four_rooms --only-tables               # nothing is trained
     python -m experiments.study --list
 
 Runs live in `runs/STUDY/VARIANT`; results go to `experiments/results/STUDY/`: `curves.csv` (every
-evaluation of every seed), `summary.csv` (one line per variant and seed), `README.md` and `figure.png`.
+evaluation of every seed) and `summary.csv` (one line per variant and seed), and what is made of these two,
+`README.md` and `figure.png`.
 """
 
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,12 +152,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds per variant (default 5), from 0 on")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept")
     parser.add_argument("--variants", default=None, help="comma-separated, in place of all of them")
+    parser.add_argument(
+        "--only-tables", action="store_true", help="table and picture from the CSVs as they are"
+    )
     arguments = parser.parse_args(argv)
     if arguments.list or arguments.study is None:
         for name, study in STUDIES.items():
             print(f"{name}: {', '.join(v or MAIN for v in study.variants)}")
         return
     study = STUDIES[arguments.study]
+    if arguments.only_tables:
+        write_tables(study, RESULTS / arguments.study, arguments.study)
+        return
     wanted = study.variants
     if arguments.variants is not None:
         wanted = tuple("" if v == MAIN else v for v in arguments.variants.split(","))
@@ -189,50 +199,111 @@ def run_variants(
 
 
 def write_results(study: Study, workdirs: Mapping[str, Path], out: Path, name: str) -> None:
-    """Curves, summary, table and picture of a study."""
+    """Curves, summary, table and picture of a study; rows of variants without a workdir stay as they are."""
     out.mkdir(parents=True, exist_ok=True)
     runs = {variant: load_run(workdir) for variant, workdir in workdirs.items()}
-    table = {
-        variant: {h: column(run) for h, column in study.columns.items()} for variant, run in runs.items()
-    }
-    write_curves(study, runs, out / "curves.csv")
-    with open(out / "summary.csv", "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["variant", "seed", *study.columns])
-        for variant, columns in table.items():
-            for seed in range(runs[variant].num_seeds):
-                rows.writerow([variant, seed, *(_cell(columns[h][seed]) for h in study.columns)])
-    draw(study, runs, out / "figure.png")
+    order = [v or MAIN for v in study.variants]
+    write_rows(out / "curves.csv", merged(out / "curves.csv", curve_rows(runs), order))
+    write_rows(out / "summary.csv", merged(out / "summary.csv", summary_rows(study, runs), order))
     manifest = json.loads((next(iter(workdirs.values())) / "manifest.json").read_text())
-    text = [
-        f"# {study.title}",
-        "",
-        provenance(manifest, name),
-        "",
-        markdown(table),
-        "",
-        "![curves](figure.png)",
-        "",
-    ]
+    write_tables(study, out, name, manifest, anew=list(workdirs))
+
+
+def write_tables(
+    study: Study,
+    out: Path,
+    name: str,
+    manifest: Mapping[str, Any] | None = None,
+    anew: Sequence[str] = (),
+) -> None:
+    """`README.md` and `figure.png` of a study, from its two CSVs.
+
+    Args:
+      study: which columns and which curve.
+      out: the folder of the results.
+      name: of the study.
+      manifest: of the newest runs, if any were made.
+      anew: the variants that these were.
+    """
+    table = read_summary(study, out / "summary.csv")
+    draw(study, read_curves(out / "curves.csv", study.config), out / "figure.png")
+    origin = provenance(out / "README.md", name, manifest, anew if set(anew) != set(table) else ())
+    text = [f"# {study.title}", "", origin, "", markdown(table), "", "![curves](figure.png)", ""]
     (out / "README.md").write_text("\n".join(text), encoding="utf-8")
     print(markdown(table))
     print(f"written: {out}")
 
 
-def write_curves(study: Study, runs: Mapping[str, Run], path: Path) -> None:
+def curve_rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
     """Every evaluation: variant, seed, step, and all evaluation and exploration metrics."""
     patterns = ("eval/*/success", "eval/*/return", "explore/*", "gate/rate", "train/success", "train/falls")
     names = sorted({m for run in runs.values() for pattern in patterns for m in run.metrics(pattern)})
+    return [
+        {"variant": variant, "seed": seed, "step": line["step"]}
+        | {name: _seed_value(line.get(name), seed) for name in names}
+        for variant, run in runs.items()
+        for line in run.rows
+        if any(name.startswith("eval/") for name in line)
+        for seed in range(run.num_seeds)
+    ]
+
+
+def summary_rows(study: Study, runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+    """The columns of the study, one row for each variant and seed."""
+    rows = []
+    for variant, run in runs.items():
+        columns = {header: column(run) for header, column in study.columns.items()}
+        for seed in range(run.num_seeds):
+            rows.append({"variant": variant, "seed": seed} | {h: _cell(x[seed]) for h, x in columns.items()})
+    return rows
+
+
+def merged(path: Path, rows: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
+    """New rows, and those of the file at `path` that are of other variants, in the order of the variants."""
+    new = {row["variant"] for row in rows}
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            kept = [dict(row) for row in csv.DictReader(file) if row["variant"] not in new]
+    known = [*order, *sorted({row["variant"] for row in kept} - set(order))]
+    return sorted(kept + rows, key=lambda row: known.index(row["variant"]))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV of all columns that any row has; metrics in order of their names."""
+    first = [name for name in ("variant", "seed", "step") if name in rows[0]]
+    rest = dict.fromkeys(name for row in rows for name in row if name not in first)
+    names = [*first, *(sorted(rest) if "step" in first else rest)]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["variant", "seed", "step", *names])
-        for variant, run in runs.items():
-            for line in run.rows:
-                if not any(name.startswith("eval/") for name in line):
-                    continue
-                for seed in range(run.num_seeds):
-                    values = [_seed_value(line.get(name), seed) for name in names]
-                    rows.writerow([variant, seed, line["step"], *values])
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_summary(study: Study, path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """`summary.csv` as variant -> header -> one number per seed."""
+    table: dict[str, dict[str, list[float]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            columns = table.setdefault(row["variant"], {header: [] for header in study.columns})
+            for header, values in columns.items():
+                values.append(_value(row[header]))
+    return {v: {h: np.asarray(x) for h, x in columns.items()} for v, columns in table.items()}
+
+
+def read_curves(path: Path, config: str) -> dict[str, Run]:
+    """`curves.csv` as the runs it was made of, by variant."""
+    lines: dict[str, dict[int, dict[str, list[float]]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            line = lines.setdefault(row.pop("variant"), {}).setdefault(int(row.pop("step")), {})
+            del row["seed"]
+            for name, text in row.items():
+                line.setdefault(name, []).append(_value(text))
+    return {
+        variant: Run(variant, config, [{"step": step} | line for step, line in steps.items()])
+        for variant, steps in lines.items()
+    }
 
 
 def markdown(table: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -245,22 +316,31 @@ def markdown(table: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     return "\n".join(lines)
 
 
-def provenance(manifest: Mapping[str, Any], name: str) -> str:
-    """Where the numbers come from, in one paragraph."""
-    import os
+def provenance(readme: Path, name: str, manifest: Mapping[str, Any] | None, anew: Sequence[str]) -> str:
+    """Where the numbers come from, in one paragraph.
 
-    launch = manifest["launches"][-1]
+    Without a manifest, or where only some variants were run `anew`, what the README said before stays in it.
+    """
+    ending = (
+        "Each cell: median over the seeds [least, greatest]; of an even number, the mean of the middle two, "
+        "which is never where one of them is. Evaluation runs with the memory frozen."
+    )
+    before = ""
+    if readme.exists() and (manifest is None or anew):
+        found = [x for x in readme.read_text(encoding="utf-8").splitlines() if x.startswith("Generated by")]
+        before = found[0].partition("Each cell:")[0] if found else ""
+    if manifest is None:
+        return before + ending
+    launch, seeds = manifest["launches"][-1], manifest["seeds"]
     device = f"{os.cpu_count()}-core CPU" if launch["device"] == "cpu" else launch["device"]
     versions = ", ".join(
         f"{k} {v}" for k, v in launch["versions"].items() if k in ("memjax", "jax", "flax", "optax")
     )
-    seeds = manifest["seeds"]
     day = datetime.fromtimestamp(launch["unix_time"], UTC).date()
-    return (
-        f"Generated by `python -m experiments.study {name}` on {day}, {device}, {versions}; "
-        f"seeds {seeds[0]} to {seeds[-1]}. Each cell: median over the seeds [least, greatest]. "
-        "Evaluation runs with the memory frozen."
-    )
+    if before:
+        return f"{before}Of these, {', '.join(anew)} on {day}, {versions}. {ending}"
+    made = f"Generated by `python -m experiments.study {name}` on {day}, {device}, {versions}"
+    return f"{made}; seeds {seeds[0]} to {seeds[-1]}. {ending}"
 
 
 def draw(study: Study, runs: Mapping[str, Run], path: Path) -> None:
@@ -273,7 +353,7 @@ def draw(study: Study, runs: Mapping[str, Run], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
     for i, (variant, run) in enumerate(runs.items()):
         steps, values = run.series(own(run, study.curve))
-        if not len(steps):
+        if not np.isfinite(values).any():
             continue
         line = ("-", "--", ":")[i // len(COLOURS)]
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": line}
@@ -293,8 +373,7 @@ def _spread(values: np.ndarray) -> str:
     if not (~np.isnan(values)).any():
         return "-"
     known = values[~np.isnan(values)]
-    middle = np.sort(known)[len(known) // 2] if np.isinf(known).any() else np.median(known)
-    return f"{_number(middle)} [{_number(known.min())}, {_number(known.max())}]"
+    return f"{_number(np.median(known))} [{_number(known.min())}, {_number(known.max())}]"
 
 
 def _number(x: float) -> str:
@@ -305,6 +384,10 @@ def _number(x: float) -> str:
 
 def _cell(x: float) -> str:
     return "" if np.isnan(x) else "never" if np.isinf(x) else repr(float(x))
+
+
+def _value(text: str) -> float:
+    return np.nan if not text else np.inf if text == "never" else float(text)
 
 
 def _seed_value(value: Any, seed: int) -> Any:

@@ -220,6 +220,8 @@ def _novelty(config: ConfigDict, kind: str) -> None:
     section.novelty.kind = kind
     if kind == "none":
         section.reference_every = 0
+    if kind == "rnd":  # as in `with_agent`
+        section.novelty.standardize_rollouts = 0
 
 
 def _no_memory(config: ConfigDict) -> None:

@@ -6,7 +6,7 @@ rewards normalised. HalfCheetahSparse pays 1 per step beyond 5 units of distance
 of VIME (Houthooft et al. 2016). Sizes of the memories, kappa and the autoencoder are our choice.
 
 Expected: no claim against the paper. Seen with seed 0 (results/mujoco): HalfCheetah rises from -350 to 1,400,
-`no_memory` to 1,600, PPO alone to 4,100: its reward is dense. The other tasks have been run as `smoke`
+`no_memory` to 1,600, PPO alone to 4,100; one seed each. The other tasks have been run as `smoke`
 or not at all.
 
 Cost: 3 million steps per task; HalfCheetah took three and a half minutes on two cores of a CPU. `cpu` stops

@@ -28,7 +28,7 @@ class Task(NamedTuple):
     id: str
     options: dict
     min_return: float = 0.0  # below it nothing is a success, whatever the window says
-    total_steps: int = 300_000
+    total_steps: int = 150_000
 
 
 NEGATIVE = -1e6  # returns are negative throughout: the window alone says what a success is
@@ -37,10 +37,10 @@ SPARSE = {
     "FourRooms": Task("memjax/FourRooms-v0", {"random_start": False, "max_steps_in_episode": 50}),
     "DeepSea10": Task("gymnax/DeepSea-bsuite", {"size": 10}),
     "DeepSea20": Task("gymnax/DeepSea-bsuite", {"size": 20}),
-    "DoorKey5": Task("xminigrid/MiniGrid-DoorKey-5x5", {}),
-    "DoorKey8": Task("xminigrid/MiniGrid-DoorKey-8x8", {}),
-    "MemoryS8": Task("xminigrid/MiniGrid-MemoryS8", {}),
-    "LockedRoom": Task("xminigrid/MiniGrid-LockedRoom", {}),
+    "DoorKey5": Task("xminigrid/MiniGrid-DoorKey-5x5", {}, total_steps=300_000),
+    "DoorKey8": Task("xminigrid/MiniGrid-DoorKey-8x8", {}, total_steps=1_000_000),
+    "MemoryS8": Task("xminigrid/MiniGrid-MemoryS8", {}, total_steps=1_000_000),
+    "LockedRoom": Task("xminigrid/MiniGrid-LockedRoom", {}, total_steps=1_000_000),
     "MountainCar": Task("gymnax/MountainCar-v0", {}, NEGATIVE),
     "MountainCarContinuous": Task("gymnax/MountainCarContinuous-v0", {}),
 }
@@ -48,7 +48,7 @@ DENSE = {
     "CartPole": Task("gymnax/CartPole-v1", {}, NEGATIVE),
     "Acrobot": Task("gymnax/Acrobot-v1", {}, NEGATIVE),
     "Pendulum": Task("gymnax/Pendulum-v1", {}, NEGATIVE),
-    "Breakout": Task("gymnax/Breakout-MinAtar", {}, NEGATIVE),
+    "Breakout": Task("gymnax/Breakout-MinAtar", {}, NEGATIVE, total_steps=300_000),
 }
 
 
@@ -56,8 +56,10 @@ def get_config(variant: str = "") -> ConfigDict:
     """The config of a variant, parts of its name joined by "+"."""
     task = SPARSE["FourRooms"]
     config = base.experiment("suite", task.id, **task.options)
-    config.run.log_every = config.run.eval_every = 4  # iterations of 4,096 steps
-    config.run.checkpoint_every = 0
+    # Iterations of 4,096 steps. Evaluations are few, as those of three policies over long episodes cost more
+    # than what is trained between them.
+    config.run.update(log_every=4, eval_every=12, eval_episodes=32, eval_envs=32, checkpoint_every=0)
+    config.run.total_steps = task.total_steps
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
     return base.apply(config, variant, VARIANTS)
@@ -69,6 +71,10 @@ def _task(config: ConfigDict, task: Task) -> None:
     config.run.total_steps = task.total_steps
     if "label" in config.agent:
         config.agent.label.min_return = task.min_return
+        if (
+            task.min_return < 0.0
+        ):  # where returns are negative, a discount by length would favour long episodes
+            config.agent.label.length_discount = 1.0
 
 
 def _sil(config: ConfigDict) -> None:

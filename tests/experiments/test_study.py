@@ -42,6 +42,14 @@ def test_medians_of_runs_that_never_get_there():
     assert "nothing" not in text
 
 
+def test_one_rule_for_all_medians():
+    """The mean of the middle two, whether or not others never get there; never, where one of the two does."""
+    some = np.array([10.0, 20.0, 40.0, np.inf])
+    most = np.array([10.0, 20.0, np.inf, np.inf])
+    text = study.markdown({"a": {"some": some, "most": most, "all": np.array([1.0, 2.0, 4.0, 8.0])}})
+    assert text.splitlines()[-1] == "| a | 30.00 [10.00, never] | never [10.00, never] | 3.00 [1.00, 8.00] |"
+
+
 @pytest.mark.parametrize("name", sorted(study.STUDIES))
 def test_results_are_written_from_workdirs(name, tmp_path):
     chosen = study.STUDIES[name]
@@ -70,3 +78,38 @@ def test_results_are_written_from_workdirs(name, tmp_path):
     ]
     assert (tmp_path / "out" / "figure.png").stat().st_size > 5_000
     assert "core CPU" in (tmp_path / "out" / "README.md").read_text()
+
+
+def workdir_of(folder, value):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"experiment": "four_rooms"}))
+    launch = '{"unix_time": 0, "device": "cpu", "versions": {"jax": "1"}}'
+    (folder / "manifest.json").write_text(f'{{"seeds": [0, 1], "launches": [{launch}]}}')
+    with MetricsWriter(folder, tensorboard=False) as writer:
+        for step in (10, 20):
+            writer.write(step, {"eval/policy/success": [value, value], "train/success": [value, value]})
+    return folder
+
+
+def test_variants_run_anew_replace_their_own_rows_alone(tmp_path):
+    chosen, out = study.STUDIES["four_rooms"], tmp_path / "out"
+    first = {name: workdir_of(tmp_path / "old" / name, 0.5) for name in ("rnd", "ppo")}
+    study.write_results(chosen, first, out, "four_rooms")
+    before = (out / "README.md").read_text()
+    study.write_results(chosen, {"ppo": workdir_of(tmp_path / "new" / "ppo", 1.0)}, out, "four_rooms")
+    with open(out / "summary.csv", newline="") as file:
+        found = [(row["variant"], row["final success"]) for row in csv.DictReader(file)]
+    assert found == [("ppo", "1.0")] * 2 + [("rnd", "0.5")] * 2  # in the study's order
+    with open(out / "curves.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 2 * 2
+    text = (out / "README.md").read_text()
+    assert "Of these, ppo on 1970-01-01" in text
+    assert text.count("Each cell:") == before.count("Each cell:") == 1
+    study.write_tables(chosen, out, "four_rooms")
+    assert (out / "README.md").read_text() == text  # tables are made of the CSVs alone
+
+
+@pytest.mark.parametrize("name", sorted(study.STUDIES))
+def test_the_committed_tables_are_those_of_the_committed_rows(name):
+    table = study.read_summary(study.STUDIES[name], study.RESULTS / name / "summary.csv")
+    assert study.markdown(table) in (study.RESULTS / name / "README.md").read_text()
