@@ -183,19 +183,21 @@ def _with_rows(campaign: Campaign, cell: Cell, rows: list[dict[str, str]]) -> li
 def scores_of(campaign: Campaign, cell: Cell) -> list[dict[str, str]]:
     """One row for each policy and seed of a finished cell.
 
-    "score" is the mean over the last evaluations, "area" that over all: higher where a run learns sooner.
+    "score" is the mean over the end of the run, "area" that over all of it: higher where a run learns sooner.
+    A training return is missing where no episode ended.
     """
     run, rows = load_run(cell.folder), []
-    names = run.metrics(f"eval/*/{campaign.score}")
+    single = "/" in campaign.score
+    names = run.metrics(campaign.score if single else f"eval/*/{campaign.score}")
     if not names:
-        raise ConfigError("score", f"a metric that {cell.source} evaluates", campaign.score)
-    policies = [name.split("/")[1] for name in names]
+        raise ConfigError("score", f"a metric that {cell.source} has", campaign.score)
+    policies = [name.split("/")[0 if single else 1] for name in names]
     main = next((policy for policy in MAIN if policy in policies), policies[0])
     for policy, name in zip(policies, names, strict=True):
         steps, values = run.series(name)
         last = steps > (1.0 - campaign.last) * steps[-1]
         for seed in range(cell.seeds):
-            scores = {"score": np.mean(values[last, seed]), "area": np.mean(values[:, seed])}
+            scores = {"score": np.nanmean(values[last, seed]), "area": np.nanmean(values[:, seed])}
             rows.append(
                 {
                     "group": cell.group,

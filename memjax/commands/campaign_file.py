@@ -18,8 +18,8 @@ class Campaign:
     config: str  # a shipped config, or the path of one
     first_seed: NonNegativeInt
     seeds: PositiveInt
-    score: str  # of `eval/POLICY/SCORE`: "return", "success"
-    last: Fraction  # the share of the evaluations, the last ones, that a score is the mean of
+    score: str  # "return" is `eval/POLICY/return`; a name with a slash, as "train/return", is that metric
+    last: Fraction  # the share of the run, its end, whose values a score is the mean of
     keep_checkpoints: bool  # False: they are removed once a run's rows are written
     overrides: Mapping[str, Any]  # {"agent.ppo.clip": 0.1}, of every cell
     groups: Mapping[str, Any]  # {group: [task, ...]}; a task is a variant of the config

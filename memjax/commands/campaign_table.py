@@ -15,7 +15,7 @@ from memjax.commands.aggregates import (
 from memjax.commands.campaign_file import Campaign
 from memjax.commands.curves import COLOURS, save_figure
 
-MEASURES = {"score": "the last evaluations", "area": "all evaluations"}
+MEASURES = {"score": "the end of the run", "area": "the whole run"}
 
 Table = Mapping[str, Mapping[str, np.ndarray]]  # arm -> task -> [n] normalised
 

@@ -209,3 +209,15 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert "FILE: expected a TOML file that can be read" in capsys.readouterr().err
     with pytest.raises(ConfigError):
         read_campaign(tmp_path)
+
+
+def test_a_score_with_a_slash_is_that_metric_and_gaps_do_not_count(file, tmp_path, monkeypatch):
+    file.write_text(SMALL.replace('"return"', '"train/return"'))
+    [cell, *_] = cells_of(read_campaign(file), tmp_path)
+    rows = [{"step": t, "train/return": [None if t == 2 else 1.0 * t, 5.0]} for t in (1, 2, 3)]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(campaign, "load_run", load)
+    found = campaign.scores_of(read_campaign(file), cell)
+    shown = [(r["policy"], r["main"], r["seed"], r["score"], r["area"]) for r in found]
+    assert shown == [("train", "1", "3", "3", "2"), ("train", "1", "4", "5", "5")]
