@@ -7,7 +7,8 @@ all hyper-parameters are ours.
     memjax train --config=dark_chamber:coarse --config.num_seeds=5 \\
         --workdir=runs/dark_chamber_coarse
 
-Further variants: fine, rnd_memory, flicker (the room's floor flickers), smoke, and all of base.VARIANTS.
+Further variants: fine, rnd_memory, flicker (the room's floor flickers), standardized (pixels, for all
+networks), smoke, and all of base.VARIANTS.
 
 What to look at: `explore/rank_correlation`, Spearman's of the bonus with 1 / visits. Medians of five seeds
 (experiments/results/dark_chamber), whole run / last tenth: fine alone 1.00 / 1.00, RND 0.83 / 0.87, both
@@ -44,4 +45,15 @@ def _flicker(config: ConfigDict) -> None:
     config.env.options.noise = 0.02  # standard deviation, in grey levels
 
 
-VARIANTS: dict[str, base.Variant] = {**base.VARIANTS, "smoke": base.smoke, "flicker": _flicker}
+def _standardized(config: ConfigDict) -> None:
+    """All networks see standardised pixels, not the novelty network alone; not in the results."""
+    section = config.agent.ppo if "ppo" in config.agent else config.agent
+    section.normalize_observations = True
+
+
+VARIANTS: dict[str, base.Variant] = {
+    **base.VARIANTS,
+    "smoke": base.smoke,
+    "flicker": _flicker,
+    "standardized": _standardized,
+}

@@ -141,8 +141,13 @@ def propose(ada: AdaMemento, state: AdaMementoState, observation: Array, key: Ke
 
 
 def shown(ada: AdaMemento, state: PPOState, stored: Array) -> Array:
-    """Stored observations as P and C see them; images are scaled by the networks themselves."""
-    return stored if ada.spec.is_image else ppo.observe(ada.learner, state, stored)
+    """Stored observations [n, ...] as P and C see them: standardised where the policy's are."""
+    if not ada.config.ppo.normalize_observations:
+        return stored
+    known = state.observations
+    if ada.stored.observation_shape != ada.spec.observation_shape:  # only the newest plane is stored
+        known = known.replace(mean=known.mean[-1:], variance=known.variance[-1:])
+    return known.standardize(stored, 10.0)
 
 
 def act(

@@ -53,7 +53,7 @@ class PPOConfig:
     shared_torso: bool
     widths: Widths
     activation: Literal["tanh", "relu"]
-    normalize_observations: bool  # running mean and std, clipped to +-10; vectors only
+    normalize_observations: bool  # per number or pixel, by running mean and std, clipped to +-10
     scale_rewards: bool  # by the running std of the discounted return, clipped to +-10
     extrinsic_weight: NonNegativeFloat  # c_ext
     intrinsic_weight: NonNegativeFloat  # c_int

@@ -65,8 +65,6 @@ def make_learner(config: PPOConfig, spec: EnvSpec) -> Learner:
     if config.encoder == "conv" and not (spec.is_image and min(spec.observation_shape[1:]) >= 36):
         expected = "'mlp' unless observations are images of at least 36 x 36"
         raise ConfigError("agent.encoder", expected, f"'conv' for {spec.id} of {spec.observation_shape}")
-    if config.normalize_observations and spec.is_image:
-        raise ConfigError("agent.normalize_observations", f"False for the images of {spec.id}", True)
     novelty = make_novelty(config.novelty, spec)
     heads = 2 if novelty else 1
     net = ActorCritic(

@@ -1,5 +1,6 @@
 """When the memory's action is taken: measured help, estimated advantage, and the constrained bonus."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from acting_case import first_rollout, small
 
-from memjax.agents.adamemento import advantage, assist
+from memjax.agents.adamemento import advantage, agent, assist
 from memjax.agents.online import ppo, reference
 from memjax.agents.online.learner import optimise
+from memjax.envs import make_env
 from memjax.training.train import build
 from memjax.types import ConfigError, Discrete, EnvSpec
 
@@ -201,3 +203,34 @@ def without_bonus(config):
 def test_a_reference_needs_a_bonus_to_hold_down():
     with pytest.raises(ConfigError, match="reference_every: expected 0, as there is no intrinsic reward"):
         small(change=without_bonus)
+
+
+def test_standardised_pixels_let_the_networks_see():
+    """One pixel in a thousand tells the states of Dark Chamber apart; logits then differ 80 times as much."""
+    env = make_env("memjax/DarkChamber-v0", options={"size": 8, "noise": 0.0})
+    observation = env.atlas(jax.random.key(0))
+    spread = []
+    for asked in (False, True):
+        learner = ppo.make_learner(replace(small("ppo").agent, normalize_observations=asked), env.spec)
+        state = ppo.init(learner, 1, jax.random.key(1))
+        if asked:
+            state = state.replace(observations=state.observations.update(observation))
+        found = ppo.distribution(learner, state, observation)
+        spread.append(float(jnp.std(found.logits, axis=0).mean()))
+    assert spread[1] > 20 * spread[0]
+
+
+def test_p_and_c_see_a_stored_plane_by_the_statistics_of_that_plane():
+    spec = SPEC._replace(observation_shape=(2, 6, 6))
+    config = small(change=standardised).agent
+    ada = agent.make_parts(config, spec)
+    planes = jax.random.uniform(jax.random.key(0), (50, 2, 6, 6)) * jnp.array([1.0, 9.0])[:, None, None]
+    state = ppo.init(ada.learner, 1, jax.random.key(1))
+    state = state.replace(observations=state.observations.update(planes))
+    whole = ppo.observe(ada.learner, state, planes)
+    np.testing.assert_allclose(agent.shown(ada, state, planes[:, -1:]), whole[:, -1:], rtol=1e-6)
+
+
+def standardised(config):
+    config.agent.ppo.normalize_observations = True
+    config.agent.bank.last_frame = True
