@@ -1,4 +1,7 @@
-"""`memjax evaluate`: a trained agent acts without learning, with its own bank of experts or another one."""
+"""`memjax evaluate`: a trained agent acts without learning, with its own bank of experts or another one.
+
+Of a language-model agent it plays the held-out tasks (memjax.commands.evaluate_language).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +39,14 @@ def run(
     bank: OtherBank | None = None,
 ) -> int:
     """Prints the evaluation of `evaluate_workdir` as a table. Returns the exit code."""
+    from memjax.commands.report_language import is_language_run
+
+    if is_language_run(workdir):
+        from memjax.commands.evaluate_language import run as run_language
+
+        if episodes is not None or policies is not None or bank is not None:
+            raise ConfigError("--episodes, --policies, --bank", "none for a language-model agent", "some")
+        return run_language(workdir, imports=imports)
     import_for_run(workdir, imports)
     results = evaluate_workdir(workdir, episodes=episodes, policies=policies, bank=bank)
     print(f"step {results['step']:,}")

@@ -17,10 +17,12 @@ examples:
 
 EVALUATE = """\
 Evaluates the newest checkpoint of a run. Nothing is learned, and nothing is written. An offline run needs no
-dataset here; --bank replaces the experts that it retrieves from by those of another dataset.
+dataset here; --bank replaces the experts that it retrieves from by those of another dataset. A language-model
+agent plays its benchmark's held-out tasks once, with the memory as it is; the launch is in the manifest.
 
 examples:
   memjax evaluate runs/first --episodes=100
+  memjax evaluate runs/language/memrl
   memjax evaluate runs/reframe --bank=hopper_expert.hdf5 --bank-episodes=15 --swap-bank
 """
 

@@ -155,7 +155,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)
         with (
-            _keys_put_away(run),
+            keys_put_away(run),
             StopOnSignal() as stop,
             LanguageProgress(workdir, run.language, benchmark) as progress,
         ):
@@ -166,7 +166,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
                 models.chat,
                 models.embedder,
                 imported=load_imported(run.language.imported),
-                description=_description(run, benchmark, imports),
+                description=description_of(run, benchmark, imports),
                 should_stop=lambda: stop.requested,
                 report=progress.update,
             )
@@ -201,7 +201,7 @@ def similarities(
     return {name: float(value) for name, value in values.items()}
 
 
-def _description(run: RunConfig, benchmark: Benchmark, imports: Sequence[Import]) -> Description:
+def description_of(run: RunConfig, benchmark: Benchmark, imports: Sequence[Import]) -> Description:
     """What config.json and the manifest say beside the loop's own config."""
     settings = json.loads(json.dumps(dataclasses.asdict(run)))
     del settings["language"]
@@ -230,7 +230,7 @@ def _isolation(name: str, benchmark: Benchmark) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _keys_put_away(run: RunConfig) -> Iterator[None]:
+def keys_put_away(run: RunConfig) -> Iterator[None]:
     """The clients have read the keys by now; nothing that is started from here on inherits them."""
     names = {e.key_env for e in (run.chat.endpoint, run.embed.endpoint) if e is not None and e.key_env}
     keys = {name: os.environ.pop(name) for name in names if name in os.environ}

@@ -214,6 +214,23 @@ def test_report_and_results_compare_runs(whole, capsys):
     assert (out / "curves.png").stat().st_size > 1000
 
 
+def test_evaluate_plays_the_held_out_tasks_as_transfer_does_and_changes_nothing(whole, capsys, tmp_path):
+    """The same replies as those of a run that has the transfer in its schedule: both come from one store."""
+    changes = dict(benchmark__options__held_out=0.5, store="held", language__epochs=1)
+    with serve(answer) as (url, _):
+        assert cli.main(words(whole, url, "transfer", **changes, language__transfer=True)) == 0
+        assert cli.main(words(whole, url, "learned", **changes)) == 0
+        rate = load_curve(whole / "transfer").transfer
+        before = metrics(whole, "learned")
+        capsys.readouterr()
+        assert cli.main(["evaluate", str(whole / "learned")]) == 0
+    assert f"solved          {round(2 * rate)} ({rate:.1%})" in capsys.readouterr().out
+    assert metrics(whole, "learned") == before
+    assert cli.main(["evaluate", str(whole / "whole")]) == 2
+    assert "one with held-out tasks" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(whole / "learned"), "--episodes=3"]) == 2
+
+
 def test_report_does_not_mix_runs_of_two_kinds(whole, capsys, tmp_path):
     assert cli.main(["report", str(whole / "whole"), str(tmp_path)]) == 2
     assert "expected runs of `memjax remember` alone" in capsys.readouterr().err

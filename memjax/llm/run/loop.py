@@ -97,6 +97,33 @@ def run_language(
             raise Stopped(f"{error.kind}: {error}") from None
 
 
+def evaluate_language(
+    workdir: Path,
+    config: LanguageConfig,
+    benchmark: Benchmark,
+    chat: Chat,
+    embedder: Embedder,
+    *,
+    imported: Sequence[Imported] = (),
+    description: Description = NO_DESCRIPTION,
+) -> list[tuple[Plan, Attempt]]:
+    """Plays the held-out tasks once with the memory of the run in `workdir` as it is; nothing is learned.
+
+    The arguments and errors are those of `run_language`.
+
+    Returns:
+      What was retrieved for each task, and how it ended.
+    """
+    with (
+        RunState.open(workdir, config, benchmark, chat.name, embedder, description, imported) as state,
+        Workers(config.concurrency) as workers,
+    ):
+        try:
+            return _Loop(state, config, benchmark, chat, embedder, workers, lambda line: None).evaluate()
+        except ChatError as error:
+            raise Stopped(f"{error.kind}: {error}") from None
+
+
 class _Loop:
     """One launch of a run."""
 
@@ -135,6 +162,20 @@ class _Loop:
         self.state.save(last=True)
         return True
 
+    def evaluate(self) -> list[tuple[Plan, Attempt]]:
+        """`evaluate_language`: the plans and attempts are not logged."""
+        tasks, size = self.tasks["transfer"], self.config.batch
+        played = []
+        for start in range(0, len(tasks), size):
+            part = tasks[start : start + size]
+            number = len(self.state.slots) + 1 + start  # seeds exploration
+            slot = Slot(number, "transfer", self.config.epochs, start // size, (), False)
+            plans = self._plans(slot, part)
+            jobs = {p.task_id: partial(self._attempt, slot, part[p.position], p) for p in plans}
+            attempts = self.workers.begin(jobs).results() or {}
+            played += [(plan, attempts[plan.task_id]) for plan in plans]
+        return played
+
     def _import(self, slot: Slot) -> None:
         """Stores some of the memories that were there before."""
         state, memories = self.state, [self.state.imported[i] for i in slot.tasks]
@@ -167,7 +208,13 @@ class _Loop:
 
     def _plan(self, slot: Slot, tasks: Sequence[Task]) -> list[Plan]:
         """Retrieves for a minibatch that was not begun before, and logs the plans."""
-        log, version = self.state.log, self.state.version
+        plans = self._plans(slot, tasks)
+        self.state.log.keep_plans(*slot.place, plans)
+        return plans
+
+    def _plans(self, slot: Slot, tasks: Sequence[Task]) -> list[Plan]:
+        """What is shown for each task of a minibatch."""
+        version = self.state.version
         hashes = [text_hash(task.intent) for task in tasks]
         recalls: list[Recall] = [_NOTHING] * len(tasks)
         if self.config.remembers:
@@ -179,13 +226,11 @@ class _Loop:
             recalls = [self._own_failures(task) for task in tasks]
         elif self.config.mode in ("long_context", "sharing"):
             recalls = [self._newest()] * len(tasks)
-        plans = [
+        return [
             self._shown(Plan(i, task.id, name, recall, version))
             for i, (task, name, recall) in enumerate(zip(tasks, hashes, recalls, strict=True))
             if not self._is_left(slot, task)
         ]
-        log.keep_plans(*slot.place, plans)
-        return plans
 
     def _shown(self, plan: Plan) -> Plan:
         """The plan with those memories alone that the prompt has room for: no other earns the reward."""
@@ -225,6 +270,12 @@ class _Loop:
 
     def _play(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
         """Runs in a worker thread. A finished attempt is logged at once, one with an error by `_finish`."""
+        attempt = self._attempt(slot, task, plan)
+        if not attempt.error:
+            self.state.log.keep_attempt(*slot.place, attempt)
+        return attempt
+
+    def _attempt(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
         experiences = self.state.log.experiences(plan.recall.rows)
         chars = self.config.inject_chars
 
@@ -235,10 +286,7 @@ class _Loop:
 
         style = self.config.style(frozen=slot.phase == "transfer")
         name = f"{slot.phase}/{slot.epoch}/{task.id}"
-        attempt = attempt_task(task, memories, self.chat, style, name=name, shown=experiences)
-        if not attempt.error:
-            self.state.log.keep_attempt(*slot.place, attempt)
-        return attempt
+        return attempt_task(task, memories, self.chat, style, name=name, shown=experiences)
 
     def _finish(self, pending: Pending, should_stop: Callable[[], bool]) -> bool:
         """Waits for the tasks of a minibatch and learns it. False: the run was asked to stop first."""
