@@ -184,15 +184,19 @@ class Evaluator:
           key: of all draws.
 
         Returns:
-          The means "return", "length" and, where the environment knows success, "success".
+          The means "return", "length" and, where the environment knows success, "success"; where the agent
+          tells how far it follows its memory (the extra "trust"), the mean of that over steps, "trust".
         """
         pool, rounds = self.pool, -(-episodes // self.batch)
         pool.reset()
         ended, sums, t = np.zeros(self.batch, int), dict.fromkeys(self.names, 0.0), 0
+        trusts: list[np.ndarray] = []
         while ended.min() < rounds:
             chosen = self.act(view, pool.carry, pool.timestep, key, np.int32(t), policy=policy)
             pool.carry, t = chosen.carry, t + 1
             pool.send(np.asarray(chosen.action))
+            if "trust" in chosen.extras:
+                trusts.append(np.asarray(chosen.extras["trust"])[ended < rounds])
             pool.receive()
             done = np.asarray(pool.timestep.done)
             counted = done & (ended < rounds)
@@ -205,7 +209,8 @@ class Evaluator:
             }
             for name in sums:
                 sums[name] += float(np.sum(found[name][counted]))
-        return {name: total / (rounds * self.batch) for name, total in sums.items()}
+        means = {name: total / (rounds * self.batch) for name, total in sums.items()}
+        return means | ({"trust": float(np.concatenate(trusts).mean())} if trusts else {})
 
     def close(self) -> None:
         """Ends the pool's threads."""

@@ -1,6 +1,7 @@
 """A memory beside a policy: what it advises, how it is trusted, and that without it nothing changes."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from memjax.agents.reframe.expert_memory import consult, fill
 from memjax.agents.reframe.plug_in import function_backbone, make_plug_in
 from memjax.memory import MemoryState
 from memjax.networks.decision_transformer import to_unit
-from memjax.types import ConfigError, Discrete
+from memjax.training.pools import Evaluator
+from memjax.types import Action, ConfigError, Discrete
 
 KINDS = ("gate", "corrected", "difference", "clone")
 
@@ -244,3 +246,36 @@ def test_what_makes_no_sense_is_refused():
     none = DataSummary(summary().mean, summary().std)
     with pytest.raises(ConfigError, match="expert trajectories"):
         make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), none)
+
+
+def test_an_evaluation_tells_how_far_the_memory_was_followed():
+    """Two episodes of each of two environments; steps after them do not count."""
+    evaluator = Evaluator.__new__(Evaluator)
+    evaluator.batch, evaluator.names, evaluator.pool = 2, ("return", "length"), _Played()
+    weights = iter([0.2, 0.4, 0.6, 0.8])
+
+    def act(view, carry, timestep, key, number, *, policy=""):
+        return Action(np.zeros(2), carry, {"trust": np.full(2, next(weights))} if view else {})
+
+    evaluator.act = act
+    found = evaluator.run(True, "policy", 4, None)
+    assert found == pytest.approx(
+        {"return": 1.0, "length": 1.0, "trust": (0.2 + 0.4 + 0.6 / 2 + 0.8 / 2) / 3}
+    )
+    assert "trust" not in evaluator.run(False, "policy", 4, None)
+
+
+class _Played:
+    """The first environment ends an episode in every step, the second in every other one."""
+
+    def reset(self):
+        self.steps, self.carry, self.timestep = 0, (), None
+        self.totals = SimpleNamespace(
+            stats=SimpleNamespace(episode_return=np.ones(2), episode_length=np.ones(2)), reached=np.zeros(2)
+        )
+
+    def send(self, action):
+        self.steps += 1
+
+    def receive(self):
+        self.timestep = SimpleNamespace(done=np.array([True, self.steps % 2 == 0]))
