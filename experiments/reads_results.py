@@ -36,6 +36,7 @@ NAMES = {
     "poor_bank": "bank of poor episodes",
     "emptied": "emptied bank",
 }
+MAIN = ("mixed_return", "bc_five", "corrected", "clone", "clone_switch", "bc_gated")  # shown by setting
 # What differences are given from; the last two choose an arm for each setting by these very means, to the
 # rival's advantage.
 RIVALS = {
@@ -110,18 +111,18 @@ def tables(scores: Scores, trusts: Trusts) -> list[str]:
         reads = [arm for arm in arms if arm in READS]
         lines += _table(settings, reads, lambda s, a: _mean(trusts.get((s, a), {})))
         lines += [""]
+    every = [Setting(task, experts, count) for task in tasks for experts in EXPERTS for count in COUNTS]
+    places = {task: [s for s in every if s.task == task] for task in tasks} | {"all": every}
+    lines += _over_settings(scores, places, [arm for arm in arms if not arm.endswith("_low")])
     for rival in RIVALS:
-        lines += [f"## Minus {RIVALS[rival]}: mean difference over seeds ± half the 95 % interval", ""]
-        every = [Setting(task, experts, count) for task in tasks for experts in EXPERTS for count in COUNTS]
-        rows = [arm for arm in arms if arm != rival and not arm.endswith("_low")]
+        rows = [arm for arm in MAIN if arm in arms and arm != rival]
+        lines += [f"## Minus {RIVALS[rival]}, by setting", ""]
         lines += ["| | " + " | ".join(NAMES[arm] for arm in rows) + " |", "|---" * (len(rows) + 1) + "|"]
         for setting in every:
-            cells = [
-                _difference(scores.get((setting, arm), {}), scores.get((setting, rival), {})) for arm in rows
-            ]
+            other = scores.get((setting, rival), {})
+            cells = [_difference(scores.get((setting, arm), {}), other) for arm in rows]
             lines.append(f"| {setting.title} | " + " | ".join(cells) + " |")
-        means = [_over_settings(scores, every, arm, rival) for arm in rows]
-        lines += ["| **all** | " + " | ".join(means) + " |", ""]
+        lines.append("")
     return lines
 
 
@@ -183,8 +184,21 @@ def _table(settings: list[Setting], arms: list[str], cell: Callable[[Setting, st
     return lines + [f"| {NAMES[a]} | " + " | ".join(cell(s, a) for s in settings) + " |" for a in arms]
 
 
-def _over_settings(scores: Scores, settings: list[Setting], arm: str, rival: str) -> str:
-    """The mean difference over settings, paired by seed."""
+def _over_settings(scores: Scores, places: dict[str, list[Setting]], arms: list[str]) -> list[str]:
+    """Mean differences over the settings of each place, paired by seed; a table for each rival."""
+    lines = []
+    for rival, title in RIVALS.items():
+        lines += [f"## Minus {title}: mean over settings ± half the 95 % interval over seeds", ""]
+        lines += ["| | " + " | ".join(places) + " |", "|---" * (len(places) + 1) + "|"]
+        for arm in arms:
+            if arm != rival:
+                cells = [_mean_difference(scores, settings, arm, rival) for settings in places.values()]
+                lines.append(f"| {NAMES[arm]} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def _mean_difference(scores: Scores, settings: list[Setting], arm: str, rival: str) -> str:
     both = [(scores.get((s, arm), {}), scores.get((s, rival), {})) for s in settings]
     both = [pair for pair in both if pair[0] and pair[1]]
     seeds = sorted(set.intersection(*(set(a) & set(b) for a, b in both))) if both else []
