@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results" / "reads"
 NAMES = {
     "backbone": "Decision Transformer",
     "mixed": "DT, experts as half of each batch",
-    "mixed_return": "the same, asked for the episode's return",
+    "mixed_return": "DT, experts as half of each batch, by the episode's return",
     "backbone_low": "Decision Transformer, asked for the poor return",
     "mixed_low": "experts as half of each batch, asked for the poor return",
     "mixed_return_low": "by the episode's return, asked for the poor return",
@@ -114,7 +114,7 @@ def tables(scores: Scores, trusts: Trusts) -> list[str]:
     every = [Setting(task, experts, count) for task in tasks for experts in EXPERTS for count in COUNTS]
     places = {task: [s for s in every if s.task == task] for task in tasks} | {"all": every}
     lines += _over_settings(scores, places, [arm for arm in arms if not arm.endswith("_low")])
-    for rival in RIVALS:
+    for rival in _known(scores):
         rows = [arm for arm in MAIN if arm in arms and arm != rival]
         lines += [f"## Minus {RIVALS[rival]}, by setting", ""]
         lines += ["| | " + " | ".join(NAMES[arm] for arm in rows) + " |", "|---" * (len(rows) + 1) + "|"]
@@ -153,7 +153,7 @@ def draw(scores: Scores, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = ("backbone", "mixed", "mixed_return", "bc", "corrected", "clone", "clone_switch")
+    shown = ("backbone", "mixed_return", "bc", "bc_five", "corrected", "clone", "clone_switch")
     tasks = [task for task in ENVIRONMENTS if any(key[0].task == task for key in scores)]
     figure, axes = plt.subplots(
         len(EXPERTS), len(tasks), figsize=(4.2 * len(tasks), 7), squeeze=False, layout="constrained"
@@ -173,7 +173,8 @@ def draw(scores: Scores, path: Path) -> None:
             axis.set(title=f"{task}, experts {'with' if experts == 'noisy' else 'without'} noise")
             axis.set(xlabel="expert episodes", ylabel="D4RL score")
             axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize="x-small")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -187,7 +188,8 @@ def _table(settings: list[Setting], arms: list[str], cell: Callable[[Setting, st
 def _over_settings(scores: Scores, places: dict[str, list[Setting]], arms: list[str]) -> list[str]:
     """Mean differences over the settings of each place, paired by seed; a table for each rival."""
     lines = []
-    for rival, title in RIVALS.items():
+    for rival in _known(scores):
+        title = RIVALS[rival]
         lines += [f"## Minus {title}: mean over settings ± half the 95 % interval over seeds", ""]
         lines += ["| | " + " | ".join(places) + " |", "|---" * (len(places) + 1) + "|"]
         for arm in arms:
@@ -196,6 +198,11 @@ def _over_settings(scores: Scores, places: dict[str, list[Setting]], arms: list[
                 lines.append(f"| {NAMES[arm]} | " + " | ".join(cells) + " |")
         lines.append("")
     return lines
+
+
+def _known(scores: Scores) -> list[str]:
+    """The rivals that have scores."""
+    return [rival for rival in RIVALS if any(key[1] == rival for key in scores)]
 
 
 def _mean_difference(scores: Scores, settings: list[Setting], arm: str, rival: str) -> str:
