@@ -1,4 +1,4 @@
-"""python -m benchmarks.device [--minutes 8] [--part NAME ...] [--out DIR]: all that an accelerator is asked.
+"""python -m benchmarks.device [--minutes 12] [--part NAME ...] [--out DIR]: all that an accelerator is asked.
 
 Its parts run in order of worth, each in a process of its own, which is stopped when its time is over. A part
 writes its files as it goes, so what was measured before is kept, whatever ends it: files that `python -m
@@ -22,7 +22,7 @@ from benchmarks.device.parts import PARTS, Part, run_part
 from benchmarks.harness import device, prepare_process, progress
 
 RESULTS = Path(__file__).parents[1] / "results"
-MINUTES = 8.0
+MINUTES = 12.0
 GRACE = 5.0  # seconds that a part may take beyond its time before it is stopped
 
 

@@ -26,12 +26,12 @@ class Part(NamedTuple):
 PARTS = (
     Part("checks", 80, "benchmarks.device.checks:checks", "Kernels and searches against NumPy in float64."),
     Part("tiles", 60, "benchmarks.device.tiles:tiles", "How the GPU kernel is best cut, by shape."),
-    Part("methods", 60, "benchmarks.device.parts:methods", "The quickest exact method by shape."),
-    Part("retrieval", 110, "benchmarks.device.speed:retrieval", "Searches against other libraries."),
+    Part("methods", 95, "benchmarks.device.parts:methods", "The quickest exact method by shape."),
+    Part("retrieval", 120, "benchmarks.device.speed:retrieval", "Searches against other libraries."),
     Part("memory", 30, "benchmarks.device.parts:memory", "Memory writes and utility updates."),
-    Part("offline", 50, "benchmarks.device.parts:offline", "Steps of the Decision Transformer and Re:Frame."),
-    Part("training", 60, "benchmarks.device.parts:training", "PPO and AdaMemento."),
-    Part("runs", 60, "benchmarks.device.runs:runs", "Two equal runs, and runs that are killed and resumed."),
+    Part("offline", 90, "benchmarks.device.parts:offline", "Steps of the Decision Transformer and Re:Frame."),
+    Part("training", 150, "benchmarks.device.parts:training", "PPO and AdaMemento."),
+    Part("runs", 90, "benchmarks.device.runs:runs", "Two equal runs, and runs that are killed and resumed."),
 )
 
 
