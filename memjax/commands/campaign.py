@@ -26,6 +26,7 @@ from memjax.commands.campaign_table import write_tables
 from memjax.commands.report import load_run
 from memjax.config_file import load_config
 from memjax.runs.metrics import replace_file
+from memjax.runs.signals import StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.config import resolve
 from memjax.types import ConfigError, RunEnded
@@ -80,7 +81,10 @@ def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: 
             for cell in missing:
                 print(f"{cell.name}: {cell.source}, {cell.seeds} x {cell.total_steps:,} steps")
             return 0
-        failed = run_cells(campaign, missing, rows, workdir, workers)
+        with StopOnSignal() as stop:
+            failed = run_cells(campaign, missing, rows, workdir, workers, stop)
+        if stop.requested:
+            return stop.exit_code
         if failed:
             raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
     write_tables(campaign, read_rows(workdir / RESULTS), workdir, file.name)
@@ -125,12 +129,21 @@ def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:
 
 
 def run_cells(
-    campaign: Campaign, cells: Sequence[Cell], rows: list[dict[str, str]], workdir: Path, workers: int
+    campaign: Campaign,
+    cells: Sequence[Cell],
+    rows: list[dict[str, str]],
+    workdir: Path,
+    workers: int,
+    stop: StopOnSignal,
 ) -> list[str]:
-    """Runs cells, `workers` at a time, and writes rows as each ends; the names of those that failed."""
+    """Runs cells, `workers` at a time, and writes rows as each ends; the names of those that failed.
+
+    Once a signal has come, the runs under way are told to end: each saves itself, and goes on with the next
+    launch.
+    """
     waiting, running, failed = list(cells), {}, []
     try:
-        while waiting or running:
+        while (waiting or running) and not stop.requested:
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
                 running[cell] = _start(cell), time.monotonic()
@@ -151,10 +164,7 @@ def run_cells(
                     shutil.rmtree(cell.folder / CHECKPOINTS, ignore_errors=True)
             time.sleep(0.1)
     finally:
-        for (
-            process,
-            _,
-        ) in running.values():  # interrupted: each saves itself, and goes on with the next launch
+        for process, _ in running.values():
             process.terminate()
         for process, _ in running.values():
             process.wait()
@@ -169,7 +179,11 @@ def _start(cell: Cell) -> subprocess.Popen:
         *fields,
     ]
     with open(cell.folder / LOG, "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ)
+        # A group of its own: a signal from the keyboard reaches it through the campaign alone, and once.
+        group = 0 if os.name == "posix" else None
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=group
+        )
 
 
 def _with_rows(campaign: Campaign, cell: Cell, rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -1,6 +1,8 @@
 """`memjax campaign`: statistics against oracles, the file, resuming, and tables from rows."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -221,3 +223,18 @@ def test_a_score_with_a_slash_is_that_metric_and_gaps_do_not_count(file, tmp_pat
     found = campaign.scores_of(read_campaign(file), cell)
     shown = [(r["policy"], r["main"], r["seed"], r["score"], r["area"]) for r in found]
     assert shown == [("train", "1", "3", "3", "2"), ("train", "1", "4", "5", "5")]
+
+
+def test_a_signal_ends_the_runs_under_way_and_nothing_new_begins(file, tmp_path, monkeypatch):
+    started = []
+
+    def start(cell):
+        started.append(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]))
+        if len(started) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr(campaign, "_start", start)
+    assert main(["campaign", str(file), f"--workdir={tmp_path / 'work'}", "--workers=2"]) == 143
+    assert [process.returncode for process in started] == [-signal.SIGTERM] * 2
+    assert not (tmp_path / "work" / "results.csv").exists()
