@@ -195,7 +195,7 @@ what is not covered. The campaign writes this page from `experiments/results/fau
 HOW = """
 ## Run it
 
-    python -m experiments.faults --kills 300 --flips 1000 --minutes 240    # the whole, hours on two cores
+    python -m experiments.faults --kills 300 --signals 200 --flips 1000 --minutes 240   # the whole: hours
     python -m experiments.faults --only R5,R15 --flips 100                 # some rows
     python -m experiments.faults --write                                   # this page anew, from the results
 
