@@ -15,14 +15,14 @@ _MOVED = 2**24  # numbers in keys whose norms it measures as a whole, where they
 # Times as fast as "plain" another method must have been measured, or "plain" it is. On a GPU the kernel
 # stores no scores, and the time to ask for a search, which all methods share, hides most of its gain.
 _SURELY = {"gpu": 1 / 1.2}
-_SURELY_ELSEWHERE = 1.1
+_SURELY_ELSEWHERE = 1.2
 _AROUND = 6  # measured shapes that say so
 
 
 def choose(platform: str, q: int, n: int, d: int, k: int, *, measured: bool = False) -> str:
     """The method for q queries, n keys of width d and k neighbours, all at least 1.
 
-    "plain", unless another method was quicker by a tenth (on a GPU: nearly as quick) among the measured
+    "plain", unless another method was quicker by a fifth (on a GPU: nearly as quick) among the measured
     shapes that are nearest to this one by the logarithms of the four sizes, the nearer ones counting more.
     "plain" is passed over where its scores [q, n], or the keys that it has to measure as a whole, would take
     too much memory.
@@ -41,7 +41,7 @@ def choose(platform: str, q: int, n: int, d: int, k: int, *, measured: bool = Fa
         return "fused" if q * n > 2**20 else "plain"
     shape = _logarithms(q, n, d, k)
     near = heapq.nsmallest(_AROUND, ((math.dist(shape, place), i) for i, (place, _) in enumerate(rows)))
-    weights = [1.0 / (1.0 + distance**2) for distance, _ in near]
+    weights = [(1.0 + distance**2) ** -2 for distance, _ in near]
     times = [rows[i][1] for _, i in near]
     costs = {
         name: sum(weight * math.log(each[name]) for weight, each in zip(weights, times, strict=True))
