@@ -238,3 +238,10 @@ def test_a_signal_ends_the_runs_under_way_and_nothing_new_begins(file, tmp_path,
     assert main(["campaign", str(file), f"--workdir={tmp_path / 'work'}", "--workers=2"]) == 143
     assert [process.returncode for process in started] == [-signal.SIGTERM] * 2
     assert not (tmp_path / "work" / "results.csv").exists()
+
+
+def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path, capsys):
+    results = SHIPPED.parent / "results" / "gate"
+    (tmp_path / "results.csv").write_bytes((results / "results.csv").read_bytes())
+    assert main(["campaign", str(SHIPPED / "gate.toml"), f"--workdir={tmp_path}", "--only-tables"]) == 0
+    assert (tmp_path / "tables.md").read_text() == (results / "tables.md").read_text()
