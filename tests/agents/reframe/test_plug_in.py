@@ -66,8 +66,10 @@ def test_training_is_the_backbones_own_and_leaves_the_memory_alone():
     agent = make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), summary())
     alone = make_any_reframe(config(memory="null"), spec(), summary())
     state, plain = agent.init(jax.random.key(0)), alone.init(jax.random.key(0))
-    after, metrics = jax.jit(agent.update)(state, windows(), jax.random.key(1))
-    expected, _ = jax.jit(alone.update)(plain, windows(), jax.random.key(1))
+    # As users compile: with the code generator of `make test`, two programs may round one sum differently.
+    as_users = partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+    after, metrics = as_users(agent.update)(state, windows(), jax.random.key(1))
+    expected, _ = as_users(alone.update)(plain, windows(), jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, after.backbone.params, expected.params)
     jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
     assert 0.0 <= metrics["memory/trust_in_data"] <= 1.0
@@ -223,14 +225,15 @@ def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
 
 def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
     agent = make_any_reframe(config(read={"kind": "corrected", "k": 1}), spec(), summary())
-    state = agent.init(jax.random.key(0))
+    state = jax.jit(agent.init)(jax.random.key(0))
     other = triplets(trajectories=6, seed=3)
-    after = agent.refill(state, other)
+    after = jax.jit(agent.refill)(state, other)
     assert int(after.bank.count) == 72
     jax.tree.map(np.testing.assert_array_equal, after.backbone, state.backbone)
     jax.tree.map(np.testing.assert_array_equal, after.memory.model, state.memory.model)
     assert bank.content_hash(after.bank) != bank.content_hash(state.bank)
-    assert agent.act(after, agent.initial_carry(2), timestep(2), jax.random.key(0)).action.shape == (2, 2)
+    chosen = jax.eval_shape(agent.act, after, agent.initial_carry(2), timestep(2), jax.random.key(0))
+    assert chosen.action.shape == (2, 2)
 
 
 def test_what_makes_no_sense_is_refused():
