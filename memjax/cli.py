@@ -9,16 +9,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from memjax import __version__
 from memjax.commands import argument_types, help_texts
+from memjax.commands.parser import Parser, add_command, fail
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
 
 Overrides = Sequence[tuple[str, str]]  # (field, text) of each --config.FIELD=VALUE
-
-MOST_CHARACTERS = 1_000  # of an error line; a value in it may be longer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     if problem or (overrides and not arguments.takes_fields):
         who = "only `memjax train` and `memjax remember` take config fields"
-        return _fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
+        return fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
     if arguments.debug:
         return arguments.run(arguments, overrides)
     return _without_traceback(lambda: arguments.run(arguments, overrides))
@@ -55,26 +54,16 @@ def _without_traceback(run: Callable[[], int]) -> int:
     try:
         return run()
     except ConfigError as error:
-        return _fail(str(error), 2)
+        return fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except BrokenPipeError:  # whoever reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, MemoryError) as error:
-        return _fail(f"{type(error).__name__}: {error}", 1)
+        return fail(f"{type(error).__name__}: {error}", 1)
     except RunEnded as error:
-        return _fail(str(error), error.exit_code)
-
-
-def _fail(message: str, code: int) -> int:
-    """Prints one line and returns the exit code. The line may hold what others wrote: no byte of it acts."""
-    text = " ".join(message.split())
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    if len(text) > MOST_CHARACTERS:
-        text = f"{text[: MOST_CHARACTERS // 2]} ... {text[-MOST_CHARACTERS // 2 :]}"
-    print(f"memjax: error: {text}", file=sys.stderr)
-    return code
+        return fail(str(error), error.exit_code)
 
 
 def _train(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -166,35 +155,12 @@ def _campaign(arguments: argparse.Namespace, _: Overrides) -> int:
     return run(arguments.file, arguments.workdir, **options)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says a mistake on one line instead of printing the usage before it."""
-
-    takes_workdirs = ""  # "one" or "several"
-
-    def error(self, message: str) -> NoReturn:
-        raise SystemExit(_fail(f"{message} (see {self.prog} --help)", 2))
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse, and then the directories of runs from both places where they may stand."""
-        arguments, rest = super().parse_known_args(args, namespace)
-        if self.takes_workdirs:
-            late = [argument_types.path(word) for word in rest if not word.startswith("-")]  # after an option
-            rest = [word for word in rest if word.startswith("-")]
-            found = [*arguments.positional, *late, *arguments.named]
-            if not found:
-                self.error("expected the directory of a run: DIR or --workdir=DIR")
-            if len(found) > 1 and self.takes_workdirs == "one":
-                self.error(f"expected one directory of a run, got {', '.join(map(str, found))}")
-            arguments.workdirs, arguments.workdir = found, found[0]
-        return arguments, rest
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="memjax", description="External, retrievable memory for RL agents.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"memjax {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
@@ -209,21 +175,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train(commands: Any) -> None:
     summary = "train an agent, or continue a run that was stopped"
-    train = _command(commands, "train", _train, summary, help_texts.TRAIN, workdirs="one")
+    train = add_command(commands, "train", _train, summary, help_texts.TRAIN, workdirs="one")
     _add_config(train)
     train.add_argument("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
 
 
 def _add_remember(commands: Any) -> None:
     summary = "run a language-model agent that learns what to remember"
-    remember = _command(commands, "remember", _remember, summary, help_texts.REMEMBER, workdirs="one")
+    remember = add_command(commands, "remember", _remember, summary, help_texts.REMEMBER, workdirs="one")
     _add_config(remember)
     remember.add_argument(
         "--similarities", action="store_true", help="print how alike the tasks are, to choose a threshold"
     )
 
 
-def _add_config(command: _Parser) -> None:
+def _add_config(command: Parser) -> None:
     command.set_defaults(takes_fields=True)
     help = "a shipped config, or the path of a config file"
     command.add_argument("--config", required=True, metavar="NAME[:VARIANT]", help=help)
@@ -234,7 +200,7 @@ def _add_config(command: _Parser) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     summary = "run a trained agent without learning"
-    evaluate = _command(commands, "evaluate", _evaluate, summary, help_texts.EVALUATE, workdirs="one")
+    evaluate = add_command(commands, "evaluate", _evaluate, summary, help_texts.EVALUATE, workdirs="one")
     add = evaluate.add_argument
     add(
         "--episodes",
@@ -264,7 +230,7 @@ def _add_evaluate(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     summary = "draw learning curves of one or several runs"
-    report = _command(commands, "report", _report, summary, help_texts.REPORT, workdirs="several")
+    report = add_command(commands, "report", _report, summary, help_texts.REPORT, workdirs="several")
     report.add_argument(
         "--out", type=argument_types.path, metavar="FILE.png", help="default: report.png in the first DIR"
     )
@@ -272,7 +238,7 @@ def _add_report(commands: Any) -> None:
 
 def _add_inspect(commands: Any) -> None:
     summary = "show what a run's memories hold"
-    inspect = _command(commands, "inspect", _inspect, summary, help_texts.INSPECT, workdirs="one")
+    inspect = add_command(commands, "inspect", _inspect, summary, help_texts.INSPECT, workdirs="one")
     help = "print a sha256 over the whole train state instead"
     inspect.add_argument("--digest", action="store_true", help=help)
     help = "of a language-model agent: print these memories whole"
@@ -282,7 +248,7 @@ def _add_inspect(commands: Any) -> None:
 def _add_quarantine(commands: Any) -> None:
     summary = "hide memories of a language-model agent, and all that was built on them"
     text = help_texts.QUARANTINE
-    quarantine = _command(commands, "quarantine", _quarantine, summary, text, workdirs="one")
+    quarantine = add_command(commands, "quarantine", _quarantine, summary, text, workdirs="one")
     add = quarantine.add_argument
     help = "rows of the memories, as `memjax inspect` shows them"
     add("--rows", type=argument_types.rows, required=True, metavar="ROW[,ROW]", help=help)
@@ -292,13 +258,13 @@ def _add_quarantine(commands: Any) -> None:
 
 def _add_configs(commands: Any) -> None:
     summary = "list the shipped configs, or the fields of one"
-    configs = _command(commands, "configs", _configs, summary, help_texts.CONFIGS)
+    configs = add_command(commands, "configs", _configs, summary, help_texts.CONFIGS)
     configs.add_argument("name", nargs="?", metavar="NAME[:VARIANT]", help="a config; without it, all names")
 
 
 def _add_campaign(commands: Any) -> None:
     summary = "run a grid of configs and seeds, and make tables of it"
-    campaign = _command(commands, "campaign", _campaign, summary, help_texts.CAMPAIGN)
+    campaign = add_command(commands, "campaign", _campaign, summary, help_texts.CAMPAIGN)
     add = campaign.add_argument
     add("file", type=argument_types.path, metavar="FILE.toml", help="the campaign")
     add(
@@ -315,7 +281,7 @@ def _add_campaign(commands: Any) -> None:
 
 def _add_collect(commands: Any) -> None:
     summary = "make an offline dataset from policies"
-    collect = _command(commands, "collect", _collect, summary, help_texts.COLLECT)
+    collect = add_command(commands, "collect", _collect, summary, help_texts.COLLECT)
     add = collect.add_argument
     add("--env", required=True, metavar="envpool/NAME", help="the environment")
     help = "what acts in the environment"
@@ -345,25 +311,3 @@ def _add_collect(commands: Any) -> None:
     add("--next-observations", action="store_true", help="store next_observations as well")
     add("--compress", action="store_true", help="make a smaller file that takes longer to read")
     add("--overwrite", action="store_true", help="replace FILE.hdf5 if it exists")
-
-
-def _command(
-    commands: Any, name: str, run: Callable[..., int], summary: str, text: str, workdirs: str = ""
-) -> _Parser:
-    """A command with what all have in common; `workdirs` says whether it takes "one" or "several" runs."""
-    raw = argparse.RawDescriptionHelpFormatter
-    command = commands.add_parser(
-        name, help=summary, description=text, allow_abbrev=False, formatter_class=raw
-    )
-    command.set_defaults(run=run, takes_fields=False)
-    command.takes_workdirs = workdirs
-    if workdirs:
-        help = "the directory of a run" + ("; may be repeated" if workdirs == "several" else "")
-        command.add_argument("positional", nargs="*", type=argument_types.path, metavar="DIR", help=help)
-        named = {"dest": "named", "action": "append", "default": [], "type": argument_types.path}
-        command.add_argument("--workdir", metavar="DIR", help="the same", **named)
-    imports = {"dest": "imports", "action": "append", "default": []}
-    help = "import code of your own first (docs/extending.md); may be repeated"
-    command.add_argument("--import", metavar="MODULE_OR_FILE", help=help, **imports)
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return command

@@ -5,10 +5,8 @@ autoencoder over (return to go, observation, action), a bank of 60 expert trajec
 and sizes are ours (docs/reframe.md). The Decision Transformer has the values of its gym experiments (Chen et
 al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
 
-Expected: see results/reframe, with all controls. Data: your own D4RL files or Minari ids, or those that
-`python -m experiments.offline_data` makes into runs/data.
-
-Cost: 100,000 updates. On two cores of a CPU an update takes a tenth of a second: `cpu` is a smaller
+Expected: see results/reframe and results/reads. Data: your own D4RL files or Minari ids, or those that
+`python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates. On two cores of a CPU an update takes a tenth of a second: `cpu` is a smaller
 transformer and fewer updates, minutes; `smoke` takes half a minute.
 
   memjax train --config=reframe:hopper+medium --workdir=runs/reframe
@@ -202,39 +200,27 @@ def _content(config: ConfigDict, content: str) -> None:
     config.agent.bank.content = content
 
 
+def _other_agent(config: ConfigDict, name: str, **fields) -> None:
+    """An agent without a transformer, on the same windows."""
+    shared = {"batch": config.agent.batch, "context": config.agent.transformer.context}
+    config.agent = ConfigDict({"name": name, **shared, "return_scale": config.agent.return_scale, **fields})
+
+
 def _bc(config: ConfigDict, path: str) -> None:
     """Control 5: behaviour cloning, of the few experts alone or of the poor data."""
     if path == "experts":
         config.data.mix = "only"
     else:
         config.data.experts = ""
-    config.agent = ConfigDict(
-        {
-            "name": "bc",
-            "batch": config.agent.batch,
-            "context": config.agent.transformer.context,
-            "return_scale": config.agent.return_scale,
-            "widths": (256, 256),
-            "learning_rate": 1e-3,
-            "weight_decay": 1e-4,
-            "max_grad_norm": 1.0,
-        }
-    )
+    rates = {"learning_rate": 1e-3, "weight_decay": 1e-4, "max_grad_norm": 1.0}
+    _other_agent(config, "bc", widths=(256, 256), **rates)
 
 
 def _nearest(config: ConfigDict) -> None:
     """Control 5: retrieve and play."""
-    config.agent = ConfigDict(
-        {
-            "name": "nearest",
-            "batch": config.agent.batch,
-            "context": config.agent.transformer.context,
-            "return_scale": config.agent.return_scale,
-            "trajectories": config.agent.bank.trajectories,
-            "capacity": config.agent.bank.capacity,
-            "k": 1,
-            "method": "auto",
-        }
+    bank = config.agent.bank
+    _other_agent(
+        config, "nearest", trajectories=bank.trajectories, capacity=bank.capacity, k=1, method="auto"
     )
     config.run.update(total_steps=100, eval_every=100, checkpoint_every=100)  # it learns nothing
 

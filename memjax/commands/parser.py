@@ -1,0 +1,66 @@
+"""What the words of all commands of `memjax` have in common. Nothing here imports JAX."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from memjax.commands import argument_types
+
+MOST_CHARACTERS = 1_000  # of an error line; a value in it may be longer
+
+
+def fail(message: str, code: int) -> int:
+    """Prints one line and returns the exit code. The line may hold what others wrote: no byte of it acts."""
+    text = " ".join(message.split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS // 2]} ... {text[-MOST_CHARACTERS // 2 :]}"
+    print(f"memjax: error: {text}", file=sys.stderr)
+    return code
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake on one line instead of printing the usage before it."""
+
+    takes_workdirs = ""  # "one" or "several"
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2 and one line."""
+        raise SystemExit(fail(f"{message} (see {self.prog} --help)", 2))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, and then the directories of runs from both places where they may stand."""
+        arguments, rest = super().parse_known_args(args, namespace)
+        if self.takes_workdirs:
+            late = [argument_types.path(word) for word in rest if not word.startswith("-")]  # after an option
+            rest = [word for word in rest if word.startswith("-")]
+            found = [*arguments.positional, *late, *arguments.named]
+            if not found:
+                self.error("expected the directory of a run: DIR or --workdir=DIR")
+            if len(found) > 1 and self.takes_workdirs == "one":
+                self.error(f"expected one directory of a run, got {', '.join(map(str, found))}")
+            arguments.workdirs, arguments.workdir = found, found[0]
+        return arguments, rest
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[..., int], summary: str, text: str, workdirs: str = ""
+) -> Parser:
+    """A command with what all have in common; `workdirs` says whether it takes "one" or "several" runs."""
+    raw = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser(
+        name, help=summary, description=text, allow_abbrev=False, formatter_class=raw
+    )
+    command.set_defaults(run=run, takes_fields=False)
+    command.takes_workdirs = workdirs
+    if workdirs:
+        help = "the directory of a run" + ("; may be repeated" if workdirs == "several" else "")
+        command.add_argument("positional", nargs="*", type=argument_types.path, metavar="DIR", help=help)
+        named = {"dest": "named", "action": "append", "default": [], "type": argument_types.path}
+        command.add_argument("--workdir", metavar="DIR", help="the same", **named)
+    imports = {"dest": "imports", "action": "append", "default": []}
+    help = "import code of your own first (docs/extending.md); may be repeated"
+    command.add_argument("--import", metavar="MODULE_OR_FILE", help=help, **imports)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
