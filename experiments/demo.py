@@ -12,7 +12,8 @@ import numpy as np
 
 from experiments.study import first_success, late, markdown, over_run, run_variants, solved_at
 from memjax.commands.maps import draw_map
-from memjax.commands.report import load_run, report
+from memjax.commands.report import report
+from memjax.runs.series import load_run
 
 FOLDER = Path("runs/demo")
 SEEDS = 5

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from memjax.commands.curves import COLOURS, Run
-from memjax.commands.report import load_run
+from memjax.commands.curves import COLOURS
+from memjax.runs.series import Run, load_run
 
 RESULTS = Path(__file__).parent / "results"
 MAIN = "adamemento"  # the variant without a suffix

@@ -23,9 +23,9 @@ import numpy as np
 
 from memjax.commands.campaign_file import Campaign, read_campaign
 from memjax.commands.campaign_table import write_tables
-from memjax.commands.report import load_run
 from memjax.config_file import load_config
 from memjax.runs.metrics import replace_file
+from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.config import resolve

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memjax.runs.series import Run
 from memjax.types import ConfigError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -41,32 +41,6 @@ PANELS = (
     Panel("Exploration", "states visited", ("explore/states",)),
     Panel("Bonus against rarity of states", "rank correlation", ("explore/rank_correlation",)),
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """The metrics of one workdir."""
-
-    name: str
-    experiment: str
-    rows: list[dict[str, Any]]
-    steps: str = "environment steps"  # what a step is
-
-    @property
-    def num_seeds(self) -> int:
-        """Seeds trained side by side, the most any metric tells of."""
-        return max(len(v) if isinstance(v, list) else 1 for row in self.rows for v in row.values())
-
-    def metrics(self, pattern: str) -> list[str]:
-        """Names that match `pattern` and have a value somewhere."""
-        names = dict.fromkeys(name for row in self.rows for name in row if fnmatch(name, pattern))
-        return [name for name in names if np.isfinite(self.series(name)[1]).any()]
-
-    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps [n] and values [n, num_seeds] of one metric; NaN where a seed has no value."""
-        points = [(row["step"], row[name]) for row in self.rows if name in row]
-        values = [value if isinstance(value, list) else [value] for _, value in points]
-        return np.asarray([step for step, _ in points]), np.asarray(values, np.float64)
 
 
 def shown(run: Run, panel: Panel) -> list[str]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from memjax.commands.curves import PANELS, Run, draw, shown
-from memjax.runs.metrics import METRICS_FILE, read_metrics
-from memjax.runs.workdir import CONFIG_FILE, read_json
+from memjax.commands.curves import PANELS, draw, shown
+from memjax.runs.metrics import METRICS_FILE
+from memjax.runs.series import Run, load_runs
 from memjax.types import ConfigError
 
 SUMMARY = (
@@ -61,7 +60,7 @@ def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
       ConfigError: a run has no metrics, or none that a panel shows.
     """
-    runs = [load_run(Path(workdir), [Path(w) for w in workdirs]) for workdir in workdirs]
+    runs = load_runs(workdirs)
     panels = [panel for panel in PANELS if any(shown(run, panel) for run in runs)]
     if not panels:
         raise ConfigError(
@@ -71,38 +70,6 @@ def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
     draw(runs, panels, out)
     print(summary(runs))
     return out
-
-
-def load_run(workdir: Path, all_workdirs: Sequence[Path] = ()) -> Run:
-    """Reads the metrics of one run. Raises ConfigError where there are none.
-
-    Its name is that of its folder; among `all_workdirs` with folders of the same name it is the whole path.
-    """
-    path = workdir / METRICS_FILE
-    rows = read_metrics(path) if path.is_file() else []
-    if not rows:
-        raise ConfigError("workdir", f"a directory with lines in its {METRICS_FILE}", f"'{workdir}'")
-    _check_rows(rows, path)
-    file = workdir / CONFIG_FILE
-    config = read_json(file) if file.is_file() else {"experiment": workdir.name}
-    if not isinstance(config.get("experiment"), str):
-        raise ConfigError(f"{file}: experiment", "a name", repr(config.get("experiment")))
-    steps = "updates" if "data" in config else "environment steps"
-    same_name = [other for other in all_workdirs if other.resolve().name == workdir.resolve().name]
-    name = str(workdir) if len(same_name) > 1 else workdir.resolve().name
-    return Run(name, config["experiment"], rows, steps)
-
-
-def _check_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Raises ConfigError unless each metric is a number, or a list of as many numbers in every line."""
-    seeds: dict[str, int] = {}
-    for row in rows:
-        for name, value in row.items():
-            values = value if isinstance(value, list) else [value]
-            is_number = all(each is None or isinstance(each, int | float) for each in values)
-            if not values or not is_number or seeds.setdefault(name, len(values)) != len(values):
-                expected = "a number, or as many numbers as in the lines before"
-                raise ConfigError(f"{path}, step {row['step']}: {name}", expected, repr(value))
 
 
 def summary(runs: Sequence[Run]) -> str:

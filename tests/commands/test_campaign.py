@@ -136,8 +136,8 @@ def pretend(monkeypatch, fails=()):
 
 
 def load(folder):
-    from memjax.commands.curves import Run
     from memjax.runs.metrics import read_metrics
+    from memjax.runs.series import Run
 
     return Run(folder.name, "suite", read_metrics(folder / "metrics.jsonl"))
 

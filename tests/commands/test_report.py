@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from memjax.commands.curves import COLOURS, PANELS
-from memjax.commands.report import load_run, report, summary
+from memjax.commands.report import report, summary
 from memjax.runs.metrics import MetricsWriter
+from memjax.runs.series import load_run, load_runs
 from memjax.types import ConfigError
 
 
@@ -60,9 +61,9 @@ def test_panels_show_what_the_run_has(tmp_path):
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
     paths = [run_dir(tmp_path / "x" / "run"), run_dir(tmp_path / "y" / "run")]
-    names = [load_run(path, paths).name for path in paths]
-    assert names == [str(path) for path in paths]
-    assert all(name in summary([load_run(path, paths) for path in paths]) for name in names)
+    runs = load_runs(paths)
+    assert [run.name for run in runs] == [str(path) for path in paths]
+    assert all(run.name in summary(runs) for run in runs)
 
 
 def test_nothing_to_draw_is_an_error(tmp_path):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import study
-from memjax.commands.curves import Run
 from memjax.runs.metrics import MetricsWriter
+from memjax.runs.series import Run
 
 
 def run_of(rows):
