@@ -13,7 +13,7 @@ from typing import Any
 
 from memjax import __version__
 from memjax.commands import argument_types, help_texts
-from memjax.commands.parser import Parser, add_command, fail
+from memjax.commands.parser import Parser, add_command, add_many_runs, fail
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, overrides, problem = _split_overrides(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
     if problem or (overrides and not arguments.takes_fields):
-        who = "only `memjax train` and `memjax remember` take config fields"
+        who = "only `memjax train`, `memjax sweep` and `memjax remember` take config fields"
         return fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
     if arguments.debug:
         return arguments.run(arguments, overrides)
@@ -155,6 +155,15 @@ def _campaign(arguments: argparse.Namespace, _: Overrides) -> int:
     return run(arguments.file, arguments.workdir, **options)
 
 
+def _sweep(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from memjax.commands.sweep import Request, run
+
+    names = ("config", "over", "draws", "first_seed", "seeds", "score", "last", "keep_checkpoints", "imports")
+    values = {name: getattr(arguments, name) for name in names}
+    request = Request(**values, overrides=overrides, cache=not arguments.no_compilation_cache)
+    return run(request, arguments.workdir, workers=arguments.workers, dry_run=arguments.dry_run)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="memjax", description="External, retrievable memory for RL agents.", allow_abbrev=False
@@ -169,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_configs(commands)
     _add_collect(commands)
     _add_campaign(commands)
+    _add_sweep(commands)
     _add_remember(commands)
     return parser
 
@@ -265,18 +275,31 @@ def _add_configs(commands: Any) -> None:
 def _add_campaign(commands: Any) -> None:
     summary = "run a grid of configs and seeds, and make tables of it"
     campaign = add_command(commands, "campaign", _campaign, summary, help_texts.CAMPAIGN)
-    add = campaign.add_argument
-    add("file", type=argument_types.path, metavar="FILE.toml", help="the campaign")
-    add(
-        "--workdir",
-        type=argument_types.path,
-        required=True,
-        metavar="DIR",
-        help="where runs and results are kept",
-    )
-    add("--workers", type=argument_types.positive, default=1, metavar="N", help="runs at a time (default: 1)")
-    add("--dry-run", action="store_true", help="say what is left to do, and stop")
-    add("--only-tables", action="store_true", help="make tables from DIR/results.csv as it is")
+    campaign.add_argument("file", type=argument_types.path, metavar="FILE.toml", help="the campaign")
+    add_many_runs(campaign)
+    help = "make tables from DIR/results.csv as it is"
+    campaign.add_argument("--only-tables", action="store_true", help=help)
+
+
+def _add_sweep(commands: Any) -> None:
+    summary = "train a config under several settings of its fields, and compare them"
+    sweep = add_command(commands, "sweep", _sweep, summary, help_texts.SWEEP)
+    _add_config(sweep)
+    add_many_runs(sweep)
+    add = sweep.add_argument
+    over = {"action": "append", "required": True, "type": argument_types.over}
+    add("--over", metavar="FIELD=VALUE,...", help="a field and its values; may be repeated", **over)
+    help = "draw so many settings instead of taking all"
+    add("--random", dest="draws", type=argument_types.positive, metavar="N", help=help)
+    help = "seeds of each setting (default: 1)"
+    add("--seeds", type=argument_types.positive, default=1, metavar="N", help=help)
+    help = "the first of them (default: 0)"
+    add("--first-seed", type=argument_types.natural, default=0, metavar="S", help=help)
+    help = "what is compared: NAME is eval/POLICY/NAME, with a slash any metric (default: return)"
+    add("--score", default="return", metavar="NAME", help=help)
+    help = "the share of the run, its end, that a score is the mean of (default: 0.25)"
+    add("--last", type=argument_types.share, default=0.25, metavar="SHARE", help=help)
+    add("--keep-checkpoints", action="store_true", help="do not remove those of runs that ended")
 
 
 def _add_collect(commands: Any) -> None:

@@ -6,6 +6,7 @@ Imports nothing that takes long, so that help appears at once.
 import argparse
 import ast
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,25 @@ def option(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter for a thousand brackets
         return name, value
+
+
+def over(text: str) -> tuple[str, list[str]]:
+    """FIELD=VALUE,VALUE,...; a comma within brackets does not separate."""
+    field, _, values = text.partition("=")
+    found = [value.strip() for value in re.split(r",(?![^(\[]*[)\]])", values)]
+    if not field or not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(
+            f"expected FIELD=VALUE,VALUE,... with different values, got '{text}'"
+        )
+    return field, found
+
+
+def share(text: str) -> float:
+    """A number above 0, up to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got '{text}'")
+    return number

@@ -15,13 +15,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from memjax.commands.campaign_file import Campaign, read_campaign
+from memjax.commands.campaign_file import Campaign, read_campaign, split_arm
 from memjax.commands.campaign_table import write_tables
 from memjax.config_file import load_config
 from memjax.runs.metrics import replace_file
@@ -50,6 +50,7 @@ class Cell(NamedTuple):
     seeds: int
     total_steps: int
     digest: str  # of the resolved config
+    flags: tuple[str, ...] = ()  # further words of `memjax train`
 
     @property
     def name(self) -> str:
@@ -72,22 +73,44 @@ def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: 
       RunEnded: a run failed; the others were finished before.
     """
     campaign = read_campaign(file)
+
+    def write(rows: Sequence[Mapping[str, str]]) -> None:
+        write_tables(campaign, rows, workdir, file.name)
+
     if not only_tables:
-        cells = cells_of(campaign, workdir)
-        rows = read_rows(workdir / RESULTS)
-        missing = [cell for cell in cells if not is_done(cell, rows)]
-        print(f"memjax: {len(cells)} runs, {len(missing)} to do", file=sys.stderr)
-        if dry_run:
-            for cell in missing:
-                print(f"{cell.name}: {cell.source}, {cell.seeds} x {cell.total_steps:,} steps")
-            return 0
-        with StopOnSignal() as stop:
-            failed = run_cells(campaign, missing, rows, workdir, workers, stop)
-        if stop.requested:
-            return stop.exit_code
-        if failed:
-            raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
-    write_tables(campaign, read_rows(workdir / RESULTS), workdir, file.name)
+        return run_missing(campaign, cells_of(campaign, workdir), workdir, write, workers, dry_run)
+    write(read_rows(workdir / RESULTS))
+    return 0
+
+
+def run_missing(
+    campaign: Campaign,
+    cells: Sequence[Cell],
+    workdir: Path,
+    write: Callable[[Sequence[Mapping[str, str]]], None],
+    workers: int,
+    dry_run: bool,
+) -> int:
+    """Runs those cells that have no rows yet, then calls `write` with all rows. Returns the exit code.
+
+    Raises RunEnded where a run failed, after the others were finished and what there is was written.
+    """
+    rows = read_rows(workdir / RESULTS)
+    missing = [cell for cell in cells if not is_done(cell, rows)]
+    print(f"memjax: {len(cells)} runs, {len(missing)} to do", file=sys.stderr)
+    if dry_run:
+        for cell in missing:
+            print(f"{cell.name}: {cell.source}, {cell.seeds} x {cell.total_steps:,} steps")
+        return 0
+    with StopOnSignal() as stop:
+        failed = run_cells(campaign, missing, rows, workdir, workers, stop)
+    if stop.requested:
+        return stop.exit_code
+    rows = read_rows(workdir / RESULTS)
+    if rows:
+        write(rows)
+    if failed:
+        raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
     return 0
 
 
@@ -97,14 +120,15 @@ def cells_of(campaign: Campaign, workdir: Path) -> list[Cell]:
         cell
         for group, tasks in campaign.groups.items()
         for task in tasks
-        for arm, variant in campaign.arms.items()
-        for cell in _cells(campaign, workdir, group, task, arm, variant)
+        for arm in campaign.arms
+        for cell in _cells(campaign, workdir, group, task, arm)
     ]
 
 
-def _cells(campaign: Campaign, workdir: Path, group: str, task: str, arm: str, variant: str) -> list[Cell]:
-    source = f"{campaign.config}:{task}" + (f"+{variant}" if variant else "")
-    chosen = [(name, str(value)) for name, value in campaign.overrides.items()]
+def _cells(campaign: Campaign, workdir: Path, group: str, task: str, arm: str) -> list[Cell]:
+    variant, own = split_arm(campaign.arms[arm])
+    source = ":".join(filter(None, (campaign.config, "+".join(filter(None, (task, variant))))))
+    chosen = [*((name, str(value)) for name, value in campaign.overrides.items()), *own]
     config = resolve(load_config(source, chosen))
     raw = {k: v for k, v in config.raw.items() if k not in ("seed", "num_seeds")}
     digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:12]
@@ -176,7 +200,7 @@ def _start(cell: Cell) -> subprocess.Popen:
     fields = [f"--config.{name}={value}" for name, value in cell.overrides]
     command = [
         *(sys.executable, "-m", "memjax", "train", f"--config={cell.source}", f"--workdir={cell.folder}"),
-        *fields,
+        *(*fields, *cell.flags),
     ]
     with open(cell.folder / LOG, "ab") as log:
         # A group of its own: a signal from the keyboard reaches it through the campaign alone, and once.

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Campaign:
     keep_checkpoints: bool  # False: they are removed once a run's rows are written
     overrides: Mapping[str, Any]  # {"agent.ppo.clip": 0.1}, of every cell
     groups: Mapping[str, Any]  # {group: [task, ...]}; a task is a variant of the config
-    arms: Mapping[str, Any]  # {name: variant}; "" is the config itself
+    arms: Mapping[str, Any]  # {name: variant}, "" is the config itself; or {name: table}, see `split_arm`
     scale: Mapping[str, Any]  # {task: [score that counts as 0, score that counts as 1]}
 
     def check(self) -> None:
@@ -32,10 +32,14 @@ class Campaign:
             if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) for t in tasks):
                 raise ConfigError(f"groups.{group}", "a list of tasks", repr(tasks))
         for arm, variant in self.arms.items():
-            if not isinstance(variant, str):
-                raise ConfigError(f"arms.{arm}", "a variant of the config, or ''", repr(variant))
-            if not re.fullmatch(r"[\w .+-]+", arm) or arm.startswith("."):
-                raise ConfigError("arms", "names of letters, digits, spaces and . + - _", repr(arm))
+            if not isinstance(variant, str | Mapping) or not isinstance(split_arm(variant)[0], str):
+                expected = "a variant of the config, '' or a table of fields"
+                raise ConfigError(f"arms.{arm}", expected, repr(variant))
+            if own := {"seed", "num_seeds"} & dict(split_arm(variant)[1]).keys():
+                expected = "fields other than the seeds, which all arms share"
+                raise ConfigError(f"arms.{arm}", expected, " and ".join(sorted(own)))
+            if not re.fullmatch(r"[\w .,=+-]+", arm) or arm.startswith("."):
+                raise ConfigError("arms", "names of letters, digits, spaces and . , = + - _", repr(arm))
         if not self.groups or not self.arms:
             raise ConfigError("groups" if not self.groups else "arms", "at least one", "none")
         for task in self.tasks:
@@ -52,6 +56,27 @@ class Campaign:
     def tasks(self) -> list[str]:
         """All tasks, group by group."""
         return [task for tasks in self.groups.values() for task in tasks]
+
+
+def split_arm(arm: str | Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The variant of an arm, and its own fields as (name, text).
+
+    An arm is the variant alone, or a table of fields, {"agent.ppo.clip": 0.1}, which may name a "variant".
+    Tables within it are sections.
+    """
+    if isinstance(arm, str):
+        return arm, ()
+    fields = {name: value for name, value in arm.items() if name != "variant"}
+    return arm.get("variant", ""), tuple(_flat(fields, ""))
+
+
+def _flat(fields: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield f"{prefix}{name}", text
 
 
 def read_campaign(file: Path) -> Campaign:

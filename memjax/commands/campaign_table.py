@@ -1,6 +1,6 @@
 """The tables and the picture of a campaign, from its rows alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +58,11 @@ def by_group(campaign: Campaign, table: Table) -> str:
         cells = []
         for tasks in campaign.groups.values():
             own = _scores(table[arm], shared_tasks(tasks, *table.values()))
-            cells.append(_with_interval(interquartile_mean, own) if own else "-")
+            cells.append(with_interval(interquartile_mean, own) if own else "-")
             both = shared_tasks(tasks, table[first], table[arm])
             pair = _scores(table[first], both), _scores(table[arm], both)
             versus = arm != first and both
-            cells.append(_with_interval(probability_of_improvement, *pair) if versus else "-")
+            cells.append(with_interval(probability_of_improvement, *pair) if versus else "-")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -118,6 +118,7 @@ def _scores(arm: Mapping[str, np.ndarray], tasks: Sequence[str]) -> Scores:
     return [arm[task] for task in tasks]
 
 
-def _with_interval(statistic, *groups: Scores) -> str:
+def with_interval(statistic: Callable[..., float], *groups: Scores, form: str = ".2f") -> str:
+    """A statistic of groups of scores with the ends of its 95 % interval, as text."""
     low, high = interval(statistic, *groups)
-    return f"{statistic(*groups):.2f} [{low:.2f}, {high:.2f}]"
+    return f"{statistic(*groups):{form}} [{low:{form}}, {high:{form}}]"

@@ -37,6 +37,24 @@ examples:
   memjax campaign experiments/campaigns/suite.toml --workdir=runs/suite --dry-run
 """
 
+SWEEP = """\
+Trains a config under every combination of the values that --over names, with so many seeds each, and writes
+DIR/results.csv, a table of the interquartile mean of each setting with its bootstrap interval, and a picture.
+Every setting is checked before the first one starts. Launch the same command again to continue; what is in
+results.csv is not run again. Seeds are trained side by side where the environment runs in JAX.
+
+--random=N draws N settings instead, always the same ones; then LOW..HIGH stands for a number between the two,
+and LOW..HIGH:log for one that is uniform in the logarithm.
+
+examples:
+  memjax sweep --config=four_rooms --over agent.ppo.learning_rate=1e-4,3e-4,1e-3 --seeds=10 \\
+      --workdir=runs/sweep --workers=2
+  memjax sweep --config=four_rooms:ppo --over agent.learning_rate=1e-4,1e-3 --over agent.clip=0.1,0.2 \\
+      --seeds=5 --workdir=runs/grid --dry-run
+  memjax sweep --config=four_rooms --random=20 --over agent.ppo.learning_rate=1e-5..1e-2:log \\
+      --over agent.ppo.epochs=1..8 --seeds=3 --workdir=runs/random --config.run.total_steps=50000
+"""
+
 REMEMBER = """\
 Plays the tasks of a benchmark with a language model, epoch after epoch, and remembers how they ended; see
 docs/memrl.md. Launch the same command again to continue a run that was stopped or killed. A finished run is

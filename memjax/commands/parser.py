@@ -64,3 +64,12 @@ def add_command(
     command.add_argument("--import", metavar="MODULE_OR_FILE", help=help, **imports)
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command
+
+
+def add_many_runs(command: Parser) -> None:
+    """The words of a command that launches many runs."""
+    add = command.add_argument
+    help = "where runs and results are kept"
+    add("--workdir", type=argument_types.path, required=True, metavar="DIR", help=help)
+    add("--workers", type=argument_types.positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    add("--dry-run", action="store_true", help="say what is left to do, and stop")

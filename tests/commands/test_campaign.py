@@ -20,6 +20,8 @@ from memjax.commands.aggregates import (
 )
 from memjax.commands.campaign import COLUMNS, cells_of, read_rows
 from memjax.commands.campaign_file import read_campaign
+from memjax.config_file import load_config
+from memjax.training.config import resolve
 from memjax.types import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "campaigns"
@@ -92,6 +94,19 @@ def test_cells_are_all_arms_on_all_tasks(file, tmp_path):
     assert [cell.source for cell in cells] == sources
     assert len({cell.digest for cell in cells}) == 4
     assert cells[0].overrides == (("run.eval_episodes", "4"), ("seed", "3"), ("num_seeds", "2"))
+
+
+def test_an_arm_may_be_a_table_of_fields(file, tmp_path):
+    tables = """"Own" = { variant = "smoke", "run.eval_episodes" = 6, "agent.ppo.widths" = [8, 8] }
+    sections = { agent.ppo.clip = 0.1, agent.ppo.normalize_observations = true }"""
+    file.write_text(SMALL.replace('Own = "smoke"', tables))
+    own, sections = cells_of(read_campaign(file), tmp_path)[:2]
+    assert (own.source, sections.source) == ("suite:FourRooms+smoke", "suite:FourRooms")
+    config = resolve(load_config(own.source, own.overrides))
+    assert (config.run.eval_episodes, config.agent.ppo.widths) == (6, (8, 8))  # the arm's, not the campaign's
+    config = resolve(load_config(sections.source, sections.overrides))
+    assert (config.agent.ppo.clip, config.agent.ppo.normalize_observations) == (0.1, True)
+    assert (config.seed, config.num_seeds, config.run.eval_episodes) == (3, 2, 4)
 
 
 def test_where_seeds_cannot_run_side_by_side_each_is_a_run(tmp_path):
@@ -190,6 +205,9 @@ def test_a_changed_config_is_run_anew(file, tmp_path, monkeypatch):
         ("CartPole = [20, 500]", "", "scale.CartPole: expected two different numbers"),
         ("[20, 500]", "[20, 20]", "scale.CartPole: expected two different numbers"),
         ('Own = "smoke"', "Own = 1", "arms.Own: expected a variant of the config"),
+        ('Own = "smoke"', "Own = { variant = 1 }", "arms.Own: expected a variant of the config"),
+        ('Own = "smoke"', "Own = { seed = 1 }", "arms.Own: expected fields other than the seeds"),
+        ('Own = "smoke"', 'Own = { "agent.ppo.clib" = 1 }', "did you mean 'agent.ppo.clip'?"),
         ('Own = "smoke"', '"../x" = "smoke"', "arms: expected names of letters"),
         ('easy = ["FourRooms", "CartPole"]', "easy = []", "groups.easy: expected a list of tasks"),
         ('"CartPole"]', '"CartPool"]', "scale.CartPool"),

@@ -69,6 +69,9 @@ def test_a_command_is_understood(name, words, files, monkeypatch):
     arguments, overrides = parsed(words)
     if arguments.command == "configs":
         load_config(arguments.name or "four_rooms")
+    if arguments.command == "sweep":
+        assert cli.main([*words, "--dry-run"]) == 0
+        assert not Path(arguments.workdir).exists()
     if arguments.command not in ("train", "remember"):
         return
     if arguments.config.partition(":")[0] == "my_config.py" or arguments.imports:
@@ -90,7 +93,7 @@ def test_the_documents_are_read():
     assert names.count("README.md") >= 15
     assert {words[0] for _, words in COMMANDS} == {
         *("train", "evaluate", "remember", "report", "inspect", "configs", "collect", "campaign"),
-        "quarantine",
+        *("quarantine", "sweep"),
     }
 
 
@@ -108,7 +111,7 @@ def test_a_directory_was_made_by_a_command_before(name):
         elif arguments.command == "collect":
             for policy in arguments.policy:
                 assert policy == "random" or policy.endswith(".npz") or made[policy] == arguments.env
-        elif arguments.command not in ("configs", "campaign"):
+        elif arguments.command not in ("configs", "campaign", "sweep"):
             assert {str(workdir) for workdir in arguments.workdirs} <= made.keys()
 
 
