@@ -130,6 +130,9 @@ def _cells(campaign: Campaign, workdir: Path, group: str, task: str, arm: str) -
     source = ":".join(filter(None, (campaign.config, "+".join(filter(None, (task, variant))))))
     chosen = [*((name, str(value)) for name, value in campaign.overrides.items()), *own]
     config = resolve(load_config(source, chosen))
+    if "/" not in campaign.score and not config.run.eval_every:
+        expected = "a metric of training, such as 'train/return', as run.eval_every is 0"
+        raise ConfigError("score", expected, f"'{campaign.score}'")
     raw = {k: v for k, v in config.raw.items() if k not in ("seed", "num_seeds")}
     digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:12]
     first, count, folder = campaign.first_seed, campaign.seeds, workdir / task / arm

@@ -116,6 +116,7 @@ def test_a_draw_of_all_is_the_grid_in_another_order():
         (["seed=1,2"], [], "--over: expected a field once"),
         ([RATES, RATES], [], "--over: expected a field once"),
         ([RATES], ["--config.agent.ppo.learning_rate=1"], "--over: expected a field once"),
+        ([RATES], ["--config.run.eval_every=0"], "score: expected a metric of training, such as"),
         ([RATES], ["--config.agent.kk=1"], "agent.kk: expected a known field"),
         (["agent.ppo.clip=0.1..0.2"], [], "--over agent.ppo.clip: expected values (a range is for --random)"),
         (["agent.ppo.clip=0.2..0.1"], ["--random=2"], "expected LOW..HIGH with LOW < HIGH, got '0.2..0.1'"),
