@@ -23,12 +23,11 @@ import numpy as np
 
 from memjax.commands.campaign_file import Campaign, read_campaign, split_arm
 from memjax.commands.campaign_table import write_tables
-from memjax.config_file import load_config
+from memjax.commands.train import resolve_training
 from memjax.runs.metrics import replace_file
 from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS
-from memjax.training.config import resolve
 from memjax.types import ConfigError, RunEnded
 
 RESULTS = "results.csv"
@@ -129,7 +128,7 @@ def _cells(campaign: Campaign, workdir: Path, group: str, task: str, arm: str) -
     variant, own = split_arm(campaign.arms[arm])
     source = ":".join(filter(None, (campaign.config, "+".join(filter(None, (task, variant))))))
     chosen = [*((name, str(value)) for name, value in campaign.overrides.items()), *own]
-    config = resolve(load_config(source, chosen))
+    config = resolve_training(source, chosen)
     if "/" not in campaign.score and not config.run.eval_every:
         expected = "a metric of training, such as 'train/return', as run.eval_every is 0"
         raise ConfigError("score", expected, f"'{campaign.score}'")
@@ -179,7 +178,7 @@ def run_cells(
                     continue
                 del running[cell]
                 seconds = time.monotonic() - began
-                what = "failed" if process.returncode else "done"
+                what = f"failed: {_last_line(cell)}" if process.returncode else "done"
                 left = f"{len(waiting)} waiting"
                 print(f"memjax: {cell.name}: {what}, {seconds:.0f} s, {left}", file=sys.stderr)
                 if process.returncode:
@@ -211,6 +210,13 @@ def _start(cell: Cell) -> subprocess.Popen:
         return subprocess.Popen(
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=group
         )
+
+
+def _last_line(cell: Cell) -> str:
+    """What a run said last, as `memjax train` says a mistake."""
+    log = cell.folder / LOG
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return lines[-1].removeprefix("memjax: ") if lines else "no message"
 
 
 def _with_rows(campaign: Campaign, cell: Cell, rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from memjax.commands.compilation_cache import use_compilation_cache
 from memjax.config_file import load_config
 from memjax.runs.imports import import_for_run
-from memjax.training.config import resolve
+from memjax.training.config import ResolvedConfig, resolve
 from memjax.types import ConfigError
 
 
@@ -35,12 +35,17 @@ def run(
     """
     with use_compilation_cache(cache):  # before anything is compiled, small as it may be
         imported = import_for_run(workdir, imports)
-        values = load_config(source, overrides)
-        if "language" in values:
-            expected = "a config of `memjax train`, with a section 'agent'"
-            raise ConfigError("--config", expected, f"'{source}', which is one of `memjax remember`")
-        config = resolve(values)
+        config = resolve_training(source, overrides)
         # Why here: it takes a second to import, and a mistake in the config should not wait for that.
         from memjax.training.train import train
 
         return train(config, workdir, resume=resume, imports=imported)
+
+
+def resolve_training(source: str, overrides: Sequence[tuple[str, str]]) -> ResolvedConfig:
+    """The checked config that a user names. Raises ConfigError, also for one of `memjax remember`."""
+    values = load_config(source, overrides)
+    if "language" in values:
+        expected = "a config of `memjax train`, with a section 'agent'"
+        raise ConfigError("--config", expected, f"'{source}', which is one of `memjax remember`")
+    return resolve(values)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,6 +117,7 @@ def test_a_draw_of_all_is_the_grid_in_another_order():
         (["seed=1,2"], [], "--over: expected a field once"),
         ([RATES, RATES], [], "--over: expected a field once"),
         ([RATES], ["--config.agent.ppo.learning_rate=1"], "--over: expected a field once"),
+        (["language.epochs=1,2"], ["--config=language"], "expected a config of `memjax train`"),
         ([RATES], ["--config.run.eval_every=0"], "score: expected a metric of training, such as"),
         ([RATES], ["--config.agent.kk=1"], "agent.kk: expected a known field"),
         (["agent.ppo.clip=0.1..0.2"], [], "--over agent.ppo.clip: expected values (a range is for --random)"),
@@ -236,6 +238,19 @@ def test_the_child_has_the_words_of_the_sweep(tmp_path, monkeypatch):
         *("--config.agent.ppo.clip=0.3", "--config.agent.ppo.learning_rate=1e-4"),
         *("--config.seed=0", "--config.num_seeds=1", *more[:2]),
     ]
+
+
+def test_a_run_that_fails_says_why(tmp_path, capsys, monkeypatch):
+    """A workdir of another run, in place of which no other is begun."""
+
+    def launch(command, stdout, **_):
+        stdout.write(b"first\nmemjax: error: workdir: expected the run of config.json in it\n")
+        return SimpleNamespace(poll=lambda: 2, returncode=2)
+
+    monkeypatch.setattr(campaign.subprocess, "Popen", launch)
+    assert main(words(tmp_path / "w", over=["agent.ppo.clip=0.1"])) == 1
+    assert "w/clip=0.1: failed: error: workdir: expected the run of config.json" in capsys.readouterr().err
+    assert not (tmp_path / "w" / "tables.md").exists()
 
 
 @pytest.mark.slow
