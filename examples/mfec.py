@@ -1,0 +1,79 @@
+"""Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460) on CartPole, trained in one program.
+
+    python examples/mfec.py
+
+Each action has a memory of states with the highest return that followed; it is worth the mean of the k states
+nearest to this one. The paper's settings for Atari are k = 11, discount 1, epsilon 0.005, a random projection
+to 64 numbers and a million entries for each action. Different here: observations are scaled first, 8 episodes
+are played side by side before they are written, and a memory is smaller.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from memjax.envs import make_env
+from memjax.memory import make_memory
+
+ACTIONS, SCALE = 2, jnp.array([2.4, 2.0, 0.21, 2.0])  # typical size of CartPole's four numbers
+
+
+def remember(memory, state, keys, returns, mask):
+    """Eq. 1: a state keeps the highest return that it ever led to."""
+    found = memory.retrieve(state, keys)
+    slots, known = found.slots[:, 0], mask & (found.scores[:, 0] == 0.0)  # l2: minus the squared distance
+    target = jnp.where(known, slots, memory.capacity)  # no such slot: "drop" passes it over
+    state = state.replace(utility=state.utility.at[target].max(returns, mode="drop"))
+    state = memory.touch(state, slots, known)  # "lru" gives up what was not written or touched for longest
+    return memory.write(state, keys, (), utility=returns, mask=mask & ~known)[0]
+
+
+def worth(memory, state, keys):
+    """Eq. 2: the return of a known state, else the mean of its neighbours; infinite while there are none."""
+    found = memory.retrieve(state, keys)
+    mean = found.utility.sum(axis=1) / found.mask.sum(axis=1).clip(1)
+    value = jnp.where(found.scores[:, 0] == 0.0, found.utility[:, 0], mean)
+    return jnp.where(found.mask[:, 0], value, jnp.inf)
+
+
+def main(rounds=40, limit=500, capacity=10_000, k=11, epsilon=0.005, width=64, batch=8, seed=0):
+    """Mean return of random actions, of the memory's after training, and of each round of training."""
+    env = make_env("gymnax/CartPole-v1", options={"max_steps_in_episode": limit})
+    memory = make_memory(capacity, width, (), evict="lru", k=k, metric="l2")
+    keys = jax.random.split(jax.random.key(seed), rounds + 2)
+    projection = jax.random.normal(keys[0], (4, width)) / jnp.sqrt(width)
+
+    def step(states, epsilon, carry, key):
+        env_state, observation, alive = carry
+        coin, draw, move = jax.random.split(key, 3)
+        keys = (observation / SCALE) @ projection
+        best = jnp.argmax(jax.vmap(partial(worth, memory), (0, None))(states, keys), axis=0)
+        random = jax.random.randint(draw, best.shape, 0, ACTIONS)
+        action = jnp.where(jax.random.uniform(coin, best.shape) < epsilon, random, best)
+        env_state, after = env.step(env_state, action, move)
+        seen = keys, action, after.reward * alive, alive
+        return (env_state, after.observation, alive & ~after.done), seen
+
+    def play(states, key, batch, epsilon):
+        begin, steps = jax.random.split(key)
+        env_state, first = env.init(begin, batch)
+        carry = env_state, first.observation, jnp.ones(batch, bool)  # alive while the first episode lasts
+        return jax.lax.scan(partial(step, states, epsilon), carry, jax.random.split(steps, limit))[1]
+
+    def learn(states, key):
+        keys, action, reward, alive = play(states, key, batch, epsilon)  # [T, B, ...] each
+        took = (action.ravel() == jnp.arange(ACTIONS)[:, None]) & alive.ravel()  # [A, T * B]
+        returns = jax.lax.cumsum(reward, reverse=True).ravel()  # discount 1
+        store = jax.vmap(partial(remember, memory), (0, None, None, 0))
+        return store(states, keys.reshape(-1, width), returns, took), reward.sum(axis=0).mean()
+
+    empty = jax.vmap(memory.init)(jnp.arange(ACTIONS, dtype=jnp.uint32))  # one memory for each action
+    states, history = jax.lax.scan(learn, empty, keys[2:])
+    random, learned = play(empty, keys[1], 32, 1.0)[2], play(states, keys[1], 32, 0.0)[2]
+    return random.sum(axis=0).mean(), learned.sum(axis=0).mean(), history
+
+
+if __name__ == "__main__":
+    before, after, history = main()
+    print(f"return of random actions {before:.0f}, of the memory {after:.0f}; while training {history[::4]}")
