@@ -71,9 +71,8 @@ def _task(config: ConfigDict, task: Task) -> None:
     config.run.total_steps = task.total_steps
     if "label" in config.agent:
         config.agent.label.min_return = task.min_return
-        if (
-            task.min_return < 0.0
-        ):  # where returns are negative, a discount by length would favour long episodes
+        if task.min_return < 0.0:
+            # Why: where returns are negative, a discount by length would favour long episodes.
             config.agent.label.length_discount = 1.0
 
 
