@@ -31,7 +31,7 @@ def spec(action=BOX):
 def config(**changes):
     """Sections may be given as mappings of what differs, for example read={"k": 3}."""
     sections = {
-        "transformer": TransformerConfig(4, 16, 2, 1, 20, 0.1, "float32"),
+        "transformer": TransformerConfig(4, 16, 1, 1, 20, 0.1, "float32"),
         "optimizer": OptimizerConfig(1e-3, 1e-4, 0.25, 10),
         "autoencoder": AutoencoderConfig(8, 6, 20, 32, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
         "bank": ExpertBankConfig(4, 64, "latents"),
