@@ -5,8 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Programs compiled once serve every worker, and the next run.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
-# One more than cores: tests that wait for a process or a file leave one idle.
-WORKERS ?= 3
+WORKERS ?= 2
 # Compiling takes most of the tests' time. Without optimisation and with XLA's older code generator it takes a fraction;
 # every test must pass either way, and `make test-slow` compiles as users do.
 QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
