@@ -31,8 +31,8 @@ QUERIES = 768  # at once: with more the product is no faster, and the scores of 
 _MAXIMA = 2**24  # at once: 64 MB
 KERNEL_WIDTH = 32  # neighbours in a group of a kernel
 _ROWS = 2**17  # numbers of the candidates' keys at once: 512 KB, which a cache holds
-_SHORT_ON_GPU = 2**12  # a row of this length and more is chosen from by groups, if it has enough of them
 _ROWS_ON_GPU = 2**25  # the same where many rows at once fill the device: 128 MB
+_SHORT_ON_GPU = 2**12  # a row of this length and more is chosen from by groups, if it has enough of them
 
 
 def plain(search: Search, k: int, block: int | None) -> Array:
@@ -169,9 +169,10 @@ def _top_on_gpu(x: Array, k: int) -> tuple[Array, Array]:
     from memjax.memory.search.kernels.gpu_top import LONGEST, top_of_rows
 
     n = x.shape[1]
-    if n > LONGEST or n >= max(_SHORT_ON_GPU, 4 * k * WIDTH):
+    if n >= max(_SHORT_ON_GPU, 4 * k * WIDTH):
         return by_groups(x, k, WIDTH, _top_on_gpu, _top_on_gpu)
-    return top_of_rows(x, k)
+    # Why not by groups: their k * WIDTH members would be as many again, without end.
+    return top_of_rows(x, k) if n <= LONGEST else top(x, k)
 
 
 def best_of(

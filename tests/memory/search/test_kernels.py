@@ -17,6 +17,7 @@ from memjax.memory.search.kernels.gpu_top import top_of_rows
 from memjax.memory.search.kernels.group_maxima import group_maxima
 from memjax.memory.search.kernels.operands import KEY_TYPES, PLATFORMS
 from memjax.memory.search.kernels.tpu import slots_along_lanes
+from memjax.memory.search.methods import _top_on_gpu
 from memjax.memory.search.similarity import METRICS
 from memjax.memory.search.storage import key_norms
 from memjax.memory.search.table import Search, Table
@@ -464,3 +465,9 @@ def test_top_of_rows_is_a_stable_sort(q, n, k, whole):
 def test_top_of_rows_lowers_for_a_gpu_that_is_not_here():
     shape = jax.ShapeDtypeStruct((256, 4096), jnp.float32)
     assert f"@{CUSTOM_CALL['cuda']}" in lowered(jax.jit(lambda x: top_of_rows(x, 32)), [shape], "cuda")
+
+
+@pytest.mark.parametrize(("n", "k"), [(700, 5), (64_000, 32), (64_000, 1024), (64_000, 1025), (64_000, 3000)])
+def test_a_choice_among_any_number_on_a_gpu_comes_to_an_end(n, k):
+    values, positions = jax.eval_shape(lambda x: _top_on_gpu(x, k), jax.ShapeDtypeStruct((2, n), jnp.float32))
+    assert values.shape == positions.shape == (2, k)
