@@ -5,8 +5,8 @@ autoencoder over (return to go, observation, action), a bank of 60 expert trajec
 and sizes are ours (docs/reframe.md). The Decision Transformer has the values of its gym experiments (Chen et
 al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
 
-Expected: see results/reframe and results/reads. Data: your own D4RL files or Minari ids, or those that
-`python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates, a tenth of a second each on
+Expected: see results/reframe and results/reads. Data: your own D4RL files, Minari ids, which are fetched, or
+what `python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates, a tenth of a second each on
 two cores of a CPU; `cpu` is a smaller transformer and fewer updates, minutes; `smoke` takes half a minute.
 
   memjax train --config=reframe:hopper+medium --workdir=runs/reframe
@@ -14,6 +14,7 @@ two cores of a CPU; `cpu` is a smaller transformer and fewer updates, minutes; `
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
   memjax train --config=reframe:hopper+medium+corrected+experts1 --workdir=runs/corrected
   memjax train --config=reframe:walker2d+random+dt --workdir=runs/dt
+  memjax train --config=reframe:dt --workdir=runs/minari --config.data.path=mujoco/hopper/medium-v0
   memjax evaluate --workdir=runs/reframe --bank runs/data/hopper_expert.hdf5 --bank-episodes 15 --swap-bank
 """
 
@@ -39,6 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "env": {"id": "envpool/Hopper-v4", "num_envs": 1, "options": {}},
             "data": {
                 "path": DATA.format(env="hopper", tier="medium"),
+                "best": 1.0,
                 "experts": DATA.format(env="hopper", tier="expert"),
                 "num_experts": 60,  # (paper)
                 "expert_seed": 0,
@@ -206,12 +208,9 @@ def _other_agent(config: ConfigDict, name: str, **fields) -> None:
     config.agent = ConfigDict({"name": name, **shared, "return_scale": config.agent.return_scale, **fields})
 
 
-def _bc(config: ConfigDict, path: str) -> None:
-    """Control 5: behaviour cloning, of the few experts alone or of the poor data."""
-    if path == "experts":
-        config.data.mix = "only"
-    else:
-        config.data.experts = ""
+def _bc(config: ConfigDict, path: str, best: float = 1.0) -> None:
+    """Control 5: behaviour cloning, of the few experts alone, of the poor data or of its best episodes."""
+    config.data.update(best=best, **({"mix": "only"} if path == "experts" else {"experts": ""}))
     rates = {"learning_rate": 1e-3, "weight_decay": 1e-4, "max_grad_norm": 1.0}
     _other_agent(config, "bc", widths=(256, 256), **rates)
 
@@ -236,6 +235,7 @@ CONTROLS: dict[str, base.Variant] = {
     "constant": partial(_content, content="constant"),
     "bc_experts": partial(_bc, path="experts"),
     "bc": partial(_bc, path="data"),
+    "bc10": partial(_bc, path="data", best=0.1),  # "10 % BC" of Chen et al. (2021)
     "nearest": _nearest,
 }
 

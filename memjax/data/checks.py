@@ -1,9 +1,9 @@
-"""Whether a dataset fits what it is to be used for: an environment, another dataset, a number of episodes."""
+"""Whether a dataset fits what it is to be used for (environment, other dataset), and choices of its episodes."""
 
 import numpy as np
 
 from memjax.data.tasks import same_task
-from memjax.data.trajectories import Trajectories, take
+from memjax.data.trajectories import Trajectories, returns, take
 from memjax.types import ConfigError, Discrete, EnvSpec
 
 
@@ -52,6 +52,18 @@ def choose(trajectories: Trajectories, count: int, *, seed: int) -> np.ndarray:
     if not 1 <= count <= episodes:
         raise ConfigError(trajectories.source, f"{count:,} episodes to take", f"{episodes:,} in it")
     return np.sort(np.random.default_rng(seed).permutation(episodes)[:count])
+
+
+def best(trajectories: Trajectories, share: float) -> Trajectories:
+    """The episodes of the highest return, at least one, in the order of the dataset; 1 gives all of them.
+
+    Of equal returns the earlier episode is taken.
+    """
+    episodes = len(trajectories.terminated)
+    count = max(1, round(share * episodes))
+    if count >= episodes:
+        return trajectories
+    return take(trajectories, np.sort(np.argsort(-returns(trajectories), kind="stable")[:count]))
 
 
 def _check_env_id(trajectories: Trajectories, wanted: str) -> None:

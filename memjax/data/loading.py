@@ -19,6 +19,7 @@ import numpy as np
 
 from memjax.data.d4rl import Allocate, in_memory, read_d4rl
 from memjax.data.hdf5 import check_file, has, open_hdf5, shown
+from memjax.data.minari_download import download, is_id
 from memjax.data.minari_reader import METADATA, local_root, main_file, read_minari
 from memjax.data.tasks import task_of_file
 from memjax.data.trajectories import Trajectories, digest
@@ -42,10 +43,11 @@ def load(
     keep_unfinished: bool = False,
     cache: str | os.PathLike[str] | None = None,
 ) -> Trajectories:
-    """The episodes of a dataset on this machine.
+    """The episodes of a dataset.
 
     Args:
-        dataset: a D4RL file, a Minari folder or file, or the id of a Minari dataset.
+        dataset: a D4RL file, a Minari folder or file, or the id of a Minari dataset. One that is not on this
+            machine is fetched from Minari's server.
         max_episode_steps: where episodes end at the latest, in a D4RL file without `timeouts`.
         keep_unfinished: keep episodes without an end as ones that were cut.
         cache: a folder to map the arrays from, read only; None: they are read into memory.
@@ -68,7 +70,7 @@ def load(
 
 
 def _find(dataset: str | os.PathLike[str]) -> Path:
-    """The path of a dataset; ids of Minari are looked up where nothing lies at the path itself."""
+    """The path of a dataset; where nothing lies there, that of the Minari dataset with this id."""
     path = Path(dataset)
     try:
         os.lstat(path)
@@ -79,6 +81,8 @@ def _find(dataset: str | os.PathLike[str]) -> Path:
         return path
     if os.path.isdir(stored):
         return stored
+    if is_id(str(dataset)):
+        return download(str(dataset))
     raise ConfigError(
         shown(dataset), "an HDF5 file, or the folder or id of a Minari dataset", "nothing there"
     )

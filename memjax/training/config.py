@@ -34,10 +34,12 @@ class EnvConfig:
 class DataConfig:
     """The recorded episodes that an offline agent learns from, and the experts that a memory is filled from.
 
-    A dataset is a D4RL file, a Minari folder or file, or the id of a Minari dataset on this machine.
+    A dataset is a D4RL file, a Minari folder or file, or the id of a Minari dataset, which is fetched where it
+    is not on this machine.
     """
 
     path: UserPath  # what the agent learns from
+    best: Fraction  # share of its episodes that count, those of the highest return
     experts: UserPath  # "": none. The same as `path`: random episodes of the data themselves, a control
     num_experts: NonNegativeInt  # episodes taken of it
     expert_seed: NonNegativeInt  # which ones
@@ -61,6 +63,9 @@ class DataConfig:
             raise ConfigError("experts", f"a dataset, as mix is {self.mix!r}", "''")
         if self.credit_every and not self.holdout:
             raise ConfigError("holdout", "above 0, as credit_every is", self.holdout)
+        if not self.best or (self.best < 1.0 and self.experts == self.path):
+            expected = "1, as experts are episodes of the data" if self.best else "above 0"
+            raise ConfigError("best", expected, self.best)
         if self.holdout == 1.0 or (self.holdout and self.experts == self.path):
             expected = "below 1" if self.holdout == 1.0 else "0, as experts are episodes of the data"
             raise ConfigError("holdout", expected, self.holdout)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from memjax.agents.offline.shared import DataSummary, Triplets
-from memjax.data.checks import check_same_task, check_spec, choose, select
+from memjax.data.checks import best, check_same_task, check_spec, choose, select
 from memjax.data.loading import load
 from memjax.data.trajectories import Trajectories, concatenate, lengths, normalisation, returns_to_go, take
 from memjax.data.windows import Mix, normalise
@@ -109,7 +109,7 @@ def blank_summary(config: DataConfig, spec: EnvSpec) -> DataSummary:
 
 
 def _read(config: DataConfig, spec: EnvSpec, longest: int | None) -> tuple[Trajectories, Trajectories | None]:
-    """Both datasets, fit for the environment and for each other."""
+    """Both datasets, fit for the environment and for each other; of the first the best episodes."""
     read = partial(
         load,
         max_episode_steps=config.max_episode_steps or None,
@@ -118,6 +118,7 @@ def _read(config: DataConfig, spec: EnvSpec, longest: int | None) -> tuple[Traje
     )
     data = read(config.path)
     check_spec(data, spec)
+    data = best(data, config.best)
     most = int(lengths(data).max())
     if longest is not None and most > longest:
         raise ConfigError("agent.transformer.max_steps", f"at least {most}, as {data.source} has", longest)

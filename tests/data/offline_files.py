@@ -1,6 +1,7 @@
 """Datasets made up for the tests, in memory and as files in D4RL's layout."""
 
 import numpy as np
+import pytest
 
 from memjax.data.trajectories import Trajectories
 
@@ -45,6 +46,32 @@ def write_hdf5(path, fields, **options):
         for name, value in fields.items():
             file.create_dataset(name, data=value, **options)
     return path
+
+
+def store_in_minari(id, data):
+    """Has the package `minari` write the episodes into its folder, under an id; skips where it is missing."""
+    minari = pytest.importorskip("minari")
+    spaces = pytest.importorskip("gymnasium").spaces
+    buffers, discrete = [], data.actions.ndim == 1
+    for e, (first, end) in enumerate(zip(data.starts[:-1], data.starts[1:], strict=True)):
+        last = np.arange(end - first) == end - first - 1
+        rows = np.concatenate([data.observations[first:end], np.zeros_like(data.observations[:1])])
+        buffers.append(
+            minari.data_collector.EpisodeBuffer(
+                observations=rows,
+                actions=data.actions[first:end].astype(np.int64 if discrete else np.float32),
+                rewards=list(data.rewards[first:end].astype(np.float64)),
+                terminations=list(last & data.terminated[e]),
+                truncations=list(last & ~data.terminated[e]),
+            )
+        )
+    shape = data.observations.shape[1:]
+    minari.create_dataset_from_buffers(
+        id,
+        buffers,
+        observation_space=spaces.Box(-np.inf, np.inf, shape, np.float32),
+        action_space=spaces.Discrete(5) if discrete else spaces.Box(-1, 1, data.actions.shape[1:], np.float32),
+    )
 
 
 def assert_same(found, expected):

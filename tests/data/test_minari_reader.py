@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from offline_files import assert_same, episodes_of
+from offline_files import assert_same, episodes_of, store_in_minari
 
 from memjax.data.loading import load
 from memjax.data.minari_reader import read_minari
@@ -148,27 +148,7 @@ def test_an_episode_without_an_end_is_dropped_or_kept(tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])
 def test_what_the_package_itself_writes_is_found_by_its_id(tmp_path, monkeypatch, discrete):
-    minari = pytest.importorskip("minari")
-    gymnasium = pytest.importorskip("gymnasium")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    spaces, data = gymnasium.spaces, episodes_of([6, 3, 8], discrete=discrete)
-    bounds = list(zip(data.starts[:-1], data.starts[1:], strict=True))
-    buffers = []
-    for e, (first, end) in enumerate(bounds):
-        last = np.arange(end - first) == end - first - 1
-        buffers.append(
-            minari.data_collector.EpisodeBuffer(
-                observations=np.concatenate([data.observations[first:end], np.zeros((1, 3), np.float32)]),
-                actions=data.actions[first:end].astype(np.int64 if discrete else np.float32),
-                rewards=list(data.rewards[first:end].astype(np.float64)),
-                terminations=list(last & data.terminated[e]),
-                truncations=list(last & ~data.terminated[e]),
-            )
-        )
-    minari.create_dataset_from_buffers(
-        "made/up-v0",
-        buffers,
-        observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
-        action_space=spaces.Discrete(5) if discrete else spaces.Box(-1, 1, (2,), np.float32),
-    )
+    data = episodes_of([6, 3, 8], discrete=discrete)
+    store_in_minari("made/up-v0", data)
     assert_same(load("made/up-v0"), data)

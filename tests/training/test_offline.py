@@ -349,6 +349,8 @@ REFUSED = {
         {"data__credit_every": 2, "data__holdout": 0.1},
         "data.credit_every: expected 0 with an agent",
     ),
+    "the best of none": ({"data__best": 0.0}, "data.best: expected above 0"),
+    "experts among the best": ({"data__best": 0.5, "data__experts": "same"}, "data.best: expected 1, as experts"),
     "all held out": ({"data__holdout": 0.99}, "data.holdout: expected a share that leaves some"),
     "seeds": ({"data__stream": True, "num_seeds": 2}, "num_seeds: expected 1 with data.stream"),
     "another environment": ({"env__id": "gymnax/Acrobot-v1"}, "observations: expected 6 numbers"),
@@ -359,6 +361,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_fit_is_said_in_one_line(files, case):
     overrides, message = REFUSED[case]
+    if overrides.get("data__experts") == "same":
+        overrides = overrides | {"data__experts": str(files[0])}
     with pytest.raises(ConfigError) as caught:
         build(changed(files, **overrides))
     assert message in str(caught.value)
