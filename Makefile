@@ -11,7 +11,7 @@ WORKERS ?= 2
 QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint lock clean
+.PHONY: help install demo docs test test-slow lint lock release-check clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: install  ## Trains an agent with memory, kills it, resumes it, and draws what it learned
 	$(BIN)/python -m experiments.demo
+
+docs: install  ## Builds the site of the documentation into site/; fails where a link leads nowhere
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.lock
+	XLA_FLAGS= PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: install  ## Style and types
 	$(BIN)/ruff check .
@@ -45,6 +49,9 @@ lock:  ## Rewrites requirements.lock from the newest versions that pyproject.tom
 	  .cache/lock/bin/python -m pip freeze --exclude memjax --exclude setuptools ) > .cache/requirements.lock
 	mv .cache/requirements.lock requirements.lock
 
+release-check: install  ## Builds wheel and sdist, installs each in an empty environment, and tries them there
+	$(BIN)/python -m experiments.release_check
+
 clean:  ## Removes what the other targets made, .venv included
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

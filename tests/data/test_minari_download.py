@@ -81,7 +81,7 @@ def test_what_cannot_be_fetched_is_one_line_with_exit_code_2(minari, case, tmp_p
             raise error
 
     monkeypatch.setattr(minari, "download_dataset", fail)
-    words = ["train", "--config=reframe:dt+smoke", f"--workdir={tmp_path / 'run'}"]
+    words = ["train", "--config=reframe:dt", f"--workdir={tmp_path / 'run'}"]
     fields = ["env.id=gymnax/CartPole-v1", "data.path=mujoco/hopper/medium-v0"]
     assert main([*words, *(f"--config.{field}" for field in fields)]) == 2
     said = capsys.readouterr().err
