@@ -50,7 +50,7 @@ lock:  ## Rewrites requirements.lock from the newest versions that pyproject.tom
 	mv .cache/requirements.lock requirements.lock
 
 release-check: install  ## Builds wheel and sdist, installs each in an empty environment, and tries them there
-	$(BIN)/python -m experiments.release_check
+	$(BIN)/python tests/release_check.py
 
 clean:  ## Removes what the other targets made, .venv included
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist site

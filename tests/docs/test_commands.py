@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def test_the_documents_are_read():
     names = [name for name, _ in COMMANDS]
     for name in ("README.md", "docs/memrl.md", "docs/extending.md", "help of TRAIN", "config atari"):
         assert names.count(name) >= 1, name
-    assert names.count("README.md") >= 15
+    for name in ("docs/start.md", "docs/runs.md", "docs/data.md"):
+        assert names.count(name) >= 7, name
     assert {words[0] for _, words in COMMANDS} == {
         *("train", "evaluate", "remember", "report", "inspect", "configs", "collect", "campaign"),
         *("quarantine", "sweep"),
@@ -152,13 +154,31 @@ def test_code_runs(document):
                     exec(compile(last, str(document), "exec"), names)
 
 
-def test_the_language_model_of_the_readme_needs_no_key(tmp_path, monkeypatch, capsys):
+def test_a_dataset_of_minari_is_read_as_the_page_has_it(tmp_path, monkeypatch):
+    from offline_files import episodes_of, store_in_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    store_in_minari("mujoco/hopper/medium-v0", episodes_of([5, 3]))
+    (block,) = [block.text for block in blocks(Path("docs/data.md")) if block.text.startswith("from memjax")]
+    names = {}
+    exec(compile(block, "docs/data.md", "exec"), names)
+    assert names["episodes"].starts.tolist() == [0, 5, 8]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_an_extra_is_one_of_the_package(document):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"pip install[^\n`]*?(?:memjax|\.)\[([\w,]+)\]", (ROOT / document).read_text())
+    assert {extra for group in named for extra in group.split(",")} <= extras.keys()
+
+
+def test_the_language_model_of_the_page_needs_no_key(tmp_path, monkeypatch, capsys):
     from test_remember import answer, write_tasks
 
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
     write_tasks(tmp_path / "DATA")
-    remember, report = [words for words in commands(SOURCES["README.md"]) if "language/memrl" in str(words)]
+    remember, report = [words for words in commands(SOURCES["docs/language.md"]) if "language" in str(words)]
     with serve(answer) as (url, _):
         shorter = ["--config.language.epochs=1", f"--config.chat.endpoint.base_url={url}"]
         assert cli.main([*remember, *shorter]) == 0
@@ -169,7 +189,7 @@ def test_the_language_model_of_the_readme_needs_no_key(tmp_path, monkeypatch, ca
 def test_a_dataset_of_random_actions_is_made(tmp_path, monkeypatch):
     pytest.importorskip("envpool")
     monkeypatch.chdir(tmp_path)
-    random = next(words for words in commands(SOURCES["README.md"]) if words[0] == "collect")
+    random = next(words for words in commands(SOURCES["docs/data.md"]) if words[0] == "collect")
     small = [re.sub("--steps=.*", "--steps=200", word) for word in random]
     assert cli.main([*small, "--num-envs=2"]) == 0
     assert (tmp_path / "hopper_random.hdf5").stat().st_size > 1_000

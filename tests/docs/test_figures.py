@@ -1,0 +1,104 @@
+"""Figures that documents show, against the result files that they come from.
+
+Where results were made anew, the text is what has to follow.
+"""
+
+import csv
+import statistics
+
+import pytest
+from doc_blocks import ROOT
+
+RESULTS = ROOT / "experiments" / "results"
+if not (ROOT / "docs" / "results.md").is_file() or not RESULTS.is_dir():
+    pytest.skip("no documents beside the tests", allow_module_level=True)
+
+
+def rows(name):
+    with open(RESULTS / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(name, column, **wanted):
+    """A column of the rows in which other columns have these values."""
+    chosen = [row for row in rows(name) if all(row[field] == value for field, value in wanted.items())]
+    assert chosen, (name, wanted)
+    return [float(row[column]) for row in chosen]
+
+
+def solved(variant):
+    reached = numbers("four_rooms/summary.csv", "steps to 90 % success", variant=variant)
+    return f"{sum(steps < float('inf') for steps in reached)} of {len(reached)}"
+
+
+def falls(variant):
+    found = numbers("cliff_walking/summary.csv", "falls per 1,000 episodes", variant=variant)
+    return f"{statistics.median(found):.0f} [{min(found):.0f}, {max(found):,.0f}]"
+
+
+def stream(method):
+    found = numbers("memrl_stream/success.csv", "last_epoch", stream="contradictory", method=method)
+    return f"{statistics.mean(found):.2f}"
+
+
+def regret(method):
+    return f"{statistics.mean(numbers('memrl_simulator/regret.csv', 'regret', world='main', method=method)):.3f}"
+
+
+def final(variant):
+    found = numbers("four_rooms/summary.csv", "final success", variant=variant)
+    return f"{statistics.median(found):.2f} [{min(found):.2f}, {max(found):.2f}]"
+
+
+COMPUTED = {
+    "docs/results.md": [
+        *(f"| {name} | {solved(variant)} |" for name, variant in {
+            "AdaMemento": "adamemento", "the same without its memory": "no_memory", "PPO+RND": "rnd",
+            "PPO+SIL": "sil", "PPO": "ppo"}.items()),
+        *(f"| {name} | {falls(variant)} |" for name, variant in {
+            "AdaMemento": "adamemento", "without the failure memory": "no_failures", "PPO": "ppo",
+            "gate always open": "no_gate", "without any memory": "no_memory", "PPO+RND": "rnd"}.items()),
+        f"| {final('no_memory')} |",
+        f"{regret('MemRL')} ± ", f"utility alone {regret('utility only')} ± ",
+        f"similarity alone {regret('similarity only')} ± ", f"random {regret('random')} ± ",
+        f"success {stream('MemRL')} ± ", f"{stream('RAG (similarity only)')} ± 0.12 with similarity alone",
+        f"{stream('no memory')} ± 0.06 without a memory", f"{stream('utility only')} ± 0.08 with utility alone",
+    ],
+    "README.md": [
+        f"| {solved('adamemento')} | without memory {solved('no_memory').split()[0]}, "
+        f"PPO+RND {solved('rnd').split()[0]}, PPO {solved('ppo').split()[0]} |",
+        f"| {falls('adamemento').split()[0]} | without failure memory {falls('no_failures').split()[0]}, "
+        f"without memory {falls('no_memory').split()[0]}, PPO {falls('ppo').split()[0]} |",
+        f"| {stream('MemRL')} ± 0.07 | similarity alone {stream('RAG (similarity only)')} ± 0.12, "
+        f"no memory {stream('no memory')} ± 0.06, utility alone {stream('utility only')} ± 0.08 |",
+    ],
+}  # fmt: skip
+
+# What the documents repeat of a table that a command wrote: (documents, as they write it, file, as the table has it).
+REPEATED = [
+    (("README.md", "docs/results.md", "docs/concepts.md"), "+58.9 ± 10.0", "reads/tables.md", "+58.9 ± 10.0"),
+    (("README.md", "docs/results.md", "docs/concepts.md"), "+12.6 ± 4.8", "reads/tables.md", "+12.6 ± 4.8"),
+    (("README.md", "docs/results.md"), "+60.2 ± 11.6", "reads/tables.md", "+60.2 ± 11.6"),
+    (("README.md", "docs/results.md"), "+83.8 ± 7.1", "reads/tables.md", "+83.8 ± 7.1"),
+    (("docs/results.md", "docs/concepts.md"), "-0.1 ± 0.5", "reframe/tables.md", "-0.1 ± 0.5"),
+    (("docs/published_scores.md",), "19.9 ± 2.3", "reframe/tables.md", "| Decision Transformer | 19.9 ± 2.3 |"),
+    (("docs/published_scores.md",), "26.5 ± 2.4", "reframe/tables.md", "| Decision Transformer | 26.5 ± 2.4 |"),
+    (("README.md", "docs/concepts.md"), "0.38", "gate/tables.md", "0.38 [0.31, 0.48]"),
+    (("README.md", "docs/concepts.md"), "0.51", "gate/tables.md", "0.51 [0.45, 0.56]"),
+    (("README.md", "docs/concepts.md"), "PPO 0.65", "gate/tables.md", "0.65 [0.61, 0.70]"),
+    (("docs/concepts.md",), "91.2 %", "spoiled_memories/README.md", "91.2 %"),
+    (("docs/results.md", "docs/concepts.md"), "1,438", "mujoco/README.md", "| 1,438 |"),
+    (("docs/results.md", "docs/concepts.md"), "4,194", "mujoco/README.md", "| 4,194 |"),
+]
+
+
+@pytest.mark.parametrize(("document", "shown"), [(d, text) for d, texts in COMPUTED.items() for text in texts])
+def test_a_figure_is_what_the_runs_gave(document, shown):
+    assert shown in (ROOT / document).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("documents", "shown", "file", "there"), REPEATED)
+def test_a_figure_stands_in_the_table_that_it_is_from(documents, shown, file, there):
+    assert there in (RESULTS / file).read_text(encoding="utf-8"), f"{file} is new: {documents} must follow"
+    for document in documents:
+        assert shown in (ROOT / document).read_text(encoding="utf-8"), document
