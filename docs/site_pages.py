@@ -1,7 +1,7 @@
 """The pages of the site that no file under docs/ holds: those of other folders, and those that are generated.
 
-mkdocs calls `on_config` and `on_files`. Every page keeps the path that its file has in the repository, so that
-links between files lead to the same places here.
+mkdocs calls `on_config` and `on_files`. Every page keeps the path that its file has in the repository, so
+that links between files lead to the same places here.
 """
 
 import argparse
@@ -41,7 +41,8 @@ API = {
             "memjax.agents.adamemento.agent",
             "memjax.agents.offline.baselines",
             "memjax.agents.reframe.advised",
-            "memjax.agents.memrl",
+            "memjax.agents.memrl.agent",
+            "memjax.agents.reframe.plug_in",
         ],
     ),
     "parts": (
@@ -49,7 +50,10 @@ API = {
         ["memjax.ops.returns", "memjax.ops.losses", "memjax.ops.intrinsic", "memjax.ops.statistics"],
     ),
     "data": ("Recorded data", ["memjax.data.loading", "memjax.data.trajectories", "memjax.data.scores"]),
-    "runs": ("Configs and runs", ["memjax.config_file", "memjax.schema", "memjax.training.config", "memjax.runs"]),
+    "runs": (
+        "Configs and runs",
+        ["memjax.config_file", "memjax.schema", "memjax.training.config", "memjax.runs"],
+    ),
     "llm": (
         "Language models",
         ["memjax.llm.text_memory", "memjax.llm.types", "memjax.llm.tasks.loading", "memjax.llm.tasks.own"],
@@ -84,7 +88,10 @@ def generated() -> dict[str, str]:
     """Path and text of each page that is made from the code."""
     pages = {"docs/configs.md": _configs(), "docs/commands.md": _commands()}
     for name, (title, modules) in API.items():
-        parts = [f"## `{module}`\n\n::: {module}\n    options: {{show_root_heading: false}}\n" for module in modules]
+        parts = [
+            f"## `{module}`\n\n::: {module}\n    options: {{show_root_heading: false}}\n"
+            for module in modules
+        ]
         pages[f"docs/api/{name}.md"] = "\n".join([f"# {title}\n", *parts])
     return pages
 
@@ -93,7 +100,8 @@ def _configs() -> str:
     text = [
         "# Configs\n",
         "Every shipped config with all its fields, their values and meanings, and its variants: what",
-        "`memjax configs NAME` prints. `--config=NAME:VARIANT` picks a variant, `--config.FIELD=VALUE` sets a field.\n",
+        "`memjax configs NAME` prints. `--config=NAME:VARIANT` picks a variant, and",
+        "`--config.FIELD=VALUE` sets a field.\n",
     ]
     for name in shipped_configs():
         text += [f"## {name}\n", "```python", description(name), "```\n"]

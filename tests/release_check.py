@@ -1,8 +1,8 @@
 """What a release has to do: `make release-check`. Not a test: it builds and installs, and takes minutes.
 
 1. Builds wheel and sdist, and asks twine about them where twine is installed.
-2. Installs each by itself into an empty environment. The packages that memjax needs are those of the interpreter
-   that runs this, which the environment sees through a .pth file; no index is asked.
+2. Installs each by itself into an empty environment. The packages that memjax needs are those of the
+   interpreter that runs this, which the environment sees through a .pth file; no index is asked.
 3. There, in an empty folder, runs the README's code and a short training by the installed command.
 4. Runs some tests of the unpacked sdist against what was installed.
 """
@@ -25,7 +25,12 @@ TRAIN = """train --config=four_rooms:rnd --workdir=run --config.env.num_envs=4 -
 --config.agent.minibatches=1 --config.agent.novelty.minibatch=16 --config.agent.widths=8,
 --config.agent.novelty.widths=8, --config.run.total_steps=64 --config.run.eval_every=0
 --config.run.checkpoint_every=0 --config.run.log_every=1"""
-TESTS = ("tests/test_schema.py", "tests/test_config_file.py", "tests/docs/test_links.py", "tests/memory/test_utility.py")
+TESTS = (
+    "tests/test_schema.py",
+    "tests/test_config_file.py",
+    "tests/docs/test_links.py",
+    "tests/memory/test_utility.py",
+)
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
@@ -39,7 +44,13 @@ def main() -> int:
             run([sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)], ROOT)
         else:
             print("twine is not installed: the description is not checked")
-        rebuild = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={folder / 'again'}")
+        rebuild = (
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            f"--wheel-dir={folder / 'again'}",
+        )
         run([*PIP, *rebuild, str(sdist)], folder)
         (again,) = (folder / "again").glob("*.whl")
         with tarfile.open(sdist) as archive:
@@ -85,7 +96,9 @@ def run(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout[-4000:], done.stderr[-4000:], sep="\n", file=sys.stderr)
-        raise SystemExit(f"release check: {' '.join(map(str, command))[:300]} ended with code {done.returncode}")
+        raise SystemExit(
+            f"release check: {' '.join(map(str, command))[:300]} ended with code {done.returncode}"
+        )
 
 
 if __name__ == "__main__":

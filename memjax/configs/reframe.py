@@ -6,8 +6,8 @@ and sizes are ours (docs/reframe.md). The Decision Transformer has the values of
 al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
 
 Expected: see results/reframe and results/reads. Data: your own D4RL files, Minari ids, which are fetched, or
-what `python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates, a tenth of a second each on
-two cores of a CPU; `cpu` is a smaller transformer and fewer updates, minutes; `smoke` takes half a minute.
+what `python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates, a tenth of a second
+each on two cores of a CPU; `cpu` is a smaller transformer and fewer updates, minutes; `smoke` half a minute.
 
   memjax train --config=reframe:hopper+medium --workdir=runs/reframe
   memjax train --config=reframe:hopper --workdir=runs/mine \\

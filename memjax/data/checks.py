@@ -1,4 +1,4 @@
-"""Whether a dataset fits what it is to be used for (environment, other dataset), and choices of its episodes."""
+"""Whether a dataset fits an environment or another dataset, and choices of its episodes."""
 
 import numpy as np
 

@@ -34,8 +34,8 @@ class EnvConfig:
 class DataConfig:
     """The recorded episodes that an offline agent learns from, and the experts that a memory is filled from.
 
-    A dataset is a D4RL file, a Minari folder or file, or the id of a Minari dataset, which is fetched where it
-    is not on this machine.
+    A dataset is a D4RL file, a Minari folder or file, or the id of a Minari dataset, which is fetched where
+    it is not on this machine.
     """
 
     path: UserPath  # what the agent learns from

@@ -70,7 +70,9 @@ def store_in_minari(id, data):
         id,
         buffers,
         observation_space=spaces.Box(-np.inf, np.inf, shape, np.float32),
-        action_space=spaces.Discrete(5) if discrete else spaces.Box(-1, 1, data.actions.shape[1:], np.float32),
+        action_space=spaces.Discrete(5)
+        if discrete
+        else spaces.Box(-1, 1, data.actions.shape[1:], np.float32),
     )
 
 

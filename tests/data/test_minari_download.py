@@ -35,7 +35,8 @@ def test_an_id_of_minari_is_known_by_its_form(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["hopper_medium-v2.hdf5", "/data/hopper/medium-v0", "~/medium-v0", "medium", "../medium-v0", "a//b-v0"]
+    "name",
+    ["hopper_medium-v2.hdf5", "/data/hopper/medium-v0", "~/medium-v0", "medium", "../medium-v0", "a//b-v0"],
 )
 def test_a_path_is_no_id(name):
     assert not is_id(name)
@@ -65,8 +66,14 @@ def test_a_file_of_that_name_comes_first(minari, tmp_path, monkeypatch):
 
 
 FAILURES = {
-    "no client": (ImportError("huggingface_hub is not installed."), "pip install 'memjax[minari]', got hugging"),
-    "no network": (OSError("[Errno -3] name resolution\nand more"), "server, got OSError: [Errno -3] name resol"),
+    "no client": (
+        ImportError("huggingface_hub is not installed."),
+        "pip install 'memjax[minari]', got hugging",
+    ),
+    "no network": (
+        OSError("[Errno -3] name resolution\nand more"),
+        "server, got OSError: [Errno -3] name resol",
+    ),
     "no such dataset": (ValueError("Couldn't find any version"), "server, got ValueError: Couldn't find any"),
     "nothing stored": (None, "expected minari to put the dataset into"),
 }

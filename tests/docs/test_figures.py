@@ -23,7 +23,7 @@ def numbers(name, column, **wanted):
     """A column of the rows in which other columns have these values."""
     chosen = [row for row in rows(name) if all(row[field] == value for field, value in wanted.items())]
     assert chosen, (name, wanted)
-    return [float(row[column]) for row in chosen]
+    return [float(row[column].replace("never", "inf")) for row in chosen]
 
 
 def solved(variant):
@@ -42,7 +42,9 @@ def stream(method):
 
 
 def regret(method):
-    return f"{statistics.mean(numbers('memrl_simulator/regret.csv', 'regret', world='main', method=method)):.3f}"
+    return (
+        f"{statistics.mean(numbers('memrl_simulator/regret.csv', 'regret', world='main', method=method)):.3f}"
+    )
 
 
 def final(variant):
@@ -62,7 +64,8 @@ COMPUTED = {
         f"{regret('MemRL')} ± ", f"utility alone {regret('utility only')} ± ",
         f"similarity alone {regret('similarity only')} ± ", f"random {regret('random')} ± ",
         f"success {stream('MemRL')} ± ", f"{stream('RAG (similarity only)')} ± 0.12 with similarity alone",
-        f"{stream('no memory')} ± 0.06 without a memory", f"{stream('utility only')} ± 0.08 with utility alone",
+        f"{stream('no memory')} ± 0.06 without a memory",
+        f"{stream('utility only')} ± 0.08 with utility alone",
     ],
     "README.md": [
         f"| {solved('adamemento')} | without memory {solved('no_memory').split()[0]}, "
@@ -74,15 +77,25 @@ COMPUTED = {
     ],
 }  # fmt: skip
 
-# What the documents repeat of a table that a command wrote: (documents, as they write it, file, as the table has it).
+# What the documents repeat of a table that a command wrote: documents, their words, file, its words.
 REPEATED = [
     (("README.md", "docs/results.md", "docs/concepts.md"), "+58.9 ± 10.0", "reads/tables.md", "+58.9 ± 10.0"),
     (("README.md", "docs/results.md", "docs/concepts.md"), "+12.6 ± 4.8", "reads/tables.md", "+12.6 ± 4.8"),
     (("README.md", "docs/results.md"), "+60.2 ± 11.6", "reads/tables.md", "+60.2 ± 11.6"),
     (("README.md", "docs/results.md"), "+83.8 ± 7.1", "reads/tables.md", "+83.8 ± 7.1"),
     (("docs/results.md", "docs/concepts.md"), "-0.1 ± 0.5", "reframe/tables.md", "-0.1 ± 0.5"),
-    (("docs/published_scores.md",), "19.9 ± 2.3", "reframe/tables.md", "| Decision Transformer | 19.9 ± 2.3 |"),
-    (("docs/published_scores.md",), "26.5 ± 2.4", "reframe/tables.md", "| Decision Transformer | 26.5 ± 2.4 |"),
+    (
+        ("docs/published_scores.md",),
+        "19.9 ± 2.3",
+        "reframe/tables.md",
+        "| Decision Transformer | 19.9 ± 2.3 |",
+    ),
+    (
+        ("docs/published_scores.md",),
+        "26.5 ± 2.4",
+        "reframe/tables.md",
+        "| Decision Transformer | 26.5 ± 2.4 |",
+    ),
     (("README.md", "docs/concepts.md"), "0.38", "gate/tables.md", "0.38 [0.31, 0.48]"),
     (("README.md", "docs/concepts.md"), "0.51", "gate/tables.md", "0.51 [0.45, 0.56]"),
     (("README.md", "docs/concepts.md"), "PPO 0.65", "gate/tables.md", "0.65 [0.61, 0.70]"),
@@ -92,7 +105,9 @@ REPEATED = [
 ]
 
 
-@pytest.mark.parametrize(("document", "shown"), [(d, text) for d, texts in COMPUTED.items() for text in texts])
+@pytest.mark.parametrize(
+    ("document", "shown"), [(d, text) for d, texts in COMPUTED.items() for text in texts]
+)
 def test_a_figure_is_what_the_runs_gave(document, shown):
     assert shown in (ROOT / document).read_text(encoding="utf-8")
 

@@ -350,7 +350,10 @@ REFUSED = {
         "data.credit_every: expected 0 with an agent",
     ),
     "the best of none": ({"data__best": 0.0}, "data.best: expected above 0"),
-    "experts among the best": ({"data__best": 0.5, "data__experts": "same"}, "data.best: expected 1, as experts"),
+    "experts among the best": (
+        {"data__best": 0.5, "data__experts": "same"},
+        "data.best: expected 1, as experts",
+    ),
     "all held out": ({"data__holdout": 0.99}, "data.holdout: expected a share that leaves some"),
     "seeds": ({"data__stream": True, "num_seeds": 2}, "num_seeds: expected 1 with data.stream"),
     "another environment": ({"env__id": "gymnax/Acrobot-v1"}, "observations: expected 6 numbers"),
