@@ -29,7 +29,7 @@ demo: install  ## Trains an agent with memory, kills it, resumes it, and draws w
 
 docs: install  ## Builds the site of the documentation into site/; fails where a link leads nowhere
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.lock
-	XLA_FLAGS= PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: install  ## Style and types
 	$(BIN)/ruff check .

@@ -27,36 +27,38 @@ SHOWN = (
     "experiments/launch/*",
     "experiments/results/**/*",
 )
-# Public modules, in the order of a reader who has a memory first and runs later.
+# Public modules and functions, in the order of a reader who has a memory first and runs later.
 API = {
-    "memory": ("A memory", ["memjax.memory"]),
-    "types": ("Types and errors", ["memjax.types"]),
-    "environments": ("Environments", ["memjax.envs", "memjax.envs.gymnax_adapter"]),
+    "memory": ("A memory", ("memjax.memory", "memjax.memory.interface")),
+    "types": ("Types and errors", ("memjax.types",)),
+    "environments": ("Environments", ("memjax.envs", "memjax.envs.gymnax_adapter")),
     "agents": (
         "Agents",
-        [
+        (
             "memjax.agents",
-            "memjax.agents.online.ppo",
-            "memjax.agents.online.sil",
-            "memjax.agents.adamemento.agent",
-            "memjax.agents.offline.baselines",
-            "memjax.agents.reframe.advised",
-            "memjax.agents.memrl.agent",
+            "memjax.agents.online.ppo.make_ppo",
+            "memjax.agents.online.sil.make_sil",
+            "memjax.agents.adamemento.agent.make_adamemento",
+            "memjax.agents.offline.baselines.make_cloning",
+            "memjax.agents.offline.baselines.make_nearest",
+            "memjax.agents.reframe.advised.make_any_reframe",
             "memjax.agents.reframe.plug_in",
-        ],
+            "memjax.agents.memrl.agent",
+            "memjax.agents.memrl.interface",
+        ),
     ),
     "parts": (
         "Parts of agents",
-        ["memjax.ops.returns", "memjax.ops.losses", "memjax.ops.intrinsic", "memjax.ops.statistics"],
+        ("memjax.ops.returns", "memjax.ops.losses", "memjax.ops.intrinsic", "memjax.ops.statistics"),
     ),
-    "data": ("Recorded data", ["memjax.data.loading", "memjax.data.trajectories", "memjax.data.scores"]),
+    "data": ("Recorded data", ("memjax.data.loading", "memjax.data.trajectories", "memjax.data.scores")),
     "runs": (
         "Configs and runs",
-        ["memjax.config_file", "memjax.schema", "memjax.training.config", "memjax.runs"],
+        ("memjax.config_file", "memjax.schema", "memjax.training.config", "memjax.runs"),
     ),
     "llm": (
         "Language models",
-        ["memjax.llm.text_memory", "memjax.llm.types", "memjax.llm.tasks.loading", "memjax.llm.tasks.own"],
+        ("memjax.llm.text_memory", "memjax.llm.types", "memjax.llm.tasks.loading", "memjax.llm.tasks.own"),
     ),
 }
 
@@ -87,12 +89,9 @@ def on_files(files: Files, config: Any) -> Files:
 def generated() -> dict[str, str]:
     """Path and text of each page that is made from the code."""
     pages = {"docs/configs.md": _configs(), "docs/commands.md": _commands()}
-    for name, (title, modules) in API.items():
-        parts = [
-            f"## `{module}`\n\n::: {module}\n    options: {{show_root_heading: false}}\n"
-            for module in modules
-        ]
-        pages[f"docs/api/{name}.md"] = "\n".join([f"# {title}\n", *parts])
+    for name, (title, parts) in API.items():
+        text = [f"## `{part}`\n\n::: {part}\n    options: {{show_root_heading: false}}\n" for part in parts]
+        pages[f"docs/api/{name}.md"] = "\n".join([f"# {title}\n", *text])
     return pages
 
 

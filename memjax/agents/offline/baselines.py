@@ -100,7 +100,7 @@ class NearestState(flax.struct.PyTreeNode):
 
 
 class Cloner(nn.Module):
-    """Observations [..., O] to actions within [-1, 1] [..., A], or logits [..., n]."""
+    """Observations [..., O] to actions [..., A] within [-1, 1], or logits [..., n]."""
 
     action: Any
     widths: Widths

@@ -87,7 +87,7 @@ def function_backbone(function: Callable[[Array, Array, Windows], Array], contex
 
     Args:
         function: (observations [B, O] standardised, returns to go [B] scaled, the last `context` steps up to
-            and with them) -> actions in [-1, 1] [B, A], or logits [B, n] of discrete ones. Pure.
+            and with them) -> actions [B, A] in [-1, 1], or logits [B, n] of discrete ones. Pure.
         context: steps of history.
     """
 
