@@ -4,7 +4,10 @@ Nothing is asked of the network before a user names a dataset that is not on thi
 variables MINARI_REMOTE (the server) and MINARI_DATASETS_PATH (the folder) are minari's own.
 """
 
+import contextlib
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from memjax.data.hdf5 import shown
@@ -31,7 +34,9 @@ def download(id: str) -> Path:
     try:
         import minari
 
-        minari.download_dataset(id)
+        print(f"{id}: not on this machine; minari fetches it", flush=True)
+        with _without_logs("huggingface_hub"):  # which tries for half a minute and logs each attempt twice
+            minari.download_dataset(id)
     except ImportError as error:
         expected = f"a dataset in {shown(local_root())}, or minari and its client to fetch it, from: {_EXTRA}"
         raise ConfigError(shown(id), expected, _line(error)) from error
@@ -41,6 +46,17 @@ def download(id: str) -> Path:
     if not folder.is_dir():
         raise ConfigError(shown(id), f"minari to put the dataset into {shown(folder)}", "nothing there")
     return folder
+
+
+@contextlib.contextmanager
+def _without_logs(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _line(error: Exception) -> str:
