@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# One run per array task on a Slurm cluster, task number = seed. Two minutes before the time limit Slurm sends
+# One run per array task on a Slurm cluster, task number = seed; with several nodes to a task, one run on all of
+# them, which find each other by what Slurm tells them. Two minutes before the time limit Slurm sends
 # SIGTERM to this script, which hands it on, and on preemption to the run itself: the run saves and ends with
 # code 143, and the job is queued again.
 #
 #   mkdir -p logs
 #   CONFIG=atari:Pong WORKDIR=runs/pong sbatch experiments/launch/slurm.sh
+#   CONFIG=four_rooms:ppo sbatch --nodes=4 --array=0 experiments/launch/slurm.sh   # one run on four nodes
 #   DRY_RUN=1 experiments/launch/slurm.sh        # prints the commands
 #
 # Only the dry run was tried: partition, account, modules and the grace period differ between clusters. One
@@ -12,7 +14,7 @@
 #SBATCH --job-name=memjax
 #SBATCH --array=0-4
 #SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16
 #SBATCH --gres=gpu:1
 #SBATCH --mem=64G
@@ -38,7 +40,9 @@ for word in "$@"; do
     --config=*) CONFIG= ;;  # in place of the variable
   esac
 done
-command=(srun "$MEMJAX" train ${CONFIG:+"--config=$CONFIG"} "--workdir=$WORKDIR/seed_$SEED" "--config.seed=$SEED" "$@")
+launcher=(srun)
+[[ "${SLURM_NNODES:-1}" == 1 ]] || launcher+=(--kill-on-bad-exit=1)
+command=("${launcher[@]}" "$MEMJAX" train ${CONFIG:+"--config=$CONFIG"} "--workdir=$WORKDIR/seed_$SEED" "--config.seed=$SEED" "$@")
 if [[ -n "${DRY_RUN:-}" ]]; then
   printf '%q ' "${command[@]}"
   echo

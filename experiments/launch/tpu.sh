@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice: asks for the slice (a queued resource), installs memjax on every worker, starts
-# the run there, and removes the slice. The workdir is best a gs:// bucket mounted at /mnt (gcsfuse): the
-# slice, and its disks, may be taken away at any time. Starting again continues the run.
+# A run on Cloud TPU, on one machine or on a slice of several: asks for the machines (a queued resource), installs
+# memjax on every one, starts the run on all of them at once, and removes them. `memjax train` finds out by itself
+# which machines belong together. Environments in JAX alone: envpool needs the hosts' cores.
 #
-#   PROJECT=my-project ZONE=us-central2-b experiments/launch/tpu.sh create
-#   PROJECT=my-project ZONE=us-central2-b experiments/launch/tpu.sh setup  # with SOURCE=
-#   PROJECT=my-project ZONE=us-central2-b experiments/launch/tpu.sh run --config.num_seeds=8
-#   PROJECT=my-project ZONE=us-central2-b experiments/launch/tpu.sh delete
-#   DRY_RUN=1 experiments/launch/tpu.sh create   # prints the command
+#   export PROJECT=my-project ZONE=us-central2-b BUCKET=my-bucket SOURCE=https://github.com/me/memjax
+#   TYPE=v4-8 experiments/launch/tpu.sh create    # one machine; v4-32 or v5litepod-16: a slice of several
+#   experiments/launch/tpu.sh setup
+#   experiments/launch/tpu.sh run --config=four_rooms:ppo --config.env.num_envs=4096
+#   experiments/launch/tpu.sh delete
+#   experiments/launch/tpu.sh keep --config=four_rooms:ppo   # all of these, again after each preemption
+#   DRY_RUN=1 experiments/launch/tpu.sh keep     # prints the commands
 #
-# Only the dry run was tried, on no TPU. Environments in JAX alone: envpool needs the host's cores.
-# A slice of one host (such as v4-8): runs over several hosts have not been tried.
+# All machines must see one workdir, and it must outlive them: BUCKET is mounted at /mnt/memjax with gcsfuse and
+# the run is kept in it. A preempted run continues from its newest checkpoint there.
+#
+# Only the dry run was tried, on no TPU.
 set -euo pipefail
 
 PROJECT=${PROJECT:-my-project}
@@ -19,11 +23,14 @@ NAME=${NAME:-memjax}
 TYPE=${TYPE:-v4-8}
 RUNTIME=${RUNTIME:-tpu-ubuntu2204-base}
 SPOT=${SPOT:-1}              # 1: cheap, and may be taken away
-SOURCE=${SOURCE:-}           # the git repository that every worker clones
-PYTHON=${PYTHON:-python3.11} # 3.11 or later, on the workers
+SOURCE=${SOURCE:-}           # the git repository that every machine clones
+PYTHON=${PYTHON:-python3.11} # 3.11 or later, on the machines
 REVISION=${REVISION:-main}
 CONFIG=${CONFIG:-four_rooms}
-WORKDIR=${WORKDIR:-runs/four_rooms}
+BUCKET=${BUCKET:-}           # of Cloud Storage, without gs://; none: the disk of the one machine
+WORKDIR=${WORKDIR:-${BUCKET:+/mnt/memjax/}runs/four_rooms}
+MAX_LAUNCHES=${MAX_LAUNCHES:-100}
+PAUSE=${PAUSE:-60}           # seconds between two looks at a queued resource
 
 show_or_run() {
   if [[ -n "${DRY_RUN:-}" ]]; then
@@ -45,40 +52,71 @@ create() {
     "--runtime-version=$RUNTIME" "${spot[@]}"
 }
 
-setup() {
-  local source revision
+need_source() {
   if [[ -z "$SOURCE" ]]; then
     echo "tpu.sh: SOURCE: expected the URL of a git repository of memjax, got nothing" >&2
     exit 2
   fi
+}
+
+setup() {
+  local source revision
+  need_source
   source=$(printf '%q' "$SOURCE")
   revision=$(printf '%q' "$REVISION")
-  on_all_workers "test -d memjax || git clone $source memjax; cd memjax && git fetch && git checkout $revision &&
-    $PYTHON -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu]'"
+  on_all_workers "test -d memjax || git clone $source memjax; cd memjax && git fetch && git checkout $revision && \
+$PYTHON -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu]'"
 }
 
 run() {
-  local words=() default flag line
+  local words=() default flag line mount=
   for default in "--config=$CONFIG" "--workdir=$WORKDIR"; do
     flag=${default%%=*}  # left out where the caller gives the same one
     [[ " $* " == *" $flag="* || " $* " == *" $flag "* ]] || words+=("$default")
   done
+  if [[ -n "$BUCKET" ]]; then
+    mount="sudo mkdir -p /mnt/memjax && sudo chown \$USER /mnt/memjax && \
+{ mountpoint -q /mnt/memjax || gcsfuse --implicit-dirs $(printf '%q' "$BUCKET") /mnt/memjax; } && "
+  fi
   line=$(printf '%q ' .venv/bin/memjax train "${words[@]}" "$@")
-  on_all_workers "cd memjax && $line"
+  on_all_workers "${mount}cd memjax && $line"
+}
+
+delete() { tpu queued-resources delete "$NAME" --force --quiet; }
+
+# Until the run is done: machines are asked for, set up and used, and removed when they are taken away or fail.
+keep() {
+  local launch code state
+  need_source
+  for ((launch = 1; launch <= MAX_LAUNCHES; launch++)); do
+    create
+    if [[ -z "${DRY_RUN:-}" ]]; then
+      until state=$(tpu queued-resources describe "$NAME" "--format=value(state.state)") && [[ "$state" == ACTIVE ]]; do
+        case $state in FAILED | SUSPENDED) break ;; esac
+        sleep "$PAUSE"
+      done
+    fi
+    code=0
+    setup && run "$@" || code=$?
+    delete
+    case $code in
+      0 | 2 | 3) exit "$code" ;;  # done, a mistake, not finite: launching again changes nothing
+    esac
+    echo "tpu.sh: launch $launch ended with code $code; the next one follows" >&2
+  done
+  echo "tpu.sh: giving up after $MAX_LAUNCHES launches" >&2
+  exit 1
 }
 
 case "${1:-}" in
-  create | setup | run)
+  create | setup | run | delete | keep)
     "$@"
     ;;
   status)
     tpu queued-resources describe "$NAME"
     ;;
-  delete)
-    tpu queued-resources delete "$NAME" --force
-    ;;
   *)
-    echo "usage: tpu.sh create | status | setup | run [--config.FIELD=VALUE ...] | delete" >&2
+    echo "usage: tpu.sh create | status | setup | run [--config.FIELD=VALUE ...] | delete | keep [...]" >&2
     exit 2
     ;;
 esac

@@ -1,9 +1,11 @@
 """The launchers print what they would run; the local one is also run, with a stand-in for memjax."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 
@@ -63,6 +65,62 @@ def test_a_tpu_run_is_quoted_for_the_workers():
     remote = next(word for word in command if word.startswith("--command=")).removeprefix("--command=")
     assert shlex.split(remote)[-1] == "--config.x=a b"
     assert command[-2:] == ["--project=p", "--zone=z"]
+
+
+def test_several_slurm_nodes_train_one_run():
+    command, _ = dry("slurm.sh", WORKDIR="w", SLURM_ARRAY_TASK_ID="0", SLURM_NNODES="4")
+    assert command[:4] == ["srun", "--kill-on-bad-exit=1", ".venv/bin/memjax", "train"]
+
+
+def test_a_preempted_tpu_slice_is_made_again_and_its_run_is_kept_in_a_bucket():
+    place = {"NAME": "n", "PROJECT": "p", "ZONE": "z"}
+    variables = place | {"TYPE": "v4-32", "SOURCE": "https://x/m", "BUCKET": "b", "WORKDIR": "/mnt/memjax/w"}
+    create, setup, run, delete = dry("tpu.sh", "keep", "--config=c.py", **variables)
+    where = ["--project=p", "--zone=z"]
+    queued, workers = (
+        ["gcloud", "compute", "tpus", *words] for words in (["queued-resources"], ["tpu-vm", "ssh"])
+    )
+    machines = ["--accelerator-type=v4-32", "--runtime-version=tpu-ubuntu2204-base", "--spot"]
+    assert create == [*queued, "create", "n", "--node-id=n", *machines, *where]
+    assert setup[:-3] == [*workers, "n", "--worker=all"]
+    assert "git clone https://x/m memjax" in setup[-3]
+    assert run[:-3] == [*workers, "n", "--worker=all"]
+    assert run[-3].split() == shlex.split(
+        "--command=sudo mkdir -p /mnt/memjax '&&' sudo chown '$USER' /mnt/memjax '&&' '{' mountpoint -q "
+        "/mnt/memjax '||' gcsfuse --implicit-dirs b '/mnt/memjax;' '}' '&&' cd memjax '&&' "
+        ".venv/bin/memjax train --workdir=/mnt/memjax/w --config=c.py"
+    )
+    assert delete == [*queued, "delete", "n", "--force", "--quiet", *where]
+
+
+def test_a_sky_job_gets_the_words_of_the_run():
+    (command,) = dry("sky.sh", "--config.x=a b", CONFIG="c.py:v", RUN="r", BUCKET="b", NODES="4", NAME="n")
+    launch = ["sky", "jobs", "launch", "--yes", "--name=n", "--num-nodes=4", "--gpus=L4:1"]
+    settings = ["CONFIG=c.py:v", "RUN=r", "BUCKET=b", "EXTRA=gpu", r"WORDS=--config.x=a\ b"]
+    assert command[:-1] == launch + [word for each in settings for word in ("--env", each)]
+    assert Path(command[-1]).samefile(LAUNCH / "sky.yaml")
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_sky_job_runs_memjax_on_every_machine(nodes, tmp_path):
+    """The shell block of sky.yaml, with what SkyPilot sets and a stand-in for memjax."""
+    script = re.split(r"^run: \|$", (LAUNCH / "sky.yaml").read_text(), flags=re.M)[1]
+    stand_in = tmp_path / ".venv" / "bin" / "memjax"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    node = {
+        "SKYPILOT_NUM_NODES": str(nodes),
+        "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+    }
+    variables = os.environ | node | {"CONFIG": "c.py:v", "RUN": "r", "WORDS": r"--config.x=a\ b"}
+    done = subprocess.run(
+        ["bash", "-c", textwrap.dedent(script)], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
+    cluster = ["--coordinator=10.0.0.1:8476", "--num-processes=2", "--process-id=1"] if nodes > 1 else []
+    words = ["train", "--config=c.py:v", "--workdir=/mnt/memjax/r", *cluster, "--config.x=a b"]
+    assert done.stdout.splitlines() == words, done.stderr
 
 
 def test_a_crashed_run_is_launched_again_until_it_is_done(start):
