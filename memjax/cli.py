@@ -8,12 +8,12 @@ was saved.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from memjax import __version__
 from memjax.commands import argument_types, help_texts
-from memjax.commands.parser import Parser, add_command, add_many_runs, fail
+from memjax.commands.parser import Parser, add_command, add_many_runs, fail, without_traceback
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
     if arguments.debug:
         return arguments.run(arguments, overrides)
-    return _without_traceback(lambda: arguments.run(arguments, overrides))
+    return without_traceback(lambda: arguments.run(arguments, overrides))
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], str]:
@@ -47,27 +47,8 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
     return words, overrides, ""
 
 
-def _without_traceback(run: Callable[[], int]) -> int:
-    """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
-    from memjax.types import ConfigError, RunEnded
-
-    try:
-        return run()
-    except ConfigError as error:
-        return fail(str(error), 2)
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    except BrokenPipeError:  # whoever reads has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, MemoryError) as error:
-        return fail(f"{type(error).__name__}: {error}", 1)
-    except RunEnded as error:
-        return fail(str(error), error.exit_code)
-
-
 def _train(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from memjax.commands.train import run
+    from memjax.commands.train import Cluster, run
 
     return run(
         arguments.config,
@@ -76,6 +57,7 @@ def _train(arguments: argparse.Namespace, overrides: Overrides) -> int:
         imports=arguments.imports,
         resume=not arguments.no_resume,
         cache=not arguments.no_compilation_cache,
+        cluster=Cluster(arguments.coordinator, arguments.num_processes, arguments.process_id),
     )
 
 
@@ -187,7 +169,12 @@ def _add_train(commands: Any) -> None:
     summary = "train an agent, or continue a run that was stopped"
     train = add_command(commands, "train", _train, summary, help_texts.TRAIN, workdirs="one")
     _add_config(train)
-    train.add_argument("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
+    add = train.add_argument
+    add("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
+    help = "of a run by several processes: where process 0 is, the same in all"
+    add("--coordinator", metavar="HOST:PORT", help=help)
+    add("--num-processes", type=argument_types.positive, metavar="N", help="how many there are")
+    add("--process-id", type=argument_types.natural, metavar="I", help="which one this is, from 0")
 
 
 def _add_remember(commands: Any) -> None:

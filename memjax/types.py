@@ -268,6 +268,14 @@ class Refill(Protocol):
         ...
 
 
+class Reindex(Protocol):
+    """`Agent.reindex`."""
+
+    def __call__(self, state: PyTree, /) -> PyTree:
+        """The state with the indices of its memories made anew, for the shards that they have here."""
+        ...
+
+
 class Credit(Protocol):
     """`Agent.credit`."""
 
@@ -300,6 +308,7 @@ class Agent(NamedTuple):
     policies: tuple[str, ...] = ("policy",)  # names that `act` knows for evaluation, the main one first
     bonus: Bonus | None = None  # None: no intrinsic reward
     acting: Acting = whole_state
+    reindex: Reindex = whole_state
     # Of agents that retrieve from a bank filled before they learn:
     refill: Refill | None = None
     credit: Credit | None = None

@@ -44,10 +44,13 @@ class AgentEntry(NamedTuple):
     config: type  # the dataclass of its section
     make: MakeAgent
     learns_from: Literal["rollouts", "windows"] = "rollouts"
+    # Its memories can be split over devices: `make` takes the keyword `memory`, in place of `make_memory`,
+    # and `Agent.reindex` is its own.
+    shards: bool = False
 
 
 AGENTS: dict[str, AgentEntry] = {
-    "adamemento": AgentEntry(AdaMementoConfig, make_adamemento),
+    "adamemento": AgentEntry(AdaMementoConfig, make_adamemento, shards=True),
     "ppo": AgentEntry(PPOConfig, make_ppo),
     "sil": AgentEntry(SILConfig, make_sil),
     "bc": AgentEntry(CloningConfig, make_cloning, "windows"),
@@ -62,6 +65,7 @@ def register_agent(
     config: type,
     make: MakeAgent,
     learns_from: Literal["rollouts", "windows"] = "rollouts",
+    shards: bool = False,
 ) -> None:
     """Adds an agent of your own: a config may then say `agent.name = NAME`.
 
@@ -74,6 +78,8 @@ def register_agent(
         for "windows", with a `DataSummary` (`memjax.agents.offline.shared`).
       learns_from: "rollouts" of the environment, or "windows" of recorded episodes; the latter needs a
         `data` section in its config.
+      shards: whether its memories can be split over devices (`run.memory`): `make` then takes a keyword
+        `memory`, called like `make_memory`, and the agent has a `reindex`.
 
     Raises:
       ConfigError: the name exists, `config` is not a section, or it lacks a field that training reads.
@@ -89,4 +95,4 @@ def register_agent(
             raise ConfigError(f"register_agent: {config.__name__}", expected, "none")
     if not callable(make):
         raise ConfigError("register_agent: make", "a function that builds the agent", repr(make))
-    AGENTS[name] = AgentEntry(config, make, learns_from)
+    AGENTS[name] = AgentEntry(config, make, learns_from, shards)

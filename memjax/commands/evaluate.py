@@ -102,7 +102,7 @@ def evaluate_workdir(
         restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None:
         raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")
-    state: Any = restored.state
+    state: Any = program.opened(restored.state)
     if bank is not None:
         assert isinstance(program, Offline), "a run with data learns offline"
         state = with_bank(program, state, bank)

@@ -1,6 +1,7 @@
-"""What the words of all commands of `memjax` have in common. Nothing here imports JAX."""
+"""What the words of all commands of `memjax` have in common. Importing it does not import JAX."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -18,6 +19,25 @@ def fail(message: str, code: int) -> int:
         text = f"{text[: MOST_CHARACTERS // 2]} ... {text[-MOST_CHARACTERS // 2 :]}"
     print(f"memjax: error: {text}", file=sys.stderr)
     return code
+
+
+def without_traceback(run: Callable[[], int]) -> int:
+    """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
+    from memjax.types import ConfigError, RunEnded
+
+    try:
+        return run()
+    except ConfigError as error:
+        return fail(str(error), 2)
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, MemoryError) as error:
+        return fail(f"{type(error).__name__}: {error}", 1)
+    except RunEnded as error:
+        return fail(str(error), error.exit_code)
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memjax.commands.compilation_cache import use_compilation_cache
+from memjax.commands.parser import without_traceback
 from memjax.config_file import load_config
 from memjax.runs.imports import import_for_run
 from memjax.training.config import ResolvedConfig, resolve
+from memjax.training.hosts import Cluster, join, together
 from memjax.types import ConfigError
 
 
@@ -18,6 +20,7 @@ def run(
     imports: Sequence[str] = (),
     resume: bool = True,
     cache: bool = True,
+    cluster: Cluster = Cluster(),  # noqa: B008 - a constant
 ) -> int:
     """Trains to the end, or on from the newest checkpoint in `workdir`. Returns the exit code.
 
@@ -28,18 +31,25 @@ def run(
       imports: modules and files of the user's own, as `import_for_run` takes them.
       resume: False refuses a workdir that already has checkpoints.
       cache: whether compiled programs are kept on disk.
+      cluster: the processes that train the run together, see `memjax.training.hosts`.
 
     Raises:
       ConfigError: for a mistake, before anything is allocated or compiled.
       RunEnded: where the run cannot go on.
     """
-    with use_compilation_cache(cache):  # before anything is compiled, small as it may be
-        imported = import_for_run(workdir, imports)
-        config = resolve_training(source, overrides)
-        # Why here: it takes a second to import, and a mistake in the config should not wait for that.
-        from memjax.training.train import train
 
-        return train(config, workdir, resume=resume, imports=imported)
+    def launch() -> int:
+        with use_compilation_cache(cache):  # before anything is compiled, small as it may be
+            imported = import_for_run(workdir, imports)
+            config = resolve_training(source, overrides)
+            # Why here: it takes a second to import, and a mistake in the config should not wait for that.
+            from memjax.training.train import train
+
+            return train(config, workdir, resume=resume, imports=imported)
+
+    if not join(cluster):
+        return launch()
+    return together(cluster, lambda: without_traceback(launch))
 
 
 def resolve_training(source: str, overrides: Sequence[tuple[str, str]]) -> ResolvedConfig:

@@ -189,6 +189,7 @@ def experiment(name: str, env_id: str, **options) -> ConfigDict:
                 "stop_on_nan": True,
                 "pools": 1,
                 "overlap": True,
+                "memory": "replicated",
             },
         }
     )

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from memjax.runs.stored import (
     Damaged,
@@ -150,8 +151,11 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            moved = bool(self._damaged)
             while self._damaged:
                 _move_aside(self.directory / str(self._damaged.pop()))
+            if moved and jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self.keep,
                 cleanup_tmp_directories=True,

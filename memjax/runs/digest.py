@@ -67,7 +67,7 @@ def sha256_of(leaf: Any) -> str:
     """sha256 of one leaf's bytes."""
     if is_scalar(leaf):
         return hashlib.sha256(repr(leaf).encode()).hexdigest()
-    flat = np.ascontiguousarray(_on_host(as_array(leaf))).reshape(-1)
+    flat = np.ascontiguousarray(whole_on_host(as_array(leaf))).reshape(-1)
     return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
 
 
@@ -81,7 +81,7 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _on_host(array: Any) -> np.ndarray:
+def whole_on_host(array: Any) -> np.ndarray:
     """The whole array on this host, gathered where other processes hold parts of it."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         array = multihost_utils.process_allgather(array, tiled=True)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.agents import AGENTS
 from memjax.envs import make_env
+from memjax.ops.devices import splitting
 from memjax.ops.intrinsic import rank_correlation
 from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
@@ -20,6 +20,7 @@ from memjax.training.evaluate import evaluate
 from memjax.training.program import (
     TrainState,
     episode_metrics,
+    make_agents,
     map_seeds,
     round_up,
     run_iterations,
@@ -40,28 +41,37 @@ class Anakin:
     def __init__(self, config: ResolvedConfig):
         self.config = config
         self.env = make_env(config.env.id, options=config.env.options)
-        self.agent = AGENTS[config.agent_name].make(config.agent, self.env.spec, config.env.num_envs)
         self.iterations = round_up(config.iterations, config.run.log_every)
         self.mesh = meshes.make_mesh(config.num_seeds, config.env.num_envs)
+        self.agent, self._plain = make_agents(config, self.mesh, self.env.spec, config.env.num_envs)
         over_seeds = partial(map_seeds, config.num_seeds)
-        self._init = partial(init_seed, self.env, self.agent, config.env.num_envs)
         step = partial(iterate, self.env, self.agent)
         self._chunk_fn = over_seeds(partial(run_iterations, step, config.run.log_every))
         self._compiled: dict[Any, Any] = {}
-        self._init_jitted = jax.jit(self._init_all)  # traced once, for the shapes and for the state itself
+        # Traced once, for the shapes and for the state itself.
+        self._init_jitted = jax.jit(partial(self._init_all, self.agent))
+        self._stored_shapes = self._init_jitted
+        if self.agent is not self._plain:
+            self._stored_shapes = jax.jit(partial(self._init_all, self._plain))
 
     def init(self) -> TrainState:
         """R seeds, each from its own key."""
-        placed = self._shardings()
-        return (self._init_jitted if placed is None else jax.jit(self._init_all, out_shardings=placed))()
+        placed = self._shardings(self._init_jitted)
+        if placed is None:
+            return self._init_jitted()
+        return jax.jit(partial(self._init_all, self.agent), out_shardings=placed)()
 
     def abstract_state(self) -> TrainState:
         """Shapes and placement."""
-        shapes = jax.eval_shape(self._init_jitted)
-        placed = self._shardings()
-        if placed is None:
-            return shapes
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed)
+        return meshes.placed(jax.eval_shape(self._stored_shapes), self._shardings(self._stored_shapes))
+
+    def opened(self, stored: TrainState) -> TrainState:
+        """With the indices of memories that are split."""
+        return self._reindexed(self.agent, self._init_jitted, stored)
+
+    def stored(self, state: TrainState) -> TrainState:
+        """With the indices that memories have on one device."""
+        return self._reindexed(self._plain, self._stored_shapes, state)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled program."""
@@ -71,8 +81,10 @@ class Anakin:
     def compiled_chunk(self) -> Any:
         """The jitted chunk, (state) -> state, metrics [R, iterations]; the state is donated to it."""
         if "chunk" not in self._compiled:
-            placed = self._shardings()
-            options = {} if placed is None else {"in_shardings": (placed,), "out_shardings": (placed, None)}
+            placed = self._shardings(self._init_jitted)
+            options = {}
+            if placed is not None:
+                options = {"in_shardings": (placed,), "out_shardings": (placed, meshes.whole(self.mesh))}
             self._compiled["chunk"] = jax.jit(self._chunk, donate_argnums=0, **options)
         return self._compiled["chunk"]
 
@@ -82,26 +94,34 @@ class Anakin:
         """Every policy on fresh environments; tabular tasks also tell how the bonus ranks their states."""
         names = policies or self.agent.policies
         if (episodes, names) not in self._compiled:
-            one = partial(self._evaluate_seed, episodes, names)
-            self._compiled[episodes, names] = jax.jit(map_seeds(self.config.num_seeds, one))
-        keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, state.iteration), 1))(state.key)
-        return jax.device_get(self._compiled[episodes, names]((state.agent, state.visits, keys)))
+            run = partial(self._evaluate, episodes, names)
+            self._compiled[episodes, names] = jax.jit(run, out_shardings=meshes.whole(self.mesh))
+        return jax.device_get(self._compiled[episodes, names](state))
 
     def close(self) -> None:
         """Nothing runs outside the device."""
 
-    def _init_all(self) -> TrainState:
+    def _init_all(self, agent: Agent | None = None) -> TrainState:
         keys = seed_keys(self.config.seed, self.config.num_seeds)
-        agent, actor, visits = jax.vmap(self._init)(keys)
+        init = partial(init_seed, self.env, agent or self.agent, self.config.env.num_envs)
+        # Why not always: programs of earlier versions drew their networks so, bit for bit.
+        over = jax.vmap if self.agent is self._plain else partial(map_seeds, 1)
+        agent, actor, visits = over(init)(keys)
         return TrainState(jnp.zeros((), jnp.int32), keys, agent, actor, visits)
 
     def _chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         n = self.config.num_seeds
         iteration = jnp.broadcast_to(state.iteration, (n,))
         per_seed = (iteration, state.key, state.agent, state.actor, state.visits)
-        (_, _, agent, actor, visits), metrics = self._chunk_fn(per_seed)
+        with splitting(meshes.split(self.mesh)):
+            (_, _, agent, actor, visits), metrics = self._chunk_fn(per_seed)
         after = state.iteration + self.config.run.log_every
         return TrainState(after, state.key, agent, actor, visits), metrics
+
+    def _evaluate(self, episodes: int, policies: tuple[str, ...], state: TrainState) -> dict[str, Array]:
+        keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, state.iteration), 1))(state.key)
+        one = map_seeds(self.config.num_seeds, partial(self._evaluate_seed, episodes, policies))
+        return one((state.agent, state.visits, keys))
 
     def _evaluate_seed(
         self, episodes: int, policies: tuple[str, ...], inputs: tuple[PyTree, Array, Key]
@@ -123,11 +143,21 @@ class Anakin:
             self.env, self.agent, agent_state, visits, jax.random.fold_in(key, len(policies))
         )
 
-    def _shardings(self) -> PyTree | None:
+    def _shardings(self, init: Any) -> PyTree | None:
+        """Where a state of the shapes that `init` gives is placed."""
         if self.mesh is None:
             return None
-        shapes = jax.eval_shape(self._init_jitted)
-        return meshes.shardings(self.mesh, shapes, self.config.env.num_envs)
+        shapes, sharded = jax.eval_shape(init), self.agent is not self._plain
+        return meshes.shardings(self.mesh, shapes, self.config.env.num_envs, sharded=sharded)
+
+    def _reindexed(self, agent: Agent, init: Any, state: TrainState) -> TrainState:
+        placed = self._shardings(init)
+        if self.agent is self._plain or placed is None:
+            return state
+        if (init, "reindex") not in self._compiled:
+            run = jax.jit(map_seeds(1, agent.reindex), out_shardings=placed.agent)
+            self._compiled[init, "reindex"] = run
+        return state.replace(agent=self._compiled[init, "reindex"](state.agent))
 
 
 def init_seed(env: Env, agent: Agent, num_envs: int, key: Key) -> tuple[PyTree, Actor, Array]:

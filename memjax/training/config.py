@@ -85,6 +85,7 @@ class RunConfig:
     stop_on_nan: bool  # end the run at the first value that is not finite
     pools: PositiveInt  # host environments: pools stepped in turn; 1 where the environment is in JAX
     overlap: bool  # host environments: collect the next rollout, one update stale, while learning
+    memory: Literal["replicated", "sharded"]  # several devices: each has all slots, or its share of them
 
     def check(self) -> None:
         """Raises ConfigError where an interval does not end with a chunk."""
@@ -156,12 +157,18 @@ def resolve(
     except ConfigError as error:
         raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
     env = parse(EnvConfig, top.env, "env")
-    run = parse(RunConfig, top.run, "run")
+    run = parse(
+        RunConfig, {"memory": "replicated"} | dict(top.run), "run"
+    )  # older configs have no such field
     if env.num_envs % run.pools:
         raise ConfigError("run.pools", f"a divisor of env.num_envs ({env.num_envs})", run.pools)
     agents = _agents() if agents is None else agents
     agent = _agent(top.agent, env.num_envs, agents)
     data = _data(top, env, agents)
+    if run.memory == "sharded" and not agents[top.agent["name"]].shards:
+        names = ", ".join(sorted(name for name, entry in agents.items() if entry.shards))
+        expected = f"'replicated' with agent '{top.agent['name']}' ('sharded' with {names})"
+        raise ConfigError("run.memory", expected, f"'{run.memory}'")
     spec_of = _spec_of() if spec_of is None else spec_of
     spec = _relative("env", lambda: spec_of(env.id, env.options))
     sections = {"env": env, "agent": agent, "run": run} | ({} if data is None else {"data": data})

@@ -1,7 +1,8 @@
 """Training on recorded episodes: a chunk of updates is one compiled program, windows drawn inside it.
 
 The windows of update n depend on `fold_in(key, n)` alone, so a resumed run repeats the one that was never
-interrupted. Data larger than the device stay on the host and a thread sends the same windows.
+interrupted. Data larger than the device stay on the host and a thread sends the same windows. On several
+devices each has the data and the train state, and computes its share of every batch (or of the seeds).
 
 The state carries the seals of data and bank, see `seals.py`.
 """
@@ -19,6 +20,8 @@ from memjax.data.scores import has_reference, normalised_score
 from memjax.data.streaming import WindowStream
 from memjax.data.windows import DeviceData, sample, to_device
 from memjax.envs import make_env
+from memjax.ops.devices import split_rows, splitting
+from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_data_room
 from memjax.training.evaluate import evaluate
@@ -70,6 +73,8 @@ class Offline:
         if self.data.stream and config.num_seeds > 1:
             raise ConfigError("num_seeds", "1 with data.stream (launch one run per seed)", config.num_seeds)
         self.iterations = round_up(config.iterations, config.run.log_every)
+        self.mesh = meshes.make_mesh(config.num_seeds, config.agent.batch, "agent.batch")
+        self._keys = seed_keys(config.seed, config.num_seeds)  # as the state has them, on the default device
         self._functions: dict[Any, Any] = {}
         self._init_jitted = jax.jit(self._init)  # traced once, for the shapes and for the state itself
         self._placed: dict[str, DeviceData] = {}
@@ -79,13 +84,34 @@ class Offline:
 
     def init(self) -> OfflineState:
         """R seeds, each from its own key; fills the banks."""
-        state = self._init_jitted()
+        placed = self._shardings()
+        state = (self._init_jitted if placed is None else jax.jit(self._init, out_shardings=placed))()
         self._unchecked = False
-        return state.replace(data=jnp.asarray(self._known().seal), bank=jnp.asarray(bank_seals(state.agent)))
+        seals = {"data": self._known().seal, "bank": bank_seals(state.agent)}
+        places = {name: None if placed is None else getattr(placed, name) for name in seals}
+        return state.replace(**{name: meshes.place(seals[name], places[name]) for name in seals})
 
     def abstract_state(self) -> OfflineState:
-        """Shapes and types."""
-        return jax.eval_shape(self._init_jitted)
+        """Shapes, types and placement."""
+        return meshes.placed(jax.eval_shape(self._init_jitted), self._shardings())
+
+    def opened(self, stored: OfflineState) -> OfflineState:
+        """As it is."""
+        return stored
+
+    def stored(self, state: OfflineState) -> OfflineState:
+        """As it is."""
+        return state
+
+    def _shardings(self) -> OfflineState | None:
+        if self.mesh is None:
+            return None
+        return meshes.shardings(self.mesh, jax.eval_shape(self._init_jitted), num_envs=0)
+
+    def _placement(self) -> dict[str, Any]:
+        """How an update's results are placed: the state as it was, metrics where they can be read."""
+        placed = self._shardings()
+        return {} if placed is None else {"out_shardings": (placed, meshes.whole(self.mesh))}
 
     def chunk(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
         """`run.log_every` updates."""
@@ -104,7 +130,7 @@ class Offline:
 
     def compiled_chunk(self):
         """The jitted chunk of (state, device_data()); the state is donated to it."""
-        return self._function("chunk", lambda: jax.jit(self._chunk, donate_argnums=0))
+        return self._function("chunk", lambda: jax.jit(self._chunk, donate_argnums=0, **self._placement()))
 
     def evaluate(
         self, state: OfflineState, episodes: int, policies: tuple[str, ...] | None = None
@@ -180,9 +206,9 @@ class Offline:
         self, held_out: DeviceData | None, iteration: Array, key: Key, agent: PyTree, windows: Windows
     ) -> tuple[PyTree, dict[str, Array]]:
         """An update, and the lesson of the utilities where one is due."""
-        agent, metrics = self.agent.update(
-            agent, windows, jax.random.fold_in(jax.random.fold_in(key, _UPDATE), iteration)
-        )
+        rows, use = meshes.split(self.mesh), jax.random.fold_in(jax.random.fold_in(key, _UPDATE), iteration)
+        with splitting(rows):
+            agent, metrics = self.agent.update(agent, split_rows(windows), use)
         if held_out is None or self.agent.credit is None:
             return agent, metrics
         drawn = jax.random.fold_in(jax.random.fold_in(key, _CREDIT), iteration)
@@ -204,17 +230,21 @@ class Offline:
         if name not in self._placed:
             known = self._known()
             scale = known.summary.mean, known.summary.std, self.config.agent.return_scale
-            self._placed[name] = to_device(getattr(known, name), *scale)
+            data = to_device(getattr(known, name), *scale)
+            self._placed[name] = data if self.mesh is None else meshes.place(data, meshes.whole(self.mesh))
         return self._placed[name]
 
     def _streamed(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
         """The same updates on windows that a thread gathers on the host."""
         if self._stream is None:
             self._stream = self._open_stream(state)
-        step = self._function("step", lambda: jax.jit(self._step, donate_argnums=0))
+        step = self._function("step", lambda: jax.jit(self._step, donate_argnums=0, **self._placement()))
         rows = []
         for _ in range(self.config.run.log_every):
-            state, metrics = step(state, next(self._stream), self._held_out())
+            windows = next(self._stream)
+            if self.mesh is not None:
+                windows = meshes.place(windows, meshes.split(self.mesh))
+            state, metrics = step(state, windows, self._held_out())
             rows.append(metrics)
         rows = jax.device_get(rows)
         return state, {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
@@ -226,7 +256,7 @@ class Offline:
             known.summary.mean,
             known.summary.std,
             agent.return_scale,
-            jax.random.fold_in(state.key[0], _DRAW),
+            jax.random.fold_in(self._keys[0], _DRAW),
             *self._shape(),
             mix=known.mix,
             first=int(state.iteration),
@@ -247,12 +277,25 @@ class Offline:
             self._evaluator = Evaluator(self.config, self.spec, self.agent, choose, batch)
         scores: dict[str, list[float]] = {}
         for seed in range(self.config.num_seeds):
-            view = jax.tree.map(lambda x, s=seed: x[s], self.agent.acting(state.agent))
+            view = self._view(state, seed)
             for i, name in enumerate(names):
-                key = jax.random.fold_in(jax.random.fold_in(state.key[seed], state.iteration), 2 + i)
+                key = jax.random.fold_in(self._keys[seed], int(state.iteration))
+                key = jax.random.fold_in(key, 2 + i)
                 for metric, value in self._evaluator.run(view, name, episodes, key).items():
                     scores.setdefault(f"eval/{name}/{metric}", []).append(value)
         return {name: np.asarray(values) for name, values in scores.items()}
+
+    def _view(self, state: OfflineState, seed: int) -> PyTree:
+        """What acting reads of one seed, where this process acts."""
+        take = self._function(
+            "view",
+            lambda: jax.jit(
+                lambda agent, seed: jax.tree.map(lambda x: x[seed], self.agent.acting(agent)),
+                out_shardings=meshes.whole(self.mesh),
+            ),
+        )
+        view = take(state.agent, seed)
+        return view if self.mesh is None else meshes.one_copy(view)
 
     def _evaluate_compiled(
         self, state: OfflineState, episodes: int, names: tuple[str, ...]
@@ -262,14 +305,18 @@ class Offline:
         scores: dict[str, np.ndarray] = {}
         for i, name in enumerate(names):
             one = partial(evaluate, env, self.agent, policy=name, episodes=episodes, batch=batch)
-            run = self._function((name, episodes), lambda one=one: jax.jit(self._over_seeds(one)))
-            keys = jax.vmap(lambda k, i=i: jax.random.fold_in(jax.random.fold_in(k, state.iteration), 2 + i))
-            found = jax.device_get(run((state.agent, keys(state.key))))
+            run = self._function((name, episodes), lambda one=one, i=i: self._compiled_evaluation(one, i))
+            found = jax.device_get(run(state))
             scores |= {f"eval/{name}/{metric}": value for metric, value in found.items()}
         return scores
 
-    def _over_seeds(self, one: Any) -> Any:
-        return map_seeds(self.config.num_seeds, lambda pair: one(*pair))
+    def _compiled_evaluation(self, one: Any, number: int) -> Any:
+        def run(state: OfflineState) -> dict[str, Array]:
+            keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, state.iteration), 2 + number))
+            over_seeds = map_seeds(self.config.num_seeds, lambda pair: one(*pair))
+            return over_seeds((state.agent, keys(state.key)))
+
+        return jax.jit(run, out_shardings=meshes.whole(self.mesh))
 
     def _function(self, name: Any, make: Any) -> Any:
         if name not in self._functions:

@@ -63,13 +63,25 @@ def pool_seed(seed: int, iteration: int) -> int:
     return SEEDS + int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]) % SEEDS
 
 
+def own_share(config: ResolvedConfig) -> int:
+    """Environments of one process. Raises ConfigError where they cannot be shared out evenly."""
+    processes, pools = jax.process_count(), config.run.pools
+    if config.env.num_envs % (processes * pools):
+        expected = f"a multiple of {processes * pools}, as there are {processes} processes with {pools} pools"
+        raise ConfigError("env.num_envs", expected, config.env.num_envs)
+    return config.env.num_envs // processes
+
+
 class ActingPool:
     """One pool of B environments, the carry of its actors, and the totals of its episodes."""
 
-    def __init__(self, config: ResolvedConfig, agent: Agent, batch: int, seed: int, first_env: int = 0):
-        self.id, self.columns = config.env.id, slice(first_env, first_env + batch)
-        options = config.env.options
-        self.envs = make_host_env(self.id, num_envs=batch, seed=seed, options=options, first_env=first_env)
+    def __init__(
+        self, config: ResolvedConfig, agent: Agent, batch: int, seed: int, column: int = 0, *, first: int = 0
+    ):
+        """Starts the environments; `column` is the first one's in a rollout, `first` the process's first."""
+        self.id, self.columns = config.env.id, slice(column, column + batch)
+        options, number = config.env.options, first + column
+        self.envs = make_host_env(self.id, num_envs=batch, seed=seed, options=options, first_env=number)
         self._initial_carry = partial(agent.initial_carry, batch)
 
     def reset(self) -> None:
@@ -94,15 +106,18 @@ class ActingPool:
 
 
 class Collector:
-    """All pools of a run, and two buffers filled in turn."""
+    """All pools of this process, and two buffers filled in turn."""
 
     def __init__(self, config: ResolvedConfig, agent: Agent, act: ActOnView, *, first_iteration: int):
         self.act, self.steps = act, agent.rollout_steps
-        batch, seed = config.env.num_envs // config.run.pools, pool_seed(config.seed, first_iteration)
-        self.pools = [ActingPool(config, agent, batch, seed, i * batch) for i in range(config.run.pools)]
+        seed, share = pool_seed(config.seed, first_iteration), own_share(config)
+        batch, first = share // config.run.pools, jax.process_index() * share
+        self.pools = [
+            ActingPool(config, agent, batch, seed, i * batch, first=first) for i in range(config.run.pools)
+        ]
         for pool in self.pools:
             pool.reset()
-        self.buffers = [HostBuffer(self.steps, config.env.num_envs) for _ in range(2)]
+        self.buffers = [HostBuffer(self.steps, share) for _ in range(2)]
         self.stopped = False
 
     def collect(self, view: PyTree, key: Key) -> Rollout:

@@ -11,8 +11,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from memjax.types import Agent, Array, Key, PyTree, Rollout
+from memjax.agents import AGENTS
+from memjax.training.mesh import memory_maker
+from memjax.types import Agent, Array, EnvSpec, Key, PyTree, Rollout
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -49,7 +52,15 @@ class Program(Protocol):
         ...
 
     def abstract_state(self) -> Any:
-        """Shapes, types and placement of the state; allocates nothing."""
+        """Shapes, types and placement of the state as checkpoints store it; allocates nothing."""
+        ...
+
+    def opened(self, stored: Any) -> Any:
+        """The state to go on with, of one that a checkpoint stored for any number of devices; consumes it."""
+        ...
+
+    def stored(self, state: Any) -> Any:
+        """What a checkpoint stores of a state: the same for any number of devices, see `abstract_state`."""
         ...
 
     def chunk(self, state: Any) -> tuple[Any, dict[str, np.ndarray]]:
@@ -65,6 +76,19 @@ class Program(Protocol):
     def close(self) -> None:
         """Stops threads and environments."""
         ...
+
+
+def make_agents(config: Any, mesh: Mesh | None, spec: EnvSpec, source: Any) -> tuple[Agent, Agent]:
+    """The agent of a config for the devices of a mesh, and the same for one device.
+
+    They are one object unless `run.memory` splits memories over several devices.
+    """
+    entry = AGENTS[config.agent_name]
+    plain, memory = entry.make(config.agent, spec, source), memory_maker(mesh, config.run.memory)
+    if memory is None:
+        return plain, plain
+    make: Any = entry.make  # one with `shards` takes a keyword more
+    return make(config.agent, spec, source, memory=memory), plain
 
 
 def run_iterations(step: Step, count: int, carry: PyTree) -> tuple[PyTree, dict[str, Array]]:

@@ -13,6 +13,7 @@ import numpy as np
 from memjax.agents.reframe.bank import content_hash
 from memjax.data.trajectories import Trajectories, digest
 from memjax.memory import MemoryState
+from memjax.runs.digest import whole_on_host
 from memjax.types import ConfigError, PyTree
 
 SIZE = 32  # bytes of a sha256
@@ -32,7 +33,7 @@ def bank_seals(agent: PyTree) -> np.ndarray:
     seeds = jax.tree.leaves(agent)[0].shape[0]
     if not isinstance(bank, MemoryState):
         return np.zeros((seeds, SIZE), np.uint8)
-    on_host = jax.device_get(bank)
+    on_host = jax.tree.map(whole_on_host, bank)
     return np.stack(
         [_bytes(content_hash(jax.tree.map(lambda x, s=seed: x[s], on_host))) for seed in range(seeds)]
     )

@@ -2,7 +2,10 @@
 
 The environments are split into pools stepped in turn, see `memjax.training.pools`. With `run.overlap` rollout
 i + 1 is collected under the parameters from before update i, always exactly one update stale, so a run does
-not depend on the machine's load; PPO's ratio corrects for it. The learner is one program on one device.
+not depend on the machine's load; PPO's ratio corrects for it.
+
+The learner is one program on all devices: each learns from its share of the environments. A process acts on
+its first device, in its share of them, so that what it collects does not depend on the number of devices.
 
 envpool's state cannot be saved: a resumed run begins fresh episodes, and is not bit for bit the run that
 was never interrupted.
@@ -10,21 +13,26 @@ was never interrupted.
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from memjax.agents import AGENTS
+from memjax.ops.devices import splitting
+from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
-from memjax.training.pools import Collector, Evaluator, act, acting_view, pool_seed
+from memjax.training.pools import Collector, Evaluator, act, acting_view, own_share, pool_seed
 from memjax.training.program import (
     TrainState,
     episode_metrics,
+    make_agents,
+    map_seeds,
     round_up,
     seed_keys,
 )
-from memjax.types import Agent, Array, ConfigError, EnvSpec, Rollout
+from memjax.types import Agent, Array, ConfigError, EnvSpec, Key, PyTree, Rollout
 
 
 class Sebulba:
@@ -37,14 +45,27 @@ class Sebulba:
     def __init__(self, config: ResolvedConfig):
         require_single_seed(config)
         pool_seed(config.seed, 0)  # raises ConfigError now rather than at the first rollout
+        own_share(config)  # likewise
         self.config = config
         self.spec = config.spec
-        self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, config.env.num_envs)
         self.iterations = round_up(config.iterations, config.run.log_every)
-        self._init_jitted = jax.jit(self._init)  # traced once, for the shapes and for the state itself
-        self._update = jax.jit(partial(update, self.agent, self.spec), donate_argnums=0)
-        self._view = jax.jit(partial(acting_view, self.agent))
-        self._act = jax.jit(partial(act, self.agent), static_argnames="policy")
+        self.mesh = meshes.make_mesh(1, config.env.num_envs)
+        self.agent, self._plain = make_agents(config, self.mesh, self.spec, config.env.num_envs)
+        whole = meshes.whole(self.mesh)
+        # Traced once, for the shapes and for the state itself.
+        self._init_jitted = jax.jit(partial(self._init, self.agent))
+        self._stored_shapes = self._init_jitted
+        if self.agent is not self._plain:
+            self._stored_shapes = jax.jit(partial(self._init, self._plain))
+        options: dict[str, Any] = {}
+        placed = self._shardings(self._init_jitted)
+        if placed is not None:
+            columns = meshes.split(self.mesh, axis=1)
+            options = {"in_shardings": (placed, columns), "out_shardings": (placed, whole)}
+        learn = partial(update, self.agent, self.spec, rows=meshes.split(self.mesh))
+        self._update = jax.jit(learn, donate_argnums=0, **options)
+        self._view = jax.jit(partial(acting_view, self.agent), out_shardings=whole)
+        self._act = jax.jit(partial(act, self._plain), static_argnames="policy")  # on one device
         self._collector: Collector | None = None
         self._evaluator: Evaluator | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memjax-actor")
@@ -52,11 +73,22 @@ class Sebulba:
 
     def init(self) -> TrainState:
         """The agent's state; environments have none that could be kept."""
-        return self._init_jitted()
+        placed = self._shardings(self._init_jitted)
+        if placed is None:
+            return self._init_jitted()
+        return jax.jit(partial(self._init, self.agent), out_shardings=placed)()
 
     def abstract_state(self) -> TrainState:
-        """Shapes and types."""
-        return jax.eval_shape(self._init_jitted)
+        """Shapes, types and placement."""
+        return meshes.placed(jax.eval_shape(self._stored_shapes), self._shardings(self._stored_shapes))
+
+    def opened(self, stored: TrainState) -> TrainState:
+        """With the indices of memories that are split."""
+        return self._reindexed(self.agent, self._init_jitted, stored)
+
+    def stored(self, state: TrainState) -> TrainState:
+        """With the indices that memories have on one device."""
+        return self._reindexed(self._plain, self._stored_shapes, state)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """`run.log_every` rollouts and updates."""
@@ -66,7 +98,7 @@ class Sebulba:
             rollout = self._rollout(iteration, state)
             if self.config.run.overlap and iteration + 1 < self.iterations:
                 self._launch(iteration + 1, state)
-            state, metrics = self._update(state, rollout)
+            state, metrics = self._update(state, self._shared(rollout))
             # Waiting here also keeps the buffer of this rollout at rest until the learner has read it.
             rows.append(jax.device_get(metrics))
         return state, {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
@@ -78,10 +110,10 @@ class Sebulba:
         if self._evaluator is None:
             batch = min(self.config.run.eval_envs, episodes)
             self._evaluator = Evaluator(self.config, self.spec, self.agent, self._act, batch)
-        view = self._view(state)
+        view = self._copy(state)
         scores = {}
         for i, policy in enumerate(policies or self.agent.policies):
-            key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.iteration), 2 + i)
+            key = self._key(state, int(state.iteration), 2 + i)
             found = self._evaluator.run(view, policy, episodes, key)
             scores |= {f"eval/{policy}/{name}": np.array([value]) for name, value in found.items()}
         return scores
@@ -96,10 +128,25 @@ class Sebulba:
                 part.close()
         self._collector = self._evaluator = self._pending = None
 
-    def _init(self) -> TrainState:
+    def _init(self, agent: Agent) -> TrainState:
         keys = seed_keys(self.config.seed, 1)
-        agent = jax.tree.map(lambda x: x[None], self.agent.init(jax.random.fold_in(keys[0], 2**31 - 1)))
-        return TrainState(jnp.zeros((), jnp.int32), keys, agent, (), jnp.zeros((1, 1), jnp.int32))
+        state = jax.tree.map(lambda x: x[None], agent.init(jax.random.fold_in(keys[0], 2**31 - 1)))
+        return TrainState(jnp.zeros((), jnp.int32), keys, state, (), jnp.zeros((1, 1), jnp.int32))
+
+    def _shardings(self, init: Any) -> TrainState | None:
+        """Where a state of the shapes that `init` gives is placed."""
+        if self.mesh is None:
+            return None
+        sharded = self.agent is not self._plain
+        return meshes.shardings(self.mesh, jax.eval_shape(init), self.config.env.num_envs, sharded=sharded)
+
+    def _reindexed(self, agent: Agent, init: Any, state: TrainState) -> TrainState:
+        placed = self._shardings(init)
+        if self.agent is self._plain or placed is None:
+            return state
+        return state.replace(
+            agent=jax.jit(map_seeds(1, agent.reindex), out_shardings=placed.agent)(state.agent)
+        )
 
     def _rollout(self, iteration: int, state: TrainState) -> Rollout:
         if self._pending is None or self._pending[0] != iteration:
@@ -111,19 +158,42 @@ class Sebulba:
     def _launch(self, iteration: int, state: TrainState) -> None:
         if self._collector is None:
             self._collector = Collector(self.config, self.agent, self._act, first_iteration=iteration)
-        key = jax.random.fold_in(jax.random.fold_in(state.key[0], iteration), 0)
-        self._pending = iteration, self._thread.submit(self._collector.collect, self._view(state), key)
+        key = self._key(state, iteration, 0)
+        if jax.process_count() > 1:
+            key = jax.random.fold_in(key, jax.process_index())
+        self._pending = iteration, self._thread.submit(self._collector.collect, self._copy(state), key)
+
+    def _copy(self, state: TrainState) -> PyTree:
+        """What acting reads, on the device where this process acts."""
+        view = self._view(state)
+        return view if self.mesh is None else meshes.one_copy(view)
+
+    def _key(self, state: TrainState, iteration: int, use: int) -> Key:
+        """The key of one use in an iteration, on the same device."""
+        key = state.key[0]
+        if self.mesh is not None:
+            key = jax.random.wrap_key_data(jax.device_get(jax.random.key_data(state.key))[0])
+        return jax.random.fold_in(jax.random.fold_in(key, iteration), use)
+
+    def _shared(self, rollout: Rollout) -> Rollout:
+        """A rollout of this process [T, B / processes, ...] as a part of that of all, [T, B, ...]."""
+        columns = meshes.split(self.mesh, axis=1)
+        if columns is None:
+            return rollout
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, columns), rollout)
 
 
 def update(
-    agent: Agent, spec: EnvSpec, state: TrainState, rollout: Rollout
+    agent: Agent, spec: EnvSpec, state: TrainState, rollout: Rollout, *, rows: NamedSharding | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update of one seed, whose leading axis of size 1 is kept; metrics [1].
 
-    Its draws come from the state's key and iteration, so a resumed run repeats them.
+    Its draws come from the state's key and iteration, so a resumed run repeats them. `rows` says how batches
+    are split over devices.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.iteration), 1)
-    agent_state, metrics = agent.update(jax.tree.map(lambda x: x[0], state.agent), rollout, key)
+    with splitting(rows):
+        agent_state, metrics = agent.update(jax.tree.map(lambda x: x[0], state.agent), rollout, key)
     metrics |= episode_metrics(rollout, spec.has_success)
     metrics = {name: jnp.reshape(x, (1,)) for name, x in metrics.items()}
     agent_state = jax.tree.map(lambda x: x[None], agent_state)

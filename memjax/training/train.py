@@ -4,10 +4,13 @@ There is one loop for the three ways of training: environments in JAX (`memjax.t
 beside the device (`memjax.training.sebulba`), and recorded episodes (`memjax.training.offline`).
 """
 
+import contextlib
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,7 @@ from memjax.runs.metrics import MetricsWriter
 from memjax.runs.progress import Progress
 from memjax.runs.signals import Diverged, StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS, open_workdir, write_manifest
+from memjax.training import hosts
 from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_room
@@ -65,15 +69,20 @@ def train(
       imports: code that was imported for the run; recorded in `workdir` for later commands.
 
     Returns:
-      The exit code: 0, done; 130 or 143, a signal came and the state is saved.
+      The exit code: 0, done; 130 or 143, a signal came and the state is saved. In a run of several processes,
+      a signal to any of them ends all.
 
     Raises:
       ConfigError: the user made a mistake.
       Diverged: a value is no longer finite.
     """
     program = build(config)
-    with open_workdir(workdir, config.raw, resume=resume) as workdir, StopOnSignal() as stop:
-        write_imports(workdir, imports)
+    first = hosts.is_first()
+    opened = open_workdir(workdir, config.raw, resume=resume) if first else contextlib.nullcontext(workdir)
+    with opened as workdir, StopOnSignal() as stop:
+        if first:
+            write_imports(workdir, imports)
+        hosts.agree(0)  # the others wait until the workdir has been found to be this run's
         try:
             with Checkpoints(workdir / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
                 return _run(program, config, workdir, checkpoints, stop)
@@ -85,22 +94,17 @@ def _run(
     program: Program, config: ResolvedConfig, workdir: Path, checkpoints: Checkpoints, stop: StopOnSignal
 ) -> int:
     restored = checkpoints.restore_latest(program.abstract_state())
-    state = program.init() if restored is None else restored.state
+    state = program.init() if restored is None else program.opened(restored.state)
     done = 0 if restored is None else restored.step // config.steps_per_iteration
-    write_manifest(workdir, config.raw, program.not_reproducible)
     total, per_iteration = program.iterations, config.steps_per_iteration
-    if restored is not None:
-        finished = "finished; nothing is left to do" if done >= total else "resuming"
-        print(f"memjax: {workdir} is at step {restored.step:,}: {finished}", file=sys.stderr)
+    if hosts.is_first():
+        write_manifest(workdir, config.raw, program.not_reproducible)
+        _say_where(workdir, restored is not None, done * per_iteration, done >= total)
     if done < total:
         checkpoints.rehearse()
-        print("memjax: compiling; seconds if it was compiled before, up to a minute if not", file=sys.stderr)
     saved = done
-    with (
-        MetricsWriter(workdir, after=done * per_iteration) as writer,
-        Progress(total * per_iteration, done * per_iteration) as progress,
-    ):
-        while done < total and not stop.requested:
+    with _reports(workdir, total * per_iteration, done * per_iteration) as (writer, progress):
+        while done < total and not hosts.agree(stop.exit_code):
             began = time.monotonic()
             state, metrics = program.chunk(state)
             check_finite(metrics, done, per_iteration, config.run.stop_on_nan)
@@ -116,12 +120,45 @@ def _run(
             due = config.run.checkpoint_every and done % config.run.checkpoint_every == 0
             if due and done < total:
                 writer.flush()
-                checkpoints.save(done * per_iteration, state)
+                checkpoints.save(done * per_iteration, program.stored(state))
                 saved = done
         if done > saved:
             writer.flush()
-            checkpoints.save(done * per_iteration, state)
-    return stop.exit_code
+            checkpoints.save(done * per_iteration, program.stored(state))
+    return hosts.agree(stop.exit_code)
+
+
+def _say_where(workdir: Path, restored: bool, step: int, finished: bool) -> None:
+    """Tells the user where the run stands and what takes long."""
+    if restored:
+        what = "finished; nothing is left to do" if finished else "resuming"
+        print(f"memjax: {workdir} is at step {step:,}: {what}", file=sys.stderr)
+    if not finished:
+        print("memjax: compiling; seconds if it was compiled before, up to a minute if not", file=sys.stderr)
+
+
+class _Unwritten:
+    """In place of a MetricsWriter in a process that writes no metrics."""
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def _reports(workdir: Path, total: int, start: int) -> Iterator[tuple[MetricsWriter | _Unwritten, Progress]]:
+    """Metrics and progress of a run; of several processes, the first alone writes and shows them."""
+    if hosts.is_first():
+        with MetricsWriter(workdir, after=start) as writer, Progress(total, start) as progress:
+            yield writer, progress
+    else:
+        with open(os.devnull, "w") as nowhere, Progress(total, start, nowhere) as progress:
+            yield _Unwritten(), progress
 
 
 def summarize(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

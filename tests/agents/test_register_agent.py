@@ -45,7 +45,7 @@ def make(section, spec, number):
 
 def test_a_registered_agent_stands_in_the_table():
     register_agent("mine", config=Section, make=make)
-    assert agents.AGENTS["mine"] == (Section, make, "rollouts")
+    assert agents.AGENTS["mine"] == (Section, make, "rollouts", False)
     with pytest.raises(ConfigError, match="name: expected a name that no agent has, got 'mine'"):
         register_agent("mine", config=Section, make=make)
 

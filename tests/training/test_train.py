@@ -1,8 +1,6 @@
 """The training loop: learning, exact seeds, devices, divergence."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -133,36 +131,6 @@ def test_summaries_weigh_episodes_and_skip_empty_ones():
     assert np.isnan(found["train/return"][1])
     assert found["loss/value"].tolist() == [1.5, 4.0]
     assert found["train/episodes"].tolist() == [4.0, 0.0]
-
-
-DEVICES = """
-import jax, sys, numpy as np
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-sys.path[:0] = {paths!r}
-from test_train import cartpole, run
-seeds = int(sys.argv[2])
-_, state, rows = run(cartpole(num_seeds=seeds, steps=20_480))
-leaf = jax.tree.leaves(state.agent.params)[0]
-print(len(leaf.sharding.device_set), len(state.actor.timestep.observation.sharding.device_set))
-print(" ".join(repr(float(np.sum(np.abs(x)))) for x in jax.tree.leaves(state.agent.params)))
-"""
-
-
-@pytest.mark.parametrize(("devices", "seeds"), [(4, 4), pytest.param(8, 1, marks=pytest.mark.slow)])
-def test_several_devices_compute_what_one_does(devices, seeds, request):
-    """Seeds apart, or the environments of one seed apart, on simulated devices."""
-    paths = [str(request.path.parent), str(request.path.parents[1] / "agents")]
-    code = DEVICES.format(paths=paths)
-    command = [sys.executable, "-c", code, str(devices), str(seeds)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert len(jax.devices()) == 1
-    _, state, _ = run(cartpole(num_seeds=seeds, steps=20_480))
-    one = [float(np.sum(np.abs(x))) for x in jax.tree.leaves(state.agent.params)]
-    output, errors = child.communicate(timeout=300)
-    assert child.returncode == 0, errors[-2000:]
-    placed, sums = output.strip().splitlines()[-2:]
-    assert placed.split()[1] == str(devices)
-    np.testing.assert_allclose(np.array(sums.split(), float), one, rtol=2e-2)
 
 
 def traced_strictly(function, *arguments):

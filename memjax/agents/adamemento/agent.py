@@ -18,6 +18,7 @@ follow its words, all formulas are our choice.
 Every function takes first an `AdaMemento`, the parts that do not change while a run learns.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ from memjax.agents.online.episodes import (
 )
 from memjax.agents.online.learner import Learner, PPOState, make_learner
 from memjax.agents.online.ppo import COLLECT
-from memjax.memory import Memory, MemoryState
+from memjax.memory import Memory, MemoryState, make_memory
 from memjax.ops.statistics import masked_mean
 from memjax.types import Action, Agent, Array, EnvSpec, Key, PyTree, Rollout, TimeStep, no_carry
 
@@ -75,11 +76,13 @@ class AdaMemento(NamedTuple):
     advantage: AdvantageNet | None
 
 
-def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> Agent:
-    """The agent called "adamemento". Raises ConfigError where spec and config do not fit."""
+def make_adamemento(
+    config: AdaMementoConfig, spec: EnvSpec, num_envs: int, *, memory: Callable[..., Memory] = make_memory
+) -> Agent:
+    """The agent called "adamemento"; `memory` makes its banks. Raises ConfigError where parts do not fit."""
     if not config.bank.enabled:  # PPO with whatever intrinsic reward is configured
         return ppo.ppo_agent(make_learner(config.ppo, spec), num_envs)
-    ada = make_parts(config, spec)
+    ada = make_parts(config, spec, memory)
     return Agent(
         init=partial(init, ada, num_envs),
         initial_carry=partial(initial_carry, ada),
@@ -89,15 +92,20 @@ def make_adamemento(config: AdaMementoConfig, spec: EnvSpec, num_envs: int) -> A
         policies=("ensemble", "policy", "memory", *reference.policies(ada.learner)),
         bonus=partial(bonus, ada) if ada.learner.novelty else None,
         acting=partial(acting, ada),
+        reindex=lambda state: state.replace(
+            success=ada.success.rebuild(state.success), failure=ada.failure.rebuild(state.failure)
+        ),
     )
 
 
-def make_parts(config: AdaMementoConfig, spec: EnvSpec) -> AdaMemento:
+def make_parts(
+    config: AdaMementoConfig, spec: EnvSpec, memory: Callable[..., Memory] = make_memory
+) -> AdaMemento:
     """Learner, banks and networks of one environment. Raises ConfigError where spec and config do not fit."""
     learner, stored = make_learner(config.ppo, spec), banks.stored_spec(config.bank, spec)
     # Successes go by worth, failures by age (spec 3.1).
-    success = banks.make_bank(config, stored, evict="lowest_utility")
-    failure = banks.make_bank(config, stored, evict="fifo")
+    success = banks.make_bank(config, stored, evict="lowest_utility", make=memory)
+    failure = banks.make_bank(config, stored, evict="fifo", make=memory)
     nets = reflection.make_nets(
         config.reflection, config.ppo, stored, success, failure, failures=config.bank.failures
     )

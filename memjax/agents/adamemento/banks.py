@@ -32,8 +32,13 @@ class Steps(flax.struct.PyTreeNode):
     held: Array  # [n] f32, 1 where it is held out for calibration
 
 
-def make_bank(config: AdaMementoConfig, spec: EnvSpec, *, evict: str) -> Memory:
-    """A bank of steps of `spec`, the environment as the banks store it. Raises ConfigError."""
+def make_bank(
+    config: AdaMementoConfig, spec: EnvSpec, *, evict: str, make: Callable[..., Memory] = make_memory
+) -> Memory:
+    """A bank of steps of `spec`, the environment as the banks store it. Raises ConfigError.
+
+    `make` is `make_memory`, or one with its arguments that splits the slots over devices.
+    """
     value_like = {
         "observation": jnp.zeros(spec.observation_shape, spec.observation_dtype),
         "action": spec.zero_actions(),
@@ -44,7 +49,7 @@ def make_bank(config: AdaMementoConfig, spec: EnvSpec, *, evict: str) -> Memory:
     }
     key_dim = config.bank.key_dim or frame_size(spec)
     k = config.reflection.neighbours
-    return make_memory(config.bank.capacity, key_dim, value_like, evict=evict, k=k, metric="l2")
+    return make(config.bank.capacity, key_dim, value_like, evict=evict, k=k, metric="l2")
 
 
 def stored_spec(banks: BanksConfig, spec: EnvSpec) -> EnvSpec:

@@ -19,6 +19,7 @@ from memjax.agents.online.novelty import Novelty, make_novelty
 from memjax.networks.actor_critic import ActorCritic
 from memjax.networks.distributions import Distribution
 from memjax.ops import losses
+from memjax.ops.devices import split_rows
 from memjax.ops.returns import generalized_advantage
 from memjax.ops.statistics import masked_mean
 from memjax.types import Array, ConfigError, EnvSpec, Key, PyTree, Rollout
@@ -221,7 +222,7 @@ def _step(
 ) -> tuple[tuple[PyTree, Any], dict[str, Array]]:
     """One optimiser step on the rows `index` of a batch."""
     params, opt_state = carry
-    part = jax.tree.map(lambda x: x[index], batch)
+    part = split_rows(jax.tree.map(lambda x: x[index], batch))
     (_, metrics), gradient = jax.value_and_grad(partial(loss, learner), has_aux=True)(params, part)
     updates, opt_state = learner.optimizer.update(gradient, opt_state, params)
     metrics["loss/grad_norm"] = optax.tree.norm(gradient)

@@ -1,0 +1,181 @@
+"""What a run on 1, 2, 4 and 8 simulated devices has in common, in a process that has 8.
+
+Sums over a batch are added in another order, so float32 results agree within 1e-4 of their size. Actions are
+drawn from the same numbers, so that the same actions are played.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from memjax.agents.adamemento.agent import AdaMementoState
+from memjax.configs import base
+from memjax.runs.checkpoint import Checkpoints
+from memjax.training.config import resolve
+from memjax.training.train import build
+from memjax.types import ConfigError
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "agents")]
+from acting_case import small  # noqa: E402
+from test_offline import changed, dataset  # noqa: E402
+
+ALL = jax.devices()
+OFTEN = [8, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Builds the program of a config on the first n devices."""
+
+    def make(config, n):
+        monkeypatch.setattr(jax, "devices", lambda *_: ALL[:n])
+        return build(config)
+
+    return make
+
+
+def ppo(env_id="gymnax/CartPole-v1", seeds=1, **run):
+    config = base.experiment("test", env_id)
+    config.agent = base.merged(base.ppo(), name="ppo", rollout_steps=8, widths=(8,), epochs=1, minibatches=2)
+    config.agent.normalize_observations = config.agent.scale_rewards = True
+    config.env.num_envs, config.num_seeds = 8, seeds
+    config.run.log_every, config.run.total_steps = 1, 8 * 8 * 3
+    config.run.update(eval_every=0, checkpoint_every=0, eval_episodes=4, eval_envs=4, **run)
+    return resolve(config.lock())
+
+
+def trained(program, chunks=3, state=None):
+    """The state after some chunks, and all metrics."""
+    state, rows = program.init() if state is None else state, []
+    for _ in range(chunks):
+        state, metrics = program.chunk(state)
+        rows.append(metrics)
+    program.close()
+    return state, rows
+
+
+def numbers(tree):
+    return [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+
+
+def assert_close(tree, other, tolerance=1e-4):
+    for x, y in zip(numbers(tree), numbers(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * (1 + np.abs(y).max(initial=0.0)))
+
+
+def assert_equal(tree, other):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), tree, other)
+
+
+def devices_of(leaf):
+    return len(leaf.sharding.device_set), leaf.sharding.shard_shape(leaf.shape)
+
+
+@pytest.mark.parametrize("n", OFTEN)
+def test_environments_and_gradients_are_shared_out(on, n):
+    one, metrics = trained(on(ppo(), 1))
+    program = on(ppo(), n)
+    state, again = trained(program)
+    assert devices_of(state.actor.timestep.observation) == (n, (1, 8 // n, 4))
+    assert_equal(state.actor.stats.episode_length, one.actor.stats.episode_length)
+    assert_close(state.actor, one.actor)
+    assert_close(state.agent, one.agent)  # parameters, optimiser, normalisers
+    assert_close(again, metrics)
+    hlo = program.compiled_chunk().lower(state).compile().as_text()
+    rows = 8 * 8 // 2 // n
+    assert f"f32[{rows},8]" in hlo  # a device's share of a minibatch in the hidden layer
+    assert "all-reduce" in hlo
+    assert_equal(trained(program)[0].agent, state.agent)  # bit for bit on the same mesh
+
+
+@pytest.mark.slow
+def test_seeds_are_split_without_a_collective(on):
+    config = ppo(seeds=4)
+    one, _ = trained(on(config, 1))
+    program = on(config, 4)
+    state, _ = trained(program)
+    assert devices_of(jax.tree.leaves(state.agent.params)[0])[0] == 4
+    assert_close(state.agent, one.agent)
+    assert "all-reduce" not in program.compiled_chunk().lower(state).compile().as_text()
+    assert_close(program.evaluate(state, 4), on(config, 1).evaluate(one, 4))
+
+
+@pytest.mark.parametrize("n", [8, pytest.param(2, marks=pytest.mark.slow)])
+def test_envpool_feeds_several_learner_devices(on, n):
+    config = ppo("envpool/CartPole-v1")
+    one, metrics = trained(on(config, 1))
+    state, again = trained(on(config, n))
+    assert devices_of(jax.tree.leaves(state.agent.params)[0])[0] == n
+    assert_close(state.agent, one.agent)
+    assert_close(again, metrics)
+
+
+@pytest.mark.parametrize(
+    ("variant", "stream"), [("bc", False), pytest.param("", True, marks=pytest.mark.slow)]
+)
+def test_a_batch_of_recorded_steps_is_split(on, variant, stream, tmp_path):
+    files = dataset(tmp_path / "low.hdf5"), dataset(tmp_path / "expert.hdf5", seed=1, episodes=8)
+    config = changed(files, variant, data__stream=stream)
+    one, metrics = trained(on(config, 1))
+    program = on(config, 8)
+    state, again = trained(program)
+    assert devices_of(jax.tree.leaves(state.agent.params)[0])[0] == 8
+    assert_close(state.agent, one.agent, 1e-3)
+    assert_close(again, metrics, 1e-3)
+    assert_close(program.evaluate(state, 3), on(config, 1).evaluate(one, 3), 1e-3)
+
+
+def adamemento(memory, capacity=64, prediction="network"):
+    def change(config):
+        config.run.memory = memory
+        config.agent.bank.capacity = capacity
+        config.agent.reflection.prediction = prediction
+        config.agent.label.min_count = 1
+
+    return small(change=change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prediction", ["network", "nearest"])
+def test_a_memory_is_split_over_its_slots_by_one_field(on, prediction):
+    whole, metrics = trained(on(adamemento("replicated", prediction=prediction), 4))
+    state, again = trained(on(adamemento("sharded", prediction=prediction), 4))
+    assert np.asarray(state.agent.success.valid).any()
+    assert devices_of(state.agent.success.keys)[1][1] == 16
+    assert devices_of(whole.agent.success.keys)[1][1] == 64
+    assert_close(state.agent, whole.agent, 1e-3)
+    assert_close(again, metrics, 1e-3)
+
+
+@pytest.mark.slow
+def test_checkpoints_move_between_devices_and_kinds_of_memory(on, tmp_path):
+    """From 4 devices with split memories to 2, and to one; the indices, of other shapes, are made anew."""
+    config = adamemento("sharded", capacity=32_768)
+    program = on(config, 4)
+    state, _ = trained(program, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, program.stored(state))
+    after, _ = trained(program, 1, state)
+    for memory, n in (("sharded", 2), ("sharded", 1), ("replicated", 8)):
+        program = on(adamemento(memory, capacity=32_768), n)
+        moved = program.opened(Checkpoints(tmp_path).restore_latest(program.abstract_state()).state)
+        moved, _ = trained(program, 1, moved)
+        assert_close(without_index(moved.agent), without_index(after.agent), 1e-3)
+    index = program.abstract_state().agent.success.index
+    assert jax.tree.leaves(index)  # there is one
+
+
+def without_index(state: AdaMementoState) -> AdaMementoState:
+    return state.replace(success=state.success.replace(index=()), failure=state.failure.replace(index=()))
+
+
+def test_what_cannot_be_split_is_said(on):
+    with pytest.raises(ConfigError, match="num_seeds: expected a multiple of the 3 devices, or 1 with"):
+        on(ppo(), 3)
+    with pytest.raises(ConfigError, match=r"capacity: expected a multiple of the 4 shards, such as 6[48]"):
+        on(adamemento("sharded", capacity=66), 4)
+    with pytest.raises(ConfigError, match=r"run\.memory: expected 'replicated' with agent 'ppo'"):
+        ppo(memory="sharded")
