@@ -35,7 +35,7 @@ def download(id: str) -> Path:
         import minari
 
         print(f"{id}: not on this machine; minari fetches it", flush=True)
-        with _without_logs("huggingface_hub"):  # which tries for half a minute and logs each attempt twice
+        with _without_warnings():  # its client tries for half a minute and logs each attempt twice
             minari.download_dataset(id)
     except ImportError as error:
         expected = f"a dataset in {shown(local_root())}, or minari and its client to fetch it, from: {_EXTRA}"
@@ -49,14 +49,13 @@ def download(id: str) -> Path:
 
 
 @contextlib.contextmanager
-def _without_logs(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _without_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def _line(error: Exception) -> str:
