@@ -85,9 +85,17 @@ def make_env(id: str, *, options: Mapping[str, Any]) -> Env:
 def make_host_env(
     id: str, *, num_envs: int, seed: int, options: Mapping[str, Any], first_env: int = 0
 ) -> "HostEnv":
-    """Environments `first_env` .. `first_env + num_envs - 1` of a run, a pool on host threads.
+    """Environments of a run, a pool on host threads.
 
-    Raises ConfigError as `make_env` does.
+    Args:
+      id: envpool/NAME.
+      num_envs: how many.
+      seed: of the run.
+      options: the environment's own, by name.
+      first_env: the number of the first of them in the run, which decides about their seeds.
+
+    Raises:
+      ConfigError: as `make_env` does.
     """
     if backend_of(id) != "host":
         raise unknown_id(id, ["envpool/..."])
@@ -97,7 +105,10 @@ def make_host_env(
 
 
 def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:
-    """What an agent may know of an environment, without starting it. Raises as `make_env` does."""
+    """What an agent may know of the environment `id` with these `options`, without starting it.
+
+    Raises ConfigError as `make_env` does.
+    """
     if backend_of(id) == "jax":
         return make_env(id, options=options).spec
     from memjax.envs.envpool_adapter import host_spec
@@ -108,7 +119,8 @@ def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:
 def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
     """The walls of a grid world, [H, W] bool, for pictures (`grid.draw_visits`); None where there is no map.
 
-    State s of such a world is in cell `s % (H * W)`, cell c in row `c // W`. Raises as `make_env` does.
+    State s of such a world is in cell `s % (H * W)`, cell c in row `c // W`. `id` and `options` are those of
+    `make_env`, which says what raises.
     """
     if backend_of(id) != "jax" or id in _REGISTERED or id.startswith("xminigrid/"):
         return None

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment
 
-from memjax.envs.grid import MOVES, GridState, GridWorld, check_probability
+from memjax.envs.grid import MOVES, GridParams, GridState, GridWorld, check_probability
 from memjax.types import Array, Key
 
 HEIGHT, WIDTH = 4, 12
@@ -20,7 +19,7 @@ GOAL = HEIGHT * WIDTH - 1  # bottom right; every cell between the two is cliff
 
 
 @struct.dataclass
-class Params(environment.EnvParams):
+class Params(GridParams):
     """The options of Cliff Walking."""
 
     slip: float = 0.0  # probability that a uniformly random move replaces the chosen one

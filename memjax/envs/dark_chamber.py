@@ -10,14 +10,18 @@ lever is 0.05 darker than the floor until it is pulled and looks like floor afte
 shown.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
 
-from memjax.envs.grid import GridState, GridWorld
+from memjax.envs.grid import GridParams, GridState, GridWorld
 from memjax.types import Array, ConfigError, Key
+
+if TYPE_CHECKING:
+    from gymnax.environments import spaces
 
 IMAGE = 32  # pixels on a side
 WALL, LEVER, FLOOR, AGENT = 0.0, 0.05, 0.1, 0.15  # grey levels
@@ -26,7 +30,7 @@ MAX_NOISE = 0.028  # beyond it a floor pixel could pass for the agent
 
 
 @struct.dataclass
-class Params(environment.EnvParams):
+class Params(GridParams):
     """The options of Dark Chamber."""
 
     noise: float = 0.02  # standard deviation of the floor's flicker, in grey levels
@@ -103,8 +107,10 @@ class DarkChamber(GridWorld):
         before = (IMAGE - self.size) // 2
         return jnp.pad(grey, (before, IMAGE - self.size - before), constant_values=WALL)[None]
 
-    def observation_space(self, params: Params | None = None) -> spaces.Box:
+    def observation_space(self, params: Params | None = None) -> "spaces.Box":
         """A grey picture."""
+        from gymnax.environments import spaces
+
         return spaces.Box(0.0, 1.0, (1, IMAGE, IMAGE), jnp.float32)
 
     def is_success(self, state: State) -> Array:

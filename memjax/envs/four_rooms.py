@@ -4,14 +4,18 @@ The idea is that of Sutton, Precup and Singh (1999), "Between MDPs and semi-MDPs
 of walls with one doorway in each arm; the map of the AdaMemento paper could not be read.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
 
-from memjax.envs.grid import GridState, GridWorld
+from memjax.envs.grid import GridParams, GridState, GridWorld
 from memjax.types import Array, Key
+
+if TYPE_CHECKING:
+    from gymnax.environments import spaces
 
 SIZE, MIDDLE = 13, 6
 DOORWAYS = ((3, 6), (6, 9), (10, 6), (6, 2))  # (row, column) on the upper, right, lower and left arm
@@ -29,7 +33,7 @@ def _map() -> np.ndarray:
 
 
 @struct.dataclass
-class Params(environment.EnvParams):
+class Params(GridParams):
     """The options of Four Rooms."""
 
     random_start: bool = True  # anywhere in the top left room; otherwise in its corner
@@ -87,8 +91,10 @@ class FourRooms(GridWorld):
         here = self.place(state.cell)
         return jnp.concatenate([here, self.place(state.goal)]) if self.random_goal else here
 
-    def observation_space(self, params: Params | None = None) -> spaces.Box:
+    def observation_space(self, params: Params | None = None) -> "spaces.Box":
         """One-hot rows and columns."""
+        from gymnax.environments import spaces
+
         return spaces.Box(0.0, 1.0, (2 * SIZE * (1 + self.random_goal),), jnp.float32)
 
     def is_success(self, state: State) -> Array:

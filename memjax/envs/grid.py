@@ -5,29 +5,43 @@ or off the map leaves the agent where it is, and still costs a step.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
 
 from memjax.types import Array, ConfigError, Key
+
+if TYPE_CHECKING:
+    from gymnax.environments import spaces
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (rows, columns): up, right, down, left
 
 
 @struct.dataclass
-class GridState(environment.EnvState):
+class GridParams:
+    """The options that every grid world has."""
+
+    max_steps_in_episode: int = 100
+
+
+@struct.dataclass
+class GridState:
     """Where one agent is."""
 
-    cell: Array  # [] i32, row * W + col
     time: Array  # [] i32, steps since the episode began
+    cell: Array  # [] i32, row * W + col
 
 
-class GridWorld(environment.Environment[Any, Any]):
-    """An agent on a map, as a gymnax environment; a subclass says what the cells mean.
+class GridWorld:
+    """An agent on a map, with the interface of gymnax's environments; a subclass says what the cells mean.
+
+    It can be used wherever gymnax 1.0 expects an `Environment`, its wrappers included. It is no subclass of
+    that, because importing gymnax loads matplotlib, seaborn and pandas. Its spaces are gymnax's, imported
+    when they are asked for.
 
     The `info` of a step carries `success` ([] bool, the step reached the goal) and `state_id` ([] i32, of the
     state that the step led to, also where the episode then begins anew).
@@ -38,10 +52,68 @@ class GridWorld(environment.Environment[Any, Any]):
     num_states: int  # S, the number of values of `state_id`
 
     def __init__(self, walls: np.ndarray, goal: int, num_states: int):
-        super().__init__()
         self.walls, self.goal, self.num_states = walls, goal, num_states
         self.height, self.width = walls.shape
         self._successors = successors(walls)
+
+    @property
+    def name(self) -> str:
+        """Environment name."""
+        return type(self).__name__
+
+    @property
+    def default_params(self) -> Any:
+        """The options, each at its default."""
+        return GridParams()
+
+    def reset_env(self, key: Key, params: Any) -> tuple[Array, Any]:
+        """Begins an episode: the first observation, and the state."""
+        raise NotImplementedError
+
+    def step_env(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+        """Moves one agent, and never begins anew: see `outcome` for what is returned."""
+        raise NotImplementedError
+
+    def observe(self, key: Key, state: Any, action: Array | None, params: Any) -> Array:
+        """What the agent sees in `state`."""
+        raise NotImplementedError
+
+    @partial(jax.jit, static_argnums=0)
+    def reset(self, key: Key, params: Any = None) -> tuple[Array, Any]:
+        """Begins an episode.
+
+        Args:
+          key: draws what is random in the beginning.
+          params: the options; None: the defaults.
+
+        Returns:
+          The first observation, and the state.
+        """
+        return self.reset_env(key, self.default_params if params is None else params)
+
+    @partial(jax.jit, static_argnums=0)
+    def step(self, key: Key, state: Any, action: Array, params: Any = None) -> tuple[Any, ...]:
+        """Moves one agent; where that ends its episode, the next one begins in the same step.
+
+        Args:
+          key: draws the move, and the beginning of the next episode.
+          state: before the move.
+          action: [] i32, one of the four moves.
+          params: the options; None: the defaults.
+
+        Returns:
+          observation and state (of the next episode, where this one ended), reward ([] f32), terminated and
+          truncated ([] bool each), and `info`, where `final_observation` is what the move led to.
+        """
+        params = self.default_params if params is None else params
+        key_step, key_reset = jax.random.split(key)
+        arrival, after, reward, terminated, info = self.step_env(key_step, state, action, params)
+        truncated = self.is_truncated(after, params)
+        continued, anew = (arrival, after), self.reset_env(key_reset, params)
+        choose = partial(jnp.where, terminated | truncated)
+        observation, state = jax.tree.map(choose, anew, continued)
+        ends = {"terminated": terminated, "truncated": truncated, "final_observation": arrival}
+        return observation, state, reward, terminated, truncated, {**info, **ends}
 
     def check_params(self, params: Any) -> None:
         """Raises ConfigError where a parameter makes no sense."""
@@ -59,8 +131,16 @@ class GridWorld(environment.Environment[Any, Any]):
         return state.cell == self.goal
 
     def is_terminated(self, state: Any, params: Any) -> Array:
-        """Whether an episode ends in this state, [] bool; the time limit is counted elsewhere."""
+        """Whether an episode ends in this state, [] bool; the time limit does not count."""
         return self.is_success(state)
+
+    def is_truncated(self, state: Any, params: Any) -> Array:
+        """Whether the time limit is reached, [] bool."""
+        return state.time >= params.max_steps_in_episode
+
+    def discount(self, state: Any, params: Any) -> Array:
+        """0 where the episode ends in this state, otherwise 1, [] f32; the time limit does not count."""
+        return jnp.where(self.is_terminated(state, params), 0.0, 1.0)
 
     def atlas(self, key: Key, params: Any) -> Array:
         """The observation of every state, [S, ...], in the order of `state_id`.
@@ -102,16 +182,22 @@ class GridWorld(environment.Environment[Any, Any]):
         """Up, right, down, left."""
         return len(MOVES)
 
-    def action_space(self, params: Any = None) -> spaces.Discrete:
+    def action_space(self, params: Any = None) -> "spaces.Discrete":
         """The four moves."""
+        from gymnax.environments import spaces
+
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
+    def observation_space(self, params: Any = None) -> "spaces.Box":
         """One-hot row and column."""
+        from gymnax.environments import spaces
+
         return spaces.Box(0.0, 1.0, (self.height + self.width,), jnp.float32)
 
-    def state_space(self, params: Any) -> spaces.Dict:
+    def state_space(self, params: Any) -> "spaces.Dict":
         """Cell and elapsed time."""
+        from gymnax.environments import spaces
+
         cells, steps = self.walls.size, params.max_steps_in_episode + 1
         return spaces.Dict({"cell": spaces.Discrete(cells), "time": spaces.Discrete(steps)})
 

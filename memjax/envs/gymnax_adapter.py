@@ -1,4 +1,4 @@
-"""Any gymnax environment, ours included, as a `types.Env`: a batch, one time step, nothing more.
+"""Environments with gymnax's interface, our own worlds among them, as `types.Env`: a batch, one time step.
 
 gymnax resets in the step that ends an episode and keeps the true successor in `info["final_observation"]`.
 An environment that reports `terminated` and `truncated` together (a true end at the time limit, or gymnax's
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +19,11 @@ from memjax.envs.checks import action_of, check_options, check_step_limit, unkno
 from memjax.envs.cliff_walking import CliffWalking
 from memjax.envs.dark_chamber import DarkChamber
 from memjax.envs.four_rooms import FourRooms
-from memjax.types import Array, ConfigError, Env, EnvSpec, Key, PyTree, TimeStep
+from memjax.envs.grid import GridWorld
+from memjax.envs.timesteps import first_timestep, strongly_typed
+from memjax.types import Array, ConfigError, Discrete, Env, EnvSpec, Key, PyTree, TimeStep
 
-OURS: dict[str, Callable[..., Any]] = {
+OURS: dict[str, Callable[..., GridWorld]] = {
     "CliffWalking-v0": CliffWalking,
     "DarkChamber-v0": DarkChamber,
     "FourRooms-v0": FourRooms,
@@ -48,7 +49,7 @@ def from_gymnax(id: str, environment: Any, params: Any) -> Env:
 
     Args:
       id: the id that its spec carries.
-      environment: an instance of a subclass of gymnax's `Environment`.
+      environment: one with the interface of gymnax's `Environment`, such as an instance of a subclass of it.
       params: its parameters, such as `environment.default_params`.
 
     Raises:
@@ -72,10 +73,10 @@ def wall_map(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
 def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """The gymnax environment and its parameters, options applied."""
     prefix, name = id.split("/", 1)
-    known = list(OURS) if prefix == "memjax" else gymnax.registered_envs
+    known = OURS if prefix == "memjax" else _gymnax_environments()
     if name not in known:
         raise unknown_id(id, [f"{prefix}/{other}" for other in known])
-    construct = OURS[name] if prefix == "memjax" else lambda **arguments: gymnax.make(name, **arguments)[0]
+    construct = known[name]
     environment = _construct(construct, name, {})
     arguments = {k: p.default for k, p in inspect.signature(type(environment)).parameters.items()}
     fields = dataclasses.asdict(environment.default_params)
@@ -86,6 +87,17 @@ def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     check_step_limit("max_steps_in_episode", params.max_steps_in_episode)
     getattr(environment, "check_params", lambda params: None)(params)
     return environment, params
+
+
+def _gymnax_environments() -> dict[str, Callable[..., Any]]:
+    """Constructors of the environments that gymnax has, by name."""
+    import gymnax  # and with it matplotlib, seaborn and pandas, which our own worlds do without
+
+    return {name: partial(_made_by_gymnax, gymnax.make, name) for name in gymnax.registered_envs}
+
+
+def _made_by_gymnax(make: Callable[..., Any], name: str, **arguments: Any) -> Any:
+    return make(name, **arguments)[0]
 
 
 def _construct(construct: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
@@ -101,13 +113,16 @@ def _construct(construct: Callable[..., Any], name: str, arguments: Mapping[str,
 
 def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
     """The static description; shapes are traced, nothing is computed."""
-    space = environment.action_space(params)
-    action = action_of(id, space)
+    if isinstance(environment, GridWorld):  # its spaces are gymnax's, whose import takes more than a second
+        action = Discrete(environment.num_actions)
+    else:
+        action = action_of(id, environment.action_space(params))
 
     def first_step(key: Key) -> tuple[Array, Mapping[str, Array]]:
-        keys = jax.random.split(key, 3)
+        keys = jax.random.split(key)
+        some = jnp.int32(0) if isinstance(action, Discrete) else jnp.zeros(action.size, jnp.float32)
         raw, state = environment.reset_env(keys[0], params)
-        info = environment.step_env(keys[1], state, space.sample(keys[2]), params)[-1]
+        info = environment.step_env(keys[1], state, some, params)[-1]
         return _observation(environment, params, raw[None]), info
 
     observation, info = jax.eval_shape(first_step, jax.random.key(0))
@@ -125,19 +140,9 @@ def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
 def _init(environment: Any, params: Any, key: Key, batch: int) -> tuple[PyTree, TimeStep]:
     """Resets `batch` environments."""
     raw, state = jax.vmap(environment.reset_env, in_axes=(0, None))(jax.random.split(key, batch), params)
-    observation = _observation(environment, params, raw)
-    no = jnp.zeros(batch, bool)
-    state_id = getattr(environment, "state_id", lambda state: jnp.zeros(batch, jnp.int32))
-    return _strong(state), TimeStep(
-        observation=observation,
-        final_observation=observation,
-        reward=jnp.zeros(batch, jnp.float32),
-        terminated=no,
-        truncated=no,
-        success=no,
-        valid=~no,
-        state_id=state_id(state).astype(jnp.int32),
-    )
+    number = getattr(environment, "state_id", None)
+    state_id = None if number is None else number(state).astype(jnp.int32)
+    return strongly_typed(state), first_timestep(_observation(environment, params, raw), state_id)
 
 
 def _step(environment: Any, params: Any, state: PyTree, actions: Array, key: Key) -> tuple[PyTree, TimeStep]:
@@ -146,7 +151,7 @@ def _step(environment: Any, params: Any, state: PyTree, actions: Array, key: Key
     keys = jax.random.split(key, batch)
     step = jax.vmap(environment.step, in_axes=(0, 0, 0, None))
     raw, state, reward, terminated, truncated, info = step(keys, state, actions, params)
-    return _strong(state), TimeStep(
+    return strongly_typed(state), TimeStep(
         observation=_observation(environment, params, raw),
         final_observation=_observation(environment, params, info["final_observation"]),
         reward=reward.astype(jnp.float32),
@@ -163,11 +168,6 @@ def _observation(environment: Any, params: Any, raw: Array) -> Array:
     if raw.ndim == 1:  # FrozenLake: the number of a state
         return jax.nn.one_hot(raw, environment.observation_space(params).n)
     if raw.ndim == 4:
-        image = raw if type(environment) in OURS.values() else jnp.moveaxis(raw, -1, 1)
+        image = raw if isinstance(environment, GridWorld) else jnp.moveaxis(raw, -1, 1)
         return image.astype(jnp.float32)
     return raw.reshape(raw.shape[0], -1).astype(jnp.float32)
-
-
-def _strong(tree: PyTree) -> PyTree:
-    """No weakly typed leaf, so that a state keeps its type through `scan` and a checkpoint."""
-    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from memjax.envs.checks import check_options, unknown_id
+from memjax.envs.timesteps import first_timestep, strongly_typed
 from memjax.types import Array, ConfigError, Discrete, Env, EnvSpec, Key, PyTree, TimeStep
 
 PREFIX = "MiniGrid-"  # the package's XLand tasks need rule sets that are downloaded
@@ -75,23 +76,13 @@ def _spec(id: str, environment: Any, params: Any) -> EnvSpec:
 def _init(environment: Any, params: Any, key: Key, batch: int) -> tuple[PyTree, TimeStep]:
     """Resets `batch` environments."""
     state = _reset(environment, params, key, batch)
-    observation, no = _observation(state), jnp.zeros(batch, bool)
-    return state, TimeStep(
-        observation=observation,
-        final_observation=observation,
-        reward=jnp.zeros(batch, jnp.float32),
-        terminated=no,
-        truncated=no,
-        success=no,
-        valid=~no,
-        state_id=jnp.zeros(batch, jnp.int32),
-    )
+    return state, first_timestep(_observation(state))
 
 
 def _step(environment: Any, params: Any, state: PyTree, actions: Array, key: Key) -> tuple[PyTree, TimeStep]:
     """Advances the batch; whoever ends an episode is reset in the same step."""
     batch = actions.shape[0]
-    state = _strong(jax.vmap(partial(environment.step, params))(state, actions))
+    state = strongly_typed(jax.vmap(partial(environment.step, params))(state, actions))
     # A discount of 0 is an end of the task; at the time limit alone it stays 1.
     terminated = state.discount == 0.0
     done = state.last()
@@ -116,7 +107,7 @@ def _step(environment: Any, params: Any, state: PyTree, actions: Array, key: Key
 
 def _reset(environment: Any, params: Any, key: Key, batch: int) -> PyTree:
     """`batch` environments at the beginning of an episode."""
-    return _strong(jax.vmap(partial(environment.reset, params))(jax.random.split(key, batch)))
+    return strongly_typed(jax.vmap(partial(environment.reset, params))(jax.random.split(key, batch)))
 
 
 def _observation(state: PyTree) -> Array:
@@ -134,14 +125,3 @@ def _observation(state: PyTree) -> Array:
 def _like(mask: Array, leaf: Array) -> Array:
     """mask [B], shaped to be broadcast along leaf [B, ...]."""
     return mask.reshape(mask.shape[0], *(1,) * (leaf.ndim - 1))
-
-
-def _strong(tree: PyTree) -> PyTree:
-    """No weakly typed leaf, so that a state keeps its type through `scan` and a checkpoint."""
-
-    def strong(leaf: Array) -> Array:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        return jax.lax.convert_element_type(leaf, leaf.dtype)
-
-    return jax.tree.map(strong, tree)

@@ -1,7 +1,7 @@
 """The grid worlds against small NumPy models of the same rules, and against the gymnax interface."""
 
 from collections import deque
-from functools import cache
+from functools import cache, partial
 
 import hypothesis.strategies as st
 import jax
@@ -186,6 +186,37 @@ def test_gymnax_interface(name):
     assert environment.num_actions == environment.action_space(params).n == 4
     assert set(environment.state_space(params).spaces) <= set(vars(state))
     jax.tree.map(np.testing.assert_array_equal, step(KEY, state, jnp.int32(UP), params), out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gymnax_itself_takes_the_same_steps(name):
+    """Its own `step` with our rules, from every state, ends and the time limit included: bit for bit."""
+    from gymnax.environments.environment import Environment
+
+    environment, params = world(name, max_steps_in_episode=3)
+    numbers = jnp.arange(environment.num_states)
+    states = jax.vmap(environment.state_of)(numbers)
+    states = states.replace(time=numbers // 4 % 3)
+    keys = jax.random.split(KEY, environment.num_states)
+    ours, theirs = (
+        jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None)))(keys, states, numbers % 4, params)
+        for step in (environment.step, partial(Environment.step, environment))
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert ours[3].any()
+    assert ours[4].any()
+    assert not np.all(ours[3] | ours[4])
+
+
+def test_wrappers_of_gymnax_take_our_worlds():
+    from gymnax.wrappers import FlattenObservationWrapper, LogWrapper, StickyActionWrapper
+
+    environment, params = world("chamber")
+    wrapped = LogWrapper(FlattenObservationWrapper(StickyActionWrapper(environment, 0.25)))
+    observation, state = jax.eval_shape(wrapped.reset, KEY, params)
+    after = jax.eval_shape(wrapped.step, KEY, state, jnp.int32(UP), params)
+    assert observation.shape == after[0].shape == (32 * 32,)
+    assert "returned_episode" in after[-1]
 
 
 @pytest.mark.parametrize("name", NAMES)
