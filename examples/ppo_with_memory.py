@@ -24,21 +24,21 @@ MIDDLE, SCALE = jnp.array([-0.3, 0.0]), jnp.array([0.9, 0.07])  # of position an
 
 def loss(params, seen, action, log_prob, advantage, target):
     """PPO's clipped objective and half the squared error of the value."""
-    logits, value = POLICY.apply(params[0], seen), VALUE.apply(params[1], seen)[..., 0]
+    logits, value = POLICY.bind(params[0])(seen), VALUE.bind(params[1])(seen)[..., 0]
     ratio = jnp.exp(jnp.take_along_axis(logits, action[:, None], 1)[:, 0] - log_prob)
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     gain = jnp.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean()
     return -gain + 0.5 * ((value - target) ** 2).mean()
 
 
-def main(seed=0, bonus=1.0, apart=0.05, updates=40, envs=32, steps=128, epochs=4, batches=4):
+def main(seed: int | jax.Array = 0, bonus=1.0, apart=0.05, updates=40, envs=32, steps=128, epochs=4, parts=4):
     """How many episodes reached the goal in each update, [updates]."""
     env, adam = make_env("gymnax/MountainCar-v0", options={}), optax.adam(1e-3)
     memory = make_memory(2_000, 2, (), evict="fifo", k=1, metric="l2")  # M
 
     def act(params, actor, key):
         draw, move = jax.random.split(key)
-        logits = POLICY.apply(params[0], actor[1])
+        logits = POLICY.bind(params[0])(actor[1])
         action = jax.random.categorical(draw, logits)
         log_prob = jnp.take_along_axis(logits, action[:, None], 1)[:, 0]
         env_state, after = env.step(actor[0], action, move)
@@ -58,12 +58,12 @@ def main(seed=0, bonus=1.0, apart=0.05, updates=40, envs=32, steps=128, epochs=4
         distance = jnp.minimum(jnp.sqrt(-nearest.scores[:, 0]), 1.0)  # M: 1 while it is empty
         state, _ = memory.write(state, then.reshape(-1, 2), (), mask=distance > apart)  # M
         reward = reward + bonus * distance.reshape(reward.shape)  # M
-        value, following = (VALUE.apply(train[0][1], x)[..., 0] for x in (seen, then))
+        value, following = (VALUE.bind(train[0][1])(x)[..., 0] for x in (seen, then))
         ends = after.terminated, after.done
         advantage = generalized_advantage(reward, value, following, *ends, discount=0.99, decay=0.95)
         batch = [seen.reshape(-1, 2), *(x.ravel() for x in (action, log_prob, advantage, advantage + value))]
         order = jax.vmap(lambda k: jax.random.permutation(k, steps * envs))(jax.random.split(mix, epochs))
-        train, _ = jax.lax.scan(partial(learn, batch), train, order.reshape(epochs * batches, -1))
+        train, _ = jax.lax.scan(partial(learn, batch), train, order.reshape(epochs * parts, -1))
         return (train, actor, state), after.terminated.sum()
 
     keys = jax.random.split(jax.random.key(seed), updates + 3)

@@ -246,7 +246,7 @@ def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy
 def update(
     state: MemoryState,
     slots: Array,
-    rewards: Array,
+    rewards: Array | float,
     mask: Array | None = None,
     *,
     step_size: Array | float | None = None,

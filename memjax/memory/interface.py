@@ -8,7 +8,7 @@ Axis letters: B items written, Q queries, k neighbours, n samples, N slots, D wi
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from memjax.memory.retrieval import Find, Retrieved
 from memjax.memory.state import MemoryState
@@ -174,7 +174,7 @@ class Update(Protocol):
         self,
         state: MemoryState,
         slots: Array,
-        rewards: Array,
+        rewards: Array | float,
         mask: Array | None = None,
         *,
         step_size: Array | float | None = None,
@@ -252,8 +252,12 @@ class Memory(NamedTuple):
 def presented(signature: type[F], function: F) -> F:
     """`function` with the name, arguments and text of a Protocol, for `help` and for editors at run time.
 
-    What a factory binds with `functools.partial` has neither; and the arguments that are bound are nobody's
-    business any more. The type checker holds `function` against the Protocol.
+    Why: a function that a factory binds with `functools.partial` has no name and no text of its own, and
+    `help` would list the arguments that are bound already.
+
+    Args:
+        signature: a Protocol whose `__call__` has the arguments and the text.
+        function: what is called; the type checker compares it with the Protocol.
     """
     described = signature.__call__
 
@@ -261,10 +265,11 @@ def presented(signature: type[F], function: F) -> F:
         return function(*arguments, **options)
 
     functools.update_wrapper(call, described, assigned=("__doc__", "__annotations__"), updated=())
-    del call.__wrapped__  # Why: `self` would come back with it.
+    shown = cast(Any, call)  # a function of any kind has the attributes that are set here
+    del shown.__wrapped__  # Why: `self` would come back with it.
     first, *others = inspect.signature(described).parameters.values()
     assert first.name == "self"
-    call.__signature__ = inspect.signature(described).replace(parameters=others)  # type: ignore[attr-defined]
-    call.__name__ = call.__qualname__ = signature.__name__.lower()
-    call.__module__ = signature.__module__
-    return call  # type: ignore[return-value]
+    shown.__signature__ = inspect.signature(described).replace(parameters=others)
+    shown.__name__ = shown.__qualname__ = signature.__name__.lower()
+    shown.__module__ = signature.__module__
+    return shown

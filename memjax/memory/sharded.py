@@ -121,11 +121,17 @@ def make_sharded_memory(
     )
 
 
-def shardings(mesh: Mesh | AbstractMesh, axis_name: str, state_like: MemoryState) -> MemoryState:
+def shardings(mesh: Mesh | AbstractMesh, axis_name: str, state_like: MemoryState) -> Any:
     """A NamedSharding for every leaf of a state, for `jit`, `device_put` and restore.
 
-    state_like: arrays or their shapes; leading axes that `vmap` put before the slots are not split. An index
-    that does not divide, as that of another number of shards may not, is whole on every device.
+    Args:
+        mesh: the devices.
+        axis_name: the axis of `mesh` along which slots are split.
+        state_like: arrays or their shapes. Leading axes that `vmap` put before the slots are not split.
+
+    Returns:
+        A MemoryState of NamedShardings. An index that does not divide, as that of another number of shards
+        may not, is whole on every device.
     """
     size = _axis_size(mesh, axis_name, state_like.capacity)
     specs = _specs(axis_name, state_like)
@@ -294,7 +300,7 @@ def _update(
     axis_name: str,
     state: MemoryState,
     slots: Array,
-    rewards: Array,
+    rewards: Array | float,
     mask: Array | None = None,
     *,
     step_size: Array | float | None = None,

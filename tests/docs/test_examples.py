@@ -111,7 +111,7 @@ print("alike", sharded.main(capacity=256, width=4))
 
 
 def test_ppo_with_a_memory_runs():
-    goals = load("ppo_with_memory").main(updates=2, envs=2, steps=8, epochs=1, batches=2)
+    goals = load("ppo_with_memory").main(updates=2, envs=2, steps=8, epochs=1, parts=2)
     assert goals.tolist() == [0, 0]  # of 16 steps, where the goal is 80 away
 
 
