@@ -98,7 +98,16 @@ class TextMemory:
 
     @classmethod
     def load(cls, directory: Path | str, embedder: Embedder, **options: Any) -> "TextMemory":
-        """The memory of a directory, with its config. Raises ConfigError where there is none."""
+        """The memory that an earlier process kept, with its config.
+
+        Args:
+          directory: where it is.
+          embedder: the one that it was made with.
+          **options: `chars`, `batch` and `seed` of the constructor.
+
+        Raises:
+          ConfigError: there is none in `directory`, or another embedder made it.
+        """
         if not (Path(directory) / LOG_FILE).is_file():
             raise ConfigError("directory", f"one of a TextMemory, with {LOG_FILE}", f"'{directory}'")
         return cls(directory, embedder, **options)

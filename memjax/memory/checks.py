@@ -53,7 +53,14 @@ def check_choice(field: str, choice: object, choices: Sequence[str]) -> None:
 
 
 def check_array(field: str, x: Array, kind: str, *shapes: tuple[int | str, ...]) -> None:
-    """Raises ConfigError unless `x` has one of the shapes (a letter: any size) and a type of that kind."""
+    """Raises ConfigError for `field` unless `x` has one of the shapes and a type of that kind.
+
+    Args:
+        field: how the message names the array.
+        x: the array, or its shape and type.
+        kind: "bool", "of whole numbers", "of real numbers" or "of a floating type".
+        *shapes: the shapes that are right; a letter stands for any size.
+    """
     known = any(jnp.issubdtype(x.dtype, parent) for parent in _KINDS[kind])
     if not known or not any(_fits(x.shape, shape) for shape in shapes):
         expected = " or ".join(_text(shape) for shape in shapes)

@@ -61,7 +61,7 @@ def check_fits(
 ) -> None:
     """Raises ConfigError where the memory does not fit on `device`, with the largest capacity that would.
 
-    The arguments are those of `plan_bytes`; device None: where JAX puts new arrays. `init` asks this itself
+    The arguments are those of `plan_bytes`; `device` None: where JAX puts new arrays. `init` asks this itself
     where it is called outside `jit`; so does `memjax train` for its whole state.
     """
     _check_sizes(capacity, shards)

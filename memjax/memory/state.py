@@ -98,7 +98,7 @@ def num_bytes(state: MemoryState) -> int:
 
 
 def gather_values(values: PyTree, slots: Array, mask: Array) -> PyTree:
-    """Values at `slots` of any shape, zero where `mask` is False; leaves [*slots.shape, ...]."""
+    """Rows of `values` at `slots` of any shape, zero where `mask` is False; leaves [*slots.shape, ...]."""
 
     def take(leaf: Array) -> Array:
         rows = leaf.at[slots].get(mode="clip")

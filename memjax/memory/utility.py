@@ -54,7 +54,7 @@ def q_update_batched(
 def q_update_sequential(
     utility: Array, slots: Array, rewards: Array, *, step_size: float | Array, mask: Array | None = None
 ) -> Array:
-    """`q_update` one reward at a time: the oracle of `q_update_batched`."""
+    """`q_update` one reward at a time, to test `q_update_batched`; the arguments are those of `q_update`."""
     slots = _targets(slots, mask, utility.shape[0])
 
     def step(q: Array, item: tuple[Array, ...]) -> tuple[Array, None]:
@@ -68,7 +68,16 @@ def q_update_sequential(
 
 
 def turns(slots: Array, n: int, mask: Array | None = None) -> Array:
-    """[B] how many earlier valid items of the batch name the same slot of 0 .. n-1; 0 for the others."""
+    """How many earlier items of a batch name the same slot.
+
+    Args:
+        slots: [B] i32.
+        n: slots outside 0 .. n-1 are nobody's.
+        mask: [B] bool, which items count (default: all).
+
+    Returns:
+        [B] i32, 0 for items that do not count.
+    """
     slots = _targets(slots, mask, n)
     return jnp.where(slots < n, _later(slots[::-1])[::-1], 0)
 
