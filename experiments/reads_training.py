@@ -161,9 +161,10 @@ def models(
 
 def save(path: Path, tree: PyTree, **numbers: int) -> None:
     """The leaves of a tree, and some numbers beside them."""
-    leaves = {f"leaf{i:03d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(tree))}
+    arrays: dict[str, Any] = {f"leaf{i:03d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(tree))}
+    arrays |= {name: np.asarray(number) for name, number in numbers.items()}
     partial_path = path.with_suffix(".partial.npz")
-    np.savez(partial_path, **leaves, **{k: np.asarray(v) for k, v in numbers.items()})  # type: ignore[arg-type]
+    np.savez(partial_path, **arrays)
     partial_path.replace(path)
 
 

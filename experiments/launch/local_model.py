@@ -41,7 +41,7 @@ def main() -> None:
 def start(arguments: argparse.Namespace) -> Any:
     """The server, running in threads of its own."""
     try:
-        import xllamacpp  # type: ignore[import-not-found]
+        import xllamacpp  # type: ignore[import-not-found]  # no dependency of memjax's
     except ImportError:
         sys.exit("local_model.py: expected the package xllamacpp (pip install xllamacpp), got none")
     # Why before the server: its threads inherit the mask, so that the signals wait for this thread.

@@ -199,6 +199,8 @@ class _EventFile:
 
     def __init__(self, folder: Path, after: int):
         from tensorboardX.event_file_writer import EventsWriter  # slow to import, of use to training alone
+
+        # protobuf makes these two names while it is imported, where a type checker cannot see them.
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
 
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The agent called "reframe": which of its forms a config asks for."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 from memjax.agents.offline.shared import DataSummary, check_spec, make_statistics, take_trajectories
 from memjax.agents.reframe.agent import ReframeState, make_parts, make_reframe, policy_names
@@ -66,7 +67,8 @@ def transformer_backbone(config: ReframeConfig, spec: EnvSpec, summary: DataSumm
 
     def choose(state: ReframeState, windows: Windows) -> Array:
         networks = parts.networks
-        found, _ = predict(alone, networks, state.params, (), (), windows, newest=True)  # type: ignore[arg-type]
+        nothing = cast(Any, ())  # no memory: neither an encoder nor a bank is looked at
+        found, _ = predict(alone, networks, state.params, nothing, nothing, windows, newest=True)
         return found[:, -1]
 
     return Backbone(make_reframe(alone, spec, summary), choose, config.context)

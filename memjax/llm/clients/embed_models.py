@@ -43,7 +43,7 @@ def wordllama(dim: int) -> PackagedEmbedder:
     Raises ConfigError where the package is not installed.
     """
     _need("wordllama", "wordllama")
-    from wordllama import WordLlama  # type: ignore[import-not-found]
+    from wordllama import WordLlama  # type: ignore[import-not-found]  # no dependency of memjax's
 
     model = WordLlama.load(trunc_dim=dim)
     return PackagedEmbedder(f"wordllama-{dim}", dim, lambda texts: model.embed(texts, norm=True))

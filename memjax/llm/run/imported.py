@@ -138,10 +138,8 @@ def task_id(memory: Imported) -> str:
 
 
 def _content(memory: Imported, chars: int) -> Content:
-    given = dict(success=memory.success, chars=chars)
-    if memory.success:
-        return experience_text(memory.intent, memory.text, "", summary="", **given)  # type: ignore[arg-type]
-    return experience_text(memory.intent, "", "", summary=memory.text, **given)  # type: ignore[arg-type]
+    solution, summary = (memory.text, "") if memory.success else ("", memory.text)
+    return experience_text(memory.intent, solution, "", summary=summary, success=memory.success, chars=chars)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
