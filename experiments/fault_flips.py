@@ -18,6 +18,7 @@ from memjax.llm.clients.budget import Ledger
 from memjax.llm.clients.config import BudgetConfig
 from memjax.llm.run.log import ExperienceLog
 from memjax.runs.digest import digest
+from memjax.runs.metrics import MetricsWriter, read_metrics
 from memjax.runs.workdir import open_workdir, read_json, write_manifest
 from memjax.training.config import load_workdir_config, resolve
 from memjax.training.seals import check_data, data_seal
@@ -102,6 +103,22 @@ def _read_manifest(copy: Path, whole: Path) -> str:
     return SAME if read_json(copy / "manifest.json") == read_json(whole / "manifest.json") else SILENT
 
 
+def _make_metrics(folder: Path) -> None:
+    with MetricsWriter(folder, tensorboard=False) as writer:
+        for step in range(10, 410, 10):
+            writer.write(step, {"train/return": step / 7, "loss/policy": [step * 0.1, None, 3.0]})
+
+
+def _read_metrics(copy: Path, whole: Path) -> str:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        found = read_metrics(copy / "metrics.jsonl")
+    right = read_metrics(whole / "metrics.jsonl")
+    if said.getvalue():
+        return FOUND if all(row in right for row in found) else SILENT
+    return SAME if found == right else SILENT
+
+
 def _make_log(folder: Path) -> None:
     from memjax.llm.run.loop import run_language
 
@@ -157,6 +174,7 @@ TARGETS = {
     "checkpoint": Target(_make_checkpoints, "20/**/*", _read_checkpoints),
     "config.json": Target(_make_run, "config.json", _read_config),
     "manifest.json": Target(_make_run, "manifest.json", _read_manifest),
+    "metrics.jsonl": Target(_make_metrics, "metrics.jsonl", _read_metrics),
     "experience.sqlite": Target(_make_log, "experience.sqlite", _read_log),
     "spending.sqlite": Target(_make_ledger, "spending.sqlite", _read_ledger),
     "dataset of a resumed run": Target(_make_dataset, "data.hdf5", _read_dataset),

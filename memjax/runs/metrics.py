@@ -1,22 +1,21 @@
 """Metrics on disk: `metrics.jsonl` and TensorBoard events; wall-clock figures apart in `timing.jsonl`.
 
 `metrics.jsonl` holds nothing that depends on the clock, so that an interrupted and resumed run writes the
-same bytes as one that was never interrupted.
+same bytes as one that was never interrupted. Every line has a checksum (memjax.runs.lines).
 """
 
-import contextlib
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memjax.runs.lines import Lines, LineWriter, named, read_lines
 from memjax.types import ConfigError
 
 METRICS_FILE = "metrics.jsonl"
@@ -32,16 +31,17 @@ class MetricsWriter:
         Args:
           workdir: of the run.
           after: the last step to keep: later lines and an incomplete last one are dropped. -1 drops all.
-            Lines that are missing before it are reported on one line; the run does not need them.
+            Lines before it that are missing or damaged are reported on one line; the run does not need them.
           tensorboard: whether to write TensorBoard events too.
         """
         self.workdir = Path(workdir)
-        truncate_after(self.workdir / METRICS_FILE, after)
-        truncate_after(self.workdir / TIMING_FILE, after)
-        if after > 0 and (self.workdir / METRICS_FILE).exists():
-            report_holes(self.workdir / METRICS_FILE, until=after)
-        self._metrics = open(self.workdir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
-        self._timing = open(self.workdir / TIMING_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed in `close`
+        metrics, timing = (self.workdir / name for name in (METRICS_FILE, TIMING_FILE))
+        begun = metrics.exists()
+        lines = truncate_after(metrics, after)
+        if after > 0 and begun:
+            _report(lines, until=after)
+        self._metrics = LineWriter(metrics, lines.last)
+        self._timing = LineWriter(timing, truncate_after(timing, after).last)
         self._events = _EventFile(self.workdir / "tensorboard", after) if tensorboard else None
 
     def __enter__(self) -> "MetricsWriter":
@@ -53,7 +53,7 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`, and the means over the seeds as TensorBoard events."""
         plain = {name: _plain(value) for name, value in values.items()}
-        _write_line(self._metrics, {"step": int(step)} | plain)
+        self._metrics.write({"step": int(step)} | plain)
         if self._events is not None:
             means = {name: mean(value) for name, value in plain.items()}
             self._events.write(int(step), {name: x for name, x in means.items() if not math.isnan(x)})
@@ -61,18 +61,15 @@ class MetricsWriter:
     def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of `timing.jsonl`, with the time of day: steps per second, seconds spent saving."""
         plain = {name: _plain(value) for name, value in values.items()}
-        _write_line(self._timing, {"step": int(step), "unix_time": time.time()} | plain)
+        self._timing.write({"step": int(step), "unix_time": time.time()} | plain)
 
     def flush(self) -> None:
         """Everything written so far is on disk. Call it before a checkpoint that counts on those lines."""
-        for file in (self._metrics, self._timing):
-            with _named(file.name):
-                file.flush()
-                os.fsync(file.fileno())
+        self._metrics.flush()
+        self._timing.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
-        self.flush()
         self._metrics.close()
         self._timing.close()
         if self._events is not None:
@@ -80,21 +77,46 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, without an incomplete last one.
+    """The intact lines of a metrics file, without their checksums.
 
-    Raises ConfigError where another line is not valid. Missing lines are reported on stderr.
+    Lines that are damaged are left out, and reported on stderr, as are missing ones. Raises ConfigError for
+    a file without checksums in which a line, other than the last one, cannot be read.
     """
-    report_holes(path)
-    return [values for _, values in _whole_lines(path)]
+    lines = _readable(path)
+    _report(lines)
+    return [line.values for line in lines.intact]
 
 
-def report_holes(path: Path, until: int = 0) -> None:
-    """Reports on stderr where lines are missing, since a curve does not show that. `until` as in `holes`."""
-    found = holes([values["step"] for _, values in _whole_lines(path)], until)
+def _readable(path: Path) -> Lines:
+    lines = read_lines(path)
+    if not lines.checked and lines.damaged and lines.damaged[0] < len(lines.contents) + lines.cut:
+        number = lines.damaged[0]
+        got = f"line {number}: {lines.contents[number - 1][:60]!r}"
+        raise ConfigError(str(path), "one JSON object with a step on each line", got)
+    return lines
+
+
+def _report(lines: Lines, until: int = 0) -> None:
+    """Says on one line of stderr what a curve does not show. `until` as in `holes`."""
+    found = []
+    if lines.damaged:
+        found.append(f"has damaged lines, which are left out: {_some([f'{n:,}' for n in lines.damaged])}")
+    gaps = {*holes([line.values["step"] for line in lines.intact], until), *lines.gaps}
+    gaps -= lines.around_damage()
+    if gaps:
+        where = _some([f"{before:,} and {after:,}" for before, after in sorted(gaps)])
+        found.append(f"lacks lines between steps {where}")
+    if lines.cut:
+        found.append("ends within a line, which is left out")
+    if lines.intact and not lines.checked:
+        found.append("has no checksums, as of an earlier version, so that changed numbers are not noticed")
     if found:
-        where = ", ".join(f"{before:,} and {after:,}" for before, after in found[:3])
-        more = f" and in {len(found) - 3} other places" if len(found) > 3 else ""
-        print(f"memjax: {path} lacks lines between steps {where}{more}", file=sys.stderr, flush=True)
+        print(f"memjax: {lines.path} {'; it '.join(found)}", file=sys.stderr, flush=True)
+
+
+def _some(places: Sequence[str]) -> str:
+    more = f" and in {len(places) - 3} other places" if len(places) > 3 else ""
+    return ", ".join(places[:3]) + more
 
 
 def holes(steps: Sequence[int], until: int = 0) -> list[tuple[int, int]]:
@@ -114,13 +136,18 @@ def holes(steps: Sequence[int], until: int = 0) -> list[tuple[int, int]]:
     return [*found, (last, until)] if last < until else found
 
 
-def truncate_after(path: Path, step: int) -> None:
-    """Drops lines of later steps and an incomplete last line, in one atomic replacement of the file."""
-    if not path.exists():
-        return
-    kept = b"".join(line for line, values in _whole_lines(path) if values["step"] <= step)
-    if len(kept) != path.stat().st_size:
-        replace_file(path, kept)
+def truncate_after(path: Path, step: int) -> Lines:
+    """Drops lines of later steps and an incomplete last line, in one atomic replacement of the file.
+
+    Returns what the file then holds.
+    """
+    lines = _readable(path)
+    kept = max((line.number for line in lines.intact if line.values["step"] <= step), default=0)
+    content = b"".join(line + b"\n" for line in lines.contents[:kept])
+    if not path.exists() or len(content) == path.stat().st_size:
+        return lines
+    replace_file(path, content)
+    return read_lines(path)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -138,42 +165,6 @@ def mean(value: Any) -> float:
     numbers = np.asarray(value if isinstance(value, list) else [value], np.float64)  # None becomes NaN
     known = numbers[~np.isnan(numbers)]
     return float(known.mean()) if known.size else math.nan
-
-
-def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """(line, values) of every complete line."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    parsed = []
-    for number, line in enumerate(lines, 1):
-        try:
-            values = json.loads(line)
-            whole = line.endswith(b"\n") and isinstance(values["step"], int)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            whole = False
-        if whole:
-            parsed.append((line, values))
-        elif number < len(lines):
-            raise ConfigError(
-                str(path), "one JSON object with a step on each line", f"line {number}: {line[:60]!r}"
-            )
-    return parsed
-
-
-def _write_line(file: Any, values: Mapping[str, Any]) -> None:
-    with _named(file.name):
-        file.write(json.dumps(values, allow_nan=False) + "\n")
-        file.flush()  # so that a killed process loses no line
-
-
-@contextlib.contextmanager
-def _named(path: str | Path) -> Iterator[None]:
-    """Puts the name of the file into an OSError that has none, as a full disk raises it."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _plain(value: Any) -> Any:
@@ -215,7 +206,7 @@ class _EventFile:
         """One event for each value. Raises OSError where they cannot be written."""
         from tensorboardX.summary import scalar
 
-        with _named(self._folder):
+        with named(self._folder):
             for name, value in values.items():
                 event = self._event(step=step, wall_time=time.time(), summary=scalar(name, value))
                 self._file.write_event(event)

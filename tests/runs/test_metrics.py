@@ -48,6 +48,8 @@ def test_lines_are_strict_json_with_the_step_first(tmp_path):
     text = (tmp_path / "metrics.jsonl").read_text()
     row = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert text.startswith('{"step": 7,')
+    assert list(row)[-1] == "check"
+    del row["check"]
     assert row == {"step": 7, "a": None, "b": "inf", "c": 3, "d": [1.5, None]}
 
 
@@ -108,7 +110,7 @@ def test_a_disk_that_is_full_is_an_error_of_the_loop_and_nothing_waits(tmp_path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
         try:
             for step in range(1, 100_000):
-                writer._metrics.truncate(0)  # so that the events reach the limit first
+                writer._metrics.file.truncate(0)  # so that the events reach the limit first
                 writer.write(step, {f"value/{i}": i for i in range(8)})
         except OSError as error:
             print("refused at", step, error)
@@ -237,14 +239,14 @@ def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=False)
     os.symlink("/dev/full", tmp_path / "full")
     writer._metrics.close()
-    writer._metrics = open(tmp_path / "full", "a")  # noqa: SIM115 - it cannot be written, nor closed
+    writer._metrics.file = open(tmp_path / "full", "ab")  # noqa: SIM115 - it cannot be written, nor closed
     with pytest.raises(OSError, match=r"No space left on device: .*full"):
         writer.write(1, {"x": 1.0})
     with pytest.raises(OSError, match=r"No space left on device: .*full"):
         writer.close()
     with open(os.devnull, "w") as elsewhere:  # what it still holds goes there
-        os.dup2(elsewhere.fileno(), writer._metrics.fileno())
-    writer._metrics.close()
+        os.dup2(elsewhere.fileno(), writer._metrics.file.fileno())
+    writer._metrics.file.close()
 
 
 def test_progress_is_plain_and_sparse_without_a_terminal(capsys):
