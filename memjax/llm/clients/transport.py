@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from memjax.llm.clients.lookup import Resolver
 from memjax.llm.packages import need
 
 MAX_BODY = 10 * 1024 * 1024  # bytes of an answer
@@ -136,11 +137,26 @@ def _bound_waits(pool: Any) -> Deadline:
         """Opens such connections."""
 
         def __init__(self, inner: Any):
-            self._inner = inner
+            self._inner, self._resolver = inner, Resolver()
 
         def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> Any:
-            left = deadline.left(timeout, core.ConnectTimeout)
-            return Stream(self._inner.connect_tcp(host, port, timeout=left, **more))
+            addresses = self._addresses(host, port, deadline.left(timeout, core.ConnectTimeout))
+            while True:
+                address, *addresses = addresses
+                left = deadline.left(timeout, core.ConnectTimeout) / (len(addresses) + 1)
+                try:
+                    return Stream(self._inner.connect_tcp(address, port, timeout=left, **more))
+                except (core.ConnectError, core.ConnectTimeout):
+                    if not addresses:
+                        raise
+
+        def _addresses(self, host: str, port: int, seconds: float) -> list[str]:
+            try:
+                return self._resolver.addresses(host, port, seconds)
+            except TimeoutError:
+                raise core.ConnectTimeout(f"no answer to the look-up of {host}") from None
+            except OSError as error:
+                raise core.ConnectError(str(error)) from error
 
         def sleep(self, seconds: float) -> None:
             self._inner.sleep(seconds)
