@@ -15,12 +15,15 @@ import time
 
 from memjax.llm.sandbox import isolation
 from memjax.llm.sandbox.processes import Talk, become
+from memjax.llm.sandbox.watch import Watch
 
 
 def main() -> None:
     """Serves until the outer side closes the pipe."""
     requests, replies = _own_pipes()
     settings = json.loads(requests.readline())
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where memory runs out, what runs here goes before the run itself
     try:
         had = _isolation(settings)
     except OSError as error:  # namespaces were given, but a root of our own could not be built
@@ -36,9 +39,12 @@ def main() -> None:
     work = isolation.WORK if had.files == "private" else settings["folder"]
     if lowered is not None:
         os.chown(work, lowered, lowered)
+    watch = Watch(alone=had.processes == "namespace")
     talk: Talk | None = None
     while line := requests.readline():
         request = json.loads(line)
+        if "limits" in request:
+            watch.limit(request["limits"])
         try:
             if request["kind"] == "say" and talk is not None:
                 reply = talk.exchange(request["text"], request["wall_s"])
@@ -47,11 +53,19 @@ def main() -> None:
                 talk = Talk(request, work, lowered, had)
                 reply = {}
             else:
-                reply = _serve(request, work, lowered, had, requests.fileno())
+                reply = _serve(request, work, lowered, had, requests.fileno(), watch)
         except OSError as error:
             reply = {"error": str(error)}
+        _explain(reply, watch.take())
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+
+
+def _explain(reply: dict, killed: str) -> None:
+    """Adds to a reply why programs were killed while it was waited for, or since the reply before."""
+    if killed:
+        field = "error" if "error" in reply else "err"
+        reply[field] = f"{reply.get(field, '')}\nthe sandbox killed all programs: {killed}\n".lstrip("\n")
 
 
 def _own_pipes():
@@ -75,7 +89,9 @@ def _isolation(settings: dict) -> isolation.Isolation:
     )
 
 
-def _serve(request: dict, work: str, user: int | None, had: isolation.Isolation, pipe: int) -> dict:
+def _serve(
+    request: dict, work: str, user: int | None, had: isolation.Isolation, pipe: int, watch: Watch
+) -> dict:
     """Writes the request's files, runs its command, and returns the reply that says how it ended."""
     _write(request["files"], work, user)
     hidden = "/.out" if had.files == "private" else work
@@ -86,7 +102,8 @@ def _serve(request: dict, work: str, user: int | None, had: isolation.Isolation,
             become(request, work, user, had, (0, out.fileno(), err.fileno()))
         code, in_time = _wait(child, started + request["limits"]["wall_s"], pipe)
         if not in_time or request["alone"]:
-            _end_all(child, had)
+            watch.kill()
+            _reap(os.WEXITED)  # until they are gone they count among the processes
         _reap()
         keep = request["limits"]["output_bytes"]
         return {
@@ -151,16 +168,6 @@ def _wait(child: int, deadline: float, pipe: int) -> tuple[int, bool]:
 def _kill_group(child: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
-
-
-def _end_all(child: int, had: isolation.Isolation) -> None:
-    """Kills all processes that the command left running."""
-    if had.processes == "namespace":
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)  # in a namespace of our own: all but this process
-        _reap(os.WEXITED)  # until they are gone they count among the processes
-    else:
-        _kill_group(child)
 
 
 def _reap(how: int = os.WEXITED | os.WNOHANG) -> None:

@@ -4,7 +4,7 @@ Imports the standard library only. Where the kernel allows namespaces, the proce
 root file system in memory, with the system's folders (read-only, or as writable copies in memory), the
 interpreter, and an empty home and temporary folder. They see no other process, and no network but a
 loopback that is down. Where the kernel does not allow namespaces, a system-call filter refuses network
-sockets and a process group ends what was started, but files are shared. `Isolation` says which of these
+sockets and all descendants are ended, but files are shared. `Isolation` says which of these
 applies.
 
 Bubblewrap is not used: tasks of system administration need writable copies of system folders (overlays),
@@ -99,8 +99,9 @@ class Isolation(NamedTuple):
 
     network: str  # "namespace": none at all; "filter": no network sockets; "none": nothing keeps it away
     files: str  # "private": a root of its own; "shared": this machine's files, with this user's rights
-    processes: str  # "namespace": sees and leaves no other; "group": only its session is ended
+    processes: str  # "namespace": sees and leaves no other; "group": only its descendants are ended
     root: bool  # runs with root's rights over its own users and files
+    memory: str  # "watched": limited for all processes together (`watch`); "each": files in memory are not
 
 
 def isolate(
@@ -130,7 +131,8 @@ def isolate(
     kernel.die_with_parent()
     _new_root(folder, visible, writable, size, administrator)
     kernel.hide_memory()
-    return Isolation("namespace", "private", "namespace", administrator and os.geteuid() == 0)
+    memory = "watched" if _filter_calls(network=True) else "each"
+    return Isolation("namespace", "private", "namespace", administrator and os.geteuid() == 0, memory)
 
 
 def _enter(spaces: int) -> None:
@@ -149,13 +151,20 @@ def _enter(spaces: int) -> None:
 
 def isolate_weakly() -> Isolation:
     """Isolates this process as far as is possible without namespaces."""
+    kernel.adopt_orphans()
+    filtered = _filter_calls(network=False)
+    memory = "watched" if filtered else "each"
+    return Isolation("filter" if filtered else "none", "shared", "group", False, memory)
+
+
+def _filter_calls(*, network: bool) -> bool:
+    """Refuses system calls as `kernel.restrict_calls`; False: no filter for this kernel or processor."""
     try:
         kernel.no_new_privileges()
-        kernel.forbid_network_sockets()
-        network = "filter"
-    except (OSError, KeyError):  # no filter for this kernel or this processor
-        network = "none"
-    return Isolation(network, "shared", "group", False)
+        kernel.restrict_calls(network=network)
+    except (OSError, KeyError):
+        return False
+    return True
 
 
 def _fork_and_wait() -> None:

@@ -37,9 +37,10 @@ class Limits(NamedTuple):
     wall_s: float = 60.0  # seconds; after that everything in the sandbox is killed
     cpu_s: int = 60  # seconds of processor time, per process
     memory_bytes: int = 4 << 30  # of address space, per process
+    total_memory_bytes: int = 4 << 30  # of all processes together, files not counted; see `watch`
     file_bytes: int = 64 << 20  # size of one file, output included
     disk_bytes: int = 256 << 20  # all new files together, which are kept in memory
-    processes: int = 128  # does not apply to root, nor where files are shared
+    processes: int = 128  # and threads; a few more for root, and where files are shared
     open_files: int = 256
     output_bytes: int = 64 << 10  # kept of each stream; of a longer one, its beginning and its end
 
