@@ -45,7 +45,7 @@ ROWS = {
         "runs/test_checkpoint.py::test_an_injured_checkpoint_is_never_used_in_a_thousand_trials "
         "runs/test_lines.py llm/run/test_llm_log.py",
         ("flips",),
-        "lines that are missing at the end of metrics.jsonl are noticed when the run goes on, not by a report",
+        "lines that are missing at the end of metrics.jsonl are noticed when a run goes on, not by a report",
     ),
     "R6": Row(
         "an error of a save in the background comes out at the next call",

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 class Resolver:
     """Looks hosts up, each in a thread of its own. Safe to use from several threads.
 
-    A look-up cannot be ended from outside. One that hangs goes on, and whoever asks for the same host meanwhile
-    waits for that one; so there is at most one such thread for each host, and none keeps the process alive.
+    A look-up cannot be ended from outside. One that hangs goes on, and whoever asks for the same host
+    meanwhile waits for that one; so there is at most one such thread for each host, and none keeps the
+    process alive.
     """
 
     def __init__(self):

@@ -126,7 +126,7 @@ def _held(number: int) -> tuple[int, int]:
 
 
 def _share_held(number: int, held: int) -> int:
-    """Bytes of a process, of pages that several share only its part; `held` where the kernel does not tell."""
+    """Bytes of a process, of shared pages only its part; `held` where the kernel does not tell."""
     names = (b"Pss:", b"SwapPss:", b"Shared_Hugetlb:", b"Private_Hugetlb:")
     found = [int(x.split()[1]) for x in _lines(f"/proc/{number}/smaps_rollup") if x.startswith(names)]
     return sum(found) << 10 if found else held

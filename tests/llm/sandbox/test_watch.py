@@ -1,4 +1,4 @@
-"""Memory of all programs in a sandbox together: hostile ways to take it, none of which gets past the limit."""
+"""Memory of all programs in a sandbox together: hostile ways to take it, none past the limit."""
 
 import os
 
@@ -143,9 +143,7 @@ def test_files_in_memory_have_the_size_of_the_disk(box):
 
 
 def test_a_program_that_is_talked_with_learns_why_it_ended(box):
-    box.talk(
-        "import os\nfor line in __import__('sys').stdin:\n    held = bytearray(int(line)); print(1, flush=True)"
-    )
+    box.talk("import sys\nfor line in sys.stdin: held = bytearray(int(line)); print(1, flush=True)")
     assert box.say("10") == "1"
     box.talk(FORKS)
     with pytest.raises(SandboxError, match="took over"):
