@@ -104,7 +104,7 @@ def _read_manifest(copy: Path, whole: Path) -> str:
 
 
 def _make_metrics(folder: Path) -> None:
-    with MetricsWriter(folder, tensorboard=False) as writer:
+    with MetricsWriter(folder) as writer:
         for step in range(10, 410, 10):
             writer.write(step, {"train/return": step / 7, "loss/policy": [step * 0.1, None, 3.0]})
 

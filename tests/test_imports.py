@@ -41,7 +41,16 @@ BELOW = {
 
 # Slow or optional: imported by their adapters alone, and not at the top of the package.
 HEAVY = {"matplotlib", "envpool", "tensorboardX", "gymnax", "orbax", "h5py", "minari", "openai"}
-HEAVY |= {"xminigrid", "textworld", "alfworld", "pymysql", "wordllama", "sentence_transformers", "pandas"}
+HEAVY |= {
+    "xminigrid",
+    "textworld",
+    "alfworld",
+    "pymysql",
+    "wordllama",
+    "sentence_transformers",
+    "pandas",
+    "wandb",
+}
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

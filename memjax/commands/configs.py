@@ -93,6 +93,9 @@ def _resolved(source: str) -> Iterator[list[str]]:
             first = [_line("agent.name", resolved.agent_name, "")] if name == "agent" else []
             yield ["", *first]
             yield from _sections(f"{name}.", section)
+    for name, section in resolved.sinks.items():
+        yield [""]
+        yield from _sections(f"sinks.{name}.", section)
 
 
 def _sections(prefix: str, section: Any) -> Iterator[list[str]]:

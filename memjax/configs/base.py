@@ -191,6 +191,24 @@ def experiment(name: str, env_id: str, **options) -> ConfigDict:
                 "overlap": True,
                 "memory": "replicated",
             },
+            "sinks": sinks(),
+        }
+    )
+
+
+def sinks() -> ConfigDict:
+    """Where metrics are copied to. Nothing leaves the machine unless `wandb` is switched on."""
+    return ConfigDict(
+        {
+            "tensorboard": {"on": True, "seeds": True},
+            "csv": {"on": False},
+            "wandb": {
+                "on": False,
+                "project": "memjax",
+                "entity": "",
+                "mode": "online",
+                "seeds": False,
+            },
         }
     )
 

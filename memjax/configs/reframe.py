@@ -67,6 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "pools": 1,
                 "overlap": False,
             },
+            "sinks": base.sinks(),
         }
     )
     return base.apply(config, variant, VARIANTS)

@@ -1,4 +1,4 @@
-"""Metrics on disk: `metrics.jsonl` and TensorBoard events; wall-clock figures apart in `timing.jsonl`.
+"""Metrics on disk: `metrics.jsonl`, and copies of it in sinks; wall-clock figures apart in `timing.jsonl`.
 
 `metrics.jsonl` holds nothing that depends on the clock, so that an interrupted and resumed run writes the
 same bytes as one that was never interrupted. Every line has a checksum (memjax.runs.lines).
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from memjax.runs.lines import Lines, LineWriter, named, read_lines
+from memjax.runs.lines import Lines, LineWriter, read_lines
+from memjax.runs.sinks import Sinks
 from memjax.types import ConfigError
 
 METRICS_FILE = "metrics.jsonl"
@@ -25,14 +26,14 @@ TIMING_FILE = "timing.jsonl"
 class MetricsWriter:
     """Writes the metrics of a run. A value is a number, or one number per seed as an array [num_seeds]."""
 
-    def __init__(self, workdir: Path, *, after: int = -1, tensorboard: bool = True):
+    def __init__(self, workdir: Path, *, after: int = -1, sinks: Sinks | None = None):
         """Opens the files of a run.
 
         Args:
           workdir: of the run.
           after: the last step to keep: later lines and an incomplete last one are dropped. -1 drops all.
             Lines before it that are missing or damaged are reported on one line; the run does not need them.
-          tensorboard: whether to write TensorBoard events too.
+          sinks: take a copy of every line, and are closed with this writer.
         """
         self.workdir = Path(workdir)
         metrics, timing = (self.workdir / name for name in (METRICS_FILE, TIMING_FILE))
@@ -42,7 +43,7 @@ class MetricsWriter:
             _report(lines, until=after)
         self._metrics = LineWriter(metrics, lines.last)
         self._timing = LineWriter(timing, truncate_after(timing, after).last)
-        self._events = _EventFile(self.workdir / "tensorboard", after) if tensorboard else None
+        self._sinks = sinks
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -51,12 +52,11 @@ class MetricsWriter:
         self.close()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of `metrics.jsonl`, and the means over the seeds as TensorBoard events."""
+        """One line of `metrics.jsonl`, and the same values to the sinks."""
         plain = {name: _plain(value) for name, value in values.items()}
         self._metrics.write({"step": int(step)} | plain)
-        if self._events is not None:
-            means = {name: mean(value) for name, value in plain.items()}
-            self._events.write(int(step), {name: x for name, x in means.items() if not math.isnan(x)})
+        if self._sinks is not None:
+            self._sinks.write(int(step), {n: np.asarray(x, np.float64).tolist() for n, x in values.items()})
 
     def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of `timing.jsonl`, with the time of day: steps per second, seconds spent saving."""
@@ -72,8 +72,8 @@ class MetricsWriter:
         """Flushes and closes."""
         self._metrics.close()
         self._timing.close()
-        if self._events is not None:
-            self._events.close()
+        if self._sinks is not None:
+            self._sinks.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -179,39 +179,3 @@ def _number(value: float) -> float | str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
-
-
-class _EventFile:
-    """TensorBoard's events, written by the caller itself.
-
-    Why not tensorboardX's SummaryWriter: it hands events to a thread. That thread ends where the disk is
-    full, and then whoever writes waits for it forever.
-    """
-
-    def __init__(self, folder: Path, after: int):
-        from tensorboardX.event_file_writer import EventsWriter  # slow to import, of use to training alone
-
-        # protobuf makes these two names while it is imported, where a type checker cannot see them.
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{after + 1}")
-        self._event = Event
-        if after >= 0:  # later events of the launch before this one are hidden
-            self._file.write_event(Event(step=after + 1, file_version="brain.Event:2"))
-            self._file.write_event(Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One event for each value. Raises OSError where they cannot be written."""
-        from tensorboardX.summary import scalar
-
-        with named(self._folder):
-            for name, value in values.items():
-                event = self._event(step=step, wall_time=time.time(), summary=scalar(name, value))
-                self._file.write_event(event)
-            self._file.flush()
-
-    def close(self) -> None:
-        """Flushes and closes."""
-        self._file.close()

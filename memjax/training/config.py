@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from memjax.envs import backend_of
 from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.schema import Between, Fraction, NonNegativeInt, OpenSection, PositiveInt, UserPath, one_of, parse
+from memjax.training.sinks import resolve_sinks
 from memjax.types import ConfigError, EnvSpec
 
 LARGEST_COMPILED_INT = 2**31 - 1
@@ -103,6 +104,7 @@ class _Top:
     data: Mapping[str, Any] | None
     agent: Mapping[str, Any]
     run: Mapping[str, Any]
+    sinks: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class ResolvedConfig:
     spec: EnvSpec  # of `env`
     backend: Literal["jax", "host"]  # where `env` runs
     data: DataConfig | None = None  # what an offline agent learns from
+    sinks: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its section, by name
 
     @property
     def steps_per_iteration(self) -> int:
@@ -153,7 +156,7 @@ def resolve(
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     try:
-        top = parse(_Top, {"data": None} | dict(values), "config")
+        top = parse(_Top, {"data": None, "sinks": None} | dict(values), "config")
     except ConfigError as error:
         raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
     env = parse(EnvConfig, top.env, "env")
@@ -175,6 +178,8 @@ def resolve(
     raw = {"experiment": top.experiment, "seed": top.seed, "num_seeds": top.num_seeds}
     raw |= {name: dataclasses.asdict(section) for name, section in sections.items()}
     raw["agent"] = {"name": top.agent["name"]} | raw["agent"]
+    sinks = resolve_sinks(top.sinks)
+    raw["sinks"] = {name: dataclasses.asdict(section) for name, section in sinks.items()}
     return ResolvedConfig(
         experiment=top.experiment,
         seed=top.seed,
@@ -187,6 +192,7 @@ def resolve(
         spec=spec,
         backend=backend_of(env.id),
         data=data,
+        sinks=sinks,
     )
 
 

@@ -25,6 +25,7 @@ from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_room
 from memjax.training.program import Program
+from memjax.training.sinks import check_sinks, open_sinks
 
 
 def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
@@ -76,6 +77,7 @@ def train(
       ConfigError: the user made a mistake.
       Diverged: a value is no longer finite.
     """
+    check_sinks(config.sinks)
     program = build(config)
     first = hosts.is_first()
     opened = open_workdir(workdir, config.raw, resume=resume) if first else contextlib.nullcontext(workdir)
@@ -103,7 +105,7 @@ def _run(
     if done < total:
         checkpoints.rehearse()
     saved = done
-    with _reports(workdir, total * per_iteration, done * per_iteration) as (writer, progress):
+    with _reports(config, workdir, total * per_iteration, done * per_iteration) as (writer, progress):
         while done < total and not hosts.agree(stop.exit_code):
             began = time.monotonic()
             state, metrics = program.chunk(state)
@@ -151,10 +153,13 @@ class _Unwritten:
 
 
 @contextlib.contextmanager
-def _reports(workdir: Path, total: int, start: int) -> Iterator[tuple[MetricsWriter | _Unwritten, Progress]]:
+def _reports(
+    config: ResolvedConfig, workdir: Path, total: int, start: int
+) -> Iterator[tuple[MetricsWriter | _Unwritten, Progress]]:
     """Metrics and progress of a run; of several processes, the first alone writes and shows them."""
     if hosts.is_first():
-        with MetricsWriter(workdir, after=start) as writer, Progress(total, start) as progress:
+        sinks = open_sinks(config.sinks, workdir, config.raw, after=start, first_seed=config.seed)
+        with MetricsWriter(workdir, after=start, sinks=sinks) as writer, Progress(total, start) as progress:
             yield writer, progress
     else:
         with open(os.devnull, "w") as nowhere, Progress(total, start, nowhere) as progress:

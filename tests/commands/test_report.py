@@ -3,8 +3,9 @@ import json
 import matplotlib.image
 import numpy as np
 import pytest
+from memjax.commands.figures import COLOURS
 
-from memjax.commands.curves import COLOURS, PANELS
+from memjax.commands.curves import PANELS
 from memjax.commands.report import report, summary
 from memjax.runs.metrics import MetricsWriter
 from memjax.runs.series import load_run, load_runs
@@ -14,7 +15,7 @@ from memjax.types import ConfigError
 def run_dir(path, seeds=3, **extra):
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps({"experiment": "cliff"}))
-    with MetricsWriter(path, tensorboard=False) as writer:
+    with MetricsWriter(path) as writer:
         for i in range(1, 6):
             success = np.linspace(0.1, 0.2, seeds) * i
             values = {"train/success": success, "train/return": success - 1, "loss/policy": success}
@@ -81,7 +82,7 @@ def test_a_folder_of_any_name_is_in_the_legend_as_it_is(tmp_path, monkeypatch, n
     shown = []
 
     def keep(figure):
-        legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+        legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()] + figure.legends
         shown.extend(text for legend in legends for text in legend.get_texts())
 
     monkeypatch.setattr(pyplot, "close", keep)

@@ -62,7 +62,7 @@ def test_results_are_written_from_workdirs(name, tmp_path):
             '{"seeds": [0, 1], "launches": [{"unix_time": 0, "device": "cpu", "versions": {"jax": "1"}}]}'
         )
         policy = "ensemble" if variant == "adamemento" else "policy"
-        with MetricsWriter(workdir, tensorboard=False) as writer:
+        with MetricsWriter(workdir) as writer:
             for step in (10, 20):
                 values = {"train/episodes": [4, 4], "train/falls": [1, 0], "train/success": [0.5, 0.0]}
                 values |= {f"eval/{policy}/success": [0.5, 1.0], "explore/rank_correlation": [0.1, 0.2]}
@@ -85,7 +85,7 @@ def workdir_of(folder, value):
     (folder / "config.json").write_text(json.dumps({"experiment": "four_rooms"}))
     launch = '{"unix_time": 0, "device": "cpu", "versions": {"jax": "1"}}'
     (folder / "manifest.json").write_text(f'{{"seeds": [0, 1], "launches": [{launch}]}}')
-    with MetricsWriter(folder, tensorboard=False) as writer:
+    with MetricsWriter(folder) as writer:
         for step in (10, 20):
             writer.write(step, {"eval/policy/success": [value, value], "train/success": [value, value]})
     return folder

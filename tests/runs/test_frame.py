@@ -19,7 +19,7 @@ pytest.importorskip("pandas", reason="an extra: pip install 'memjax[pandas]'")
 def run_dir(path, lines, **config):
     path.mkdir(parents=True)
     write_json(path / "config.json", {"experiment": "rooms"} | config)
-    with MetricsWriter(path, tensorboard=False) as writer:
+    with MetricsWriter(path) as writer:
         for step, values in lines:
             writer.write(step, values)
     return path

@@ -17,7 +17,7 @@ STEPS = range(10, 130, 10)
 
 def write(folder, steps=STEPS, after=-1):
     folder.mkdir(exist_ok=True)
-    with MetricsWriter(folder, after=after, tensorboard=False) as writer:
+    with MetricsWriter(folder, after=after) as writer:
         for step in steps:
             writer.write(step, {"train/return": step / 7, "loss": [1.0, step * 0.1]})
     return folder / "metrics.jsonl"

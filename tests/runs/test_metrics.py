@@ -2,9 +2,6 @@ import io
 import json
 import math
 import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from memjax.types import ConfigError
 
 
 def write(workdir, steps, after=-1):
-    with MetricsWriter(workdir, after=after, tensorboard=False) as writer:
+    with MetricsWriter(workdir, after=after) as writer:
         for step in steps:
             writer.write(
                 step, {"train/return": np.float32(step) / 3, "loss/policy": np.arange(3) * step * 0.1}
@@ -32,7 +29,7 @@ def test_every_float_comes_back_exactly(value):
     from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
-        with MetricsWriter(Path(folder), tensorboard=False) as writer:
+        with MetricsWriter(Path(folder)) as writer:
             writer.write(1, {"x": np.float32(value), "list": np.asarray([value, 0], np.float32)})
         (row,) = read_metrics(Path(folder) / "metrics.jsonl")
     found = row["x"], row["list"][0]
@@ -43,7 +40,7 @@ def test_every_float_comes_back_exactly(value):
 
 
 def test_lines_are_strict_json_with_the_step_first(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         writer.write(7, {"a": float("nan"), "b": float("inf"), "c": 3, "d": np.asarray([1.5, np.nan])})
     text = (tmp_path / "metrics.jsonl").read_text()
     row = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -54,7 +51,7 @@ def test_lines_are_strict_json_with_the_step_first(tmp_path):
 
 
 def test_a_matrix_is_no_metric(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer, pytest.raises(ValueError, match=r"\(2, 2\)"):
+    with MetricsWriter(tmp_path) as writer, pytest.raises(ValueError, match=r"\(2, 2\)"):
         writer.write(1, {"x": np.zeros((2, 2))})
 
 
@@ -92,56 +89,6 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path, line):
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
     with pytest.raises(ConfigError, match="line 2"):
         read_metrics(path)
-
-
-def test_tensorboard_events_are_written(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
-        writer.write(1, {"train/return": np.asarray([1.0, 3.0]), "none": np.asarray([np.nan])})
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"train/return" in events.read_bytes()
-    assert b"none" not in events.read_bytes()
-
-
-def test_a_disk_that_is_full_is_an_error_of_the_loop_and_nothing_waits(tmp_path):
-    program = """
-        import resource, sys
-        from memjax.runs.metrics import MetricsWriter
-        writer = MetricsWriter(sys.argv[1])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-        try:
-            for step in range(1, 100_000):
-                writer._metrics.file.truncate(0)  # so that the events reach the limit first
-                writer.write(step, {f"value/{i}": i for i in range(8)})
-        except OSError as error:
-            print("refused at", step, error)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path), "20000"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.stdout.startswith("refused at")
-    assert "File too large" in run.stdout
-
-
-def test_events_of_a_resumed_run_hide_those_after_its_checkpoint(tmp_path):
-    write(tmp_path, [1, 2, 3])
-    with MetricsWriter(tmp_path, after=2) as writer:
-        writer.write(3, {"loss": 0.5})
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    _, version, purge, value = events_in(events.read_bytes())
-    assert (version.step, version.file_version) == (3, "brain.Event:2")
-    assert (purge.step, purge.session_log.status) == (3, purge.session_log.START)
-    assert (value.step, value.summary.value[0].tag, value.summary.value[0].simple_value) == (3, "loss", 0.5)
-
-
-def events_in(content):
-    """Of a file of records: length, its checksum, an event, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    while content:
-        end = 12 + int.from_bytes(content[:8], "little")
-        found.append(Event.FromString(content[12:end]))
-        content = content[end + 4 :]
-    return found
 
 
 @pytest.mark.parametrize(
@@ -236,7 +183,7 @@ def test_a_terminal_shows_brackets_as_they_are():
 
 
 def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path)
     os.symlink("/dev/full", tmp_path / "full")
     writer._metrics.close()
     writer._metrics.file = open(tmp_path / "full", "ab")  # noqa: SIM115 - it cannot be written, nor closed

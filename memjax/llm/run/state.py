@@ -212,7 +212,7 @@ class RunState:
             attempts = self.log.attempts(event.phase, event.epoch, event.minibatch)
             lines.append((event.number, self._line(event, plans, attempts)))
         (self.workdir / METRICS_FILE).unlink(missing_ok=True)
-        writer = MetricsWriter(self.workdir, after=self.version, tensorboard=False)
+        writer = MetricsWriter(self.workdir, after=self.version)
         for number, line in lines:
             writer.write(number, line)
         return writer
