@@ -14,6 +14,7 @@ from typing import Any
 from memjax import __version__
 from memjax.commands import argument_types, help_texts
 from memjax.commands.parser import Parser, add_command, add_many_runs, fail, without_traceback
+from memjax.commands.watch_arguments import add_watch
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
 
@@ -88,7 +89,7 @@ def _remember(arguments: argparse.Namespace, overrides: Overrides) -> int:
 def _report(arguments: argparse.Namespace, _: Overrides) -> int:
     from memjax.commands.report import run
 
-    return run(arguments.workdirs, arguments.out, imports=arguments.imports)
+    return run(arguments.workdirs, arguments.out, imports=arguments.imports, seed_lines=arguments.seed_lines)
 
 
 def _inspect(arguments: argparse.Namespace, _: Overrides) -> int:
@@ -155,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
+    add_watch(commands)
     _add_inspect(commands)
     _add_quarantine(commands)
     _add_configs(commands)
@@ -231,6 +233,7 @@ def _add_report(commands: Any) -> None:
     report.add_argument(
         "--out", type=argument_types.path, metavar="FILE.png", help="default: report.png in the first DIR"
     )
+    report.add_argument("--seed-lines", action="store_true", help="draw a thin line for each seed, too")
 
 
 def _add_inspect(commands: Any) -> None:

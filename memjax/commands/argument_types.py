@@ -83,3 +83,14 @@ def share(text: str) -> float:
     if not 0.0 < number <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got '{text}'")
     return number
+
+
+def rate(text: str) -> float:
+    """Frames a second: a number above 0, up to 60."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number <= 60.0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 60, got '{text}'")
+    return number

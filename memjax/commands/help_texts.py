@@ -70,12 +70,25 @@ examples:
 """
 
 REPORT = """\
-Draws the learning curves of one or several runs into one picture and prints the last values as a table. For
-grid worlds it also draws a map of what each agent knows.
+Draws the learning curves of one or several runs into one picture and prints the last values as a table, both
+as the interquartile mean over the seeds with its 95 % bootstrap interval. For grid worlds it also draws a map
+of what each agent knows.
 
 examples:
   memjax report runs/first
-  memjax report runs/first runs/ppo --out=comparison.png
+  memjax report runs/first runs/ppo --out=comparison.png --seed-lines
+"""
+
+WATCH = """\
+Films a trained agent: episodes of the newest checkpoint as a GIF or MP4, with the memory's share of the
+actions and the confidence in them beside the picture. Nothing is learned. Grid worlds, classic control and
+MinAtar are drawn by memjax, MiniGrid by xminigrid, Atari and MuJoCo by envpool; an environment that cannot be
+drawn is named on one line.
+
+examples:
+  memjax watch runs/first
+  memjax watch runs/first --episodes=3 --fps=4 --out=film.gif
+  memjax watch runs/first --policy=memory --seed=0 --draw=7
 """
 
 INSPECT = """\

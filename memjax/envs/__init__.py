@@ -122,11 +122,25 @@ def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
     State s of such a world is in cell `s % (H * W)`, cell c in row `c // W`. `id` and `options` are those of
     `make_env`, which says what raises.
     """
+    found = _grid_world(id, options)
+    return None if found is None else found[0]
+
+
+def landmarks(id: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The cells that a map of a grid world marks: "goal", "start", "cliff", "lever"; {} without a map.
+
+    Raises as `make_env` does.
+    """
+    found = _grid_world(id, options)
+    return {} if found is None else found[1]
+
+
+def _grid_world(id: str, options: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, tuple[int, ...]]] | None:
     if backend_of(id) != "jax" or id in _REGISTERED or id.startswith("xminigrid/"):
         return None
-    from memjax.envs.gymnax_adapter import wall_map
+    from memjax.envs.gymnax_adapter import grid_world
 
-    return wall_map(id, options)
+    return grid_world(id, options)
 
 
 def _make_registered(id: str, options: Mapping[str, Any]) -> Env:

@@ -46,6 +46,10 @@ class CliffWalking(GridWorld):
         """No slipping, 100 steps."""
         return Params()
 
+    def landmarks(self, params: Params) -> dict[str, tuple[int, ...]]:
+        """Start, goal, and the cliff between them."""
+        return {"start": (START,), "goal": (GOAL,), "cliff": tuple(range(START + 1, GOAL))}
+
     def check_params(self, params: Params) -> None:
         """Raises ConfigError unless `slip` is a probability."""
         check_probability("slip", params.slip)

@@ -72,6 +72,10 @@ class DarkChamber(GridWorld):
         """A flicker of 0.02, 200 steps."""
         return Params()
 
+    def landmarks(self, params: Params) -> dict[str, tuple[int, ...]]:
+        """Start, lever and goal."""
+        return {"start": (0,), "lever": (self.lever,), "goal": (self.goal,)}
+
     def check_params(self, params: Params) -> None:
         """Raises ConfigError where the noise would hide the agent."""
         if not 0 <= params.noise <= MAX_NOISE:

@@ -38,10 +38,12 @@ from memjax.envs.envpool_spec import (
     spaces_of,
     split_options,
 )
+from memjax.envs.pictures import SIDE, cannot_draw
 from memjax.types import Box, ConfigError, TimeStep
 
 SEED_STRIDE = 10_000
 LARGEST_SEED = 2**31 // SEED_STRIDE - 1
+RENDER = {"render_mode": "rgb_array", "render_width": SIDE, "render_height": SIDE}
 
 
 class HostEnv:
@@ -63,7 +65,16 @@ class HostEnv:
         two make up the score, and an agent learns from the time step's `reward` and `terminated` instead.
     """
 
-    def __init__(self, id: str, *, num_envs: int, seed: int, options: Mapping[str, Any], first_env: int = 0):
+    def __init__(
+        self,
+        id: str,
+        *,
+        num_envs: int,
+        seed: int,
+        options: Mapping[str, Any],
+        first_env: int = 0,
+        render: bool = False,
+    ):
         """Starts a pool.
 
         Args:
@@ -72,12 +83,14 @@ class HostEnv:
           seed: of the run, in [0, LARGEST_SEED].
           options: by name, see the class.
           first_env: the number that the first environment of this pool has among those of the run.
+          render: whether `frame` can be called.
 
         Raises:
           ConfigError: an unknown id, a wrong option, or an environment that envpool cannot start here.
         """
         self.spec, self.num_envs = host_spec(id, options), num_envs
         self._sparse_distance, config = split_options(options)
+        config |= RENDER if render else {}
         self._pool = _start(id, num_envs, _seeds(seed, first_env, num_envs), config)
         observations, actions = spaces_of(self._pool.spec)
         self._categories, self._action_dtype = categories_of(observations), actions.dtype
@@ -126,6 +139,16 @@ class HostEnv:
         """`send`, then `recv`."""
         self.send(actions)
         return self.recv()
+
+    def frame(self) -> np.ndarray:
+        """A picture of the first environment as it is now, [H, W, 3] u8.
+
+        Raises ConfigError where envpool cannot draw it here: a kind without a renderer, or no OpenGL.
+        """
+        try:
+            return np.asarray(self._pool.render(env_ids=0)[0])
+        except Exception as error:
+            raise cannot_draw(self.spec.id, f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Ends the threads; the pool cannot be used afterwards."""

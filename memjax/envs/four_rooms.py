@@ -69,6 +69,17 @@ class FourRooms(GridWorld):
         """A random start, 100 steps."""
         return Params()
 
+    def landmarks(self, params: Params) -> dict[str, tuple[int, ...]]:
+        """The goal, and the start where it is always the same."""
+        return {"goal": (GOAL,)} | ({} if params.random_start else {"start": (START,)})
+
+    def moving_landmarks(self, observation: np.ndarray) -> dict[str, tuple[int, ...]]:
+        """The goal of this episode."""
+        if not self.random_goal:
+            return {}
+        row, column = np.split(np.asarray(observation)[2 * SIZE :], 2)
+        return {"goal": (int(row.argmax()) * SIZE + int(column.argmax()),)}
+
     def state_of(self, state_id: Array) -> State:
         """The agent in that cell, the goal in its corner."""
         return State(cell=state_id, time=jnp.int32(0), goal=jnp.int32(GOAL))

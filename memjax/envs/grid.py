@@ -118,6 +118,14 @@ class GridWorld:
     def check_params(self, params: Any) -> None:
         """Raises ConfigError where a parameter makes no sense."""
 
+    def landmarks(self, params: Any) -> dict[str, tuple[int, ...]]:
+        """Cells that a picture marks, by what they are: "goal", "start", "cliff", "lever"."""
+        return {"goal": (self.goal,)}
+
+    def moving_landmarks(self, observation: np.ndarray) -> dict[str, tuple[int, ...]]:
+        """Landmarks that are elsewhere in each episode, as one observation tells them."""
+        return {}
+
     def state_id(self, state: Any) -> Array:
         """The number of a state, [] i32."""
         return state.cell

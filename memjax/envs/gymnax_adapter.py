@@ -41,7 +41,7 @@ def make_gymnax_env(id: str, options: Mapping[str, Any]) -> Env:
     Raises:
       ConfigError: an unknown id, option or value, or actions that are neither Discrete nor a Box of one axis.
     """
-    return from_gymnax(id, *_build(id, options))
+    return from_gymnax(id, *build_gymnax(id, options))
 
 
 def from_gymnax(id: str, environment: Any, params: Any) -> Env:
@@ -65,13 +65,16 @@ def from_gymnax(id: str, environment: Any, params: Any) -> Env:
     )
 
 
-def wall_map(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
-    """Where the walls of a grid world are, [H, W] bool; None for an environment without a map."""
-    return getattr(_build(id, options)[0], "walls", None)
+def grid_world(id: str, options: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, tuple[int, ...]]] | None:
+    """Walls [H, W] bool and landmarks of a grid world; None for an environment without a map."""
+    environment, params = build_gymnax(id, options)
+    if not isinstance(environment, GridWorld):
+        return None
+    return environment.walls, environment.landmarks(params)
 
 
-def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The gymnax environment and its parameters, options applied."""
+def build_gymnax(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The gymnax environment and its parameters, options applied. Raises as `make_gymnax_env` does."""
     prefix, name = id.split("/", 1)
     known = OURS if prefix == "memjax" else _gymnax_environments()
     if name not in known:

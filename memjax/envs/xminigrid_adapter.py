@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memjax.envs.checks import check_options, unknown_id
+from memjax.envs.pictures import SIDE, Renderer, Scene
 from memjax.envs.timesteps import first_timestep, strongly_typed
 from memjax.types import Array, ConfigError, Discrete, Env, EnvSpec, Key, PyTree, TimeStep
 
@@ -33,6 +35,39 @@ def make_xminigrid_env(id: str, options: Mapping[str, Any]) -> Env:
     Raises:
       ConfigError: the package is missing, or the id, an option or a value is unknown.
     """
+    environment, params = _build(id, options)
+    return Env(
+        _spec(id, environment, params),
+        partial(_init, environment, params),
+        partial(_step, environment, params),
+    )
+
+
+def xminigrid_renderer(id: str, options: Mapping[str, Any]) -> Renderer:
+    """The package's own pictures: the whole map, what the agent sees of it brighter.
+
+    Raises ConfigError as `make_xminigrid_env` does.
+    """
+    environment, params = _build(id, options)
+
+    def keep(state: PyTree) -> PyTree:
+        return state.state.grid, state.state.agent
+
+    def follow(state: PyTree, action: Array) -> PyTree:
+        return keep(environment.step(params, state, action))
+
+    def draw(scene: Scene) -> np.ndarray:
+        from xminigrid.rendering.rgb_render import render
+
+        grid, agent = scene.kept
+        size = max(8, SIDE // max(grid.shape[:2]))
+        return np.asarray(render(np.asarray(grid), agent, params.view_size, size), np.uint8)
+
+    return Renderer(draw, keep, follow, rate=6)
+
+
+def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The package's environment and its parameters, options applied."""
     package, name = _package(), id.split("/", 1)[1]
     known = [n for n in package.registered_environments() if n.startswith(PREFIX) and n not in NO_GOAL]
     if name not in known:
@@ -44,11 +79,7 @@ def make_xminigrid_env(id: str, options: Mapping[str, Any]) -> Env:
         raise ConfigError("env.options.max_steps", "int >= 1", params.max_steps)
     if params.view_size < 3 or params.view_size % 2 == 0:
         raise ConfigError("env.options.view_size", "an odd int >= 3", params.view_size)
-    return Env(
-        _spec(id, environment, params),
-        partial(_init, environment, params),
-        partial(_step, environment, params),
-    )
+    return environment, params
 
 
 def _package() -> Any:

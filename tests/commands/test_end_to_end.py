@@ -1,6 +1,7 @@
 """What a newcomer types: train, evaluate, report, inspect, and a mistake that costs nothing."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def test_report_draws_curves_and_a_map(workdir, capsys):
     ]
     assert [Path(p).name for p in written] == ["report.png", "map.png"]
     assert all(Path(p).read_bytes().startswith(b"\x89PNG") for p in written)
+
+
+def test_watch_films_an_episode(workdir, capsys):
+    film = workdir / "film.gif"
+    assert main(["watch", str(workdir), f"--out={film}", "--seed=1", "--steps=3", "--every=2"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"wrote {film}\n"
+    assert re.fullmatch(
+        r"episode 1: 3 steps, return 0, stopped, .*% of its actions by the memory\n", shown.err
+    )
+    assert film.read_bytes().startswith(b"GIF8")
+    assert main(["watch", str(workdir), "--checkpoint=7"]) == 2
+    assert "--checkpoint: expected a step that has one: 4096" in capsys.readouterr().err
 
 
 def test_inspect_tells_what_the_memories_hold(workdir, capsys):
