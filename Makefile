@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(STAMP)
 
-demo: install  ## Trains an agent with memory, kills it, resumes it, and draws what it learned
+demo: install  ## Trains four agents, with and without a memory, in a minute; a table, pictures, a film
 	$(BIN)/python -m experiments.demo
 
 docs: install  ## Builds the site of the documentation into site/; fails where a link leads nowhere

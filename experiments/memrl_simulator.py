@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memjax.agents.memrl.agent import MemRL, make_memrl, preset
+from memjax.commands.figures import colour_of, legend_beside, plain, pyplot, save_figure, style_of
 from memjax.envs.memory_bandit import BanditConfig, draw_tasks, make_world, play
 from memjax.types import Array, Key
 
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{world}: {method}: regret {each.regret.mean():.4f}, {each.rate:,.0f} steps/s", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     write_tables(found, options.out)
-    draw(found, options.out / "figure.png")
+    draw(options.out / "curves.csv", options.out / "figure.png")
     (options.out / "README.md").write_text(readme(found, options.seeds, options.rounds), encoding="utf-8")
 
 
@@ -178,26 +179,28 @@ def curves(found: Mapping[tuple[str, str], Outcome]) -> list[tuple[str, np.ndarr
     return lines
 
 
-def draw(found: Mapping[tuple[str, str], Outcome], path: Path) -> None:
-    """Regret of a task against tasks seen, the main world."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from memjax.commands.curves import COLOURS
-
-    figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+def draw(curves: Path, path: Path) -> None:
+    """Regret of a task against tasks seen, the main world, from `curves.csv`."""
+    plt = pyplot()
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    with open(curves, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            numbers = float(row["tasks"]), float(row["regret"]), float(row["half_width"])
+            points.setdefault(row["method"], []).append(numbers)
+    figure, axis = plt.subplots(figsize=(8.6, 4.6), layout="constrained")
     shown = ("MemRL", *BASELINES, "utility only, no gate", "MemRL, bonus 0.5", "oracle")
-    for i, (method, tasks, mean, half) in enumerate(line for line in curves(found) if line[0] in shown):
-        colour = COLOURS[i % len(COLOURS)]
-        axis.plot(tasks, mean, label=method, color=colour, linewidth=2.4 if i == 0 else 1.4)
-        axis.fill_between(tasks, mean - half, mean + half, color=colour, alpha=0.15)
+    lines: dict[Any, str] = {}
+    for i, method in enumerate(method for method in points if method in shown):
+        tasks, mean, half = np.asarray(points[method]).T
+        colour, style = colour_of(i), style_of(i)
+        (line,) = axis.plot(tasks, mean, color=colour, linestyle=style, linewidth=2.4 if i == 0 else 1.4)
+        axis.fill_between(tasks, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+        lines[line] = method
     axis.set(xlabel="tasks", ylabel="regret of a task (probability of success)", ylim=(0, None))
-    axis.set_title("Choosing memories: mean of the seeds and its 95 % interval")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize="small", ncols=2)
-    figure.savefig(path, dpi=130)
+    axis.set_title("Choosing memories: mean over seeds with its 95 % interval", fontsize=11)
+    plain(axis, steps=True)
+    legend_beside(axis, lines)
+    save_figure(figure, path)
     plt.close(figure)
 
 

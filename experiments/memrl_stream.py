@@ -24,11 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from experiments.memrl_policy import FILE, fingerprint, play, trained
 from experiments.memrl_simulator import interval
 from memjax.agents.memrl.agent import Found, MemRL, make_memrl, preset
 from memjax.agents.memrl.stream import Tamper, Trace, learn_stream
+from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure, seeds_of
 from memjax.envs.task_stream import STEPS, Experience, StreamConfig, make_stream, plant, word
 from memjax.types import Array, Key, PyTree
 
@@ -136,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{stream}: {name}: {each.last.mean():.3f}, {each.rate:,.0f} attempts/s", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     write_tables(found, options.out)
-    draw(found, options.out / "figure.png")
+    draw(options.out / "curves.csv", options.out / "figure.png")
     same = fingerprint(params) == before
     text = readme(found, options.seeds, options.epochs, before, same)
     (options.out / "README.md").write_text(text, encoding="utf-8")
@@ -212,32 +214,35 @@ def write_tables(found: Mapping[tuple[str, str], Outcome], out: Path) -> None:
                     rows.writerow([stream, method, seed, epoch, *(f"{x[seed, epoch]:.6f}" for x in fields)])
 
 
-def draw(found: Mapping[tuple[str, str], Outcome], path: Path) -> None:
-    """Success by epoch, a panel for each stream."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from memjax.commands.curves import COLOURS
-
-    figure, axes = plt.subplots(1, len(STREAMS), figsize=(11, 4.4), layout="constrained", sharey=True)
+def draw(curves: Path, path: Path) -> None:
+    """Success by epoch of learning, a panel for each stream, from `curves.csv`."""
+    plt = pyplot()
+    success: dict[tuple[str, str], dict[int, list[float]]] = {}
+    with open(curves, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            seeds = success.setdefault((row["stream"], row["method"]), {})
+            seeds.setdefault(int(row["seed"]), []).append(float(row["success"]))
+    figure, axes = plt.subplots(1, len(STREAMS), figsize=(11, 4.6), layout="constrained", sharey=True)
+    lines: dict[Any, str] = {}
     for axis, stream in zip(axes, STREAMS, strict=True):
         for i, method in enumerate(METHODS):
-            if (stream, method) not in found:
+            if (stream, method) not in success:
                 continue
-            values = found[stream, method].learning
+            values = np.asarray(list(success[stream, method].values()))[:, :-TRANSFER]
             both = np.array([interval(values[:, e]) for e in range(values.shape[1])])
-            epochs, colour = np.arange(1, len(both) + 1), COLOURS[i % len(COLOURS)]
-            axis.plot(epochs, both[:, 0], label=method, color=colour, linewidth=2.4 if i == 0 else 1.4)
-            axis.fill_between(
-                epochs, both[:, 0] - both[:, 1], both[:, 0] + both[:, 1], color=colour, alpha=0.12
-            )
-        axis.set(xlabel="epoch", title=stream, ylim=(0, 1))
-        axis.grid(alpha=0.3)
+            epochs, colour = np.arange(1, len(both) + 1), colour_of(i)
+            (line,) = axis.plot(epochs, both[:, 0], color=colour, linewidth=2.4 if i == 0 else 1.4)
+            if stream == next(iter(STREAMS)):
+                lines[line] = seeds_of(method, len(values))
+            low, high = both[:, 0] - both[:, 1], both[:, 0] + both[:, 1]
+            axis.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.set(xlabel="epoch", title=stream, ylim=(0, 1), xlim=(1, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plain(axis)
     axes[0].set_ylabel("success of the frozen policy")
-    axes[0].legend(fontsize="small", loc="upper left")
-    figure.savefig(path, dpi=130)
+    legend_below(figure, lines, columns=3)
+    figure.suptitle("mean over seeds with its 95 % interval", fontsize=11)
+    save_figure(figure, path)
     plt.close(figure)
 
 

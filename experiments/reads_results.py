@@ -1,9 +1,9 @@
 """Tables and a picture of `experiments.reads_campaign`: paired differences with intervals over seeds."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from experiments.offline_data import ENVIRONMENTS
 from experiments.reads_evaluation import COLUMNS, READS, read_rows
 from experiments.reads_plan import COUNTS, EXPERTS
 from experiments.reframe_results import T95
+from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
 
 RESULTS = Path(__file__).parent / "results" / "reads"
 NAMES = {
@@ -86,13 +87,17 @@ def write(out: Path) -> None:
 
 def collect(out: Path) -> tuple[Scores, Trusts]:
     """Score and trust of every bank and arm."""
+    return cells_of(row for task in ENVIRONMENTS for row in read_rows(out / f"{task}.csv"))
+
+
+def cells_of(rows: Iterable[Mapping[str, str]]) -> tuple[Scores, Trusts]:
+    """Score and trust of every bank and arm, from rows of a results file."""
     scores: Scores = {}
     trusts: Trusts = {}
-    for task in ENVIRONMENTS:
-        for row in read_rows(out / f"{task}.csv"):
-            key = Setting(row["task"], row["experts"], int(row["count"])), row["arm"]
-            scores.setdefault(key, {})[int(row["seed"])] = float(row["score"])
-            trusts.setdefault(key, {})[int(row["seed"])] = float(row["trust"])
+    for row in rows:
+        key = Setting(row["task"], row["experts"], int(row["count"])), row["arm"]
+        scores.setdefault(key, {})[int(row["seed"])] = float(row["score"])
+        trusts.setdefault(key, {})[int(row["seed"])] = float(row["trust"])
     return scores, trusts
 
 
@@ -148,16 +153,14 @@ def paired(first: dict[int, float], second: dict[int, float]) -> tuple[float, fl
 
 def draw(scores: Scores, path: Path) -> None:
     """One panel per task and kind of expert: score against the number of experts."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     shown = ("backbone", "mixed_return", "bc", "bc_five", "corrected", "clone", "clone_switch")
     tasks = [task for task in ENVIRONMENTS if any(key[0].task == task for key in scores)]
+    size = (4.2 * len(tasks), 3.1 * len(EXPERTS) + 0.9)
     figure, axes = plt.subplots(
-        len(EXPERTS), len(tasks), figsize=(4.2 * len(tasks), 7), squeeze=False, layout="constrained"
+        len(EXPERTS), len(tasks), figsize=size, squeeze=False, sharey="col", layout="constrained"
     )
+    lines: dict[str, Any] = {}
     for column, task in enumerate(tasks):
         for row, experts in enumerate(EXPERTS):
             axis = axes[row][column]
@@ -166,16 +169,22 @@ def draw(scores: Scores, path: Path) -> None:
                 if not all(cells):
                     continue
                 means = [np.mean(list(cell.values())) for cell in cells]
-                spread = [np.std(list(cell.values())) for cell in cells]
-                place = np.arange(len(COUNTS)) + 0.04 * (i - len(shown) / 2)
-                axis.errorbar(place, means, spread, marker="o", capsize=2, label=NAMES[arm], alpha=0.85)
+                spread = [np.std(list(cell.values()), ddof=1) if len(cell) > 1 else 0.0 for cell in cells]
+                place = np.arange(len(COUNTS)) + 0.07 * (i - (len(shown) - 1) / 2)
+                style = {"marker": "o", "markersize": 4, "linewidth": 0, "elinewidth": 1.4, "capsize": 2}
+                found = axis.errorbar(place, means, spread, color=colour_of(i), **style)
+                lines.setdefault(arm, found)
             axis.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
-            axis.set(title=f"{task}, experts {'with' if experts == 'noisy' else 'without'} noise")
+            axis.set_title(
+                f"{task}, experts {'with' if experts == 'noisy' else 'without'} noise", fontsize=11
+            )
             axis.set(xlabel="expert episodes", ylabel="D4RL score")
-            axis.grid(alpha=0.3)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=2)
-    figure.savefig(path, dpi=110)
+            plain(axis)
+    for axis in axes[0]:  # the others share its scale
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    legend_below(figure, {line: NAMES[arm] for arm, line in lines.items()}, columns=2)
+    figure.suptitle("mean ± deviation over seeds", fontsize=11)
+    save_figure(figure, path)
     plt.close(figure)
 
 

@@ -22,6 +22,7 @@ from experiments.reframe_campaign import RUNS, SETTINGS
 from experiments.reframe_results import RESULTS
 from memjax.agents.reframe.utility import credit_returns
 from memjax.commands.evaluate import OtherBank, with_bank
+from memjax.commands.figures import colour_of, from_zero, legend_beside, plain, pyplot, save_figure, seeds_of
 from memjax.data.scores import normalised_score
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.workdir import CHECKPOINTS
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "online" in arguments.part:
         rows = [row for run in runs for row in by_round(*run)]
         _write(RESULTS / "online.csv", ("setting", "seed", "credit", "round", "score"), rows)
-    draw(_read(RESULTS / "banks.csv"), _read(RESULTS / "online.csv"), RESULTS / "banks.png")
+    redraw(RESULTS)
 
 
 def by_size(setting: str, seed: int, episodes: int) -> list[tuple[Any, ...]]:
@@ -167,37 +168,51 @@ def _padded(steps: list[np.ndarray], longest: int) -> np.ndarray:
     return np.pad(found, ((0, 0), (0, missing), (0, 0)))
 
 
+def redraw(folder: Path) -> None:
+    """`banks.png` of a folder, from its CSVs."""
+    draw(_read(folder / "banks.csv"), _read(folder / "online.csv"), folder / "banks.png")
+
+
 def draw(sizes: list[tuple[Any, ...]], online: list[tuple[Any, ...]], path: Path) -> None:
     """Score against bank size, and against rounds of credit; mean and range over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    kinds = [f"{setting}, draw {which}" for setting, _, which, _, _ in sizes]
-    for kind in dict.fromkeys(kinds):
-        _line(axes[0], [(r[3], r[4]) for r, k in zip(sizes, kinds, strict=True) if k == kind], kind)
-    axes[0].set(xlabel="expert trajectories in the bank", ylabel="D4RL score", xscale="symlog")
-    axes[0].set_xticks([0, *SIZES], [str(size) for size in (0, *SIZES)])
-    kinds = [f"{setting}, credit by {credit}" for setting, _, credit, _, _ in online]
-    for kind in dict.fromkeys(kinds):
-        _line(axes[1], [(r[3], r[4]) for r, k in zip(online, kinds, strict=True) if k == kind], kind)
-    axes[1].set(xlabel="round of episodes", ylabel="D4RL score")
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    figure.savefig(path, dpi=130)
+    plt = pyplot()
+    shown = [name for name, rows in (("sizes", sizes), ("online", online)) if rows]
+    if not shown:
+        return
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=(7.6, 3.4 * len(shown)), layout="constrained", squeeze=False
+    )
+    for axis, name in zip(axes[:, 0], shown, strict=True):
+        rows = sizes if name == "sizes" else online
+        what = "draw" if name == "sizes" else "credit by"
+        kinds = [f"{row[0]}, {what} {row[2]}".replace("+", ", ") for row in rows]
+        lines: dict[Any, str] = {}
+        for i, kind in enumerate(dict.fromkeys(kinds)):
+            own = [row for row, k in zip(rows, kinds, strict=True) if k == kind]
+            seeds = len({row[1] for row in own})
+            lines[_line(axis, [(row[3], row[4]) for row in own], colour_of(i))] = seeds_of(kind, seeds)
+        axis.set_ylabel("D4RL score")
+        from_zero(axis)
+        if name == "sizes":
+            axis.set(xlabel="expert trajectories in the bank", xscale="symlog")
+            axis.set_xlim(left=-0.3)
+            axis.set_xticks([0, *SIZES], [str(size) for size in (0, *SIZES)])
+        else:
+            axis.set_xlabel("round of episodes")
+        plain(axis)
+        legend_beside(axis, lines)
+    figure.suptitle("mean and range over seeds", fontsize=11)
+    save_figure(figure, path)
     plt.close(figure)
 
 
-def _line(axis: Any, points: list[tuple[float, float]], label: str) -> None:
+def _line(axis: Any, points: list[tuple[float, float]], colour: str) -> Any:
     places = sorted({x for x, _ in points})
     values = [[y for x, y in points if x == place] for place in places]
-    (line,) = axis.plot(places, [np.mean(v) for v in values], marker="o", label=label.replace("+", ", "))
-    axis.fill_between(
-        places, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.15
-    )
+    (line,) = axis.plot(places, [np.mean(v) for v in values], marker="o", markersize=4, color=colour)
+    low, high = [min(v) for v in values], [max(v) for v in values]
+    axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    return line
 
 
 def _read(path: Path) -> list[tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memjax.commands.figures import colour_of, plain, pyplot, save_figure
 from memjax.runs.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "reframe"
@@ -156,31 +157,38 @@ def table(scores: list[Score]) -> str:
 
 
 def draw(scores: list[Score], settings: list[str], path: Path) -> None:
-    """One panel per setting: a point for every seed, a bar for the mean."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    """One panel per setting: a point for every seed, a bar for the mean; arms of one seed are hollow."""
+    plt = pyplot()
     arms = [arm for arm in NAMES if any(s.arm == arm for s in scores)]
     size = (3.2 + 2.6 * len(settings), 1.2 + 0.36 * len(arms))
     figure, axes = plt.subplots(
-        1, len(settings), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        1, len(settings), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axis, setting in zip(axes[0], settings, strict=True):
         here = [s for s in scores if s.setting == setting]
         for i, arm in enumerate(arms):
             values = list(by_seed(here, arm, main_target(here)).values())
-            colour = "#D55E00" if arm == MAIN else "#0072B2"
-            axis.plot(values, [i] * len(values), "o", color=colour, alpha=0.55, markersize=5)
-            if values:
+            colour = colour_of(int(arm == MAIN))
+            face = "none" if len(values) == 1 else colour
+            axis.plot(values, [i] * len(values), "o", color=colour, mfc=face, alpha=0.55, markersize=5)
+            if len(values) > 1:
                 axis.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=colour, linewidth=2.5)
-        axis.set(title=setting.replace("+", ", "), xlabel="D4RL score")
-        axis.grid(alpha=0.3, axis="x")
+        axis.set_title(setting.replace("+", ", "), fontsize=11)
+        axis.set_xlabel("D4RL score")
+        axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
+        plain(axis)
     axes[0][0].set_yticks(range(len(arms)), [NAMES[arm] for arm in arms])
-    axes[0][0].invert_yaxis()
-    figure.savefig(path, dpi=130)
+    axes[0][0].set_ylim(len(arms) - 0.4, -0.6)
+    figure.suptitle("a dot is a seed, a bar their mean; hollow: one seed", fontsize=10)
+    save_figure(figure, path)
     plt.close(figure)
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The rows of `scores.csv`."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [Score(a, b, int(c), int(d), e, float(f), float(g)) for a, b, c, d, e, f, g in rows]
 
 
 def provenance(manifest: Mapping[str, Any]) -> str:

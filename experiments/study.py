@@ -23,11 +23,24 @@ from typing import Any
 
 import numpy as np
 
-from memjax.commands.curves import COLOURS
+from memjax.commands.aggregates import interquartile_mean
+from memjax.commands.figures import (
+    STATISTIC,
+    colour_of,
+    from_zero,
+    legend_beside,
+    plain,
+    plot_seeds,
+    pyplot,
+    save_figure,
+    seeds_of,
+    style_of,
+)
 from memjax.runs.series import Run, load_run
 
 RESULTS = Path(__file__).parent / "results"
 MAIN = "adamemento"  # the variant without a suffix
+BASELINES = ("no_memory", "ppo", "rnd", "sil")
 SOLVED = 0.9  # evaluation success that counts as solved
 
 
@@ -137,7 +150,7 @@ STUDIES = {
             "final success": late(SUCCESS),
         },
         "explore/rank_correlation",
-        "rank correlation of the bonus with 1 / visits",
+        "rank correlation of bonus and 1 / visits",
     ),
 }
 
@@ -307,7 +320,7 @@ def read_curves(path: Path, config: str) -> dict[str, Run]:
 
 
 def markdown(table: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """Median over seeds, and the range; columns no variant has are left out."""
+    """Interquartile mean over seeds and its interval; columns no variant has are left out."""
     headers = [h for h in next(iter(table.values())) if any(np.isfinite(c[h]).any() for c in table.values())]
     lines = ["| variant | " + " | ".join(headers) + " |", "|---" * (len(headers) + 1) + "|"]
     for variant, columns in table.items():
@@ -322,8 +335,8 @@ def provenance(readme: Path, name: str, manifest: Mapping[str, Any] | None, anew
     Without a manifest, or where only some variants were run `anew`, what the README said before stays in it.
     """
     ending = (
-        "Each cell: median over the seeds [least, greatest]; of an even number, the mean of the middle two, "
-        "which is never where one of them is. Evaluation runs with the memory frozen."
+        "Each cell: interquartile mean over the seeds [95 % bootstrap interval], as in the picture; never "
+        "where one of the middle half of the seeds never gets there. Evaluation runs with the memory frozen."
     )
     before = ""
     if readme.exists() and (manifest is None or anew):
@@ -344,36 +357,60 @@ def provenance(readme: Path, name: str, manifest: Mapping[str, Any] | None, anew
 
 
 def draw(study: Study, runs: Mapping[str, Run], path: Path) -> None:
-    """Mean over seeds of the study's curve, with the range of the seeds for the first three variants."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    for i, (variant, run) in enumerate(runs.items()):
-        steps, values = run.series(own(run, study.curve))
-        if not np.isfinite(values).any():
-            continue
-        line = ("-", "--", ":")[i // len(COLOURS)]
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": line}
-        axis.plot(steps, np.nanmean(values, 1), label=variant, linewidth=2.4 if i == 0 else 1.3, **style)
-        if i < 3:
-            axis.fill_between(
-                steps, np.nanmin(values, 1), np.nanmax(values, 1), color=style["color"], alpha=0.12
-            )
-    axis.set(xlabel="environment steps", ylabel=study.label, title=study.title)
-    axis.grid(alpha=0.3)
-    axis.legend(ncols=2, fontsize="small")
-    figure.savefig(path, dpi=130)
+    """The study's curve of every variant; more than six curves are split into panels, AdaMemento in each."""
+    plt = pyplot()
+    series = {variant: run.series(own(run, study.curve)) for variant, run in runs.items()}
+    series = {variant: (x, y) for variant, (x, y) in series.items() if np.isfinite(y).any()}
+    panels = _panels(list(series))
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(4.4 * len(panels) + 0.8, 3.6),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, (title, variants) in zip(axes[0], panels.items(), strict=True):
+        lines: dict[Any, str] = {}
+        for i, variant in enumerate(variants):
+            steps, values = series[variant]
+            style = {"color": colour_of(i), "linestyle": style_of(i), "linewidth": 2.4 if i == 0 else 1.4}
+            line = plot_seeds(axis, steps, values, variant, **style)
+            lines[line] = seeds_of(variant, values.shape[1])
+        axis.set_xlabel("environment steps")
+        axis.set_title(title, fontsize=11)
+        plain(axis, steps=True)
+        if "success" in study.label:
+            axis.set_ylim(-0.03, 1.03)
+        else:
+            from_zero(axis)
+        legend_beside(axis, lines)
+    axes[0, 0].set_ylabel(study.label)
+    figure.suptitle(f"{study.title}\n{STATISTIC}", fontsize=11)
+    save_figure(figure, path)
     plt.close(figure)
 
 
+def _panels(variants: Sequence[str]) -> dict[str, list[str]]:
+    """Which variants each panel shows, by its title."""
+    if len(variants) <= 6:
+        return {"": list(variants)}
+    less = [v for v in variants if (v.startswith("no_") or v == "memory_only") and v not in BASELINES]
+    rest = [v for v in variants if v not in (MAIN, *BASELINES, *less)]
+    found = {"baselines": [v for v in BASELINES if v in variants], "parts left out": less}
+    found["another intrinsic reward"] = rest
+    return {title: [MAIN, *others] for title, others in found.items() if others}
+
+
 def _spread(values: np.ndarray) -> str:
-    if not (~np.isnan(values)).any():
-        return "-"
+    """Interquartile mean and its 95 % bootstrap interval, where infinity is a number like others."""
     known = values[~np.isnan(values)]
-    return f"{_number(np.median(known))} [{_number(known.min())}, {_number(known.max())}]"
+    if not known.size:
+        return "-"
+    drawn = known[np.random.default_rng(0).integers(known.size, size=(2_000, known.size))]
+    found = np.sort([interquartile_mean([x]) for x in drawn])
+    low, high = found[round(0.025 * (len(found) - 1))], found[round(0.975 * (len(found) - 1))]
+    return f"{_number(interquartile_mean([known]))} [{_number(low)}, {_number(high)}]"
 
 
 def _number(x: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from memjax.commands.aggregates import (
     probability_of_improvement,
 )
 from memjax.commands.campaign_file import Campaign
-from memjax.commands.curves import COLOURS, save_figure
+from memjax.commands.figures import colour_of, plain, pyplot, save_figure, style_of
 
 MEASURES = {"score": "the end of the run", "area": "the whole run"}
 
@@ -80,38 +81,85 @@ def by_task(campaign: Campaign, table: Table) -> str:
 
 
 def draw(campaign: Campaign, table: Table, out: Path) -> None:
-    """A column for each group: interquartile means with intervals above, performance profiles below."""
-    import matplotlib
+    """Interquartile means with intervals of every group, performance profiles below, and every task.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    A group is shown where some task of it has scores of all arms, a task where it has scores of any. A task
+    that is all of its group is not shown twice.
 
-    groups = list(campaign.groups)
-    size = (5.2 * len(groups), 2.2 + 0.35 * len(table) + 3.2)
-    figure, axes = pyplot.subplots(2, len(groups), figsize=size, squeeze=False, layout="constrained")
-    thresholds = np.linspace(0.0, 1.0, 101)
-    for column, (group, tasks) in enumerate(campaign.groups.items()):
-        both = shared_tasks(tasks, *table.values())
-        bars, profile = axes[0, column], axes[1, column]
-        for i, arm in enumerate(table):
-            colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i // len(COLOURS) % 2]
-            scores = _scores(table[arm], both)
-            if not scores:
-                continue
-            low, high = interval(interquartile_mean, scores)
-            bars.plot([low, high], [i, i], color=colour, linewidth=6, alpha=0.4)
-            bars.plot([interquartile_mean(scores)], [i], "o", color=colour)
-            shares = performance_profile(scores, thresholds)
-            profile.plot(thresholds, shares, color=colour, linestyle=style, label=arm)
-        bars.set(yticks=range(len(table)), yticklabels=list(table) if column == 0 else [""] * len(table))
-        bars.invert_yaxis()
-        bars.set(title=f"{group}: {len(both)} tasks", xlabel="interquartile mean, normalised, 95 %")
-        profile.set(xlabel="normalised score", ylabel="share of runs above" if column == 0 else "")
-        for axis in (bars, profile):
-            axis.grid(alpha=0.3)
-    axes[1, 0].legend(fontsize="small")
+    Args:
+      campaign: whose groups, tasks and arms.
+      table: normalised scores.
+      out: the picture.
+    """
+    plt = pyplot()
+    groups = {group: shared_tasks(tasks, *table.values()) for group, tasks in campaign.groups.items()}
+    groups = {group: tasks for group, tasks in groups.items() if tasks}
+    alone = [tasks[0] for tasks in groups.values() if len(tasks) == 1]
+    tasks = [task for task in campaign.tasks if any(task in x for x in table.values()) and task not in alone]
+    if not groups and not tasks:
+        return
+    row, rows, columns = 1.0 + 0.22 * len(table), -(-len(tasks) // 4), min(4, max(2, len(tasks)))
+    heights = [height for height in (row * 1.3 * len(groups), row * rows) if height]
+    figure = plt.figure(figsize=(9.6, sum(heights) + 0.4), layout="constrained")
+    parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    if groups:
+        axes = parts.pop(0).subplots(len(groups), 2, squeeze=False)
+        for (bars, profile), (group, shared) in zip(axes, groups.items(), strict=True):
+            names = f"{len(shared)} tasks" if len(shared) > 1 else shared[0]
+            scores = {arm: _scores(table[arm], shared) for arm in table}
+            _draw_bars(bars, scores, f"{group}: {names}", named=True)
+            _draw_profiles(profile, scores)
+    if tasks:
+        axes = parts.pop(0).subplots(rows, columns, squeeze=False).flat
+        for i, (axis, task) in enumerate(zip(axes, tasks, strict=False)):
+            scores = {arm: _scores(table[arm], [task] if task in table[arm] else []) for arm in table}
+            _draw_bars(axis, scores, task, named=i % columns == 0, dots=True)
+        for axis in list(axes)[len(tasks) :]:
+            axis.axis("off")
+    about = "interquartile mean, 95 % bootstrap interval; a grey dot is a run"
+    figure.suptitle(f"{about}; 0 and 1 as the campaign's file says", fontsize=10)
     save_figure(figure, out)
-    pyplot.close(figure)
+    plt.close(figure)
+
+
+def _draw_bars(
+    axis: Any, scores: Mapping[str, Scores], title: str, *, named: bool, dots: bool = False
+) -> None:
+    """A line of the axes for each arm: its interval, its interquartile mean, with `dots` every run."""
+    for i, own in enumerate(scores.values()):
+        if not own:
+            continue
+        runs = np.concatenate(own)
+        low, high = interval(interquartile_mean, own)
+        if dots:
+            axis.plot(runs, np.full(len(runs), i), "o", color="0.6", markersize=2.5, zorder=1)
+        axis.plot([low, high], [i, i], color=colour_of(i), linewidth=6, alpha=0.35, solid_capstyle="butt")
+        axis.plot([interquartile_mean(own)], [i], "o" if len(runs) > 1 else "x", color=colour_of(i), zorder=3)
+    labels = list(scores) if named else [""] * len(scores)
+    axis.set_yticks(range(len(scores)), labels, fontsize=8, parse_math=False)
+    for i, label in enumerate(axis.get_yticklabels()):
+        label.set_color(colour_of(i))
+    axis.set_ylim(len(scores) - 0.4, -0.6)
+    axis.set_title(title, fontsize=10, parse_math=False)
+    axis.set_xlabel("normalised score", fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlim(left=min(0.0, axis.get_xlim()[0]), right=max(1.02, axis.get_xlim()[1]))
+    plain(axis)
+
+
+def _draw_profiles(axis: Any, scores: Mapping[str, Scores]) -> None:
+    """The share of runs above each score, in the colours of the arms' names beside."""
+    thresholds = np.linspace(0.0, 1.0, 101)
+    for i, own in enumerate(scores.values()):
+        width = 3.2 - 2.0 * i / max(1, len(scores) - 1)  # so that of equal curves both are seen
+        shares = performance_profile(own, thresholds)
+        axis.plot(thresholds, shares, color=colour_of(i), linestyle=style_of(i), linewidth=width)
+    axis.set_title("performance profile", fontsize=10)
+    axis.set_xlabel("normalised score", fontsize=8)
+    axis.set_ylabel("share of runs above", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.set(xlim=(0, 1), ylim=(-0.03, 1.03))
+    plain(axis)
 
 
 def _scores(arm: Mapping[str, np.ndarray], tasks: Sequence[str]) -> Scores:

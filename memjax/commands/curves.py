@@ -1,18 +1,27 @@
 """The metrics of runs as curves: which panels there are, and how they are drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memjax.commands.figures import (
+    STATISTIC,
+    STYLES,
+    colour_of,
+    from_zero,
+    legend_below,
+    legend_beside,
+    plain,
+    plot_seeds,
+    pyplot,
+    save_figure,
+    seeds_of,
+    style_of,
+)
 from memjax.runs.series import Run
-from memjax.types import ConfigError
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,13 @@ PANELS = (
     Panel("Training episodes", "success rate", ("train/success",), True),
     Panel("Training episodes", "episode return", ("train/return",)),
     Panel("Actions taken from memory", "share", ("gate/rate",), True),
-    Panel("Confidence of the gate", "mean", ("gate/confidence",)),
+    Panel("Confidence of the gate", "mean", ("gate/confidence",), True),
     Panel("Memory fill", "filled share of the slots", ("memory/*/fill",), True),
     Panel("Intrinsic reward", "mean per step", ("intrinsic/*",)),
     Panel("Exploration", "states visited", ("explore/states",)),
     Panel("Bonus against rarity of states", "rank correlation", ("explore/rank_correlation",)),
 )
+MAIN = ("ensemble", "policy")  # what an agent acts by, where several policies are evaluated; the first it has
 
 
 def shown(run: Run, panel: Panel) -> list[str]:
@@ -48,87 +58,119 @@ def shown(run: Run, panel: Panel) -> list[str]:
     return next((names for pattern in panel.patterns if (names := run.metrics(pattern))), [])
 
 
-def draw(runs: Sequence[Run], panels: Sequence[Panel], out: Path) -> None:
-    """Draws the panels of all runs into one picture at `out`; the folder is made."""
-    import matplotlib
+def main_alone(names: Sequence[str]) -> list[str]:
+    """Of `eval/POLICY/METRIC` the one of what the agent acts by; all of them where none is that."""
+    for policy in MAIN:
+        found = [name for name in names if name.startswith("eval/") and name.split("/")[1] == policy]
+        if found:
+            return found
+    return list(names)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    columns = {2: 2, 4: 2}.get(len(panels), min(3 if len(panels) <= 9 else 4, len(panels)))
+def panels_of(runs: Sequence[Run]) -> list[Panel]:
+    """The panels that some run has values for, without those that show the curves of an earlier one."""
+    found: list[Panel] = []
+    for panel in PANELS:
+        if any(shown(run, panel) for run in runs) and not any(_alike(runs, panel, each) for each in found):
+            found.append(panel)
+    return found
+
+
+def _alike(runs: Sequence[Run], one: Panel, other: Panel) -> bool:
+    """Whether two panels would show the same curves, as where the only reward is 1 for success."""
+    for run in runs:
+        names, others = shown(run, one), shown(run, other)
+        if len(names) != len(others):
+            return False
+        for a, b in zip(names, others, strict=True):
+            if a.split("/")[:-1] != b.split("/")[:-1]:
+                return False
+            if not all(
+                np.array_equal(x, y, equal_nan=True)
+                for x, y in zip(run.series(a), run.series(b), strict=True)
+            ):
+                return False
+    return True
+
+
+def draw(runs: Sequence[Run], panels: Sequence[Panel], out: Path, *, seed_lines: bool = False) -> None:
+    """Draws the panels of all runs into one picture.
+
+    Of one run every metric has its colour, and a legend beside the panel. Of several runs every run has its
+    colour, in one legend below, and panels show what each agent acts by.
+
+    Args:
+      runs: at least one.
+      panels: as `panels_of` gives them.
+      out: the picture; its folder is made.
+      seed_lines: whether a thin line shows each seed.
+    """
+    plt = pyplot()
+    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.3 * rows + 0.6), squeeze=False)
+    size = (4.9 * columns, 3.1 * rows + 0.9)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]
     for axis, panel in zip(axes.flat, panels, strict=False):
-        _draw_panel(axis, panel, runs)
+        _draw_panel(axis, panel, runs, seed_lines)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
-    figure.suptitle(_title(runs), fontsize=13, parse_math=False)
-    figure.tight_layout()
+    if len(runs) > 1:
+        from matplotlib.lines import Line2D
+
+        lines = [
+            Line2D([], [], color=colour_of(i), linestyle=style_of(i), linewidth=2) for i in range(len(runs))
+        ]
+        labels = [seeds_of(run.name, run.num_seeds) for run in runs]
+        legend_below(figure, dict(zip(lines, labels, strict=True)))
+    figure.suptitle(_title(runs), fontsize=12, parse_math=False)
     save_figure(figure, out)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
-def save_figure(figure: Any, out: Path) -> None:
-    """Writes a picture; its folder is made. Raises ConfigError for an ending that is no picture's."""
-    known = figure.canvas.get_supported_filetypes()
-    if out.suffix.lower().removeprefix(".") not in known:
-        raise ConfigError("--out", "a file that ends with .png, .pdf or .svg", f"'{out}'")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-
-
-def _draw_panel(axis: Any, panel: Panel, runs: Sequence[Run]) -> None:
-    """One colour a run, one line style a metric."""
-    names = list(dict.fromkeys(name for run in runs for name in shown(run, panel)))
-    for i, run in enumerate(runs):
-        for name in shown(run, panel):
-            steps, values = run.series(name)
-            style = dict(color=COLOURS[i % len(COLOURS)], linestyle=STYLES[names.index(name) % len(STYLES)])
-            _draw_series(axis, steps, values, _line_label(run, name, runs, names), style)
-    from matplotlib.ticker import EngFormatter
-
+def _draw_panel(axis: Any, panel: Panel, runs: Sequence[Run], seed_lines: bool) -> None:
+    several, lines = len(runs) > 1, {}
+    chosen = [main_alone(shown(run, panel)) if several else shown(run, panel) for run in runs]
+    names = list(dict.fromkeys(_short(name) for found in chosen for name in found))
+    told = not all(len(found) < 2 for found in chosen)  # by style which metric of a run it is
+    for i, (run, found) in enumerate(zip(runs, chosen, strict=True)):
+        for name in found:
+            number = names.index(_short(name))
+            if several:
+                style = {"color": colour_of(i), "linestyle": STYLES[number % 4] if told else style_of(i)}
+            else:
+                style = {"color": colour_of(number), "linestyle": style_of(number)}
+            line = plot_seeds(axis, *run.series(name), label=_short(name), seed_lines=seed_lines, **style)
+            lines.setdefault(_short(name), line)
     axis.set_title(panel.title, fontsize=11)
     axis.set_xlabel(f"{' or '.join(dict.fromkeys(run.steps for run in runs))} per seed")
     axis.set_ylabel(panel.label)
+    plain(axis, steps=True)
     if panel.unit_interval:
         axis.set_ylim(-0.03, 1.03)
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    if len(axis.lines) > 1 or len(runs) > 1:
-        draw_legend(axis, {line: str(line.get_label()) for line in axis.lines})
+    else:
+        from_zero(axis)
+    if told:
+        shown_as = {name: _black(line) if several else line for name, line in lines.items()}
+        legend_beside(axis, {line: name for name, line in shown_as.items()})
 
 
-def draw_legend(axis: Any, labels: Mapping[Any, str]) -> None:
-    """A legend of lines by their labels, each shown as it is: folders may be named `_base` or `a$b`."""
-    # Why not the labels at once: matplotlib leaves out those that begin with "_" and sets "$" as mathematics.
-    legend = axis.legend(list(labels), [str(i) for i in range(len(labels))], fontsize=8, frameon=False)
-    for text, label in zip(legend.get_texts(), labels.values(), strict=True):
-        text.set_parse_math(False)
-        text.set_text(label)
+def _black(line: Any) -> Any:
+    """What stands for the style of a line alone."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="black", linestyle=line.get_linestyle(), linewidth=1.8)
 
 
-def _draw_series(axis: Any, steps: np.ndarray, values: np.ndarray, label: str, style: dict[str, Any]) -> None:
-    """The mean over the seeds that have a value, and their range around it."""
-    known = np.isfinite(values).any(axis=1)
-    steps, values = steps[known], np.where(np.isfinite(values), values, np.nan)[known]
-    marker = "o" if len(steps) == 1 else ""
-    axis.plot(steps, np.nanmean(values, axis=1), label=label, linewidth=1.8, marker=marker, **style)
-    if values.shape[1] > 1:
-        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-        axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+def _short(name: str) -> str:
+    parts = name.split("/")
+    return parts[1] if len(parts) == 3 else parts[-1]
 
 
 def _title(runs: Sequence[Run]) -> str:
-    seeds = max(run.num_seeds for run in runs)
     what = ", ".join(dict.fromkeys(run.experiment for run in runs))
-    return f"{what}: mean over {seeds} seeds, bands from the lowest to the highest" if seeds > 1 else what
-
-
-def _line_label(run: Run, name: str, runs: Sequence[Run], names: Sequence[str]) -> str:
-    """Of run and metric, what tells this line from the others of its panel."""
-    parts = name.split("/")
-    short = parts[1] if len(parts) == 3 else parts[-1]
-    labels = [run.name] if len(runs) > 1 else []
-    return ", ".join([*labels, short] if len(names) > 1 or not labels else labels)
+    counts = sorted({run.num_seeds for run in runs})
+    if counts == [1]:
+        return f"{what}: one seed" + (" each" if len(runs) > 1 else "")
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{what}: {STATISTIC.replace('seeds', f'{number} seeds')}"

@@ -1,13 +1,14 @@
 """A picture of a grid world as the agent knows it: visits, what its memory would do, what it finds novel."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from memjax.envs import layout
-from memjax.envs.grid import draw_visits
+from memjax.commands.figures import pyplot, save_figure
+from memjax.envs import landmarks, layout
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.anakin import Anakin
@@ -16,6 +17,13 @@ from memjax.training.program import TrainState
 from memjax.training.train import build
 from memjax.types import PyTree, zeros_timestep
 
+WALL = "#3e424a"
+MARKS: dict[str, dict[str, Any]] = {
+    "start": {"edgecolor": "#56B4E9"},
+    "goal": {"edgecolor": "#009E73"},
+    "lever": {"edgecolor": "#E69F00"},
+    "cliff": {"edgecolor": "#8a5a44"},
+}
 ARROWS = {0: (0, -1), 1: (1, 0), 2: (0, 1), 3: (-1, 0)}  # up, right, down, left, as (x, y) of the picture
 
 
@@ -45,7 +53,9 @@ def draw_map(workdir: Path, out: Path | None = None, *, seed: int = 0) -> Path |
         return None
     known = _look(program, restored.state, seed, walls.size)
     out = Path(workdir) / "map.png" if out is None else out
-    _draw(walls, known, f"{config.experiment}, {config.agent_name}, step {restored.step:,}", out)
+    marks = landmarks(config.env.id, config.env.options)
+    title = f"{config.experiment}, {config.agent_name}, seed {config.seed + seed}, step {restored.step:,}"
+    _draw(walls, marks, known, title, out)
     return out
 
 
@@ -70,43 +80,77 @@ def _look(program: Anakin, state: TrainState, seed: int, cells: int) -> dict[str
     return {"visits": np.asarray(state.visits)[seed]} | jax.device_get(jax.jit(look)(state.agent))
 
 
-def _draw(walls: np.ndarray, known: dict[str, Any], title: str, out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def _draw(
+    walls: np.ndarray, marks: Mapping[str, Sequence[int]], known: dict[str, Any], title: str, out: Path
+) -> None:
+    plt = pyplot()
     names = ["visits", *(n for n in ("action", "bonus") if n in known)]
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(4.2 * len(names), 4.4), layout="constrained", squeeze=False
-    )
-    visits = known["visits"]
-    visited = visits[: walls.size].reshape(walls.shape) > 0
+    size = (4.1 * len(names) + 0.3, 3.2 * walls.shape[0] / walls.shape[1] + 0.9)
+    figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
+    visits = known["visits"].reshape(-1, *walls.shape).sum(axis=0).astype(np.float64)
+    visited = known["visits"][: walls.size].reshape(walls.shape) > 0
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_axis_off()
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.imshow(np.where(walls, 0.0, np.nan), cmap=_one_colour(plt, WALL), zorder=3)
         if name == "visits":
-            axis.imshow(draw_visits(walls, visits))
-            axis.set_title("visits in training (log)")
+            counts = np.where(visits > 0, visits, np.nan)
+            drawn = axis.imshow(counts, cmap="Blues", norm=_logarithmic(visits))
+            axis.set_title("visits in training", fontsize=11)
+            label = "visits"
         elif name == "action":
-            axis.imshow(np.where(walls, 0.2, 1.0), cmap="gray", vmin=0, vmax=1)
-            points = _arrows(axis, visited, known["action"], known["confidence"])
-            axis.set_title("what memory would do, and confidence")
-            figure.colorbar(points, ax=axis, shrink=0.7)
+            drawn = _arrows(axis, visited, known["action"], known["confidence"])
+            axis.set_title("what the memory would do", fontsize=11)
+            label = "confidence"
         else:
-            bonus = np.where(visited, known["bonus"].reshape(walls.shape), np.nan)
-            picture = axis.imshow(bonus, cmap="viridis")
-            axis.set_title("intrinsic reward")
-            figure.colorbar(picture, ax=axis, shrink=0.7)
-    figure.suptitle(title)
-    figure.savefig(out, dpi=120)
+            bonus = np.where(visited & ~walls, known["bonus"].reshape(walls.shape), np.nan)
+            drawn = axis.imshow(bonus, cmap="viridis")
+            axis.set_title("intrinsic reward", fontsize=11)
+            label = "reward of a step into the cell"
+        _mark(axis, marks, walls.shape[1], letters=name != "action")  # there an arrow is in their place
+        figure.colorbar(drawn, ax=axis, shrink=0.75, label=label)
+    told = ", ".join(f"{name[0].upper()} {name}" for name in marks if name != "cliff")
+    figure.suptitle(f"{title}   ({told})", fontsize=11, parse_math=False)
+    save_figure(figure, out)
     plt.close(figure)
+
+
+def _one_colour(plt: Any, colour: str) -> Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([colour])
+
+
+def _logarithmic(visits: np.ndarray) -> Any:
+    from matplotlib.colors import LogNorm
+
+    return LogNorm(1, max(2.0, float(visits.max())))
+
+
+def _mark(axis: Any, marks: Mapping[str, Sequence[int]], width: int, *, letters: bool) -> None:
+    """A frame and a letter on single cells, hatching on the many of a cliff."""
+    from matplotlib.patches import Rectangle
+
+    for name, cells in marks.items():
+        for cell in cells:
+            row, column = divmod(cell, width)
+            corner, style = (column - 0.5, row - 0.5), MARKS[name]
+            if name == "cliff":
+                frame: dict[str, Any] = {"fill": False, "hatch": "xxx", "zorder": 4, "linewidth": 0}
+                axis.add_patch(Rectangle(corner, 1, 1, **frame, **style))
+            else:
+                frame = {"fill": False, "linewidth": 2.2, "zorder": 5}
+                axis.add_patch(Rectangle(corner, 1, 1, **frame, **style))
+                place = {"ha": "center", "va": "center", "fontsize": 8, "fontweight": "bold", "zorder": 6}
+                if letters:
+                    axis.text(column, row, name[0].upper(), color=style["edgecolor"], **place)
 
 
 def _arrows(axis: Any, visited: np.ndarray, action: np.ndarray, confidence: np.ndarray) -> Any:
     rows, columns = np.nonzero(visited)
     cells = rows * visited.shape[1] + columns
-    steps = np.array([ARROWS.get(int(a), (0, 0)) for a in action[cells]])
+    steps = np.array([ARROWS.get(int(a), (0, 0)) for a in action[cells]]).reshape(-1, 2)
     style = dict(
-        cmap="plasma", pivot="mid", angles="xy", scale_units="xy", scale=1.2, width=0.009, clim=(0, 1)
+        cmap="plasma", pivot="mid", angles="xy", scale_units="xy", scale=1.3, width=0.011, clim=(0, 1)
     )
     return axis.quiver(columns, rows, steps[:, 0], steps[:, 1], confidence[cells], **style)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from memjax.commands.curves import PANELS, draw, shown
+from memjax.commands.aggregates import interquartile_mean, interval
+from memjax.commands.curves import draw, panels_of
+from memjax.commands.figures import STATISTIC
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.series import Run, load_runs
 from memjax.types import ConfigError
@@ -24,7 +26,13 @@ SUMMARY = (
 )  # lines of the table
 
 
-def run(workdirs: Sequence[Path], out: Path | None = None, *, imports: Sequence[str] = ()) -> int:
+def run(
+    workdirs: Sequence[Path],
+    out: Path | None = None,
+    *,
+    imports: Sequence[str] = (),
+    seed_lines: bool = False,
+) -> int:
     """Draws and prints the report of runs of one kind, and their maps. Returns the exit code."""
     from memjax.commands.report_language import is_language_run, language_report
 
@@ -35,7 +43,7 @@ def run(workdirs: Sequence[Path], out: Path | None = None, *, imports: Sequence[
     if any(remembered):
         other = workdirs[remembered.index(False)]
         raise ConfigError("workdir", "runs of `memjax remember` alone, or none", f"'{other}' beside them")
-    print(f"wrote {report(workdirs, out)}")
+    print(f"wrote {report(workdirs, out, seed_lines=seed_lines)}")
     from memjax.commands.maps import draw_map
     from memjax.runs.imports import import_for_run
 
@@ -47,12 +55,13 @@ def run(workdirs: Sequence[Path], out: Path | None = None, *, imports: Sequence[
     return 0
 
 
-def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
+def report(workdirs: Sequence[Path], out: Path | None = None, *, seed_lines: bool = False) -> Path:
     """Draws the curves of runs into one picture and prints their last values as a table.
 
     Args:
       workdirs: the directories of the runs.
       out: the picture; None: `report.png` in the first workdir.
+      seed_lines: whether a thin line shows each seed.
 
     Returns:
       The path of the picture.
@@ -61,19 +70,19 @@ def report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
       ConfigError: a run has no metrics, or none that a panel shows.
     """
     runs = load_runs(workdirs)
-    panels = [panel for panel in PANELS if any(shown(run, panel) for run in runs)]
+    panels = panels_of(runs)
     if not panels:
         raise ConfigError(
             "workdir", "metrics that the report knows", f"none in {runs[0].name}/{METRICS_FILE}"
         )
     out = Path(workdirs[0]) / "report.png" if out is None else Path(out)
-    draw(runs, panels, out)
+    draw(runs, panels, out, seed_lines=seed_lines)
     print(summary(runs))
     return out
 
 
 def summary(runs: Sequence[Run]) -> str:
-    """A table with the last value of each main metric: mean over seeds, and the range of them."""
+    """A table with the last value of each main metric: the statistic of the curves, at their end."""
     names = [n for run in runs for p in SUMMARY for n in run.metrics(p)]
     names = list(dict.fromkeys(names))
     width = max(len(name) for name in ["step", *names])
@@ -84,6 +93,8 @@ def summary(runs: Sequence[Run]) -> str:
     for label, cells in zip(["run", "step", *names], columns, strict=True):
         padded = [cell.rjust(w) for cell, w in zip(cells, widths, strict=True)]
         lines.append("  ".join([label.ljust(width), *padded]))
+    if any(run.num_seeds > 1 for run in runs):
+        lines.append(f"({STATISTIC})")
     return "\n".join(lines)
 
 
@@ -93,5 +104,7 @@ def _last(run: Run, name: str) -> str:
     if not len(rows):
         return "-"
     seeds = rows[-1][np.isfinite(rows[-1])]
-    spread = f" [{seeds.min():.3g}, {seeds.max():.3g}]" if seeds.size > 1 else ""
-    return f"{seeds.mean():.3g}{spread}"
+    if seeds.size == 1:
+        return f"{seeds[0]:.3g}"
+    low, high = interval(interquartile_mean, [seeds])
+    return f"{interquartile_mean([seeds]):.3g} [{low:.3g}, {high:.3g}]"

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memjax.commands.curves import COLOURS, draw_legend, save_figure
+from memjax.commands.figures import (
+    STATISTIC,
+    STYLES,
+    colour_of,
+    legend_below,
+    plain,
+    plot_seeds,
+    pyplot,
+    save_figure,
+    seeds_of,
+)
 from memjax.llm.run.analysis import Analysis, Confident, analyse
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
@@ -207,37 +217,47 @@ def language_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
-    """Two panels over epochs, and one of success by utility; curves with one label share a colour."""
-    import matplotlib
+    """Two panels over epochs, and one of success by utility; curves with one label are seeds of one line.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Args:
+      curves: of runs of one benchmark.
+      labels: of each; curves of one label become an interquartile mean with its interval.
+      out: the picture; its folder is made.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(dict.fromkeys(labels))}
+    plt = pyplot()
+    groups = {label: [c for c, own in zip(curves, labels, strict=True) if own == label] for label in labels}
     learned = [(c, label) for c, label in zip(curves, labels, strict=True) if c.analysis and c.analysis.bins]
+    colours = {label: colour_of(i) for i, label in enumerate(groups)}
     panels = 3 if learned else 2
-    figure, axes = pyplot.subplots(1, panels, figsize=(4.6 * panels, 3.8), sharey=True, layout="constrained")
-    lines: dict[str, Any] = {}  # one of each label; of the second panel, after the loop
+    figure, axes = plt.subplots(1, panels, figsize=(4.4 * panels, 4.0), sharey=True, layout="constrained")
+    lines: dict[str, Any] = {}
     for axis, title in zip(axes, ("solved in the epoch", "solved at least once"), strict=False):
-        for curve, label in zip(curves, labels, strict=True):
-            values = curve.success if title == "solved in the epoch" else curve.cumulative
-            epochs = range(1, len(values) + 1)
-            (line,) = axis.plot(epochs, values, "o-", color=colours[label], linewidth=1.8, markersize=4)
-            lines[label] = line
+        for label, group in groups.items():
+            values = [c.success if title == "solved in the epoch" else c.cumulative for c in group]
+            epochs = max(map(len, values))
+            table = np.array([[*x, *[np.nan] * (epochs - len(x))] for x in values], np.float64).T
+            if epochs:
+                dashes = STYLES[list(groups).index(label) % len(STYLES)]  # of equal curves both are seen
+                style = {"color": colours[label], "linestyle": dashes, "marker": "o", "markersize": 4}
+                line = plot_seeds(axis, np.arange(1, epochs + 1), table, label, **style)
+                lines.setdefault(label, line)
         axis.set(title=title, xlabel="epoch", ylim=(-0.03, 1.03))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for curve, label in learned:
         assert curve.analysis is not None
         utility, success, _ = zip(*curve.analysis.bins, strict=True)
-        axes[2].plot(utility, success, "o-", color=colours[label], linewidth=1.8, markersize=4)
+        axes[2].plot(utility, success, "o-", color=colours[label], linewidth=1.2, markersize=3)
         axes[2].set(title="solved, by utility of what was shown", xlabel="utility")
     for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
     axes[0].set_ylabel("share of the tasks")
-    draw_legend(axes[1], {line: label for label, line in lines.items()})
+    marked = any(len(group) > 1 for group in groups.values())
+    named = {label: seeds_of(label, len(groups[label])) if marked else label for label in lines}
+    legend_below(figure, {line: named[label] for label, line in lines.items()})
     what = dict.fromkeys(f"{c.benchmark}, {c.played} tasks, {c.model}" for c in curves)
-    figure.suptitle("; ".join(what), fontsize=11, parse_math=False)
+    title = "; ".join(what) + f"\n{STATISTIC if marked else 'one seed each'}"
+    figure.suptitle(title, fontsize=11, parse_math=False)
     save_figure(figure, out)
-    pyplot.close(figure)
+    plt.close(figure)

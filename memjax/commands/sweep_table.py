@@ -9,7 +9,7 @@ import numpy as np
 from memjax.commands.aggregates import interquartile_mean, interval
 from memjax.commands.campaign_file import Campaign
 from memjax.commands.campaign_table import MEASURES, normalised, with_interval
-from memjax.commands.curves import COLOURS, save_figure
+from memjax.commands.figures import COLOURS, plain, pyplot, save_figure
 
 
 def write_sweep(campaign: Campaign, rows: Sequence[Mapping[str, str]], workdir: Path, source: str) -> None:
@@ -42,16 +42,12 @@ def by_setting(campaign: Campaign, rows: Sequence[Mapping[str, str]]) -> str:
 
 def draw(campaign: Campaign, rows: Sequence[Mapping[str, str]], out: Path) -> None:
     """Interquartile means with intervals, and every seed as a dot: over the field's values, or by setting."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    plt = pyplot()
     scores = _scores(campaign, rows, "score")
     place = numbers(list(campaign.arms.values()))
     count = len(scores)
     size = (5.6, 3.8) if place is not None else (6.4, 1.4 + 0.35 * count)
-    figure, axis = pyplot.subplots(figsize=size, layout="constrained")
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
     label = f"{campaign.score}, mean of the last {campaign.last:.0%} of the run"
     if place is not None:
         _draw_over(axis, place, list(scores.values()))
@@ -66,9 +62,9 @@ def draw(campaign: Campaign, rows: Sequence[Mapping[str, str]], out: Path) -> No
         axis.invert_yaxis()
         axis.set_xlabel(label)
     axis.set_title("interquartile mean over seeds, 95 %; a dot is a seed", fontsize=10)
-    axis.grid(alpha=0.3)
+    plain(axis)
     save_figure(figure, out)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def numbers(settings: Sequence[Mapping[str, str]]) -> np.ndarray | None:

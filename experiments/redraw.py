@@ -1,0 +1,124 @@
+"""Draws every picture of `experiments/results` again, each from the CSV beside it; nothing is run.
+
+    python -m experiments.redraw                 # all of them
+    python -m experiments.redraw suite gate      # these folders
+    python -m experiments.redraw --list
+
+A folder whose CSV has gained rows gets a picture of what is there now. The tables of studies and campaigns
+are made again too, since they come from the same rows.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.study import RESULTS, STUDIES, write_tables
+from memjax.commands.curves import draw, panels_of
+from memjax.runs.series import Run
+
+CAMPAIGNS = Path(__file__).parent / "campaigns"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="default: all")
+    parser.add_argument("--list", action="store_true", help="list the folders")
+    arguments = parser.parse_args(argv)
+    if arguments.list:
+        print("\n".join(DRAWN))
+        return
+    for name in arguments.folders or DRAWN:
+        if name not in DRAWN:
+            parser.error(f"expected some of {', '.join(DRAWN)}, got {name}")
+        DRAWN[name](RESULTS / name)
+        print(f"drawn: {RESULTS / name}")
+
+
+def _study(folder: Path) -> None:
+    write_tables(STUDIES[folder.name], folder, folder.name)
+
+
+def _campaign(folder: Path) -> None:
+    from memjax.commands.campaign import run
+
+    run(CAMPAIGNS / f"{folder.name}.toml", folder, workers=1, dry_run=False, only_tables=True)
+
+
+def _reads(folder: Path) -> None:
+    from experiments.reads_evaluation import read_rows
+    from experiments.reads_results import cells_of, draw
+
+    draw(cells_of(read_rows(folder / "scores.csv"))[0], folder / "figure.png")
+
+
+def _reframe(folder: Path) -> None:
+    from experiments import reframe_banks, reframe_results
+
+    scores = reframe_results.read_scores(folder / "scores.csv")
+    settings = list(dict.fromkeys(score.setting for score in scores))
+    reframe_results.draw(scores, settings, folder / "figure.png")
+    reframe_banks.redraw(folder)
+
+
+def _simulator(folder: Path) -> None:
+    from experiments.memrl_simulator import draw
+
+    draw(folder / "curves.csv", folder / "figure.png")
+
+
+def _stream(folder: Path) -> None:
+    from experiments.memrl_stream import draw
+
+    draw(folder / "curves.csv", folder / "figure.png")
+
+
+def _language(folder: Path) -> None:
+    from experiments.language_results import redraw
+
+    redraw(folder)
+
+
+def _atari(folder: Path) -> None:
+    _runs("Montezuma's Revenge", {"AdaMemento": folder / "montezuma_cpu.csv"}, folder / "montezuma_cpu.png")
+
+
+def _mujoco(folder: Path) -> None:
+    names = {"AdaMemento": "", "without memory": "_no_memory", "PPO": "_ppo"}
+    files = {name: folder / f"half_cheetah{ending}.csv" for name, ending in names.items()}
+    _runs("HalfCheetah", files, folder / "half_cheetah.png")
+
+
+def _runs(title: str, files: dict[str, Path], out: Path) -> None:
+    """Runs of one seed whose metrics stand in CSVs, one column a metric, as `memjax report` draws them."""
+    runs = []
+    for name, path in files.items():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                {"step": int(row.pop("step"))} | {metric: float(text) for metric, text in row.items() if text}
+                for row in csv.DictReader(file)
+            ]
+        runs.append(Run(name, title, rows))
+    draw(runs, panels_of(runs), out)
+
+
+DRAWN: dict[str, Callable[[Path], None]] = {
+    **dict.fromkeys(STUDIES, _study),
+    "gate": _campaign,
+    "suite": _campaign,
+    "reads": _reads,
+    "reframe": _reframe,
+    "memrl_simulator": _simulator,
+    "memrl_stream": _stream,
+    "language_local": _language,
+    "spoiled_memories": _language,
+    "atari": _atari,
+    "mujoco": _mujoco,
+}
+
+
+if __name__ == "__main__":
+    main()
