@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A run on Cloud TPU, on one machine or on a slice of several: asks for the machines (a queued resource), installs
-# memjax on every one, starts the run on all of them at once, and removes them. `memjax train` finds out by itself
+# A run on Cloud TPU, on one machine or on a slice of several: asks for the machines (a queued resource),
+# installs memjax on every one, starts the run on all of them at once, and removes them. `memjax train` finds out by itself
 # which machines belong together. Environments in JAX alone: envpool needs the hosts' cores.
 #
 #   export PROJECT=my-project ZONE=us-central2-b BUCKET=my-bucket SOURCE=https://github.com/me/memjax
