@@ -3,9 +3,9 @@ import json
 import matplotlib.image
 import numpy as np
 import pytest
-from memjax.commands.figures import COLOURS
 
 from memjax.commands.curves import PANELS
+from memjax.commands.figures import COLOURS
 from memjax.commands.report import report, summary
 from memjax.runs.metrics import MetricsWriter
 from memjax.runs.series import load_run, load_runs
