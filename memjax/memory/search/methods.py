@@ -31,6 +31,7 @@ QUERIES = 768  # at once: with more the product is no faster, and the scores of 
 _MAXIMA = 2**24  # at once: 64 MB
 KERNEL_WIDTH = 32  # neighbours in a group of a kernel
 _ROWS = 2**17  # numbers of the candidates' keys at once: 512 KB, which a cache holds
+_QUERIES_AT_ONCE = 64  # whose candidates are looked at in one piece on a CPU
 _ROWS_ON_GPU = 2**25  # the same where many rows at once fill the device: 128 MB
 _SHORT_ON_GPU = 2**12  # a row of this length and more is chosen from by groups, if it has enough of them
 
@@ -151,14 +152,14 @@ def _grouped(search: Search, *, k: int, block: int | None) -> Array:
 
 
 def _fused(search: Search, *, k: int, platform: str) -> Array:
-    n, pick, at_once = search.table.capacity, top, _ROWS
+    n, pick, at_once, most = search.table.capacity, top, _ROWS, _QUERIES_AT_ONCE
     if platform == "cuda":
-        pick, at_once = _top_on_gpu, _ROWS_ON_GPU
+        pick, at_once, most = _top_on_gpu, _ROWS_ON_GPU, search.queries.shape[0]
 
     def find(part: Search) -> Array:
         _, groups = pick(group_maxima(part, KERNEL_WIDTH, platform=platform), k)
         slots = jnp.minimum(members(groups, KERNEL_WIDTH), n)
-        return _slots(best_of(part, slots, k, pick, at_once), part)
+        return _slots(best_of(part, slots, k, pick, at_once, most), part)
 
     return by_queries(find, search, max(1, _MAXIMA * KERNEL_WIDTH // n))
 
@@ -176,15 +177,20 @@ def _top_on_gpu(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def best_of(
-    search: Search, slots: Array, k: int, pick: Top = top, at_once: int = _ROWS
+    search: Search,
+    slots: Array,
+    k: int,
+    pick: Top = top,
+    at_once: int = _ROWS,
+    most: int = _QUERIES_AT_ONCE,
 ) -> tuple[Array, Array]:
     """Ranks and slots [Q, k] of the best of candidates [Q, C] in slot order; a slot N is none.
 
-    `pick` chooses among ranks; `at_once` numbers of candidates' keys are looked at in one piece.
+    `pick` chooses among ranks; `at_once` numbers of candidates' keys, of at most `most` queries, are looked
+    at in one piece.
     """
     q, candidates = slots.shape
-    most = at_once // (candidates * search.table.keys.shape[1])
-    rows = even(q, max(1, min(64, most) if at_once == _ROWS else most))
+    rows = even(q, max(1, min(most, at_once // (candidates * search.table.keys.shape[1]))))
 
     def some(first: Array | int) -> Array:
         return rank_rows(_queries(search, first, rows), lax.dynamic_slice_in_dim(slots, first, rows))

@@ -15,12 +15,11 @@ from jax import lax
 
 from memjax.memory.checks import check_array, check_size
 from memjax.memory.search.dispatch import choose
+from memjax.memory.search.final import best
 from memjax.memory.search.methods import METHODS, approx_max_k
 from memjax.memory.search.ranks import far_from_origin, prepare
-from memjax.memory.search.similarity import METRICS, score
-from memjax.memory.search.storage import load, pin
+from memjax.memory.search.similarity import METRICS
 from memjax.memory.search.table import Table
-from memjax.memory.search.top_k import top
 from memjax.types import Array, ConfigError
 
 EXACT_METHODS = tuple(METHODS)
@@ -108,7 +107,7 @@ def nearest(
             return METHODS[by](search, shortlist, block)
         return approx_max_k(search, shortlist, block, recall_target)
 
-    return _finish(queries, table, _where_precise(find, fixed, metric), k, metric)
+    return Neighbors(*best(queries, table, _where_precise(find, fixed, metric), k, metric))
 
 
 def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) -> Array:
@@ -121,31 +120,6 @@ def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) ->
 
 def _fixed(x: Array | None) -> Array | None:
     return x if x is None else jnp.asarray(lax.stop_gradient(x))
-
-
-def _finish(queries: Array, table: Table, slots: Array, k: int, metric: str) -> Neighbors:
-    """Exact scores of a shortlist [Q, C] and the best k of it; the only part that gradients go through."""
-    n = table.keys.shape[0]
-    slots = jnp.sort(slots, axis=1)
-    found = slots < n
-    keys, slots = pin(table.keys, slots)
-    scale = None if table.scale is None else table.scale.at[slots].get(mode="clip")
-    rows = load(keys.at[slots].get(mode="clip"), scale)
-    rows = jnp.where(found[..., None], rows, 0.0)
-    queries = queries.astype(jnp.float32)
-    queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
-    scores = score(queries[:, None], rows, metric)
-    scores = jnp.where(found & jnp.isfinite(scores), scores, -jnp.inf)
-    _, place = top(lax.stop_gradient(scores), min(k, slots.shape[1]))
-    scores = jnp.take_along_axis(scores, place, axis=1, mode="fill", fill_value=-jnp.inf)
-    mask = scores > -jnp.inf
-    slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1, mode="clip"), n)
-    more = ((0, 0), (0, k - slots.shape[1]))
-    return Neighbors(
-        jnp.pad(jnp.where(scores == 0.0, 0.0, scores), more, constant_values=-jnp.inf),
-        jnp.pad(slots, more, constant_values=n),
-        jnp.pad(mask, more),
-    )
 
 
 def _check_choices(k: int, metric: str, method: str, block: int | None, recall_target: float) -> None:

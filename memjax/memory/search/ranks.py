@@ -154,19 +154,19 @@ def far_from_origin(table: Table) -> Array:
     centre = jnp.sum(jnp.where(usable, rows, 0.0), axis=0) / count
     offset = jnp.where(usable, rows - centre[None], 0.0)
     squares = jnp.sum(offset * offset) / count
-    return _in_any(~(jnp.sum(centre * centre) <= (_FARTHEST - 1.0) * squares))
+    return in_any(~(jnp.sum(centre * centre) <= (_FARTHEST - 1.0) * squares))
 
 
 @custom_vmap
-def _in_any(x: Array) -> Array:
+def in_any(x: Array) -> Array:
+    """x [] bool; under `vmap`, whether it holds of any: a `cond` on it is then done one way for all."""
     return x
 
 
-@_in_any.def_vmap
+@in_any.def_vmap
 def _(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
-    # Why: a `cond` that differs from table to table would be done both ways.
     del axis_size, in_batched
-    return _in_any(jnp.any(x, axis=0)), False
+    return in_any(jnp.any(x, axis=0)), False
 
 
 def _centre(table: Table) -> Array:

@@ -17,7 +17,10 @@ from jax import lax
 from memjax.types import Array, PyTree
 
 WIDTH = 16  # neighbours in a group: one vector register of float32; 8 and 32 measured slower on a CPU
+_HALF = 8  # the same for rows that are too short for WIDTH
 _NARROW = 4  # the same among a few hundred entries
+_MANY = 64  # rows that are worth being done side by side
+_SIDE_BY_SIDE = 64  # the largest k for it: each of the k turns goes through all numbers
 _CACHED = 2**17  # numbers that are gone through k times: 512 KB
 Top = Callable[[Array, int], tuple[Array, Array]]
 
@@ -65,16 +68,19 @@ def by_groups(x: Array, k: int, width: int, top_of_maxima: Top, top_of_members: 
 
 def _top(x: Array, k: int) -> tuple[Array, Array]:
     q, n = x.shape
-    # Why: top_k puts -0.0 below 0.0, and a tie must go to the lowest position.
-    x = jnp.where(x == 0.0, 0.0, x)
-    if q >= 64 and n <= WIDTH * k:
+    if q < _MANY or k > _SIDE_BY_SIDE or WIDTH * k < n < 3 * _HALF * k:
+        return _row_by_row(x, k)
+    if n <= WIDTH * k:
         return lax.platform_dependent(x, cpu=partial(_side_by_side, k=k), default=partial(_row_by_row, k=k))
-    return _row_by_row(x, k)
+    grouped = partial(by_groups, k=k, width=_HALF, top_of_maxima=_top, top_of_members=_top)
+    return lax.platform_dependent(x, cpu=grouped, default=partial(_row_by_row, k=k))
 
 
 def _row_by_row(x: Array, k: int) -> tuple[Array, Array]:
-    values, positions = lax.top_k(_thinned(x, k), k)
-    return values, jnp.where(values > -jnp.inf, positions, x.shape[1])
+    x, n = _thinned(x, k), x.shape[1]
+    # Why: top_k puts -0.0 below 0.0, and a tie must go to the lowest position.
+    values, positions = lax.top_k(jnp.where(x == 0.0, 0.0, x), k)
+    return values, jnp.where(values > -jnp.inf, positions, n)
 
 
 def _thinned(x: Array, k: int) -> Array:

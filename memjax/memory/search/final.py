@@ -1,0 +1,119 @@
+"""The end of every search: exact scores of a shortlist, from the keys themselves, and the best k of it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memjax.memory.search.ranks import in_any
+from memjax.memory.search.similarity import score
+from memjax.memory.search.storage import load, pin
+from memjax.memory.search.table import Table
+from memjax.memory.search.top_k import even, in_parts, top
+from memjax.types import Array
+
+_NUMBERS = 2**16  # of the shortlist's keys at once on a CPU: 256 KB, which a core's own cache holds
+
+
+def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> tuple[Array, Array, Array]:
+    """The best k of a shortlist by exact scores; the only part of a search that gradients go through.
+
+    Args:
+      queries: [Q, D] of a floating type, as they were given.
+      table: the keys, as they were given.
+      slots: [Q, C] i32, the shortlist, N where there is none. Nearest first costs the least.
+      k: how many to keep; it may exceed C.
+      metric: one of METRICS.
+
+    Returns:
+      Scores [Q, k] f32, slots [Q, k] i32 and mask [Q, k] bool, nearest first, ties in the order of slots;
+      -inf, N and False where there is none.
+    """
+    n, c = table.capacity, slots.shape[1]
+    found = slots < n
+    queries = queries.astype(jnp.float32)
+    queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
+    scores = _scores(queries, table.keys, table.scale, slots, metric)
+    scores = jnp.where(found & jnp.isfinite(scores), scores, -jnp.inf)
+    place = _order(lax.stop_gradient(scores), slots, min(k, c))
+    scores = jnp.take_along_axis(scores, place, axis=1, mode="fill", fill_value=-jnp.inf)
+    mask = scores > -jnp.inf
+    slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1, mode="clip"), n)
+    more = ((0, 0), (0, k - slots.shape[1]))
+    return (
+        jnp.pad(jnp.where(scores == 0.0, 0.0, scores), more, constant_values=-jnp.inf),
+        jnp.pad(slots, more, constant_values=n),
+        jnp.pad(mask, more),
+    )
+
+
+def _order(scores: Array, slots: Array, k: int) -> Array:
+    """The places [Q, k] i32 of the best k of scores [Q, C] in order, ties to the lowest slot; C for -inf.
+
+    A shortlist comes in the order of its ranks, which is that of the scores but for rounding. So on a CPU,
+    where sorting short rows is slow, it is sorted where that is needed only.
+    """
+
+    def sort(scores: Array, slots: Array) -> Array:
+        by_slot = jnp.argsort(slots, axis=1)
+        _, place = top(jnp.take_along_axis(scores, by_slot, axis=1), k)
+        return jnp.take_along_axis(by_slot, place, axis=1, mode="fill", fill_value=c).astype(jnp.int32)
+
+    def keep(scores: Array, slots: Array) -> Array:
+        del slots
+        return jnp.where(scores[:, :k] > -jnp.inf, jnp.arange(k, dtype=jnp.int32)[None], c)
+
+    def where_needed(scores: Array, slots: Array) -> Array:
+        before, after = scores[:, :-1], scores[:, 1:]
+        tied = (before == after) & ((slots[:, :-1] < slots[:, 1:]) | (after == -jnp.inf))
+        return lax.cond(in_any(~jnp.all((before > after) | tied)), sort, keep, scores, slots)
+
+    c = slots.shape[1]
+    return lax.platform_dependent(scores, slots, cpu=where_needed, default=sort)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _scores(queries: Array, keys: Array, scale: Array | None, slots: Array, metric: str) -> Array:
+    """Exact scores [Q, C] of the keys in the slots [Q, C]; of any key for a slot N.
+
+    On a CPU a few queries at a time: the keys of a shortlist are Q * C * D numbers, as many as the table at
+    times, and memory is slower than a cache. A gradient is taken as if all were done at once, since a loop
+    would add to a gradient [N, D] in every turn.
+    """
+    q, (c, d) = queries.shape[0], (slots.shape[1], keys.shape[1])
+    rows = even(q, max(1, _NUMBERS // (c * d)))
+
+    def some(first: Array | int) -> Array:
+        here = partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=rows)
+        return _at_once(here(queries), keys, scale, here(slots), metric, apart=True)
+
+    if rows == q:
+        return _at_once(queries, keys, scale, slots, metric)
+    return lax.platform_dependent(
+        cpu=lambda: in_parts(some, q, rows),
+        default=lambda: _at_once(queries, keys, scale, slots, metric),
+    )
+
+
+@_scores.defjvp
+def _(metric, primals, tangents):
+    def of(queries: Array, keys: Array, scale: Array | None) -> Array:
+        return _at_once(queries, keys, scale, primals[-1], metric)
+
+    _, tangent = jax.jvp(of, tuple(primals[:-1]), tuple(tangents[:-1]))
+    return _scores(*primals, metric), tangent
+
+
+def _at_once(
+    queries: Array, keys: Array, scale: Array | None, slots: Array, metric: str, *, apart: bool = False
+) -> Array:
+    """`_scores` in one piece. `apart`: rows are written down first, not fetched number by number."""
+    found = slots < keys.shape[0]
+    keys, slots = pin(keys, slots)
+    scale = None if scale is None else scale.at[slots].get(mode="clip")
+    rows = load(keys.at[slots].get(mode="clip"), scale)
+    rows = jnp.where(found[..., None], rows, 0.0)
+    if apart:
+        rows = lax.optimization_barrier(rows)
+    return score(queries[:, None], rows, metric)

@@ -1,0 +1,69 @@
+"""Exact scores of a shortlist, whatever its order and length."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax.memory.search.final import best
+from memjax.memory.search.similarity import METRICS, score
+from memjax.memory.search.table import Table
+
+N = 200
+
+
+def _question(q: int, d: int, c: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    queries, keys = (jnp.asarray(rng.normal(size=(size, d)), jnp.float32) for size in (q, N))
+    # Some places hold nothing.
+    slots = np.stack([rng.permutation(N + 5)[:c] for _ in range(q)])
+    return queries, Table(keys), jnp.asarray(np.minimum(slots, N), jnp.int32)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_order_of_the_shortlist_does_not_matter(metric):
+    queries, table, slots = _question(5, 8, 12)
+    run = jax.jit(best, static_argnums=(3, 4))
+    found = run(queries, table, slots, 7, metric)
+    for order in (np.argsort(slots, axis=1), np.argsort(-slots, axis=1)):
+        for one, other in zip(
+            found, run(queries, table, jnp.take_along_axis(slots, order, 1), 7, metric), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    rows = table.keys.at[slots].get(mode="clip")
+    expected = np.where(slots < N, score(queries[:, None], rows, metric), -np.inf)
+    np.testing.assert_array_equal(np.asarray(found[0]), -np.sort(-expected, axis=1)[:, :7])
+
+
+def test_ties_go_to_the_lowest_slot_from_any_order():
+    table = Table(jnp.ones((N, 4), jnp.float32))
+    for slots in ([[9, 3, 7, N]], [[3, 7, 9, N]], [[N, 9, 7, 3]]):
+        _, found, mask = best(jnp.ones((1, 4)), table, jnp.asarray(slots, jnp.int32), 4, "dot")
+        assert found.tolist() == [[3, 7, 9, N]]
+        assert mask.tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_long_shortlist_in_parts_has_the_scores_and_gradients_of_each_query_alone(metric):
+    # 24 * 100 * 64 numbers: several parts on a CPU, and one query fits at once.
+    queries, table, slots = _question(24, 64, 100)
+
+    def total(queries, keys, slots):
+        scores, _, mask = best(queries, Table(keys), slots, 9, metric)
+        return jnp.sum(jnp.where(mask, scores, 0.0) ** 2), scores
+
+    value = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+    (_, together), (by_query, by_key) = value(queries, table.keys, slots)
+    apart = [value(queries[i : i + 1], table.keys, slots[i : i + 1]) for i in range(24)]
+    np.testing.assert_array_equal(together, np.concatenate([scores for (_, scores), _ in apart]))
+    np.testing.assert_allclose(by_query, np.concatenate([g[0] for _, g in apart]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_key, sum(g[1] for _, g in apart), rtol=1e-4, atol=1e-4)
+
+
+def test_many_tables_at_once_are_searched_as_each_alone():
+    queries, table, slots = _question(3, 8, 10)
+    many = jnp.stack([table.keys, -table.keys])
+    together = jax.vmap(lambda keys: best(queries, Table(keys), slots, 4, "dot"))(many)
+    for i in range(2):
+        for one, other in zip(best(queries, Table(many[i]), slots, 4, "dot"), together, strict=True):
+            np.testing.assert_array_equal(one, other[i])
