@@ -32,7 +32,8 @@ def test_the_order_of_the_shortlist_does_not_matter(metric):
             np.testing.assert_array_equal(one, other)
     rows = table.keys.at[slots].get(mode="clip")
     expected = np.where(slots < N, score(queries[:, None], rows, metric), -np.inf)
-    np.testing.assert_array_equal(np.asarray(found[0]), -np.sort(-expected, axis=1)[:, :7])
+    # Compiled by itself, the oracle may round a product and a sum together where the search does not.
+    np.testing.assert_allclose(found[0], -np.sort(-expected, axis=1)[:, :7], rtol=1e-5, atol=1e-6)
 
 
 def test_ties_go_to_the_lowest_slot_from_any_order():
