@@ -31,9 +31,22 @@ def solved(variant):
     return f"{sum(steps < float('inf') for steps in reached)} of {len(reached)}"
 
 
+def cell(study, variant, column):
+    """What the generated table of a study has for a variant."""
+    lines = (RESULTS / study / "README.md").read_text(encoding="utf-8").splitlines()
+    (head,) = (line.split("|") for line in lines if line.startswith("| variant |"))
+    (row,) = (line.split("|") for line in lines if line.startswith(f"| {variant} |"))
+    return row[[name.strip() for name in head].index(column)].strip()
+
+
 def falls(variant):
-    found = numbers("cliff_walking/summary.csv", "falls per 1,000 episodes", variant=variant)
-    return f"{statistics.median(found):.0f} [{min(found):.0f}, {max(found):,.0f}]"
+    return cell("cliff_walking", variant, "falls per 1,000 episodes")
+
+
+def short(variant):
+    """The number without its interval, and without a decimal that is zero."""
+    text = falls(variant).split()[0]
+    return f"{float(text):.1f}" if "." in text else text
 
 
 def stream(method):
@@ -47,20 +60,19 @@ def regret(method):
     )
 
 
-def final(variant):
-    found = numbers("four_rooms/summary.csv", "final success", variant=variant)
-    return f"{statistics.median(found):.2f} [{min(found):.2f}, {max(found):.2f}]"
+def row(variant):
+    columns = ("steps to 90 % success", "final success")
+    return " | ".join([solved(variant), *(cell("four_rooms", variant, column) for column in columns)])
 
 
 COMPUTED = {
     "docs/results.md": [
-        *(f"| {name} | {solved(variant)} |" for name, variant in {
+        *(f"| {name} | {row(variant)} |" for name, variant in {
             "AdaMemento": "adamemento", "the same without its memory": "no_memory", "PPO+RND": "rnd",
             "PPO+SIL": "sil", "PPO": "ppo"}.items()),
         *(f"| {name} | {falls(variant)} |" for name, variant in {
             "AdaMemento": "adamemento", "without the failure memory": "no_failures", "PPO": "ppo",
             "gate always open": "no_gate", "without any memory": "no_memory", "PPO+RND": "rnd"}.items()),
-        f"| {final('no_memory')} |",
         f"{regret('MemRL')} ± ", f"utility alone {regret('utility only')} ± ",
         f"similarity alone {regret('similarity only')} ± ", f"random {regret('random')} ± ",
         f"success {stream('MemRL')} ± ", f"{stream('RAG (similarity only)')} ± 0.12 with similarity alone",
@@ -70,8 +82,8 @@ COMPUTED = {
     "README.md": [
         f"| {solved('adamemento')} | without memory {solved('no_memory').split()[0]}, "
         f"PPO+RND {solved('rnd').split()[0]}, PPO {solved('ppo').split()[0]} |",
-        f"| {falls('adamemento').split()[0]} | without failure memory {falls('no_failures').split()[0]}, "
-        f"without memory {falls('no_memory').split()[0]}, PPO {falls('ppo').split()[0]} |",
+        f"| {short('adamemento')} | without failure memory {short('no_failures')}, "
+        f"without memory {short('no_memory')}, PPO {short('ppo')} |",
         f"| {stream('MemRL')} ± 0.07 | similarity alone {stream('RAG (similarity only)')} ± 0.12, "
         f"no memory {stream('no memory')} ± 0.06, utility alone {stream('utility only')} ± 0.08 |",
     ],
