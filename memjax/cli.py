@@ -113,21 +113,20 @@ def _configs(arguments: argparse.Namespace, _: Overrides) -> int:
 def _collect(arguments: argparse.Namespace, _: Overrides) -> int:
     from memjax.commands.collect import Request, run
 
-    request = Request(
-        env=arguments.env,
-        policies=tuple(arguments.policy),
-        out=arguments.out,
-        steps=arguments.steps,
-        episodes=arguments.episodes,
-        shares=tuple(arguments.shares or ()),
-        mean=arguments.mean,
-        seed=arguments.seed,
-        num_envs=arguments.num_envs,
-        options=dict(arguments.option),
-        next_observations=arguments.next_observations,
-        compress=arguments.compress,
-        overwrite=arguments.overwrite,
-    )
+    names = ("env", "out", "steps", "episodes", "mean", "seed", "num_envs")
+    values = {name: getattr(arguments, name) for name in names}
+    values |= {"policies": tuple(arguments.policy), "shares": tuple(arguments.shares or ())}
+    switches = ("next_observations", "compress", "overwrite")
+    values |= {name: getattr(arguments, name) for name in switches} | {"options": dict(arguments.option)}
+    request = Request(**values)
+    return run(request, imports=arguments.imports)
+
+
+def _demonstrate(arguments: argparse.Namespace, _: Overrides) -> int:
+    from memjax.commands.demonstrate import Request, run
+
+    names = ("source", "out", "episodes", "policy", "least_return", "seed", "overwrite")
+    request = Request(**{name: getattr(arguments, name) for name in names})
     return run(request, imports=arguments.imports)
 
 
@@ -161,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quarantine(commands)
     _add_configs(commands)
     _add_collect(commands)
+    _add_demonstrate(commands)
     _add_campaign(commands)
     _add_sweep(commands)
     _add_remember(commands)
@@ -312,15 +312,25 @@ def _add_collect(commands: Any) -> None:
     noise.add_argument("--mean", action="store_true", help="act without noise")
     collect.set_defaults(mean=False)
     add("--seed", type=argument_types.natural, default=0, metavar="S", help="default: 0")
-    add(
-        "--num-envs",
-        type=argument_types.positive,
-        default=64,
-        metavar="B",
-        help="environments at a time (default: 64)",
-    )
+    help = "environments at a time (default: 64)"
+    add("--num-envs", type=argument_types.positive, default=64, metavar="B", help=help)
     help = "an option of the environment; may be repeated"
     add("--option", type=argument_types.option, action="append", default=[], metavar="NAME=VALUE", help=help)
     add("--next-observations", action="store_true", help="store next_observations as well")
     add("--compress", action="store_true", help="make a smaller file that takes longer to read")
     add("--overwrite", action="store_true", help="replace FILE.hdf5 if it exists")
+
+
+def _add_demonstrate(commands: Any) -> None:
+    summary = "write demonstrations that fill a success memory"
+    text = help_texts.DEMONSTRATE
+    demonstrate = add_command(commands, "demonstrate", _demonstrate, summary, text)
+    add = demonstrate.add_argument
+    add("source", type=argument_types.path, metavar="SOURCE", help="the directory of a run, or a dataset")
+    add("--episodes", type=argument_types.positive, required=True, metavar="N", help="how many")
+    add("--out", type=argument_types.path, required=True, metavar="FILE.npz", help="the file to write")
+    add("--policy", metavar="NAME", help="which of the agent's policies (default: the main one)")
+    help = "take episodes alone that earn so much (default: any)"
+    add("--least-return", type=float, default=float("-inf"), metavar="R", help=help)
+    add("--seed", type=argument_types.natural, default=0, metavar="S", help="of what is played (default: 0)")
+    add("--overwrite", action="store_true", help="replace FILE.npz if it exists")

@@ -41,6 +41,14 @@ def test_evaluate_prints_every_policy(workdir, capsys):
     assert "ensemble, policy, memory" in capsys.readouterr().err
 
 
+def test_only_a_policy_that_the_agent_has_can_demonstrate(workdir, tmp_path, capsys):
+    words = ["demonstrate", str(workdir), "--episodes=1"]
+    assert main([*words, f"--out={tmp_path}/x.npz", "--policy=greedy"]) == 2
+    assert "expected one of ensemble, policy, memory" in capsys.readouterr().err
+    assert main([*words, f"--out={tmp_path}/x.txt"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_report_draws_curves_and_a_map(workdir, capsys):
     assert main(["report", str(workdir)]) == 0
     written = [

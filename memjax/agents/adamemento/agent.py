@@ -26,7 +26,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from memjax.agents.adamemento import advantage, assist, banks, labels, reflection
+from memjax.agents.adamemento import advantage, assist, banks, demonstrations, labels, reflection
 from memjax.agents.adamemento.advantage import AdvantageNet
 from memjax.agents.adamemento.config import AdaMementoConfig, GateConfig
 from memjax.agents.adamemento.labels import ReturnWindow
@@ -83,8 +83,9 @@ def make_adamemento(
     if not config.bank.enabled:  # PPO with whatever intrinsic reward is configured
         return ppo.ppo_agent(make_learner(config.ppo, spec), num_envs)
     ada = make_parts(config, spec, memory)
+    shown = demonstrations.make_episodes(config, spec)
     return Agent(
-        init=partial(init, ada, num_envs),
+        init=partial(init, ada, num_envs, demonstrated=shown),
         initial_carry=partial(initial_carry, ada),
         act=partial(act, ada),
         update=partial(update, ada),
@@ -113,12 +114,12 @@ def make_parts(
     return AdaMemento(config, spec, stored, learner, nets, success, failure, gains)
 
 
-def init(ada: AdaMemento, num_envs: int, key: Key) -> AdaMementoState:
-    """The state before the first rollout of `num_envs` environments."""
+def init(ada: AdaMemento, num_envs: int, key: Key, demonstrated: Episodes | None = None) -> AdaMementoState:
+    """The state before the first rollout of `num_envs` environments; demonstrations are successes."""
     # PPO's parameters come from the same key as in plain PPO, so that runs can be compared step by step.
     key_nets, key_projection = jax.random.split(jax.random.fold_in(key, 1))
     config, gains = ada.config, ada.advantage
-    return AdaMementoState(
+    state = AdaMementoState(
         ppo=ppo.init(ada.learner, num_envs, key),
         nets=reflection.init(ada.nets, key_nets),
         success=ada.success.init(),
@@ -131,6 +132,10 @@ def init(ada: AdaMemento, num_envs: int, key: Key) -> AdaMementoState:
         advantage=advantage.init(gains, jax.random.fold_in(key, 2)) if gains else (),
         assist=assist.init() if config.gate.measured else (),
     )
+    if demonstrated is None:
+        return state
+    good = _write(ada, state, demonstrated, demonstrated.score, success=True)
+    return state.replace(success=good, written=state.written.at[0].set(demonstrated.chosen.size))
 
 
 def initial_carry(ada: AdaMemento, batch: int) -> PyTree:
@@ -294,10 +299,9 @@ def remember(
     score = labels.score(config.label, rollout)
     chance = jax.random.uniform(key, score.shape)  # any failure teaches: take some of them
     best = take_episodes(timeline, rollout, success, score, config.bank.episodes_per_update)
-    write = partial(_write, ada, state.projection)
-    good = write(ada.success, state.success, best, best.score, state.written[0])
+    good = _write(ada, state, best, best.score, success=True)
     some = take_episodes(timeline, rollout, failure, chance, config.bank.episodes_per_update)
-    bad = write(ada.failure, state.failure, some, some.episode_return, state.written[1])
+    bad = _write(ada, state, some, some.episode_return, success=False)
     good = ada.success.remove(good, labels.stale(config.label, ada.spec, window, good.values["return"]))
     counts = jnp.stack([jnp.sum(best.chosen), jnp.sum(some.chosen)])
     state = state.replace(
@@ -317,19 +321,13 @@ def remember(
 
 
 def _write(
-    ada: AdaMemento,
-    projection: Array,
-    memory: Memory,
-    bank: MemoryState,
-    episodes: Episodes,
-    worth: Array,
-    first_id: Array,
+    ada: AdaMemento, state: AdaMementoState, episodes: Episodes, worth: Array, *, success: bool
 ) -> MemoryState:
-    """The bank with these episodes written, under keys of their observations."""
-    flat = episodes.observation.reshape(-1, *ada.stored.observation_shape)
-    keys = banks.keys_of(projection, flat, ada.stored)
-    holdout = ada.config.reflection.holdout
-    return banks.write_episodes(memory, bank, keys, episodes, worth, first_id, holdout=holdout)
+    """The bank of successes, or of failures, with these episodes written."""
+    memory, bank = (ada.success, state.success) if success else (ada.failure, state.failure)
+    where = (memory, bank, state.projection, ada.stored)
+    first_id = state.written[0 if success else 1]
+    return banks.write_episodes(*where, episodes, worth, first_id, holdout=ada.config.reflection.holdout)
 
 
 def ready(gate: GateConfig, state: AdaMementoState) -> Array:

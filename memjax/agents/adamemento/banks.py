@@ -83,7 +83,8 @@ def keys_of(projection: Array, observation: Array, spec: EnvSpec) -> Array:
 def write_episodes(
     memory: Memory,
     bank: MemoryState,
-    keys: Array,
+    projection: Array,
+    spec: EnvSpec,
     episodes: Episodes,
     worth: Array,
     first_id: Array,
@@ -95,7 +96,8 @@ def write_episodes(
     Args:
       memory: of the bank.
       bank: its state.
-      keys: [E * L, D] of the steps.
+      projection: from observations to keys.
+      spec: the environment as the banks store it.
       episodes: padded where fewer than E ended; padding is not written.
       worth: [E] f32, the utility of all steps of an episode.
       first_id: [] i32, the number of the first episode; the others follow it.
@@ -103,13 +105,15 @@ def write_episodes(
     """
     count, length = episodes.mask.shape
     ids = first_id + jnp.cumsum(episodes.chosen) - 1
-    held = (ids % holdout == 0) if holdout else jnp.zeros_like(episodes.chosen)
+    # Why the last of so many: the first success of a run is to be learned from at once.
+    held = (ids % holdout == holdout - 1) if holdout else jnp.zeros_like(episodes.chosen)
+    flat = episodes.observation.reshape(count * length, *episodes.observation.shape[2:])
 
     def spread(x: Array) -> Array:
         return jnp.repeat(x, length)
 
     values = {
-        "observation": episodes.observation.reshape(count * length, *episodes.observation.shape[2:]),
+        "observation": flat,
         "action": episodes.action.reshape(count * length, *episodes.action.shape[2:]),
         "to_go": jnp.tile(jnp.arange(length - 1, -1, -1, dtype=jnp.int32), count),
         "return": spread(episodes.episode_return),
@@ -118,7 +122,7 @@ def write_episodes(
     }
     bank, _ = memory.write(
         bank,
-        keys,
+        keys_of(projection, flat, spec),
         values,
         utility=spread(worth),
         group=spread(ids.astype(jnp.int32)),

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from memjax.agents.online.config import PPOConfig, check_ppo_batch
-from memjax.schema import Between, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.schema import (
+    Between,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UserPath,
+)
 from memjax.types import ConfigError
 
 
@@ -19,9 +27,16 @@ class BanksConfig:
     episodes_per_update: PositiveInt  # E: at most so many enter each bank per rollout
     last_frame: bool  # images: store, and show to P and C, the newest plane only
     key_dim: NonNegativeInt  # width of a random projection of the observation; 0: the observation itself
+    successes: Literal["best", "recent"]  # those that stay: of the highest worth, or the newest
+    demonstrations: UserPath  # a file that `memjax demonstrate` made; "": none
+    num_demonstrations: NonNegativeInt  # its first episodes; 0: all
 
     def check(self) -> None:
-        """Raises ConfigError where one rollout's episodes would overflow a bank."""
+        """Raises ConfigError where fields contradict each other."""
+        if self.demonstrations and not self.enabled:
+            raise ConfigError("demonstrations", "none, as there is no memory", repr(self.demonstrations))
+        if self.num_demonstrations and not self.demonstrations:
+            raise ConfigError("num_demonstrations", "0 without demonstrations", self.num_demonstrations)
         need = self.episode_steps * self.episodes_per_update
         if self.enabled and need > self.capacity:
             expected = f"at least episode_steps * episodes_per_update = {need}"
