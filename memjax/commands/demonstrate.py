@@ -1,4 +1,4 @@
-"""`memjax demonstrate`: episodes of a trained agent, or of a dataset, in a file that fills a success memory."""
+"""`memjax demonstrate`: episodes of a trained agent or of a dataset, in a file that fills a memory."""
 
 import io
 from collections.abc import Iterator, Sequence

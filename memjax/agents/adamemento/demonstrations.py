@@ -1,8 +1,8 @@
 """Demonstrations: episodes from elsewhere that stand in the success memory before training begins.
 
 A file is NumPy's .npz with the steps of all episodes in a row: `observations` [S, ...], `actions` [S] or
-[S, size], `rewards` [S], and `ends` [S] bool, True at the last step of each episode. `memjax demonstrate` makes
-one. The paper has no demonstrations: our addition.
+[S, size], `rewards` [S], and `ends` [S] bool, True at the last step of each episode. `memjax demonstrate`
+makes one. The paper has no demonstrations: our addition.
 """
 
 import zipfile
@@ -82,7 +82,7 @@ def _check(path: Path, found: Demonstrations, spec: EnvSpec) -> None:
     if not steps or not found.ends[-1]:
         raise ConfigError(FIELD, "episodes that end", f"none, or one that does not, in '{path}'")
     if isinstance(spec.action, Discrete) and not (
-        0 <= found.actions.min() and found.actions.max() < spec.action.n
+        found.actions.min() >= 0 and found.actions.max() < spec.action.n
     ):
         got = f"{found.actions.min()} to {found.actions.max()} in '{path}'"
         raise ConfigError(FIELD, f"actions 0 to {spec.action.n - 1}", got)
