@@ -73,8 +73,9 @@ def _recorded(request: Request) -> Iterator[Demonstrations]:
         raise ConfigError("--policy", "none for a dataset", repr(request.policy))
     data = load(request.source)
     for first, end in pairwise(data.starts.tolist()):
-        steps = (part[first:end] for part in (data.observations, data.actions, data.rewards))
-        yield Demonstrations(*steps, np.arange(first, end) == end - 1)
+        steps = slice(first, end)
+        ends = np.arange(first, end) == end - 1
+        yield Demonstrations(data.observations[steps], data.actions[steps], data.rewards[steps], ends)
 
 
 def _played(request: Request, imports: Sequence[str]) -> Iterator[Demonstrations]:
@@ -114,7 +115,6 @@ def _episodes(rollout: Any, has_success: bool) -> Iterator[Demonstrations]:
         last = int(np.argmax(rollout.done[:, b]))
         if has_success and not rollout.success[last, b]:
             continue
-        steps = slice(0, last + 1)
+        steps = (slice(0, last + 1), b)
         ends = np.arange(last + 1) == last
-        parts = (part[steps, b] for part in (rollout.observation, rollout.action, rollout.reward))
-        yield Demonstrations(*parts, ends)
+        yield Demonstrations(rollout.observation[steps], rollout.action[steps], rollout.reward[steps], ends)

@@ -65,10 +65,13 @@ def read(path: Path, spec: EnvSpec, count: int) -> Demonstrations:
 def _check(path: Path, found: Demonstrations, spec: EnvSpec) -> None:
     """Raises ConfigError unless the arrays are whole episodes of the environment."""
     steps = found.ends.shape[0] if found.ends.ndim == 1 else 0
-    discrete = isinstance(spec.action, Discrete)
+    if isinstance(spec.action, Discrete):
+        action, kind = (), "int64"
+    else:
+        action, kind = (spec.action.size,), "float32"
     wanted = {
         "observations": (spec.observation_shape, spec.observation_dtype),
-        "actions": (() if discrete else (spec.action.size,), "int64" if discrete else "float32"),
+        "actions": (action, kind),
         "rewards": ((), "float32"),
         "ends": ((), "bool"),
     }
