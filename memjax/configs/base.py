@@ -90,7 +90,6 @@ def adamemento() -> ConfigDict:
                 "episodes_per_update": 8,  # per rollout, each bank
                 "last_frame": False,
                 "key_dim": 0,  # of a random projection; 0: the observation is the key
-                "successes": "best",
                 "demonstrations": "",
                 "num_demonstrations": 0,
             },

@@ -27,7 +27,6 @@ class BanksConfig:
     episodes_per_update: PositiveInt  # E: at most so many enter each bank per rollout
     last_frame: bool  # images: store, and show to P and C, the newest plane only
     key_dim: NonNegativeInt  # width of a random projection of the observation; 0: the observation itself
-    successes: Literal["best", "recent"]  # those that stay: of the highest worth, or the newest
     demonstrations: UserPath  # a file that `memjax demonstrate` made; "": none
     num_demonstrations: NonNegativeInt  # its first episodes; 0: all
 
