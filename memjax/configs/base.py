@@ -129,6 +129,7 @@ def adamemento() -> ConfigDict:
                 "margin": 0.0,  # standard deviations of the advantages
                 "measured": False,
                 "least_share": 0.1,  # of the episodes
+                "most_share": 0.9,  # of the episodes
                 "forget": 0.95,  # per rollout
             },
         }

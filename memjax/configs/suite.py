@@ -62,6 +62,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.total_steps = task.total_steps
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
+    # Help is given to a few episodes and measured; the policy learns from what it chose itself, and from enough of
+    # it (experiments/results/causes).
+    config.agent.gate.update(measured=True, most_share=0.25)
+    config.agent.ppo.offpolicy = "mask"
     return base.apply(config, variant, VARIANTS)
 
 
@@ -76,6 +80,12 @@ def _task(config: ConfigDict, task: Task) -> None:
             config.agent.label.length_discount = 1.0
 
 
+def _literal(config: ConfigDict) -> None:
+    """The ensemble as the paper words it: the gate opens by confidence alone, in every episode."""
+    config.agent.gate.measured = False
+    config.agent.ppo.offpolicy = "bc"
+
+
 def _sil(config: ConfigDict) -> None:
     """PPO with self-imitation, its memory sized for longer episodes."""
     base.with_agent(config, "sil")
@@ -86,5 +96,6 @@ VARIANTS: dict[str, base.Variant] = {
     **base.VARIANTS,
     **{name: partial(_task, task=task) for name, task in (SPARSE | DENSE).items()},
     "sil": _sil,
+    "literal": _literal,
     "smoke": base.smoke,
 }

@@ -72,5 +72,6 @@ def draw(config: GateConfig, state: AssistState, helped: Array, begins: Array, k
       begins: [B] bool, an episode begins: it is drawn anew.
       key: of the draw.
     """
-    chance = jnp.clip(probability(state), config.least_share, 1.0 - config.least_share)
+    most = min(config.most_share, 1.0 - config.least_share)
+    chance = jnp.clip(probability(state), config.least_share, most)
     return jnp.where(begins, jax.random.uniform(key, helped.shape) < chance, helped)

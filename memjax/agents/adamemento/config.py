@@ -98,7 +98,13 @@ class GateConfig:
     margin: NonNegativeFloat  # of "advantage", standard deviations of the advantages
     measured: bool  # help only so large a share of the episodes as help has paid in
     least_share: Annotated[float, Between(0.0, 0.5)]  # of episodes with, and of episodes without help
+    most_share: Fraction  # of episodes with help, at most
     forget: Fraction  # what the returns of "measured" weigh after one more rollout
+
+    def check(self) -> None:
+        """Raises ConfigError unless least_share <= most_share."""
+        if self.most_share < self.least_share:
+            raise ConfigError("most_share", f"at least least_share ({self.least_share})", self.most_share)
 
 
 @dataclass(frozen=True)
