@@ -62,8 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.total_steps = task.total_steps
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
-    # Help is given to a few episodes and measured; the policy learns from what it chose itself, and from enough of
-    # it (experiments/results/causes).
+    # Help goes to a few episodes and is measured; the policy learns from its own steps, and from enough of them.
     config.agent.gate.update(measured=True, most_share=0.25)
     config.agent.ppo.offpolicy = "mask"
     return base.apply(config, variant, VARIANTS)
