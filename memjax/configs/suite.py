@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.total_steps = task.total_steps
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
-    # Help goes to a few episodes and is measured; the policy learns from its own steps, and from enough of them.
+    # Few episodes get help, and it is measured; the policy learns from its own steps, and from enough of them
     config.agent.gate.update(measured=True, most_share=0.25)
     config.agent.ppo.offpolicy = "mask"
     return base.apply(config, variant, VARIANTS)
