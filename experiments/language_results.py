@@ -37,6 +37,7 @@ NAMES = {
 }
 RIVALS = ("rag", "none", "memp", "self_rag", "mem0", "long_context", "sharing")
 DRAWS = 10_000
+SOURCE = (".041", "-", ".861", "-")  # arXiv 2601.03192, version 2, in the order of `analyses`
 
 
 class Run(NamedTuple):
@@ -150,7 +151,29 @@ def section(runs: Sequence[Run]) -> list[str]:
         for rival in (rival for rival in by_mode if rival.split()[0] in RIVALS):
             told = difference(by_mode[mode], by_mode[rival])
             lines += [f"- {name_of(mode)} minus {name_of(rival)}: {told}"] if told else []
-    return [*lines, ""]
+    return [*lines, "", *analyses(by_mode), ""]
+
+
+def analyses(by_mode: Mapping[str, Sequence[Run]]) -> list[str]:
+    """What the source reports of its runs beside success, by mode; its figures in the last row."""
+    lines = ["| mode | forgetting | r(Q), uses | r(Q), bins | solutions shown whole |", "|---" * 5 + "|"]
+    for mode, some in by_mode.items():
+        found = [run.curve.analysis for run in some if run.curve.analysis]
+        cells = [
+            mean_of([run.curve.forgetting for run in some]),
+            mean_of([x.correlation for x in found]),
+            mean_of([x.binned for x in found]),
+            mean_of([run.curve.whole for run in some]),
+        ]
+        lines.append(f"| {name_of(mode)} | " + " | ".join(cells) + " |")
+    source = " | ".join(SOURCE)
+    return [*lines, f"| MemRL, the source's (other models and benchmarks) | {source} |"]
+
+
+def mean_of(values: Sequence[float | None]) -> str:
+    """Mean of the values that there are."""
+    known = [x for x in values if x is not None and not np.isnan(x)]
+    return f"{np.mean(known):.3f}" if known else "-"
 
 
 def memory_share(runs: Sequence[Run]) -> float:

@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.language_results import Run, write
 from memjax.agents.memrl.config import preset
@@ -24,7 +25,7 @@ from memjax.llm.run.config import LanguageConfig, Mode
 from memjax.llm.run.imported import Imported, ImportedConfig, spoil
 from memjax.llm.run.loop import run_language
 from memjax.llm.run.state import Description
-from memjax.llm.types import Ask, Benchmark, Message, Outcome, Reply
+from memjax.llm.types import Ask, Benchmark, Chat, Message, Outcome, Reply
 
 KINDS = (
     *("mend a broken lamp", "track a late parcel", "count files in a folder", "paint the old fence"),
@@ -47,6 +48,9 @@ class Simulated:
         del max_tokens, temperature
         chance = random.Random(f"{seed}/{messages[-1].content}").random()
         return Reply(repr(chance), sum(len(m.content) for m in messages) // 4, 4)
+
+
+SIMULATED = Simulated()
 
 
 class Request:
@@ -83,20 +87,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     write([Run(path, load_curve(path)) for path in folders], arguments.out)
 
 
-def play(folder: Path, mode: Mode, seed: int, epochs: int) -> None:
-    """One run; continued where it was ended."""
+def play(
+    folder: Path,
+    mode: Mode,
+    seed: int,
+    epochs: int,
+    *,
+    utility: float | None = None,
+    model: Chat = SIMULATED,
+    **memory: Any,
+) -> None:
+    """One run; continued where it was ended.
+
+    Args:
+      folder: of the run.
+      mode: what is chosen.
+      seed: of chance and of what is spoiled.
+      epochs: passes over the requests.
+      utility: first one of imported memories; None: the reward of a success.
+      model: stands for the language model.
+      **memory: fields of `MemRLConfig` that differ from the preset.
+    """
     tasks = [Request(number) for number in range(TASKS)]
     known = [
-        Imported(f"{name}, order {100 + i}", f"recipe-{kind}", True, None, "book", 2)
+        Imported(f"{name}, order {100 + i}", f"recipe-{kind}", True, utility, "book", 2)
         for kind, name in enumerate(KINDS)
         for i in range(IMPORTED)
     ]
     about = {"source": f"simulated requests, {len(known)} imported memories, a third of them spoiled"}
     run_language(
         folder,
-        config(mode, seed, epochs),
+        config(mode, seed, epochs, **memory),
         Benchmark("requests", tasks, (), about),
-        Simulated(),
+        model,
         HashedNgrams(128),
         imported=spoil(known, 1 / 3, random.Random(seed)),
         description=Description(
@@ -105,8 +128,8 @@ def play(folder: Path, mode: Mode, seed: int, epochs: int) -> None:
     )
 
 
-def config(mode: Mode, seed: int, epochs: int) -> LanguageConfig:
-    """The same for all modes."""
+def config(mode: Mode, seed: int, epochs: int, **memory: Any) -> LanguageConfig:
+    """The same for all modes; `memory` are fields of the preset that differ."""
     return LanguageConfig(
         mode=mode,
         seed=seed,
@@ -126,7 +149,7 @@ def config(mode: Mode, seed: int, epochs: int) -> LanguageConfig:
         reward_success=1.0,
         reward_failure=-1.0,
         graded=False,
-        memory=preset("neutral", capacity=512),
+        memory=preset("neutral", capacity=512, **memory),
         imported=ImportedConfig("given by the program", None, 1 / 3, seed),
         save_every=100,
         give_up_after=4,

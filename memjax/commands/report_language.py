@@ -162,7 +162,8 @@ def findings(curve: Curve, log: Path) -> list[str]:
     lines = [f"{curve.name}: {found.uses:,} uses of memories"]
     if found.bins:
         shares = ", ".join(f"{q:+.2f}: {won:.0%} of {n}" for q, won, n in found.bins)
-        lines.append(f"  success by utility, low to high: {shares}")
+        r = "" if np.isnan(found.binned) else f"; r over these bins {found.binned:+.2f}"
+        lines.append(f"  success by utility, low to high: {shares}{r}")
     if not np.isnan(found.gain):
         told = (
             f"{found.gain:+.1%} from the first epoch to the last; nearest other task {found.similarity:.2f}"

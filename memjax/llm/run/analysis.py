@@ -35,6 +35,7 @@ class Analysis(NamedTuple):
     uses: int
     correlation: float  # Pearson's r of a use's utility with its task's success
     bins: tuple[tuple[float, float, int], ...]  # (mean utility, share of success, uses), of equal counts
+    binned: float  # Pearson's r over those bins, as the source's figure: chance within a bin is averaged out
     confident: tuple[Confident, ...]  # failures whose mean utility was in the top bin, highest first
     similarity: float  # mean over tasks of the cosine to the nearest other task
     gain: float  # last epoch's success less the first's
@@ -63,10 +64,12 @@ def analyse(path: Path) -> Analysis:
     solved, intents = _by_task(learned)
     utility, success, bad, epoch = _uses(learned, spoiled)
     similar, gains = _similarity(solved, {task: vectors.get(name) for task, name in intents.items()})
+    bins = success_by_utility(utility, success)
     return Analysis(
         uses=len(utility),
         correlation=pearson(utility, success),
-        bins=_bins(utility, success),
+        bins=bins,
+        binned=over_bins(bins),
         confident=_confident(learned, solved, names, utility),
         similarity=float(np.mean(similar)) if len(similar) else float("nan"),
         gain=float(np.mean(gains)) if len(gains) else float("nan"),
@@ -80,6 +83,14 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def over_bins(bins: Sequence[tuple[float, float, int]]) -> float:
+    """Pearson's r of the bins' mean utility with their share of success; NaN for fewer than three bins."""
+    if len(bins) < 3:
+        return float("nan")
+    utility, success, _ = np.array(bins).T
+    return pearson(utility, success)
 
 
 @contextlib.contextmanager
@@ -117,8 +128,13 @@ def _uses(
     return columns[0], columns[1], columns[2], columns[3]
 
 
-def _bins(utility: np.ndarray, success: np.ndarray) -> tuple[tuple[float, float, int], ...]:
-    """Uses in the order of their utility, cut into parts of equal size; equal utilities stay together."""
+def success_by_utility(utility: np.ndarray, success: np.ndarray) -> tuple[tuple[float, float, int], ...]:
+    """(mean utility, share of success, uses) of eight parts of equal size; equal utilities stay together.
+
+    Args:
+      utility: [n] of each use of a memory.
+      success: [n] of the task that it was used for.
+    """
     if not len(utility) or np.ptp(utility) == 0:
         return ()
     edges = np.unique(np.quantile(utility, np.linspace(0, 1, BINS + 1)[1:-1]))

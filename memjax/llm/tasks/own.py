@@ -11,6 +11,7 @@ Data: a file of JSON lines, or a folder with `tasks.jsonl(.gz)`. Fields of a lin
 | pattern          | graded: a regular expression that is found in the reply                                |
 | intent           | optional: the text by which memories are found; otherwise the prompt                   |
 | split            | optional: "train" or "held_out"; otherwise `held_out` of the options draws them        |
+| correction       | optional: what is said after a reply that is not right; the memory of it has that too   |
 
 A line has one of the three gradings, or none where the option `reward` names a function:
 
@@ -70,9 +71,10 @@ class OwnTask:
             expected = f"a reward from 0 to 1 for the task {self.id}"
             raise ConfigError("benchmark.options.reward", expected, repr(score)[:60])
         right = score >= self.solved
-        dialogue.note("right" if right else "not right")
-        # The feedback does not contain the right answer, since it would be stored in the memory.
-        outcome = dialogue.outcome(self.id, right, "" if right else "the reply is not right", solution=reply)
+        # No more than the line's correction is said, since what is said is stored in the memory.
+        said = "right" if right else f"not right. {self.row.get('correction', '')}".strip()
+        dialogue.note(said)
+        outcome = dialogue.outcome(self.id, right, "" if right else said, solution=reply)
         return outcome._replace(score=float(score))
 
 
@@ -147,6 +149,8 @@ def _task(row: dict[str, Any], where: str, *, system: str, solved: float, reward
         raise ConfigError(where, expected, " and ".join(given) or "none")
     name, prompt = cell(row, "id", str, where), cell(row, "prompt", str, where)
     intent = cell(row, "intent", str, where) if "intent" in row else prompt
+    if "correction" in row:
+        cell(row, "correction", str, where)
     if given == ["test"]:
         test = cell(row, "test", str, where)
         return CodeTask(name, intent, prompt, test, "asserts", "", solution="", complete=_whole)
