@@ -68,10 +68,47 @@ PILOT = (  # settings were chosen on these, which no table has
     Kind("locker", "call", "Reserve a locker for {value}.", ("reserve", "person", "row")),
     Kind("flour", "product", "Write {value} sacks of flour in kilograms.", ("sack of flour", "kilos")),
 )
-CITIES = ("Lima", "Oslo", "Quito", "Turin", "Porto", "Dakar", "Malmo", "Basel", "Kyoto", "Perth", "Delhi")
-PEOPLE = ("Lena", "Omar", "Ines", "Yuki", "Paul", "Ruth", "Ivan", "Nora", "Kofi", "Elsa", "Hugo", "Mina")
-CODES = ("KA", "RO", "TE", "MU", "SI", "VO", "NE", "DA", "LU", "PI", "GO", "ZE")
-WORDS = ("amber", "cedar", "slate", "coral", "ivory", "maple", "onyx", "pearl", "olive", "birch", "topaz")
+CITIES: tuple[str, ...] = (
+    "Lima",
+    "Oslo",
+    "Quito",
+    "Turin",
+    "Porto",
+    "Dakar",
+    "Malmo",
+    "Basel",
+    "Kyoto",
+    "Perth",
+    "Delhi",
+)
+PEOPLE: tuple[str, ...] = (
+    "Lena",
+    "Omar",
+    "Ines",
+    "Yuki",
+    "Paul",
+    "Ruth",
+    "Ivan",
+    "Nora",
+    "Kofi",
+    "Elsa",
+    "Hugo",
+    "Mina",
+)
+CODES: tuple[str, ...] = ("KA", "RO", "TE", "MU", "SI", "VO", "NE", "DA", "LU", "PI", "GO", "ZE")
+WORDS: tuple[str, ...] = (
+    "amber",
+    "cedar",
+    "slate",
+    "coral",
+    "ivory",
+    "maple",
+    "onyx",
+    "pearl",
+    "olive",
+    "birch",
+    "topaz",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -295,7 +295,7 @@ def draw(by_name: Mapping[str, Sequence[Arm]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from memjax.commands.curves import COLOURS
+    from memjax.commands.figures import COLOURS
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, layout="constrained")
     colours = {mode: COLOURS[i % len(COLOURS)] for i, mode in enumerate(ARMS) if "_imported" not in mode}
@@ -304,7 +304,7 @@ def draw(by_name: Mapping[str, Sequence[Arm]], path: Path) -> None:
             if name != "none" and name.endswith("_imported") != imported:
                 continue
             visits = [visit for arm in arms for visit in arm.visits]
-            shares = [np.mean([x.solved for x in visits if x.visit == n]) for n in range(VISITS)]
+            shares = [np.mean([x.solved for x in visits if x.visit == n] or [np.nan]) for n in range(VISITS)]
             colour = colours[name.removesuffix("_imported")]
             label = ARMS[name].removesuffix(", imported")
             axis.plot(range(1, VISITS + 1), shares, "o-", color=colour, label=label)
