@@ -1,8 +1,10 @@
 """Every command and code block of the documents, the help texts and the configs: run small, or resolved."""
 
 import ast
+import os
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -138,7 +140,10 @@ def test_a_script_is_there_and_knows_its_flags(name, line):
             assert f'"{word.partition("=")[0]}"' in text, word
 
 
-@pytest.mark.parametrize("document", [Path("README.md"), Path("docs/scaling.md"), Path("docs/retrieval.md")])
+RUN_HERE = ("README.md", "docs/scaling.md", "docs/retrieval.md")
+
+
+@pytest.mark.parametrize("document", list(map(Path, RUN_HERE)), ids=str)
 def test_code_runs(document):
     """The Python of a document, from top to bottom, as a reader would paste it."""
     import jax.numpy as jnp
@@ -152,6 +157,43 @@ def test_code_runs(document):
             if refused:
                 with pytest.raises(ConfigError):
                     exec(compile(last, str(document), "exec"), names)
+
+
+# Where the Python of the other documents is run.
+ELSEWHERE = {
+    "docs/data.md": "docs/test_commands.py",
+    "docs/examples.md": "docs/test_examples.py",
+    "docs/extending.md": "docs/test_extending.py",
+    "docs/memrl.md": "llm/test_text_memory.py",
+    "docs/tracking.md": "runs/test_sinks.py",
+    "docs/watching.md": "commands/test_watch.py",
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_no_python_of_a_document_is_left_out(document):
+    if str(document) in RUN_HERE or not any(block.language == "python" for block in blocks(document)):
+        return
+    assert Path(document).name in (ROOT / "tests" / ELSEWHERE[str(document)]).read_text()
+
+
+@pytest.mark.parametrize(
+    "line",
+    sorted(
+        {
+            line
+            for text in SOURCES.values()
+            for line in re.findall(r"^[# ]*(DRY_RUN=1 .*?)(?: +#.*)?$", text, re.M)
+        }
+    ),
+)
+def test_a_launcher_prints_what_it_would_do(line):
+    environment = {"PATH": os.environ["PATH"], "SOURCE": "https://host/memjax", "BUCKET": "mine"}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
