@@ -16,7 +16,7 @@ from memjax.envs.renderers import make_renderer
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import import_for_run
 from memjax.runs.stored import Damaged, restore, steps_in
-from memjax.runs.workdir import CHECKPOINTS
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, read_json
 from memjax.training.config import ResolvedConfig, load_workdir_config
 from memjax.training.pools import EVALUATION, pool_seed
 from memjax.training.program import Program
@@ -64,6 +64,7 @@ def watch(workdir: Path, request: Request) -> Path:
     """
     out = Path(workdir) / "watch.gif" if request.out is None else request.out
     check_ending(out)
+    _prepare(workdir)
     config = load_workdir_config(workdir)
     renderer = None if config.backend == "host" else make_renderer(config.env.id, config.env.options)
     program = build(config, learns=False)
@@ -83,6 +84,16 @@ def watch(workdir: Path, request: Request) -> Path:
         program.close()
     write_film(images, out, rate)
     return out
+
+
+def _prepare(workdir: Path) -> None:
+    """What must happen before envpool is imported, where it will be."""
+    file = Path(workdir) / CONFIG_FILE
+    env = read_json(file).get("env") if file.is_file() else None
+    if isinstance(env, dict) and str(env.get("id")).startswith("envpool/"):
+        from memjax.envs.envpool_adapter import load_opengl
+
+        load_opengl()
 
 
 def _said(number: int, moments: Sequence[Moment]) -> str:

@@ -22,6 +22,9 @@ Environments with continuous actions and a sparse reward that run (envpool 1.2.5
   option `sparse_distance` makes one, see `HostEnv`.
 """
 
+import ctypes
+import functools
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -43,6 +46,7 @@ from memjax.types import Box, ConfigError, TimeStep
 
 SEED_STRIDE = 10_000
 LARGEST_SEED = 2**31 // SEED_STRIDE - 1
+OPENGL = ("libEGL.so.1", "libGL.so.1", "libOSMesa.so.8")
 RENDER = {"render_mode": "rgb_array", "render_width": SIDE, "render_height": SIDE}
 
 
@@ -90,7 +94,9 @@ class HostEnv:
         """
         self.spec, self.num_envs = host_spec(id, options), num_envs
         self._sparse_distance, config = split_options(options)
-        config |= RENDER if render else {}
+        if render:
+            config |= RENDER
+            _check_renderer(id)
         self._pool = _start(id, num_envs, _seeds(seed, first_env, num_envs), config)
         observations, actions = spaces_of(self._pool.spec)
         self._categories, self._action_dtype = categories_of(observations), actions.dtype
@@ -178,6 +184,29 @@ def _start(id: str, num_envs: int, seeds: list[int], config: Mapping[str, Any]) 
             return pool
     except Exception as error:
         raise cannot_start(id, error) from error
+
+
+@functools.cache
+def load_opengl() -> bool:
+    """Loads a library of OpenGL where MuJoCo finds it; whether there is one.
+
+    Call it before envpool is imported: after that, or without one, MuJoCo's renderer ends the process.
+    """
+    found = False
+    for name in OPENGL:
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        found = True
+    return found or sys.platform != "linux"
+
+
+def _check_renderer(id: str) -> None:
+    """Raises ConfigError where MuJoCo is to be drawn and there is no OpenGL."""
+    source = import_envpool().registration.registry.specs[id.partition("/")[2]][0]
+    if "mujoco" in source and not load_opengl():
+        raise cannot_draw(id, f"MuJoCo needs OpenGL, one of {', '.join(OPENGL)}")
 
 
 def _seeds(seed: int, first_env: int, num_envs: int) -> list[int]:
