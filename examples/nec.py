@@ -4,8 +4,8 @@
 
 A network makes keys of observations; each action has a memory of keys with N-step returns, and is worth their
 mean over the nearest keys, weighted by 1 / (distance^2 + delta). The error's gradient reaches network and
-entries. As published: delta 0.001, discount 0.99, known keys move by 0.1. Different: CartPole, a small network,
-Adam, N 20 for 100, 16 neighbours for 50, 8 episodes at a time, smaller memories.
+entries. As published: delta 0.001, discount 0.99, known keys move by 0.1. Different: CartPole, a small
+network, Adam, N 20 for 100, 16 neighbours for 50, 8 episodes at a time, smaller memories.
 """
 
 from functools import partial
