@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from experiments.study import late, markdown, over_run, run_variants, solved_at
+from memjax.commands.curves import draw, panels_of
 from memjax.commands.maps import draw_map
-from memjax.commands.report import report
 from memjax.commands.watch import Request, watch
-from memjax.runs.series import load_run
+from memjax.runs.series import load_run, load_runs
 
 FOLDER = Path("runs/demo")
 SEEDS, STEPS = 5, 131_072  # steps of each seed
@@ -43,13 +43,16 @@ def main() -> None:
             "share of memory actions": np.nan_to_num(over_run("gate/rate")(run)),
         }
     ours = workdirs["adamemento"]
-    picture = report(list(workdirs.values()), FOLDER / "report.png")
+    runs = load_runs(list(workdirs.values()))
+    draw(runs, panels_of(runs), FOLDER / "report.png")
     film = watch(ours, Request(out=FOLDER / "solved.gif", episodes=2))
     about = "interquartile mean [95 % bootstrap interval], never: not within these steps"
     print(f"\nFour Rooms, {SEEDS} seeds: {about}\n\n{markdown(table)}\n")
-    print("AdaMemento's intrinsic reward finds the goal; what its memory adds is that success stays")
-    print("(experiments/results/README.md, ten seeds of 300,000 steps).\n")
-    print(f"curves:   {picture}")
+    print(
+        "What finds the goal is the intrinsic reward, AdaMemento's or RND's. What the memory adds shows in longer"
+    )
+    print("runs of more seeds: success stays (experiments/results/README.md, ten seeds of 300,000 steps).\n")
+    print(f"curves:   {FOLDER / 'report.png'}")
     print(f"map:      {draw_map(ours)}")
     print(f"film:     {film}")
     print(f"look in:  .venv/bin/memjax inspect {ours}")
