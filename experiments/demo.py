@@ -48,10 +48,8 @@ def main() -> None:
     film = watch(ours, Request(out=FOLDER / "solved.gif", episodes=2))
     about = "interquartile mean [95 % bootstrap interval], never: not within these steps"
     print(f"\nFour Rooms, {SEEDS} seeds: {about}\n\n{markdown(table)}\n")
-    print(
-        "What finds the goal is the intrinsic reward, AdaMemento's or RND's. What the memory adds shows in longer"
-    )
-    print("runs of more seeds: success stays (experiments/results/README.md, ten seeds of 300,000 steps).\n")
+    print("What finds the goal is the intrinsic reward, AdaMemento's or RND's. What the memory adds shows")
+    print("in longer runs of more seeds: success stays (experiments/results/README.md).\n")
     print(f"curves:   {FOLDER / 'report.png'}")
     print(f"map:      {draw_map(ours)}")
     print(f"film:     {film}")
