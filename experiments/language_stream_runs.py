@@ -40,13 +40,15 @@ ARMS = {
     "long_context": "long context",
     "rag_imported": "RAG, imported",
     "memrl_imported": "MemRL, imported",
+    "fixed_imported": "MemRL without learning, imported",  # first utilities stay: what learning adds
     "sharing_imported": "context sharing, imported",
 }
 PAIRS = (
     *(("memrl", rival) for rival in ("none", "rag", "sharing", "long_context")),
-    *(("memrl_imported", rival) for rival in ("none", "rag_imported", "sharing_imported")),
+    *(("memrl_imported", rival) for rival in ("none", "rag_imported", "fixed_imported", "sharing_imported")),
     ("rag", "none"),
     ("rag_imported", "none"),
+    ("fixed_imported", "rag_imported"),
 )
 SETTINGS = {
     "benchmark.limit": "None",
@@ -133,6 +135,8 @@ def play(
         "chat.endpoint.base_url": url,
         "store.path": f"{runs / 'store.sqlite'}",
     }
+    if mode == "fixed":
+        mode, settings = "memrl", settings | {"language.memory.step_size": "0"}
     settings |= {"language.imported.file": f"{data / 'imported.jsonl'}"} if imported else {}
     words = [f"--config.{name}={value}" for name, value in (settings | dict(changes or {})).items()]
     config = f"--config=language:own+{mode}+records+local"
@@ -298,7 +302,8 @@ def draw(by_name: Mapping[str, Sequence[Arm]], path: Path) -> None:
     from memjax.commands.figures import COLOURS
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, layout="constrained")
-    colours = {mode: COLOURS[i % len(COLOURS)] for i, mode in enumerate(ARMS) if "_imported" not in mode}
+    modes = dict.fromkeys(name.removesuffix("_imported") for name in ARMS)
+    colours = {mode: COLOURS[i % len(COLOURS)] for i, mode in enumerate(modes)}
     for axis, imported in zip(axes, (False, True), strict=True):
         for name, arms in by_name.items():
             if name != "none" and name.endswith("_imported") != imported:

@@ -1,11 +1,11 @@
 """MemRL's choices one at a time: lambda, k1, k2, gate and normalisation, everything else as it is.
 
-  python -m experiments.memrl_ablations --runs runs/ablations        # ten minutes on one core
+  python -m experiments.memrl_ablations --runs runs/ablations        # minutes on one core
 
-In two simulations. `memrl_simulator` (compiled; its main world, one memory injected, ten seeds) says what
+In two simulations. `memrl_simulator` (compiled; its main world, one memory injected, four seeds) says what
 each choice costs in regret: the success probability of the best memory there is less that of the chosen one.
 `spoiled_memories` (the whole loop with its log; eight kinds of requests, a third of the imported memories
-wrong, ten seeds) says what it does to success in the last epoch and to forgetting: of the tasks that failed
+wrong, four seeds) says what it does to success in the last epoch and to forgetting: of the tasks that failed
 in the last epoch, the share that had been solved before.
 
 The source's ablations (arXiv 2601.03192, version 2): lambda in {0, .25, .5, .75, 1}, best .5; (k1, k2) (3, 1)
@@ -44,7 +44,7 @@ VARIED: dict[str, dict[str, dict[str, Any]]] = {
     },
     "both off": {"no gate, no z-score": dict(threshold=-1.0, **RAW)},
 }
-EPOCHS, SEEDS, ROUNDS = 5, 10, 250
+EPOCHS, SEEDS, ROUNDS = 5, 4, 250
 
 
 class Cell(NamedTuple):

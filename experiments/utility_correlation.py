@@ -17,7 +17,7 @@ thing in what is measured, each row one thing in what is played:
   1 / (n + 1); outcomes without chance; fifteen epochs.
 
 "Could be" is r of whether the memory that the agent followed is right with success: what perfect knowledge of
-the memories would reach, given which of them are shown. Writes `correlation.csv` and `README.md`.
+the memories would reach, given which of them are shown. Writes `correlation.csv` and `tables.md`.
 """
 
 import argparse
@@ -175,7 +175,7 @@ def write(found: Mapping[str, Sequence[Uses]], out: Path) -> None:
         "|---" * (len(heads) + 1) + "|",
     ]
     text += [f"| {name} | " + " | ".join(rows(runs)[0]) + " |" for name, runs in found.items()]
-    (out / "README.md").write_text("\n".join([*text, ""]), encoding="utf-8")
+    (out / "tables.md").write_text("\n".join([*text, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":
