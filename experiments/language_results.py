@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memjax.commands.figures import MEAN
 from memjax.commands.report_language import Curve, draw, load_curve, outcomes
 from memjax.llm.run.events import Timing
 from memjax.runs.metrics import TIMING_FILE
@@ -92,7 +93,7 @@ def redraw(out: Path) -> None:
             for key in dict.fromkeys((row["mode"], row["seed"]) for row in here)
         ]
         picture = out / (f"curves_{number + 1}.png" if len(settings) > 1 else "curves.png")
-        draw(curves, [name_of(curve.mode) for curve in curves], picture)
+        draw(curves, [name_of(curve.mode) for curve in curves], picture, statistic=MEAN)  # as in the tables
 
 
 def curve_of(rows: Sequence[Mapping[str, str]]) -> Curve:

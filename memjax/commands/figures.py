@@ -13,6 +13,7 @@ from memjax.types import ConfigError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
 STATISTIC = "interquartile mean over seeds, 95 % bootstrap interval"
+MEAN = "mean ± deviation over seeds"
 
 
 def pyplot() -> Any:
@@ -45,7 +46,14 @@ def save_figure(figure: Any, out: Path) -> None:
 
 
 def plot_seeds(
-    axis: Any, x: np.ndarray, values: np.ndarray, label: str, *, seed_lines: bool = False, **style: Any
+    axis: Any,
+    x: np.ndarray,
+    values: np.ndarray,
+    label: str,
+    *,
+    seed_lines: bool = False,
+    statistic: str = STATISTIC,
+    **style: Any,
 ) -> Any:
     """Draws one curve: the interquartile mean over seeds, its interval, and with `seed_lines` every seed.
 
@@ -55,15 +63,22 @@ def plot_seeds(
       values: [n, seeds]; NaN where a seed has none. Places where none has one are left out.
       label: of the curve.
       seed_lines: whether a thin line shows each seed.
+      statistic: `STATISTIC`, or `MEAN` beside a table of means.
       **style: of the line; `color` is that of the band too.
 
     Returns:
-      The line of the interquartile mean.
+      The line of the statistic.
     """
     values = np.where(np.isfinite(values), values, np.nan)
     known = ~np.isnan(values).all(axis=1)
     x, values = np.asarray(x)[known], values[known]
-    middle, low, high = interquartile_band(values)
+    if statistic == MEAN:
+        middle, half = np.nanmean(values, axis=1), np.zeros(len(values))
+        if values.shape[1] > 1:
+            half = np.nanstd(values, axis=1, ddof=1)
+        low, high = middle - half, middle + half
+    else:
+        middle, low, high = interquartile_band(values)
     style = {"linewidth": 1.8, "marker": "o" if len(x) == 1 else ""} | style
     if seed_lines and values.shape[1] > 1:
         axis.plot(x, values, color=style["color"], linewidth=0.5, alpha=0.45)

@@ -217,13 +217,14 @@ def language_report(workdirs: Sequence[Path], out: Path | None = None) -> Path:
     return out
 
 
-def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
+def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path, *, statistic: str = STATISTIC) -> None:
     """Two panels over epochs, and one of success by utility; curves with one label are seeds of one line.
 
     Args:
       curves: of runs of one benchmark.
-      labels: of each; curves of one label become an interquartile mean with its interval.
+      labels: of each; curves of one label become one line with a band.
       out: the picture; its folder is made.
+      statistic: what that line is, as `plot_seeds` takes it.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -242,7 +243,7 @@ def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
             if epochs:
                 dashes = STYLES[list(groups).index(label) % len(STYLES)]  # of equal curves both are seen
                 style = {"color": colours[label], "linestyle": dashes, "marker": "o", "markersize": 4}
-                line = plot_seeds(axis, np.arange(1, epochs + 1), table, label, **style)
+                line = plot_seeds(axis, np.arange(1, epochs + 1), table, label, statistic=statistic, **style)
                 lines.setdefault(label, line)
         axis.set(title=title, xlabel="epoch", ylim=(-0.03, 1.03))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -258,7 +259,7 @@ def draw(curves: Sequence[Curve], labels: Sequence[str], out: Path) -> None:
     named = {label: seeds_of(label, len(groups[label])) if marked else label for label in lines}
     legend_below(figure, {line: named[label] for label, line in lines.items()})
     what = dict.fromkeys(f"{c.benchmark}, {c.played} tasks, {c.model}" for c in curves)
-    title = "; ".join(what) + f"\n{STATISTIC if marked else 'one seed each'}"
+    title = "; ".join(what) + f"\n{statistic if marked else 'one seed each'}"
     figure.suptitle(title, fontsize=11, parse_math=False)
     save_figure(figure, out)
     plt.close(figure)

@@ -4,11 +4,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from memjax.commands.curves import PANELS
+from memjax.commands.aggregates import interquartile_band, interquartile_mean, interval
+from memjax.commands.curves import PANELS, panels_of
 from memjax.commands.figures import COLOURS
 from memjax.commands.report import report, summary
 from memjax.runs.metrics import MetricsWriter
-from memjax.runs.series import load_run, load_runs
+from memjax.runs.series import Run, load_run, load_runs
 from memjax.types import ConfigError
 
 
@@ -58,6 +59,51 @@ def test_panels_show_what_the_run_has(tmp_path):
     run = load_run(run_dir(tmp_path / "a", also=["intrinsic/coarse", "intrinsic/fine"]))
     shown = {panel.title for panel in PANELS if any(run.metrics(pattern) for pattern in panel.patterns)}
     assert shown == {"Evaluation", "Training episodes", "Intrinsic reward"}
+
+
+def test_a_panel_with_the_curves_of_another_is_left_out(tmp_path):
+    """Where the only reward is 1 for success, returns are successes."""
+    path = run_dir(tmp_path / "a", also=["eval/policy/return"])
+    with MetricsWriter(tmp_path / "a", after=10_000) as writer:
+        writer.write(600, {"eval/policy/return": np.asarray([0.1, 0.2, 0.3])})
+    labels = [(panel.title, panel.label) for panel in panels_of([load_run(path)])]
+    assert ("Training episodes", "episode return") in labels  # success minus 1
+    one = run_dir(tmp_path / "b", also=["x"])
+    rows = [
+        row | {"train/return": row["train/success"]} for row in load_run(one).rows if "train/success" in row
+    ]
+    labels = [(panel.title, panel.label) for panel in panels_of([Run("b", "b", rows)])]
+    assert labels == [("Training episodes", "success rate")]
+
+
+def test_seeds_are_thin_lines_where_asked_for_and_one_seed_is_marked(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    counts, texts = [], []
+
+    def keep(figure):
+        counts.append(max(len(axis.lines) for axis in figure.axes))
+        texts.extend(text.get_text() for legend in figure.legends for text in legend.get_texts())
+
+    monkeypatch.setattr(pyplot, "close", keep)
+    runs = [run_dir(tmp_path / "a"), run_dir(tmp_path / "b", seeds=1)]
+    report(runs, tmp_path / "x.png")
+    report(runs, tmp_path / "y.png", seed_lines=True)
+    assert counts == [2, 5]
+    assert texts == ["a", "b (1 seed)"] * 2
+
+
+def test_a_band_is_the_interval_of_each_place():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 10)) + np.arange(3)[:, None]
+    values[1, 4:] = np.nan
+    middle, low, high = interquartile_band(values, draws=4_000)
+    for i, row in enumerate(values):
+        known = row[~np.isnan(row)]
+        assert middle[i] == interquartile_mean([known])
+        np.testing.assert_allclose([low[i], high[i]], interval(interquartile_mean, [known]), atol=0.12)
+    assert np.all(low <= middle)
+    assert np.all(middle <= high)
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
