@@ -31,7 +31,7 @@ SHOWN = (
 API = {
     "memory": ("A memory", ("memjax.memory", "memjax.memory.interface")),
     "types": ("Types and errors", ("memjax.types",)),
-    "environments": ("Environments", ("memjax.envs", "memjax.envs.gymnax_adapter")),
+    "environments": ("Environments", ("memjax.envs", "memjax.envs.gymnax_adapter", "memjax.envs.renderers")),
     "agents": (
         "Agents",
         (
@@ -54,7 +54,13 @@ API = {
     "data": ("Recorded data", ("memjax.data.loading", "memjax.data.trajectories", "memjax.data.scores")),
     "runs": (
         "Configs and runs",
-        ("memjax.config_file", "memjax.schema", "memjax.training.config", "memjax.runs"),
+        (
+            "memjax.config_file",
+            "memjax.schema",
+            "memjax.training.config",
+            "memjax.training.sinks",
+            "memjax.runs",
+        ),
     ),
     "llm": (
         "Language models",
