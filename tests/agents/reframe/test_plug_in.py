@@ -34,6 +34,15 @@ def filled(kind="gate", action=BOX, k=1, steps=None, **changes):
     return made, jax.jit(partial(fill, made, steps, None))(jax.random.key(0))
 
 
+def begun(agent):
+    """Its first state, compiled as a whole: by itself each operation would be a program."""
+    return jax.jit(agent.init)(jax.random.key(0))
+
+
+def consulted(made, memory, queries):
+    return jax.jit(partial(consult, made))(memory, queries)
+
+
 def acted(agent, state, batch=3, steps=5, policy=""):
     """Actions [steps, batch, ...] and trust [steps, batch], None for an agent without a memory."""
 
@@ -51,7 +60,7 @@ def test_with_an_emptied_memory_actions_are_the_backbones_bit_for_bit(kind, acti
     made = config(read={"kind": kind, "k": 1}, evaluate_emptied=True, targets=(20.0,))
     agent = make_any_reframe(made, spec(action), summary(action))
     alone = make_any_reframe(config(memory="null", targets=(20.0,)), spec(action), summary(action))
-    state, plain = agent.init(jax.random.key(0)), alone.init(jax.random.key(0))
+    state, plain = begun(agent), begun(alone)
     jax.tree.map(np.testing.assert_array_equal, state.backbone.params, plain.params)
     own, _ = acted(alone, plain)
     emptied, trust = acted(agent, state, policy="target20_emptied")
@@ -65,7 +74,7 @@ def test_with_an_emptied_memory_actions_are_the_backbones_bit_for_bit(kind, acti
 def test_training_is_the_backbones_own_and_leaves_the_memory_alone():
     agent = make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), summary())
     alone = make_any_reframe(config(memory="null"), spec(), summary())
-    state, plain = agent.init(jax.random.key(0)), alone.init(jax.random.key(0))
+    state, plain = begun(agent), begun(alone)
     # As users compile: with the code generator of `make test`, two programs may round one sum differently.
     as_users = partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     after, metrics = as_users(agent.update)(state, windows(), jax.random.key(1))
@@ -90,17 +99,17 @@ def test_a_policy_of_the_users_own_sees_what_was_executed():
     agent = make_plug_in(
         function_backbone(function, 4), made, statistics, data.experts, None, ("a", "a_emptied")
     )
-    state = agent.init(jax.random.key(0))
+    state, act = begun(agent), jax.jit(agent.act, static_argnames="policy")
     carry, before = agent.initial_carry(2), None
     for t in range(3):
         now = timestep(2, seed=t)
-        chosen = agent.act(state, carry, now, jax.random.key(0))
-        asked = consult(made, state.memory, (now.observation - data.mean) / data.std)
+        chosen = act(state, carry, now, jax.random.key(0))
+        asked = consulted(made, state.memory, (now.observation - data.mean) / data.std)
         np.testing.assert_allclose(to_unit(BOX, chosen.action), asked.action, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(chosen.extras["trust"], 1.0)
         carry, before = chosen.carry, chosen.action
         np.testing.assert_allclose(carry.context.actions[:, -1], to_unit(BOX, before), rtol=1e-5, atol=1e-6)
-    own = agent.act(state, carry, timestep(2, seed=9), jax.random.key(0), policy="a_emptied")
+    own = act(state, carry, timestep(2, seed=9), jax.random.key(0), policy="a_emptied")
     np.testing.assert_allclose(to_unit(BOX, own.action), 0.1 * to_unit(BOX, before), rtol=1e-4, atol=1e-6)
     assert seen[0] == ((2, SIZE), (2,))
     with pytest.raises(ConfigError, match="backbone: expected one that is trained"):
@@ -111,7 +120,7 @@ def test_a_policy_of_the_users_own_sees_what_was_executed():
 def test_at_an_entry_the_memory_gives_its_action_and_full_confidence(kind):
     made, memory = filled(kind, trust={"quantile": 1.0})
     steps = triplets()
-    asked = jax.jit(partial(consult, made))(memory, steps.observations)
+    asked = consulted(made, memory, steps.observations)
     np.testing.assert_array_equal(asked.confidence, 1.0)
     np.testing.assert_allclose(asked.distance, 0.0, atol=1e-3)
     np.testing.assert_allclose(asked.expected, steps.returns_to_go, rtol=1e-5)
@@ -124,7 +133,7 @@ def test_what_is_retrieved_by_cost_is_what_brute_force_finds():
     made, memory = filled("corrected", k=2)
     rng = np.random.default_rng(5)
     queries = jnp.asarray(rng.normal(size=(20, SIZE)), jnp.float32)
-    found = consult(made, memory, queries)
+    found = consulted(made, memory, queries)
     keys = np.asarray(memory.bank.keys)[:48]
     entries = np.asarray(memory.bank.values["observation"])[:48]
     from memjax.agents.reframe.gains import cost_of_key
@@ -161,7 +170,7 @@ def test_padding_changes_nothing():
     assert int(padded.bank.count) == 36
     np.testing.assert_allclose(memory.tau, padded.tau, rtol=1e-5)
     queries = windows().observations[:, -1]
-    a, b = consult(made, memory, queries), consult(made, padded, queries)
+    a, b = consulted(made, memory, queries), consulted(made, padded, queries)
     np.testing.assert_allclose(a.action, b.action, rtol=1e-5)
 
 
@@ -170,7 +179,7 @@ def test_controls_are_found_as_before_and_give_something_else(content):
     made, memory = filled("gate")
     _, other = filled("gate", bank={"content": content})
     queries = triplets().observations
-    plain, changed = consult(made, memory, queries), consult(made, other, queries)
+    plain, changed = consulted(made, memory, queries), consulted(made, other, queries)
     np.testing.assert_array_equal(plain.slots, changed.slots)
     np.testing.assert_array_equal(plain.confidence, changed.confidence)
     assert not np.any(np.all(np.isclose(plain.action, changed.action), axis=1))
@@ -219,13 +228,13 @@ def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
         made, memory = filled(kind, k=k, steps=steps, read_out=labels)
         new = rng.normal(size=(200, SIZE)).astype(np.float32) * 0.7
         wanted = np.stack([np.tanh(new[:, 0]), np.tanh(new[:, 1])], 1)
-        found = consult(made, memory, jnp.asarray(new)).action
+        found = consulted(made, memory, jnp.asarray(new)).action
         assert np.mean((found - wanted) ** 2) < 0.15 * np.var(wanted)
 
 
 def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
     agent = make_any_reframe(config(read={"kind": "corrected", "k": 1}), spec(), summary())
-    state = jax.jit(agent.init)(jax.random.key(0))
+    state = begun(agent)
     other = triplets(trajectories=6, seed=3)
     after = jax.jit(agent.refill)(state, other)
     assert int(after.bank.count) == 72
