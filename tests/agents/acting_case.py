@@ -43,7 +43,7 @@ def first_rollout(config):
     """Of a config: program, agent, its initial state, one compiled rollout under it, and a key."""
     program = build(config)
     env, agent = program.env, program.agent
-    state = agent.init(jax.random.key(0))
-    actor = start(env, agent, config.env.num_envs, jax.random.key(1))
+    state = jax.jit(agent.init)(jax.random.key(0))
+    actor = jax.jit(partial(start, env, agent, config.env.num_envs))(jax.random.key(1))
     _, rollout = jax.jit(partial(unroll, env, agent))(state, actor, jax.random.key(2))
     return SimpleNamespace(program=program, agent=agent, state=state, rollout=rollout, key=jax.random.key(3))

@@ -79,7 +79,8 @@ def test_episodic_control_keeps_the_highest_return():
 
 
 def test_episodic_control_learns():
-    random, learned, history = load("mfec").main(rounds=8, limit=100, capacity=1_000, width=8)
+    main = partial(load("mfec").main, rounds=8, limit=100, capacity=1_000, width=8)
+    random, learned, history = jax.jit(main)()
     assert random < 30
     assert learned > 2 * random
     assert history[-3:].mean() > 1.5 * history[0]
@@ -144,7 +145,7 @@ print("alike", sharded.main(capacity=256, width=4))
 
 
 def test_ppo_with_a_memory_runs():
-    goals = load("ppo_with_memory").main(updates=2, envs=2, steps=8, epochs=1, parts=2)
+    goals = jax.jit(partial(load("ppo_with_memory").main, updates=2, envs=2, steps=8, epochs=1, parts=2))()
     assert goals.tolist() == [0, 0]  # of 16 steps, where the goal is 80 away
 
 

@@ -92,13 +92,13 @@ def test_box_actions_carry_their_bounds_and_images_are_channels_first():
     assert spec_of("gymnax/Breakout-MinAtar", {}).observation_shape == (4, 10, 10)
     env = make_env("gymnax/Breakout-MinAtar", options={})
     raw, _ = gymnax.make("Breakout-MinAtar")[0].reset(jax.random.split(jax.random.key(3), 1)[0])
-    _, first = env.init(jax.random.key(3), 1)
+    _, first = jax.jit(env.init, static_argnums=1)(jax.random.key(3), 1)
     np.testing.assert_array_equal(first.observation[0], np.moveaxis(np.asarray(raw), -1, 0))
 
 
 def test_state_numbers_become_one_hot_and_matrices_flat():
     env = make_env("gymnax/FrozenLake-misc", options={})
-    _, first = env.init(jax.random.key(0), 2)
+    _, first = jax.jit(env.init, static_argnums=1)(jax.random.key(0), 2)
     np.testing.assert_array_equal(first.observation, np.eye(16, dtype=np.float32)[[0, 0]])
     assert spec_of("gymnax/Catch-bsuite", {}).observation_shape == (50,)
 
@@ -111,7 +111,7 @@ def test_an_end_for_both_reasons_counts_as_terminated():
 
 def test_state_id_and_success_are_of_the_step_that_ended_the_episode():
     env = make_env("memjax/CliffWalking-v0", options={})
-    state, _ = env.init(jax.random.key(0), 3)
+    state, _ = jax.jit(env.init, static_argnums=1)(jax.random.key(0), 3)
     fallen, timestep = jax.jit(env.step)(state, jnp.array([1, 0, 3]), jax.random.key(1))
     assert timestep.state_id.tolist() == [37, 24, 36]
     assert timestep.terminated.tolist() == [True, False, False]

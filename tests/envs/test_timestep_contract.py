@@ -40,7 +40,7 @@ def policy(observation, t):
 def from_gymnax():
     env = make_env("gymnax/CartPole-v1", options={"max_steps_in_episode": LIMIT})
     step = jax.jit(env.step)
-    state, timestep = env.init(jax.random.key(0), B)
+    state, timestep = jax.jit(env.init, static_argnums=1)(jax.random.key(0), B)
     for key in jax.random.split(jax.random.key(1), T):
         actions = yield timestep
         state, timestep = step(state, jnp.asarray(actions), key)

@@ -59,7 +59,7 @@ def test_gradients_are_those_that_jax_derives(function, case):
         return jnp.sum(function(first, kernel, case[-1]) * weight)
 
     plain = function.__globals__["_plain" if function is conv else "_plain_transpose"]
-    expected = jax.grad(lambda a, b: jnp.sum(plain(a, b, case[-1]) * weight), (0, 1))(first, kernel)
+    expected = jax.jit(jax.grad(lambda a, b: jnp.sum(plain(a, b, case[-1]) * weight), (0, 1)))(first, kernel)
     found = jax.jit(jax.grad(loss, (0, 1)))(first, kernel)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
@@ -69,14 +69,14 @@ def test_gradients_under_vmap_are_those_of_a_loop():
     x, kernel, _ = arrays(*CASES[4])
     kernels = jnp.stack([kernel, 2.0 * kernel])
     gradient = jax.grad(lambda kernel: jnp.sum(conv(x, kernel, 3) ** 2))
-    expected = jnp.stack([gradient(k) for k in kernels])
-    np.testing.assert_allclose(jax.vmap(gradient)(kernels), expected, rtol=1e-4, atol=1e-3)
+    expected = jnp.stack([jax.jit(gradient)(k) for k in kernels])
+    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(kernels), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_autoencoder_gives_back_the_size_it_took():
     net = ConvAutoencoder(8)
     x = jnp.ones((3, 84 * 84))
-    code, reconstruction = net.apply(net.init(jax.random.key(0), x), x)
+    code, reconstruction = jax.jit(lambda x: net.apply(net.init(jax.random.key(0), x), x))(x)
     assert code.shape == (3, 8)
     assert reconstruction.shape == x.shape
     assert float(code.min()) >= 0

@@ -177,7 +177,7 @@ def test_reflection_tells_two_policies_apart_at_one_to_sixteen(confidence):
     memory, (success, *_), (failure, *_) = synthetic_banks(jax.random.key(0))
     nets = reflection.make_nets(config.reflection, config.ppo, spec, memory, memory, failures=True)
     learn = jax.jit(lambda s, k: reflection.learn(nets, s, success, failure, lambda x: x, k)[0])
-    state = reflection.init(nets, jax.random.key(1))
+    state = jax.jit(partial(reflection.init, nets))(jax.random.key(1))
     for i in range(8):
         state = learn(state, jax.random.key(i))
     states = jax.random.normal(jax.random.key(99), (400, 4))
@@ -226,11 +226,12 @@ def test_the_gate_obeys_confidence_and_policies_do_what_they_say():
 
     config = small(change=change)
     program = build(config)
-    state = program.agent.init(jax.random.key(0))
+    state = jax.jit(program.agent.init)(jax.random.key(0))
     observation = jax.nn.one_hot(jnp.arange(26), 26)
     timestep = TimeStep(observation, observation, *(jnp.zeros(26),) * 6)
     key = jax.random.key(1)
-    act = {p: program.agent.act(state, (), timestep, key, policy=p) for p in program.agent.policies}
+    choose = jax.jit(program.agent.act, static_argnames="policy")
+    act = {p: choose(state, (), timestep, key, policy=p) for p in program.agent.policies}
     gate = act["ensemble"].extras["gate"]
     np.testing.assert_array_equal(gate, act["ensemble"].extras["confidence"] > 0.5)
     assert 0 < int(gate.sum()) < 26
@@ -276,7 +277,7 @@ def test_what_act_reads_is_all_in_its_view():
     """The host loop hands `act` a copy of `acting(state)` alone."""
     for variant in ("", "ppo", "rnd", "sil"):
         program = build(small(variant))
-        state = program.agent.init(jax.random.key(0))
+        state = jax.jit(program.agent.init)(jax.random.key(0))
         observation = jax.random.normal(jax.random.key(1), (5, 26))
         timestep = TimeStep(observation, observation, *(jnp.zeros(5),) * 6)
         act = partial(program.agent.act, carry=(), timestep=timestep, key=jax.random.key(2))

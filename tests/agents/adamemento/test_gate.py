@@ -36,9 +36,9 @@ def told(gate, without, with_help, rounds=1):
     """The state after rollouts in which these returns were seen."""
     returns = jnp.array([[*without, *with_help]])
     helped = jnp.array([[False] * len(without) + [True] * len(with_help)])
-    state = assist.init()
+    state, update = jax.jit(assist.init)(), jax.jit(partial(assist.update, gate))
     for _ in range(rounds):
-        state = assist.update(gate, state, returns, helped, jnp.ones_like(helped))
+        state = update(state, returns, helped, jnp.ones_like(helped))
     return state
 
 
@@ -81,7 +81,7 @@ def test_an_episode_is_drawn_once_and_neither_kind_dies_out(gate):
 
 def test_the_advantage_network_learns_which_action_gains():
     parts = advantage.make_net(small().agent.ppo, SPEC)
-    state = advantage.init(parts, jax.random.key(0))
+    state = jax.jit(partial(advantage.init, parts))(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
     observation = jax.random.normal(keys[0], (32, 8, 3))
     action = jax.random.randint(keys[1], (32, 8), 0, 2)
@@ -102,7 +102,8 @@ def test_the_advantage_network_learns_which_action_gains():
         state = learned[0]
     seen = jax.random.normal(jax.random.key(9), (200, 3))
     best = (seen[:, 0] > 0).astype(jnp.int32)
-    better = advantage.estimate(parts, state, seen, best) > advantage.estimate(parts, state, seen, 1 - best)
+    estimate = jax.jit(partial(advantage.estimate, parts))
+    better = estimate(state, seen, best) > estimate(state, seen, 1 - best)
     assert float(jnp.mean(better)) > 0.9
 
 
@@ -110,7 +111,7 @@ def test_alpha_rises_while_the_explorer_is_behind_and_falls_back_to_zero():
     config = small(change=everything).agent.ppo
     learner = ppo.make_learner(config, SPEC)
     step = jax.jit(partial(reference.constrain, learner))
-    state = reference.init(learner, jax.random.key(0))
+    state = jax.jit(partial(reference.init, learner))(jax.random.key(0))
     for _ in range(10):
         state = step(state, jnp.float32(1.0))
     assert float(state.alpha) == 0.0
@@ -140,16 +141,17 @@ def test_reference_environments_are_never_the_memorys(trained):
     own = jax.tree.map(lambda x: x[0], (before.agent, before.actor))
     timestep = own[1].timestep
     begun = timestep.replace(truncated=jnp.ones_like(timestep.truncated))  # every episode is drawn anew
-    acted = program.agent.act(own[0], own[1].carry, begun, jax.random.key(0))
+    act = jax.jit(program.agent.act, static_argnames="policy")
+    acted = act(own[0], own[1].carry, begun, jax.random.key(0))
     mine = reference.is_reference(ppo.make_learner(program.config.agent.ppo, program.env.spec), 8)
     np.testing.assert_array_equal(mine, [False, True] * 4)
     gate = np.asarray(acted.extras["gate"])
     assert not gate[mine].any()
     np.testing.assert_array_equal(gate[~mine], np.asarray(acted.extras["helped"])[~mine])
     for policy, share in (("policy", 0.0), ("memory", 1.0)):
-        chosen = program.agent.act(own[0], (), begun, jax.random.key(0), policy=policy)
+        chosen = act(own[0], (), begun, jax.random.key(0), policy=policy)
         assert float(jnp.mean(chosen.extras["gate"])) == share
-    alone = program.agent.act(own[0], (), begun, jax.random.key(0), policy="reference")
+    alone = act(own[0], (), begun, jax.random.key(0), policy="reference")
     assert alone.action.shape == (8,)
 
 
@@ -212,7 +214,7 @@ def test_standardised_pixels_let_the_networks_see():
     spread = []
     for asked in (False, True):
         learner = ppo.make_learner(replace(small("ppo").agent, normalize_observations=asked), env.spec)
-        state = ppo.init(learner, 1, jax.random.key(1))
+        state = jax.jit(ppo.init, static_argnums=(0, 1))(learner, 1, jax.random.key(1))
         if asked:
             state = state.replace(observations=state.observations.update(observation))
         found = ppo.distribution(learner, state, observation)
@@ -225,7 +227,7 @@ def test_p_and_c_see_a_stored_plane_by_the_statistics_of_that_plane():
     config = small(change=standardised).agent
     ada = agent.make_parts(config, spec)
     planes = jax.random.uniform(jax.random.key(0), (50, 2, 6, 6)) * jnp.array([1.0, 9.0])[:, None, None]
-    state = ppo.init(ada.learner, 1, jax.random.key(1))
+    state = jax.jit(ppo.init, static_argnums=(0, 1))(ada.learner, 1, jax.random.key(1))
     state = state.replace(observations=state.observations.update(planes))
     whole = ppo.observe(ada.learner, state, planes)
     np.testing.assert_allclose(agent.shown(ada, state, planes[:, -1:]), whole[:, -1:], rtol=1e-6)

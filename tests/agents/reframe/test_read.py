@@ -265,7 +265,7 @@ def test_telemetry_of_a_read():
 def test_folded_keys_and_values_are_those_mapped_one_by_one(query, similarity):
     net = ReadHead(M, 16, query, similarity, "late")
     hidden, latent = jax.random.normal(jax.random.key(0), (5, 16)), queries(5)
-    params = net.init(jax.random.key(1), hidden, latent)
+    params = jax.jit(net.init)(jax.random.key(1), hidden, latent)
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), params)
     p, z = params["params"], np.asarray(bank_of(20).keys)
     asked = net.apply(params, hidden, latent, method="ask")

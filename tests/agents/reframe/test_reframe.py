@@ -29,7 +29,7 @@ def made(action=BOX, data=None, **changes):
         return make_reframe(config(**changes), spec(action), data), None
     if known not in _MADE:
         agent = make_reframe(config(**changes), spec(action), summary(action))
-        _MADE[known] = agent, agent.init(random.key(0))
+        _MADE[known] = agent, jax.jit(agent.init)(random.key(0))
     return _MADE[known]
 
 
