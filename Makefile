@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Programs compiled once serve every worker, and the next run.
-CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+# Programs compiled once, small ones too, serve every worker, the processes that tests start, and the next run.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 WORKERS ?= 2
 # Compiling takes most of the tests' time. Without optimisation and with XLA's older code generator it takes a fraction;
 # every test must pass either way, and `make test-slow` compiles as users do.

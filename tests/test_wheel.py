@@ -32,7 +32,7 @@ def test_a_wheel_trains_a_shipped_config_by_its_name(tmp_path):
     build = ["wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={wheels}", str(ROOT)]
     subprocess.run([*pip, *build], check=True, cwd=empty)
     (wheel,) = wheels.iterdir()
-    target = ["install", "--no-deps", "--no-index", f"--target={installed}", str(wheel)]
+    target = ["install", "--no-deps", "--no-index", "--no-compile", f"--target={installed}", str(wheel)]
     subprocess.run([*pip, *target], check=True, cwd=empty)
     packages = sysconfig.get_paths()["purelib"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), packages])}

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import memjax.data
+from memjax import cli
 
 MODULES = [f"memjax.data.{path.stem}" for path in sorted(Path(memjax.data.__file__).parent.glob("[a-z]*.py"))]
 PROGRAM = """
@@ -30,13 +31,11 @@ def test_all_of_it_imports_and_a_file_names_the_command(tmp_path):
     assert out.startswith("ConfigError dataset: expected h5py, from: pip install 'memjax[data]', got ")
 
 
-def test_collecting_without_h5py_is_one_line_before_anything_starts(tmp_path):
+def test_collecting_without_h5py_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "h5py", None)  # as if it were not installed
     words = ["collect", "--env", "envpool/Hopper-v4", "--policy", "random", "--episodes", "1"]
-    program = (
-        "import sys; sys.modules['h5py'] = None; from memjax import cli; sys.exit(cli.main(sys.argv[1:]))"
-    )
-    run = [sys.executable, "-c", program, *words, "--out", str(tmp_path / "d.hdf5")]
-    found = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert "pip install 'memjax[data]'" in found.stderr
-    assert found.stderr.count("\n") == 1
+    assert cli.main([*words, "--out", str(tmp_path / "d.hdf5")]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'memjax[data]'" in error
+    assert error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
