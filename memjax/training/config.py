@@ -172,6 +172,7 @@ def resolve(
         names = ", ".join(sorted(name for name, entry in agents.items() if entry.shards))
         expected = f"'replicated' with agent '{top.agent['name']}' ('sharded' with {names})"
         raise ConfigError("run.memory", expected, f"'{run.memory}'")
+    _check_counters(top, env, agent, run)
     spec_of = _spec_of() if spec_of is None else spec_of
     spec = _relative("env", lambda: spec_of(env.id, env.options))
     sections = {"env": env, "agent": agent, "run": run} | ({} if data is None else {"data": data})
@@ -211,6 +212,18 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
     if check_batch is not None:
         _relative("agent", lambda: check_batch(num_envs))
     return agent
+
+
+def _check_counters(top: _Top, env: EnvConfig, agent: Any, run: RunConfig) -> None:
+    """Raises ConfigError for more iterations, or larger seeds, than a compiled program can count."""
+    per_iteration = env.num_envs * agent.rollout_steps
+    most = LARGEST_COMPILED_INT // run.log_every * run.log_every  # they are rounded up to a multiple of it
+    if run.total_steps > most * per_iteration:
+        expected = f"at most {most * per_iteration:,}, as iterations are counted in 32 bits"
+        raise ConfigError("run.total_steps", expected, f"{run.total_steps:,}")
+    if top.seed + top.num_seeds - 1 > LARGEST_COMPILED_INT:
+        most = LARGEST_COMPILED_INT - top.seed + 1
+        raise ConfigError("num_seeds", f"at most {most:,} seeds from {top.seed} on", f"{top.num_seeds:,}")
 
 
 def _check_compiled(value: Any, path: str) -> None:

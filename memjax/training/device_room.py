@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from memjax.machine import Device, device_bytes, readable
 from memjax.memory import MemoryState
-from memjax.types import ConfigError, PyTree
+from memjax.types import ConfigError, Discrete, EnvSpec, PyTree
 
 
 class _Bank(NamedTuple):
@@ -19,35 +19,55 @@ class _Bank(NamedTuple):
     bytes: int
 
 
-def check_room(state: PyTree) -> None:
-    """Checks that a train state fits the free memory of its first device.
+def check_room(state: PyTree, rollout: int = 0) -> None:
+    """Checks that a train state and a rollout fit the free memory of the state's first device.
 
-    Only the state itself is counted; a rollout and an update need further memory.
+    What an update needs beside them is not counted.
 
     Args:
       state: its arrays, or their shapes (`jax.ShapeDtypeStruct`).
+      rollout: bytes of a rollout, as of `rollout_bytes`.
 
     Raises:
       ConfigError: it does not fit. The message names the largest memory and the capacity that would fit if
         all memories were made smaller by the same factor.
     """
     device = _device(state)
-    free, needed = device_bytes(device), _bytes(state)
+    free, needed = device_bytes(device), _bytes(state) + rollout
     if free is None or needed <= free:
         return
     banks = _banks(state)
     rest = needed - sum(bank.bytes for bank in banks)
     place = f"{readable(free)} free on {device}"
+    size = f"a train state of {readable(needed - rollout)}" + f" and a rollout of {readable(rollout)}" * (
+        rollout > 0
+    )
     if not banks or rest > free:
-        raise ConfigError("device", f"room for a train state of {readable(needed)}", place)
+        raise ConfigError("device", f"room for {size}", place)
     largest = max(banks, key=lambda bank: bank.bytes)
     most = largest.capacity * (free - rest) // (needed - rest)
     others = ", all memories scaled alike" if len(banks) > 1 else ""
     raise ConfigError(
         "capacity",
         f"at most about {most:,} slots in {largest.path} ({place}{others})",
-        f"{largest.capacity:,} slots in a train state of {readable(needed)}",
+        f"{largest.capacity:,} slots in {size}",
     )
+
+
+def rollout_bytes(spec: EnvSpec, steps: int, batch: int, *, successors: bool) -> int:
+    """Bytes of a rollout of one seed, without what an agent adds to it.
+
+    Args:
+      spec: of the environment.
+      steps: T.
+      batch: B.
+      successors: whether observations are stored twice, as true successors too.
+    """
+    observation = math.prod(spec.observation_shape) * jnp.dtype(spec.observation_dtype).itemsize
+    action = 4 if isinstance(spec.action, Discrete) else 4 * spec.action.size
+    # reward, four flags, the tabular state, return and length of the episode
+    each = observation * (1 + successors) + action + 4 + 4 + 4 + 8
+    return batch * (steps * each + observation)
 
 
 def check_data_room(needed: int, source: str) -> None:

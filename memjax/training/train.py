@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from memjax.runs.checkpoint import Checkpoints
@@ -23,7 +24,7 @@ from memjax.runs.workdir import CHECKPOINTS, open_workdir, write_manifest
 from memjax.training import hosts
 from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
-from memjax.training.device_room import check_room
+from memjax.training.device_room import check_room, rollout_bytes
 from memjax.training.program import Program
 from memjax.training.sinks import check_sinks, open_sinks
 
@@ -42,8 +43,18 @@ def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
       ConfigError: parts of the config do not fit each other, or the state does not fit on the device.
     """
     program = _program(config, learns)
-    check_room(program.abstract_state())
+    check_room(program.abstract_state(), _rollout_bytes(config) if learns else 0)
     return program
+
+
+def _rollout_bytes(config: ResolvedConfig) -> int:
+    """Bytes of a rollout on one device; on a CPU, whose devices share one memory, on all of them."""
+    if config.data is not None:
+        return 0
+    in_jax = config.backend == "jax"
+    each = rollout_bytes(config.spec, config.agent.rollout_steps, config.env.num_envs, successors=in_jax)
+    shared = jax.default_backend() == "cpu"
+    return each * config.num_seeds // (jax.device_count() if in_jax and not shared else 1)
 
 
 def _program(config: ResolvedConfig, learns: bool) -> Program:

@@ -73,6 +73,11 @@ BAD_OVERRIDES = [
     ("agent.minibatches=5", "agent.minibatches: expected a divisor of the batch 32, got 5"),
     ("agent.rollout_steps=0", "agent.rollout_steps: expected int >= 1, got 0"),
     ("run.total_steps=0", "run.total_steps: expected int >= 1, got 0"),
+    (
+        "run.total_steps=1000000000000",
+        "run.total_steps: expected at most 68,719,476,608, as iterations are counted in 32 bits, got 1,000",
+    ),
+    ("num_seeds=2147483649", "num_seeds: expected at most 2,147,483,648 seeds from 0"),
     ("run.total_steps=-1", "run.total_steps: expected int >= 1, got -1"),
     ("run.total_steps=1e-3", "run.total_steps: expected int, got '1e-3'"),
     ("run.eval_every=-1", "run.eval_every: expected int >= 0, got -1"),

@@ -3,14 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from memjax.envs import make_env
 from memjax.memory import make_memory
 from memjax.training import device_room as room
-from memjax.training.device_room import check_room
+from memjax.training.device_room import check_room, rollout_bytes
+from memjax.training.rollout import start, unroll
 from memjax.types import ConfigError
 
 FOUR_ROOMS = Path(__file__).parents[2] / "memjax" / "configs" / "four_rooms.py"
@@ -74,6 +77,35 @@ def test_without_a_memory_it_names_the_device(free):
         ConfigError, match=r"^device: expected room for a train state of 7.8. KiB, got 1000 bytes free"
     ):
         check_room(state(weights=1000))
+
+
+def test_a_rollout_counts(free):
+    abstract = state(weights=1000)
+    needed = live_bytes(abstract) + 2 * 8
+    free(needed + 500)
+    check_room(abstract, 500)
+    with pytest.raises(ConfigError, match=r"train state of 7.8. KiB and a rollout of 501 bytes, got .* free"):
+        check_room(abstract, 501)
+    with pytest.raises(
+        ConfigError, match=r"capacity: .* slots in agent.banks.bank0 .* a rollout of 1000 bytes"
+    ):
+        check_room(state(500), 1_000)
+
+
+@pytest.mark.parametrize("id", ["gymnax/CartPole-v1", "gymnax/Pendulum-v1", "memjax/FourRooms-v0"])
+def test_bytes_of_a_rollout_are_those_that_are_unrolled(id):
+    """Oracle: the shapes of a rollout with an agent that adds nothing."""
+    env = make_env(id, options={})
+    zero = env.spec.zero_actions(3)
+    agent = SimpleNamespace(
+        rollout_steps=5,
+        initial_carry=lambda batch: (),
+        act=lambda *_: SimpleNamespace(action=zero, carry=(), extras={}),
+    )
+    rollout = jax.eval_shape(
+        lambda k: unroll(env, agent, (), start(env, agent, 3, k), k)[1], jax.random.key(0)
+    )
+    assert rollout_bytes(env.spec, 5, 3, successors=True) == room._bytes(rollout)
 
 
 def test_the_command_ends_with_one_line_and_code_2(tmp_path):
