@@ -109,7 +109,7 @@ def make_sharded_memory(
     return Memory(
         init=presented(interface.Init, start),
         write=presented(interface.Write, on(write, state, (state, P()))),
-        retrieve=presented(interface.Retrieve, on(retrieve, None, P())),
+        retrieve=presented(interface.Retrieve, partial(_retrieve_all, on(retrieve, None, P()))),
         sample=presented(interface.Sample, partial(_sample_all, sampler)),
         gather=presented(interface.Gather, partial(_gather_all, reader)),
         touch=presented(interface.Touch, on(partial(_touch, local.touch, axis_name), state, state)),
@@ -229,6 +229,14 @@ def _write(
     """Exchanges the candidates alone: 8 ("lru") or 12 ("lowest_utility") bytes for each item and shard."""
     locate = partial(local_slots, n=state.capacity, axis_name=axis_name)
     return write(state, *items, **fields, policy=policy, locate=locate)
+
+
+def _retrieve_all(
+    retriever: _Call, state: MemoryState, queries: Array, *, find: _Call | None = None, **options: Any
+) -> Retrieved:
+    if find is not None:
+        raise ConfigError("find", "none: a memory on several devices searches by itself", "a function")
+    return retriever(state, queries, **options)
 
 
 def _retrieve(

@@ -4,7 +4,12 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+
+from memjax.memory import make_sharded_memory
+from memjax.types import ConfigError
 
 
 @pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
@@ -15,3 +20,10 @@ def test_shards_are_one_memory(speed, request):
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_a_search_of_ones_own_is_refused_in_one_line():
+    mesh = jax.make_mesh((1,), ("slots",), axis_types=(jax.sharding.AxisType.Auto,))
+    memory = make_sharded_memory(mesh, "slots", 8, 4, np.zeros(2, np.float32), evict="fifo", k=2)
+    with pytest.raises(ConfigError, match=r"^find: expected none: .* got a function$"):
+        memory.retrieve(None, None, find=lambda *_, **__: None)
