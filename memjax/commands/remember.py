@@ -31,7 +31,7 @@ from memjax.llm.run.prompts import plain
 from memjax.llm.run.records import KEY_CHARS
 from memjax.llm.run.state import Description
 from memjax.llm.sandbox.kernel import hide_memory
-from memjax.llm.sandbox.sandbox import Sandbox, check_sandbox
+from memjax.llm.sandbox.sandbox import check_sandbox
 from memjax.llm.tasks.loading import benchmark_entry, load
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
@@ -109,7 +109,6 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
 
 def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
     """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
-    Sandbox.allow_weak = config.allow_weak_sandbox  # a loader may run programs too
     options = {n: os.path.expanduser(v) if isinstance(v, str) else v for n, v in config.options.items()}
     if options.get("checked"):
         print(
@@ -117,7 +116,8 @@ def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
         )
     if "judge" in options:
         options["judge"] = _judge(chat, config) if options["judge"] and chat is not None else None
-    return load(config.name, config.folder, limit=config.limit, seed=config.seed, **options)
+    options |= {"limit": config.limit, "seed": config.seed, "allow_weak_sandbox": config.allow_weak_sandbox}
+    return load(config.name, config.folder, **options)
 
 
 def run(
@@ -209,16 +209,16 @@ def description_of(run: RunConfig, benchmark: Benchmark, imports: Sequence[Impor
     about = {
         "experiment": run.experiment,
         "benchmark": benchmark.about | {"left_out": left_out},
-        "sandbox": _isolation(run.benchmark.name, benchmark),
+        "sandbox": _isolation(run.benchmark, benchmark),
     }
     return Description(settings, _FREE, about, tuple(imports))
 
 
-def _isolation(name: str, benchmark: Benchmark) -> dict[str, Any] | None:
+def _isolation(config: BenchmarkConfig, benchmark: Benchmark) -> dict[str, Any] | None:
     """How programs are isolated on this machine; None where the benchmark runs none."""
-    if not benchmark.about.get("runs_programs", benchmark_entry(name).runs_programs):
+    if not benchmark.about.get("runs_programs", benchmark_entry(config.name).runs_programs):
         return None
-    isolation = check_sandbox()
+    isolation = check_sandbox(allow_weak=config.allow_weak_sandbox)
     if isolation.files == "shared":
         hide_memory()  # other processes of this user do not read our environment
         print(

@@ -68,18 +68,18 @@ class Sandbox:
       limits: of each command; None: the defaults.
       administrator: gives private copies of the system's folders and root's rights over users and files, as
         tasks of system administration need. It needs to be started by root, as in most containers.
+      allow_weak: run programs even where the kernel has no namespaces; they then have this user's rights over
+        files and processes.
 
     Raises:
       ConfigError: this machine cannot isolate programs well enough.
       SandboxError: the sandbox did not start.
     """
 
-    # Whether programs may run where the kernel has no namespaces. They then have this user's rights over
-    # files and processes. Set once, before a run.
-    allow_weak = False
-
-    def __init__(self, limits: Limits | None = None, *, administrator: bool = False):
-        self.limits = limits or Limits()
+    def __init__(
+        self, limits: Limits | None = None, *, administrator: bool = False, allow_weak: bool = False
+    ):
+        self.limits, self._allow_weak = limits or Limits(), allow_weak
         self._process: subprocess.Popen | None = None
         _remove_leftovers()
         self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
@@ -162,7 +162,7 @@ class Sandbox:
             self.shortfall = answer["failed"]
             answer = self._open(administrator, weak=True)
         had = Isolation(**answer)
-        if had.files == "shared" and not administrator and not self.allow_weak:
+        if had.files == "shared" and not administrator and not self._allow_weak:
             why = self.shortfall or "the kernel gives no namespaces"
             expected = (
                 "programs of a model to be isolated (or benchmark.allow_weak_sandbox=True, at your own risk)"
@@ -267,13 +267,13 @@ class Sandbox:
         return line
 
 
-def check_sandbox() -> Isolation:
-    """How programs are isolated on this machine.
+def check_sandbox(*, allow_weak: bool = False) -> Isolation:
+    """How programs are isolated on this machine; `allow_weak` as for `Sandbox`.
 
     Raises ConfigError where the isolation is too weak, or where this Python does not run inside the sandbox,
     since every program would then be graded as wrong.
     """
-    with Sandbox() as sandbox:
+    with Sandbox(allow_weak=allow_weak) as sandbox:
         completed = sandbox.python("import json\nprint(json.dumps('ready'))")
         if completed.out != '"ready"\n':
             why = completed.err.strip()[-200:] or f"exit status {completed.code}"

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -146,6 +147,7 @@ def load_alfworld(
     examples: str = "react",
     show_commands: Show = "always",
     start: Start = TextworldGame,
+    allow_weak_sandbox: bool = False,
 ) -> Benchmark:
     """The games of two splits.
 
@@ -165,6 +167,7 @@ def load_alfworld(
       show_commands: when the model is shown the possible commands: "always", "invalid" (after a command that
         does nothing) or "never".
       start: starts the game of a file.
+      allow_weak_sandbox: run games even where the kernel gives no namespaces; only with the default `start`.
 
     Returns:
       The benchmark.
@@ -179,6 +182,8 @@ def load_alfworld(
     if examples not in ("", *_REPLIES):
         raise ConfigError("examples", "react, act or ''", repr(examples))
     shown = _examples(base, examples) if examples else {}
+    if allow_weak_sandbox and start is TextworldGame:
+        start = partial(TextworldGame, allow_weak_sandbox=True)
     left_out: list[dict[str, str]] = []
     splits: list[list[AlfworldTask]] = []
     for split in (train, held_out):

@@ -38,6 +38,7 @@ def load_bigcodebench(
     seed: int = 0,
     checked: str | Path | None = None,
     limits: Limits = LIMITS,
+    allow_weak_sandbox: bool = False,
 ) -> Benchmark:
     """The instruct tasks, in the split of MemRL's authors.
 
@@ -49,6 +50,7 @@ def load_bigcodebench(
         not have are run in the sandbox, one to a few seconds each, until `limit` is reached. None: all tasks
         are kept unchecked.
       limits: of each run of the tests.
+      allow_weak_sandbox: run programs of a model even where the kernel gives no namespaces.
 
     Returns:
       The benchmark. Tasks that were left out are listed in `about`.
@@ -58,7 +60,7 @@ def load_bigcodebench(
     """
     check_limit(limit)
     path = find(folder, _DATA)
-    tasks = [_task(row, where, limits) for where, row in read_lines(path)]
+    tasks = [_task(row, where, limits, allow_weak_sandbox) for where, row in read_lines(path)]
     unique((task.id for task in tasks), str(path))
     split_path = find(folder, _SPLIT)
     split = typed(read_json(split_path), dict, str(split_path))
@@ -88,7 +90,7 @@ def _named(tasks: Sequence[CodeTask], ids: list[str], where: str) -> list[CodeTa
     return [task for task in tasks if task.id in chosen]
 
 
-def _task(row: dict[str, Any], where: str, limits: Limits) -> CodeTask:
+def _task(row: dict[str, Any], where: str, limits: Limits, allow_weak: bool) -> CodeTask:
     prompt = field(row, "instruct_prompt", str, where)
     return CodeTask(
         id=field(row, "task_id", str, where),
@@ -100,6 +102,7 @@ def _task(row: dict[str, Any], where: str, limits: Limits) -> CodeTask:
         solution=field(row, "complete_prompt", str, where) + field(row, "canonical_solution", str, where),
         complete=_whole,
         limits=limits,
+        allow_weak_sandbox=allow_weak,
     )
 
 

@@ -86,6 +86,7 @@ class CodeTask:
     solution: str  # a whole program that is correct
     complete: Callable[[str], str] = field(repr=False)  # makes the whole program of the code in a reply
     limits: Limits = LIMITS
+    allow_weak_sandbox: bool = False  # run programs even where the kernel gives no namespaces
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
         """Asks once and runs the tests on the program in the reply, as `Task.attempt`."""
@@ -124,7 +125,7 @@ def judge(task: CodeTask, program: str) -> Verdict:
         files["__test__.py"].encode()
     except UnicodeEncodeError:  # a lone surrogate
         return Verdict(False, "the program is no text in UTF-8")
-    with Sandbox(task.limits) as sandbox:
+    with Sandbox(task.limits, allow_weak=task.allow_weak_sandbox) as sandbox:
         completed = sandbox.python(_RUNNER, argv=[word, task.kind, task.entry], files=files)
     told = [line[len(word) :] for line in completed.out.splitlines() if line.startswith(word)]
     if told:

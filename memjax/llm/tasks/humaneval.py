@@ -21,6 +21,7 @@ def load_humaneval(
     seed: int = 0,
     held_out: float = 0.0,
     limits: Limits = LIMITS,
+    allow_weak_sandbox: bool = False,
 ) -> Benchmark:
     """The tasks.
 
@@ -30,6 +31,7 @@ def load_humaneval(
       seed: draws them, and the held-out share.
       held_out: share of the tasks kept for transfer, in [0, 1).
       limits: of each run of the tests.
+      allow_weak_sandbox: run programs of a model even where the kernel gives no namespaces.
 
     Returns:
       The benchmark.
@@ -39,7 +41,7 @@ def load_humaneval(
     """
     check_limit(limit)
     path = find(folder, ("HumanEval.jsonl.gz", "HumanEval.jsonl"))
-    tasks = [_task(row, where, limits) for where, row in read_lines(path)]
+    tasks = [_task(row, where, limits, allow_weak_sandbox) for where, row in read_lines(path)]
     unique((task.id for task in tasks), str(path))
     train, later = apart(tasks, held_out, limit, seed)
     about = {
@@ -52,7 +54,7 @@ def load_humaneval(
     return Benchmark("humaneval", train, later, about)
 
 
-def _task(row: dict[str, Any], where: str, limits: Limits) -> CodeTask:
+def _task(row: dict[str, Any], where: str, limits: Limits, allow_weak: bool) -> CodeTask:
     prompt = field(row, "prompt", str, where)
     entry = field(row, "entry_point", str, where)
     return CodeTask(
@@ -65,6 +67,7 @@ def _task(row: dict[str, Any], where: str, limits: Limits) -> CodeTask:
         solution=prompt + field(row, "canonical_solution", str, where),
         complete=partial(complete, prompt, entry),
         limits=limits,
+        allow_weak_sandbox=allow_weak,
     )
 
 

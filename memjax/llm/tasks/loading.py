@@ -16,6 +16,7 @@ from memjax.llm.types import Benchmark
 from memjax.schema import one_of
 from memjax.types import ConfigError
 
+_COMMON = ("folder", "limit", "seed", "allow_weak_sandbox")  # what all loaders may have, set elsewhere
 _OPTION = (str, int, float, type(None))  # types of options that a config file can set; bool is an int
 
 
@@ -23,7 +24,7 @@ class Loader(Protocol):
     """Reads a benchmark from a folder. May take further keyword arguments, all with defaults."""
 
     def __call__(self, folder: str | Path, *, limit: int | None = None, seed: int = 0) -> Benchmark:
-        """Reads the tasks.
+        """Reads the tasks. Is also given `allow_weak_sandbox` where it has such an argument.
 
         Args:
           folder: of the data.
@@ -94,12 +95,14 @@ def benchmark_entry(name: str, field: str = "benchmark.name") -> BenchmarkEntry:
     return _ENTRIES[name]
 
 
-def load(name: str, folder: str | Path, **options: Any) -> Benchmark:
+def load(name: str, folder: str | Path, *, allow_weak_sandbox: bool = False, **options: Any) -> Benchmark:
     """Reads a benchmark.
 
     Args:
       name: under which it is registered.
       folder: of its data; the module of each loader in memjax/llm/tasks says which files.
+      allow_weak_sandbox: run programs of a model even where the kernel gives no namespaces. Only loaders that
+        have this argument are given it.
       **options: `limit`, `seed` and the loader's own.
 
     Returns:
@@ -109,13 +112,15 @@ def load(name: str, folder: str | Path, **options: Any) -> Benchmark:
       ConfigError: the name is unknown, or a file is missing or has another format.
     """
     loader: Any = benchmark_entry(name, "benchmark").load
+    if "allow_weak_sandbox" in inspect.signature(loader).parameters:
+        options["allow_weak_sandbox"] = allow_weak_sandbox
     return loader(folder, **options)
 
 
 def _defaults(loader: Loader) -> dict[str, Any]:
     """The keyword arguments of a loader that a config file could set, and their defaults."""
     fields = inspect.signature(loader).parameters.values()
-    own = {f.name: f.default for f in fields if f.name not in ("folder", "limit", "seed")}
+    own = {f.name: f.default for f in fields if f.name not in _COMMON}
     # A judge is a function; in a config it is True or False.
     return {n: False if n == "judge" else d for n, d in own.items() if isinstance(d, _OPTION)}
 

@@ -101,6 +101,7 @@ def load_own(
     reward: str = "",
     solved: float = 1.0,
     system: str = _SYSTEM,
+    allow_weak_sandbox: bool = False,
 ) -> Benchmark:
     """The tasks of a file.
 
@@ -112,6 +113,7 @@ def load_own(
       reward: name of a registered function that grades lines without a grading; "": none.
       solved: the least score that counts as a success.
       system: the instructions; those of programs are the code's own.
+      allow_weak_sandbox: run programs of a model even where the kernel gives no namespaces.
 
     Raises:
       ConfigError: a file is missing, a line has another format, or no such reward is registered.
@@ -121,7 +123,7 @@ def load_own(
         got = f"'{reward}' (its module comes by --import)"
         raise ConfigError("benchmark.options.reward", one_of(reward, sorted(_REWARDS)), got)
     path = Path(folder) if Path(folder).is_file() else find(folder, ("tasks.jsonl.gz", "tasks.jsonl"))
-    make = partial(_task, system=system, solved=solved, reward=reward)
+    make = partial(_task, system=system, solved=solved, reward=reward, allow_weak=allow_weak_sandbox)
     rows = [(make(row, where), row.get("split"), where) for where, row in read_lines(path)]
     unique((task.id for task, _, _ in rows), str(path))
     for _, split, where in rows:
@@ -142,7 +144,9 @@ def load_own(
     return Benchmark("own", train, later, about)
 
 
-def _task(row: dict[str, Any], where: str, *, system: str, solved: float, reward: str) -> OwnTask | CodeTask:
+def _task(
+    row: dict[str, Any], where: str, *, system: str, solved: float, reward: str, allow_weak: bool
+) -> OwnTask | CodeTask:
     given = [name for name in _GRADINGS if name in row]
     if len(given) > 1 or (not given and not reward):
         expected = f"one of {', '.join(_GRADINGS)}" + ("" if given else ", or the option reward")
@@ -153,7 +157,8 @@ def _task(row: dict[str, Any], where: str, *, system: str, solved: float, reward
         cell(row, "correction", str, where)
     if given == ["test"]:
         test = cell(row, "test", str, where)
-        return CodeTask(name, intent, prompt, test, "asserts", "", solution="", complete=_whole)
+        fields: dict[str, Any] = {"solution": "", "complete": _whole, "allow_weak_sandbox": allow_weak}
+        return CodeTask(name, intent, prompt, test, "asserts", "", **fields)
     if given:
         text = cell(row, given[0], str, where)
         grade = _by_answer(text) if given == ["answer"] else _by_pattern(text, where)

@@ -64,18 +64,19 @@ class TextworldGame:
 
     Args:
       file: the game.
+      allow_weak_sandbox: play even where the kernel gives no namespaces.
 
     Raises:
       ConfigError: a package is missing, or programs cannot be isolated on this machine.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, *, allow_weak_sandbox: bool = False):
         for package in ("alfworld", "textworld"):
             if importlib.util.find_spec(package) is None:
                 raise ConfigError(
                     "alfworld", f"the package {package}: pip install alfworld textworld", "none"
                 )
-        self._sandbox = Sandbox(_LIMITS)
+        self._sandbox = Sandbox(_LIMITS, allow_weak=allow_weak_sandbox)
         try:
             self._sandbox.talk(_PROGRAM, files={"game.tw-pddl": file.read_text()})
         except BaseException:

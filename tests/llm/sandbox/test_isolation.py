@@ -15,7 +15,8 @@ from memjax.types import ConfigError
 class WeakSandbox(Sandbox):
     """A sandbox as where the kernel gives no namespaces."""
 
-    allow_weak = True
+    def __init__(self, *arguments, allow_weak=True, **options):
+        super().__init__(*arguments, allow_weak=allow_weak, **options)
 
     def _open(self, administrator, weak):
         return super()._open(administrator, weak=True)
@@ -237,11 +238,8 @@ def test_an_administrator_reads_none_of_our_passwords_and_logs():
 
 
 def test_too_little_isolation_is_refused_in_one_line():
-    class Refused(WeakSandbox):
-        allow_weak = False
-
     with pytest.raises(ConfigError, match=r"sandbox: expected programs of a model to be isolated") as caught:
-        Refused()
+        WeakSandbox(allow_weak=False)
     assert "\n" not in str(caught.value)
 
 

@@ -16,7 +16,8 @@ LIMITS = Limits(
 class WeakSandbox(Sandbox):
     """A sandbox as where the kernel gives no namespaces."""
 
-    allow_weak = True
+    def __init__(self, *arguments, allow_weak=True, **options):
+        super().__init__(*arguments, allow_weak=allow_weak, **options)
 
     def _open(self, administrator, weak):
         return super()._open(administrator, weak=True)
