@@ -134,12 +134,13 @@ ROWS = {
         "",
     ),
     "R20": Row(
-        "a memory cannot leave its marks in a prompt, and of 200 poisoned beside 100 honest ones at most 5 % are "
-        "followed where `recall` and `weight` leave the utilities room; none of a source below `least_trust`",
+        "a memory cannot leave its marks in a prompt, and of 200 poisoned beside 100 honest ones at most 5 % "
+        "are followed where `recall` and `weight` leave the utilities room, none "
+        "of a source below `least_trust`",
         "llm/run/test_poisoning.py llm/run/test_poisoned_agent.py",
         (),
-        "the agent is simulated: whether a model follows a poisoned memory was not measured; with the preset's "
-        "recall of 10, poison that outnumbers honest memories is followed for long",
+        "the agent is simulated: whether a model follows a poisoned memory was not measured; with the "
+        "preset's recall of 10, poison that outnumbers honest memories is followed for long",
     ),
     "R21": Row(
         "the same seed gives the same bits, on several simulated devices as on one",
