@@ -109,15 +109,18 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
 
 def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:
     """The benchmark's tasks; `chat` grades where `options.judge` asks for it. Raises ConfigError."""
-    options = {n: os.path.expanduser(v) if isinstance(v, str) else v for n, v in config.options.items()}
+    options: dict[str, Any] = {
+        n: os.path.expanduser(v) if isinstance(v, str) else v for n, v in config.options.items()
+    }
     if options.get("checked"):
         print(
             "running solutions to see which tasks can be judged here; what is known is kept", file=sys.stderr
         )
     if "judge" in options:
         options["judge"] = _judge(chat, config) if options["judge"] and chat is not None else None
-    options |= {"limit": config.limit, "seed": config.seed, "allow_weak_sandbox": config.allow_weak_sandbox}
-    return load(config.name, config.folder, **options)
+    weak = config.allow_weak_sandbox
+    common = {"limit": config.limit, "seed": config.seed}
+    return load(config.name, config.folder, allow_weak_sandbox=weak, **common, **options)
 
 
 def run(
