@@ -5,6 +5,7 @@ Imports nothing that takes long, so that help appears at once.
 
 import argparse
 import ast
+import errno
 import os
 import re
 from pathlib import Path
@@ -15,7 +16,16 @@ MOST_DIGITS = 18  # of a number: so many fit into 64 bits
 
 def path(text: str) -> Path:
     """A path, ~ expanded."""
-    return Path(os.path.expanduser(text))
+    place = Path(os.path.expanduser(text))
+    try:
+        os.lstat(place)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a path, got one with an {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            expected = "a path that is short enough for the file system"
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {len(text):,} characters") from None
+    return place
 
 
 def positive(text: str) -> int:

@@ -53,7 +53,12 @@ class Parser(argparse.ArgumentParser):
         """As argparse, and then the directories of runs from both places where they may stand."""
         arguments, rest = super().parse_known_args(args, namespace)
         if self.takes_workdirs:
-            late = [argument_types.path(word) for word in rest if not word.startswith("-")]  # after an option
+            try:
+                late = [
+                    argument_types.path(word) for word in rest if not word.startswith("-")
+                ]  # after an option
+            except argparse.ArgumentTypeError as error:
+                self.error(str(error))
             rest = [word for word in rest if word.startswith("-")]
             found = [*arguments.positional, *late, *arguments.named]
             if not found:

@@ -59,7 +59,7 @@ def import_all(names: Sequence[str]) -> tuple[Import, ...]:
 def read_imports(workdir: Path) -> tuple[Import, ...]:
     """What the run in `workdir` recorded; () where it recorded nothing. Raises ConfigError if damaged."""
     path = Path(workdir) / IMPORTS_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for what cannot be a path
         return ()
     try:
         rows = [(row["name"], row["sha256"]) for row in json.loads(path.read_bytes())]

@@ -87,13 +87,20 @@ def _first_seed(config: Mapping[str, Any], file: Path) -> int:
     return seed
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is one that is written as a metric: infinity is text, no value is None."""
+    if isinstance(value, int):
+        return abs(value) < 10**308  # a larger one has no float
+    return value is None or isinstance(value, float) or value in ("inf", "-inf")
+
+
 def _check_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Raises ConfigError unless each metric is a number, or a list of as many numbers in every line."""
     seeds: dict[str, int] = {}
     for row in rows:
         for name, value in row.items():
             values = value if isinstance(value, list) else [value]
-            is_number = all(each is None or isinstance(each, int | float) for each in values)
+            is_number = all(map(_is_number, values))
             if not values or not is_number or seeds.setdefault(name, len(values)) != len(values):
                 expected = "a number, or as many numbers as in the lines before"
                 raise ConfigError(f"{path}, step {row['step']}: {name}", expected, repr(value))

@@ -301,3 +301,15 @@ def test_without_the_cache_nothing_is_kept_whatever_the_environment_says(tmp_pat
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder)
         words = [sys.executable, "-c", program.format(enabled=enabled, folder=str(folder))]
         subprocess.run(words, env=environment, check=True)
+
+
+@pytest.mark.parametrize("words", [["report"], ["inspect"], ["train", "--config=four_rooms:smoke"]])
+@pytest.mark.parametrize("workdir", ["x" * 300, "/".join(["y" * 200] * 25), "a\0b"])
+def test_a_workdir_that_no_file_system_takes_is_refused_in_one_line(words, workdir, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*words, f"--workdir={workdir}"])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith("memjax: error: ")
+    assert said.count("\n") == 1
+    assert len(said) < 250

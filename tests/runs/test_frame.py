@@ -130,3 +130,17 @@ def test_the_example_of_the_documents_runs(tmp_path, monkeypatch):
     exec(example.text, names)
     assert names["curves"].to_numpy().tolist() == [[0.5, 1.0], [1.0, 2.0]]
     assert names["last"]["mean"].tolist() == [1.0, 2.0]
+
+
+def test_what_is_infinite_comes_back_as_it_was_written(tmp_path):
+    values = np.asarray([np.inf, -np.inf, 2.0, np.nan])
+    table = memjax.runs.load(run_dir(tmp_path / "r", [(1, {"loss": values}), (2, {"loss": values * 0.5})]))
+    assert table.value.tolist() == [np.inf, -np.inf, 2.0, np.inf, -np.inf, 1.0]
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "-" + "9" * 310, '"Infinity"', '"1.0"', "[[1.0]]"])
+def test_what_is_no_number_is_said(tmp_path, value):
+    path = run_dir(tmp_path / "r", [])
+    (path / "metrics.jsonl").write_text(f'{{"step": 1, "x": {value}}}\n')
+    with pytest.raises(ConfigError, match=r"step 1: x: expected a number"):
+        memjax.runs.load(path)
