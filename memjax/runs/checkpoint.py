@@ -41,9 +41,12 @@ class Checkpoints:
     Args:
       directory: of the checkpoints; made by the first save.
       keep: how many of the newest are kept.
+      run: saved with each and compared when one is restored, so that none of another run is taken for one of
+        this. "" takes all.
     """
 
-    def __init__(self, directory: Path, keep: int = 1):
+    def __init__(self, directory: Path, keep: int = 1, *, run: str = ""):
+        self._run = run
         self.directory = Path(directory).resolve()
         self.keep = keep  # how many of the newest stay
         self._manager: ocp.CheckpointManager | None = None
@@ -70,7 +73,7 @@ class Checkpoints:
         Raises:
           CheckpointError: this save, or an earlier one in the background, failed.
         """
-        arrays, meta = contents_of(step, state)
+        arrays, meta = contents_of(step, state, self._run)
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         self.wait()
         if self._manager is not None and not self.directory.is_dir():
@@ -130,13 +133,13 @@ class Checkpoints:
           The checkpoint; None where there is none, or with `required` False no intact one.
 
         Raises:
-          ConfigError: an intact checkpoint belongs to another program (it has other leaves or another schema
-            version), or all are damaged.
+          ConfigError: an intact checkpoint belongs to another run or program (it has other leaves or another
+            schema version), or all are damaged.
         """
         damaged: list[int] = []
         for step in reversed(steps_in(self.directory)):
             try:
-                restored = restore(self.directory, step, abstract_state)
+                restored = restore(self.directory, step, abstract_state, self._run)
             except Damaged as error:
                 print(f"memjax: checkpoint {step} is damaged ({error}); trying the one before it", flush=True)
                 damaged.append(step)

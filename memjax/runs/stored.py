@@ -54,12 +54,13 @@ def steps_in(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name))
 
 
-def contents_of(step: int, state: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+def contents_of(step: int, state: PyTree, run: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """The contents of a checkpoint.
 
     Args:
       step: its number.
       state: a tree of JAX or NumPy arrays, typed PRNG keys, and Python scalars.
+      run: what tells runs apart, such as a digest of the config; "": nothing does.
 
     Returns:
       The arrays by name, and the record together with its own sha256.
@@ -70,6 +71,7 @@ def contents_of(step: int, state: PyTree) -> tuple[dict[str, Any], dict[str, Any
         "schema": SCHEMA_VERSION,
         "memjax": __version__,
         "step": step,
+        "run": run,
         "scalars": {_name(i): leaf for i, leaf in leaves.items() if is_scalar(leaf)},
         "leaves": [list(leaf) for leaf in table],
         "digest": digest_of(table),
@@ -99,22 +101,26 @@ def check_readable(directory: Path, step: int) -> None:
         raise Damaged(f"{len(missing)} of its {len(names)} arrays cannot be read back")
 
 
-def restore(directory: Path, step: int, abstract_state: PyTree) -> Restored:
+def restore(directory: Path, step: int, abstract_state: PyTree, run: str = "") -> Restored:
     """Reads a checkpoint and verifies the sha256 of every leaf.
 
     Args:
       directory: with one folder for each checkpoint.
       step: of the checkpoint.
       abstract_state: the state's tree; of arrays, their shapes, types and placement are enough.
+      run: as it was saved with; "": of any run.
 
     Returns:
       The step, and the state with each array where `abstract_state` places it.
 
     Raises:
       Damaged: the checkpoint does not contain what was saved.
-      ConfigError: it was saved by a program with other leaves, or in another schema version.
+      ConfigError: another run saved it, or a program with other leaves, or it is of another schema version.
     """
     record = read_record(directory, step)
+    if run and record.get("run", "") not in ("", run):
+        expected = "checkpoints of its own run (one of another run was copied here)"
+        raise ConfigError(f"workdir: {directory / str(step)}", expected, "one that another config saved")
     wanted = flatten(abstract_state)
     _check_same_leaves(record["leaves"], [(path, *kind_of(leaf)) for path, leaf in wanted])
     targets = {_name(i): _target(leaf) for i, (_, leaf) in enumerate(wanted) if _is_stored(leaf)}

@@ -119,10 +119,19 @@ def first_difference(
         extended = (
             field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old
         )
-        is_free = any(field == name or field.startswith(f"{name}.") for name in free)
-        if not is_free and not extended and (type(old), old) != (type(value), value):
+        if not _is_free(field, free) and not extended and (type(old), old) != (type(value), value):
             return field, old, value
     return None
+
+
+def identity(config: Mapping[str, Any], free: Collection[str] = _FREE_FIELDS) -> str:
+    """A digest of all that may not differ between two launches of a run; fields as for `first_difference`."""
+    kept = {
+        field: value
+        for field, value in _leaves(config).items()
+        if field != "run.total_steps" and not _is_free(field, free)
+    }
+    return _seal(kept)
 
 
 def describe_launch() -> dict[str, Any]:
@@ -158,10 +167,9 @@ def locked(workdir: Path) -> Iterator[None]:
         file = open(workdir / "lock", "a+")  # noqa: SIM115 - closed below
         if not os.access(workdir, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise ConfigError(
-            "workdir", "a directory that can be written", f"'{workdir}' ({error.strerror})"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError("workdir", "a directory that can be written", f"'{workdir}' ({why})") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,6 +207,10 @@ def _check_same_run(workdir: Path, config: Mapping[str, Any], free: Collection[s
         field, old, new = difference
         expected = f"the run of {CONFIG_FILE} in it, whose {field} is {old!r} (use another --workdir)"
         raise ConfigError("workdir", expected, repr(new))
+
+
+def _is_free(field: str, free: Collection[str]) -> bool:
+    return any(field == name or field.startswith(f"{name}.") for name in free)
 
 
 def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import MetricsWriter
 from memjax.runs.progress import Progress
 from memjax.runs.signals import Diverged, StopOnSignal
-from memjax.runs.workdir import CHECKPOINTS, open_workdir, write_manifest
+from memjax.runs.workdir import CHECKPOINTS, identity, open_workdir, write_manifest
 from memjax.training import hosts
 from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
@@ -97,7 +97,9 @@ def train(
             write_imports(workdir, imports)
         hosts.agree(0)  # the others wait until the workdir has been found to be this run's
         try:
-            with Checkpoints(workdir / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
+            with Checkpoints(
+                workdir / CHECKPOINTS, config.run.keep_checkpoints, run=identity(config.raw)
+            ) as checkpoints:
                 return _run(program, config, workdir, checkpoints, stop)
         finally:
             program.close()

@@ -591,3 +591,18 @@ def test_kill_at_every_call_to_the_file_system(tmp_path):
     while kill_at_call(tmp_path / "checkpoints", at) is None:
         at += 1
     assert at > 20
+
+
+def test_a_checkpoint_that_was_copied_from_another_run_is_refused(tmp_path):
+    state = {"x": np.arange(3)}
+    for name in ("", "a", "b"):
+        with Checkpoints(tmp_path / name / "checkpoints", run=name) as checkpoints:
+            checkpoints.save(5, state)
+    refused = pytest.raises(ConfigError, match=r"checkpoints of its own run .* another config")
+    with Checkpoints(tmp_path / "a" / "checkpoints", run="b") as checkpoints, refused:
+        checkpoints.restore_latest(state)
+    for name, run in (("a", "a"), ("a", ""), ("", "b")):  # one without a name is of an earlier version
+        with Checkpoints(tmp_path / name / "checkpoints", run=run) as checkpoints:
+            restored = checkpoints.restore_latest(state)
+            assert restored is not None
+            assert restored.step == 5

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from memjax.config_file import load_config
-from memjax.runs.workdir import open_workdir, read_json, write_json, write_manifest
+from memjax.runs.workdir import identity, open_workdir, read_json, write_json, write_manifest
 from memjax.training.config import load_workdir_config, resolve
 from memjax.types import ConfigError
 
@@ -201,3 +201,21 @@ def test_a_flipped_bit_in_a_json_file_is_found_wherever_it_is(tmp_path):
                 continue
     path.write_text(json.dumps(values))
     assert read_json(path) == values  # written by hand
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "same"),
+    [
+        ("seed", "1", False),
+        ("agent.hidden", "16", False),
+        ("run.log_every", "1", False),
+        ("run.total_steps", "9999", True),
+        ("run.keep_checkpoints", "9", True),
+    ],
+)
+def test_the_identity_is_that_of_what_may_be_continued(config_file, registries, field, value, same):
+    config, other = (
+        resolve(load_config(str(config_file)), **registries),
+        changed(config_file, registries, field, value),
+    )
+    assert (identity(config.raw) == identity(other.raw)) is same
