@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from memjax.commands.train import resolve_training
 from memjax.runs.metrics import replace_file
 from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
-from memjax.runs.workdir import CHECKPOINTS
+from memjax.runs.workdir import CHECKPOINTS, locked
 from memjax.types import ConfigError, RunEnded
 
 RESULTS = "results.csv"
@@ -92,7 +92,8 @@ def run_missing(
 ) -> int:
     """Runs those cells that have no rows yet, then calls `write` with all rows. Returns the exit code.
 
-    Raises RunEnded where a run failed, after the others were finished and what there is was written.
+    Raises RunEnded where a run failed, after the others were finished and what there is was written, and
+    ConfigError where another process runs cells in `workdir`.
     """
     rows = read_rows(workdir / RESULTS)
     missing = [cell for cell in cells if not is_done(cell, rows)]
@@ -101,7 +102,7 @@ def run_missing(
         for cell in missing:
             print(f"{cell.name}: {cell.source}, {cell.seeds} x {cell.total_steps:,} steps")
         return 0
-    with StopOnSignal() as stop:
+    with locked(workdir), StopOnSignal() as stop:
         failed = run_cells(campaign, missing, rows, workdir, workers, stop)
     if stop.requested:
         return stop.exit_code
@@ -262,14 +263,33 @@ def scores_of(campaign: Campaign, cell: Cell) -> list[dict[str, str]]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of `results.csv`; none where there is no such file. Raises ConfigError for other columns."""
+    """The rows of `results.csv`; none where there is no such file. Raises ConfigError for other columns.
+
+    Rows that are cut or damaged are left out and reported on stderr; their runs are then read again.
+    """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if rows and tuple(rows[0]) != COLUMNS:
-        raise ConfigError(str(path), f"the columns {', '.join(COLUMNS)}", ", ".join(map(str, rows[0])))
+    text = path.read_bytes().decode(errors="replace")
+    reader = csv.DictReader(io.StringIO(text))
+    columns = tuple(reader.fieldnames or COLUMNS)
+    if columns != COLUMNS:
+        raise ConfigError(str(path), f"the columns {', '.join(COLUMNS)}", ", ".join(map(str, columns)))
+    found = list(reader)
+    rows = [row for row in found if _is_whole(row)]
+    if rows and rows[-1] is found[-1] and not text.endswith("\n"):
+        rows.pop()
+    if len(rows) < len(found):
+        print(f"memjax: {path}: damaged rows are left out ({len(found) - len(rows)})", file=sys.stderr)
     return rows
+
+
+def _is_whole(row: Mapping[Any, Any]) -> bool:
+    """Whether a row has all its fields, and numbers where they belong."""
+    try:
+        _ = [int(row[name]) for name in ("seed", "steps")] + [float(row[name]) for name in ("score", "area")]
+    except (TypeError, ValueError):
+        return False
+    return tuple(row) == COLUMNS and None not in row.values() and "\ufffd" not in "".join(row.values())
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:

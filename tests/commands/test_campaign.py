@@ -18,9 +18,10 @@ from memjax.commands.aggregates import (
     performance_profile,
     probability_of_improvement,
 )
-from memjax.commands.campaign import COLUMNS, cells_of, read_rows
+from memjax.commands.campaign import COLUMNS, cells_of, read_rows, run_missing, write_rows
 from memjax.commands.campaign_file import read_campaign
 from memjax.config_file import load_config
+from memjax.runs.workdir import locked
 from memjax.training.config import resolve
 from memjax.types import ConfigError
 
@@ -263,3 +264,36 @@ def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path, capsys):
     (tmp_path / "results.csv").write_bytes((results / "results.csv").read_bytes())
     assert main(["campaign", str(SHIPPED / "gate.toml"), f"--workdir={tmp_path}", "--only-tables"]) == 0
     assert (tmp_path / "tables.md").read_text() == (results / "tables.md").read_text()
+
+
+ROW = dict(zip(COLUMNS, ("g", "t", "a", "p", "1", "0", "0.5", "0.25", "9", "c"), strict=True))
+
+
+def test_rows_that_are_cut_or_damaged_are_left_out_and_said(tmp_path, capsys):
+    rows = [ROW | {"seed": str(seed)} for seed in range(4)]
+    path = tmp_path / "results.csv"
+    write_rows(path, rows)
+    whole = path.read_bytes()
+    assert read_rows(path) == rows
+    assert capsys.readouterr().err == ""
+    for end in range(len(whole) - 1, whole.rindex(b"g,t"), -3):  # cut anywhere in the last line
+        path.write_bytes(whole[:end])
+        assert read_rows(path) == rows[:3]
+        assert capsys.readouterr().err == f"memjax: {path}: damaged rows are left out (1)\n"
+    for old, new in (
+        (b"1,1,0.5", b"1,1,0x5"),
+        (b"1,2,0.5", b"1,2;0.5"),
+        (b"g,t", b"g,\xff"),
+        (b"9,c", b"9,c,d"),
+    ):
+        path.write_bytes(whole.replace(old, new, 1))
+        assert len(read_rows(path)) == 3
+        assert "damaged rows are left out (1)" in capsys.readouterr().err
+    path.write_bytes(whole.replace(b"score", b"scare", 1))
+    with pytest.raises(ConfigError, match="the columns group"):
+        read_rows(path)
+
+
+def test_two_campaigns_in_one_workdir_are_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(ConfigError, match="a directory no other process runs in"):
+        run_missing(None, [], tmp_path, lambda rows: None, 1, dry_run=False)
