@@ -3,7 +3,7 @@
   python experiments/launch/local_model.py MODEL.gguf --context 4096
   python -m experiments.language_stream_runs play --runs runs/stream --seeds 0
   python -m experiments.language_stream_runs tables --runs runs/stream \\
-      --out experiments/results/language_stream
+      --seeds 0 --out experiments/results/language_stream
 
 `experiments/language_stream.py` says what the requests are. All arms write the same content (the record
 alone) and have the same room in the prompt; they differ in what they show. `_imported` arms begin with three
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.out is None:
         parser.error("tables: --out is required")
-    paths = sorted(path.parent for path in arguments.runs.glob(f"*/{LOG_FILE}"))
+    found = (path.parent for seed in arguments.seeds for path in arguments.runs.glob(f"*-{seed}/{LOG_FILE}"))
+    paths = sorted(found)
     tables([read(path) for path in paths], arguments.out, paths)
     return 0
 
@@ -318,7 +319,7 @@ def draw(by_name: Mapping[str, Sequence[Arm]], path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("share of the requests solved")
-    axes[1].legend(fontsize="small", loc="lower right")
+    axes[0].legend(*axes[1].get_legend_handles_labels(), fontsize="small", loc="center right")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 

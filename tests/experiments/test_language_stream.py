@@ -95,6 +95,6 @@ def test_a_run_reads_back_and_an_agent_that_follows_its_memories_learns(tmp_path
     mean, low, high, kinds = difference([arms["memrl"]], [arms["none"]])
     assert 0 < low <= mean <= high
     assert kinds == len(PILOT)
-    main(["tables", f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
+    main(["tables", "--seeds=1", f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
     assert "MemRL minus no memory" in capsys.readouterr().out
     assert (tmp_path / "out" / "success.png").stat().st_size > 1_000
