@@ -5,7 +5,6 @@ arm is finished: (task, experts, count, seed, arm, score, return, trust). Score 
 episodes, trust is the memory's mean weight in what was executed.
 """
 
-import csv
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +24,7 @@ from experiments.reads_training import (
     transformer_plan,
     transformer_states,
 )
+from experiments.result_folder import append_rows, read_rows
 from memjax.agents.offline.shared import DataSummary
 from memjax.agents.reframe import bank as latents
 from memjax.agents.reframe.advised import transformer_backbone
@@ -124,7 +124,7 @@ def evaluate_task(
             (task.name, *bank, arm, round(float(s), 3), round(float(r), 2), round(float(t), 4))
             for bank, s, r, t in zip(banks, scores.mean(1), returns.mean(1), trust, strict=True)
         ]
-        _append(path, rows)
+        append_rows(path, COLUMNS, rows)
         seconds = time.monotonic() - began
         told = f"score {scores.mean():.1f}, trust {trust.mean():.2f}"
         print(f"{task.name}: {arm}: {told}, {seconds:.0f} s ({made:.0f} s to make)", flush=True)
@@ -209,14 +209,6 @@ def play(
     return total, trusted / steps
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a results file, none where there is no file."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def _transformers(task: Task, sizes: Sizes, banks: list[Bank], out: Path) -> dict[str, PyTree]:
     """States [V, ...] of the three transformers, the backbone of a seed repeated for all of its banks."""
     _, rows = transformer_plan(task, banks)
@@ -275,12 +267,3 @@ def _keys(banks: list[Bank]) -> Any:
 
 def _tiled(carry: PyTree, v: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (v, *x.shape)), carry)
-
-
-def _append(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerows(rows)

@@ -1,6 +1,5 @@
 """Tables and a picture of `experiments.reads_campaign`: paired differences with intervals over seeds."""
 
-import csv
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
-from experiments.reads_evaluation import COLUMNS, READS, read_rows
+from experiments.reads_evaluation import COLUMNS, READS
 from experiments.reads_plan import COUNTS, EXPERTS
-from experiments.reframe_results import T95
+from experiments.result_folder import difference, read_rows, spread, write_folder
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
 
 RESULTS = Path(__file__).parent / "results" / "reads"
@@ -73,16 +72,14 @@ def write(out: Path) -> None:
     if not scores:
         print(f"no results in {out}")
         return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    with open(RESULTS / "scores.csv", "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(COLUMNS)
-        for task in ENVIRONMENTS:
-            rows.writerows([row[name] for name in COLUMNS] for row in read_rows(out / f"{task}.csv"))
-    text = "\n".join(tables(scores, trusts))
-    (RESULTS / "tables.md").write_text(text, encoding="utf-8")
-    draw(scores, RESULTS / "figure.png")
-    print(text)
+    rows = [row for task in ENVIRONMENTS for row in read_rows(out / f"{task}.csv")]
+    write_folder(
+        RESULTS,
+        COLUMNS,
+        ([row[name] for name in COLUMNS] for row in rows),
+        tables(scores, trusts),
+        lambda path: draw(scores, path),
+    )
 
 
 def collect(out: Path) -> tuple[Scores, Trusts]:
@@ -111,7 +108,7 @@ def tables(scores: Scores, trusts: Trusts) -> list[str]:
     for task in tasks:
         settings = [Setting(task, experts, count) for experts in EXPERTS for count in COUNTS]
         lines += [f"## {task}, D4RL score, mean ± deviation over seeds", ""]
-        lines += _table(settings, arms, lambda s, a: _spread(scores.get((s, a), {})))
+        lines += _table(settings, arms, lambda s, a: spread(scores.get((s, a), {}).values()))
         lines += ["", f"## {task}, weight of the memory in what was executed", ""]
         reads = [arm for arm in arms if arm in READS]
         lines += _table(settings, reads, lambda s, a: _mean(trusts.get((s, a), {})))
@@ -125,7 +122,7 @@ def tables(scores: Scores, trusts: Trusts) -> list[str]:
         lines += ["| | " + " | ".join(NAMES[arm] for arm in rows) + " |", "|---" * (len(rows) + 1) + "|"]
         for setting in every:
             other = scores.get((setting, rival), {})
-            cells = [_difference(scores.get((setting, arm), {}), other) for arm in rows]
+            cells = [difference(scores.get((setting, arm), {}), other) for arm in rows]
             lines.append(f"| {setting.title} | " + " | ".join(cells) + " |")
         lines.append("")
     return lines
@@ -139,16 +136,6 @@ def _best(scores: Scores, name: str, arms: tuple[str, ...]) -> Scores:
         if len(found) == len(arms):
             best[setting, name] = max(found, key=lambda cell: float(np.mean(list(cell.values()))))
     return best
-
-
-def paired(first: dict[int, float], second: dict[int, float]) -> tuple[float, float]:
-    """Mean difference of the seeds that both have, and half its 95 % interval (t)."""
-    found = np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
-    if not len(found):
-        return float("nan"), float("nan")
-    n = len(found)
-    half = T95[n - 1] * found.std(ddof=1) / np.sqrt(n) if 1 < n <= 10 else float("nan")
-    return float(found.mean()), float(half)
 
 
 def draw(scores: Scores, path: Path) -> None:
@@ -219,17 +206,7 @@ def _mean_difference(scores: Scores, settings: list[Setting], arm: str, rival: s
     both = [pair for pair in both if pair[0] and pair[1]]
     seeds = sorted(set.intersection(*(set(a) & set(b) for a, b in both))) if both else []
     means = [{seed: float(np.mean([pair[i][seed] for pair in both])) for seed in seeds} for i in (0, 1)]
-    return _difference(*means)
-
-
-def _difference(first: dict[int, float], second: dict[int, float]) -> str:
-    mean, half = paired(first, second)
-    return "-" if np.isnan(mean) else f"{mean:+.1f} ± {half:.1f}"
-
-
-def _spread(cell: dict[int, float]) -> str:
-    values = np.array(list(cell.values()))
-    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else _mean(cell)
+    return difference(*means)
 
 
 def _mean(cell: dict[int, float]) -> str:

@@ -49,8 +49,8 @@ def _campaign(folder: Path) -> None:
 
 
 def _reads(folder: Path) -> None:
-    from experiments.reads_evaluation import read_rows
     from experiments.reads_results import cells_of, draw
+    from experiments.result_folder import read_rows
 
     draw(cells_of(read_rows(folder / "scores.csv"))[0], folder / "figure.png")
 

@@ -7,6 +7,7 @@ MODULES = (
     "memory",
     "memrl",
     "offline",
+    "reads",
     "retrieval",
     "retrieval_real",
     "retrieval_stages",

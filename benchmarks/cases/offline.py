@@ -49,9 +49,9 @@ LEARNT, FEW = 600, 8  # updates after which Re:Frame is timed again, and their w
 @case("dt_step")
 def dt_step(options: Options) -> Result:
     """A training step of the Decision Transformer, against the original's structure in PyTorch."""
-    data = _low(options)
+    data = low_data(options)
     agent = _agent("null", options)
-    step = _training(agent, data, jax.jit(agent.init)(jax.random.key(0)))
+    step = training(agent, data, jax.jit(agent.init)(jax.random.key(0)))
     thunks: list[Callable[[], Any]] = [step]
     torch = installed("torch") if options.peers else None
     if torch:
@@ -59,7 +59,7 @@ def dt_step(options: Options) -> Result:
 
         windows = sample(data, jax.random.key(0), BATCH, 20)
         batch = {name: np.asarray(x) for name, x in windows._asdict().items() if x is not None}
-        peer = torch_dt.make_step(_config("null", options).transformer.sizes, ACTION, batch)
+        peer = torch_dt.make_step(config("null", options).transformer.sizes, ACTION, batch)
         thunks.append(lambda: [peer() for _ in range(STEPS)])
     times = time_in_turns(thunks, rounds=3 if options.quick else 7, seconds=0.3)
     ours = [_figure("memjax", times[0])]
@@ -80,16 +80,16 @@ def dt_step(options: Options) -> Result:
 @case("reframe_step")
 def reframe_step(options: Options) -> list[Figure]:
     """A training step of Re:Frame, 60,000 latents, k = 16, against the Decision Transformer's alike."""
-    data = _low(options)
+    data = low_data(options)
     plain, memory = _agent("null", options), _agent("associative", options)
     begun = jax.jit(memory.init)(jax.random.key(0))
     updates = 2 * STEPS if options.quick else LEARNT
     progress(f"{updates} updates")
-    few = _training(memory, data, jax.tree.map(jnp.copy, begun), batch=FEW)
+    few = training(memory, data, jax.tree.map(jnp.copy, begun), batch=FEW)
     for _ in range(updates // STEPS):
         state, _ = few()
     plain, fresh, learnt = (
-        _training(agent, data, start)
+        training(agent, data, start)
         for agent, start in (
             (plain, jax.jit(plain.init)(jax.random.key(0))),
             (memory, begun),
@@ -115,7 +115,7 @@ def _figure(name: str, times: list[float]) -> Figure:
     return Figure(name, setting, statistics.median(times) / STEPS)
 
 
-def _training(agent: Agent, data: DeviceData, state: Any, batch: int = BATCH) -> Callable[[], Any]:
+def training(agent: Agent, data: DeviceData, state: Any, batch: int = BATCH) -> Callable[[], Any]:
     """A call that makes STEPS updates, each on windows of its own, and hands the state to the next call."""
 
     @partial(jax.jit, donate_argnums=0)
@@ -138,6 +138,12 @@ def _training(agent: Agent, data: DeviceData, state: Any, batch: int = BATCH) ->
 
 
 def _agent(memory: str, options: Options) -> Agent:
+    """The Decision Transformer ("null"), or Re:Frame."""
+    return make_reframe(config(memory, options), SPEC, summary(options))
+
+
+def summary(options: Options) -> DataSummary:
+    """Scales of the data, and the experts."""
     low, experts = _episodes(options, expert=False), _episodes(options, expert=True)
     mean, std = normalisation(low)
     triplets = Triplets(
@@ -146,10 +152,10 @@ def _agent(memory: str, options: Options) -> Agent:
         jnp.asarray(experts.actions),
         jnp.asarray(np.repeat(np.arange(len(experts.starts) - 1), np.diff(experts.starts)), jnp.int32),
     )
-    return make_reframe(_config(memory, options), SPEC, DataSummary(mean, std, triplets))
+    return DataSummary(mean, std, triplets)
 
 
-def _config(memory: Any, options: Options) -> ReframeConfig:
+def config(memory: Any, options: Options) -> ReframeConfig:
     """The defaults of the experiments, but for a quicker warm-up and autoencoder."""
     trajectories = 2 if options.quick else 60
     return ReframeConfig(
@@ -165,13 +171,14 @@ def _config(memory: Any, options: Options) -> ReframeConfig:
         ),
         bank=ExpertBankConfig(trajectories, trajectories * LENGTH, "latents"),
         read=ReadConfig("latent", "hidden", "dot", 16, "late", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
-        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3),
+        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored"),
         gains=GainsConfig(128, 4000, 256, 1e-3, 1e-4, 0.25, 20, 1.0),
         read_out=ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected"),
     )
 
 
-def _low(options: Options) -> DeviceData:
+def low_data(options: Options) -> DeviceData:
+    """The data that is learned from."""
     low = _episodes(options, expert=False)
     return to_device(low, *normalisation(low), 1000.0)
 

@@ -133,6 +133,7 @@ def _agent() -> ConfigDict:
                 "leave": 0.1,
                 "stretch": 20,
                 "tolerance": 1e-3,
+                "returns": "ignored",
             },
             "gains": {  # of the kind "corrected", and of corrected labels
                 "width": 128,
@@ -268,6 +269,12 @@ def _switch(config: ConfigDict) -> None:
     config.agent.trust.handover = "switch"
 
 
+def _returns(config: ConfigDict) -> None:
+    """No trust in entries that earned less than the poor data do there."""
+    config.agent.trust.returns = "compared"
+    config.data.encoder_steps = 60_000
+
+
 def _experts(config: ConfigDict, count: int) -> None:
     """How many expert trajectories the bank is filled with."""
     config.data.num_experts = config.agent.bank.trajectories = count
@@ -301,6 +308,7 @@ ABLATIONS: dict[str, base.Variant] = {
     "difference": partial(_read_out, kind="difference"),
     "clone": partial(_read_out, kind="clone"),
     "switch": _switch,
+    "returns": _returns,
     "query_ae": partial(_read, query="ae"),
     "query_both": partial(_read, query="hidden+ae"),
     "concat": partial(_read, fusion="concat"),

@@ -11,11 +11,12 @@ pytest.importorskip("experiments.reads_plan", reason="no experiments beside the 
 
 from experiments import reads_results
 from experiments.reads_data import TaskData, load, save
-from experiments.reads_evaluation import ARMS, COLUMNS, _append, read_rows
+from experiments.reads_evaluation import ARMS, COLUMNS
 from experiments.reads_plan import Bank, banks, episodes_of, experts_of, load_task, numbers_of, target_of
-from experiments.reads_results import NAMES, Setting, collect, paired, tables
+from experiments.reads_results import NAMES, Setting, collect, tables
 from experiments.reads_training import draw_windows, restore, transformer_plan
 from experiments.reads_training import save as save_tree
+from experiments.result_folder import append_rows, read_rows
 from memjax.data.trajectories import Trajectories
 
 
@@ -101,7 +102,7 @@ def test_rows_become_tables_and_a_picture(tmp_path, monkeypatch):
         rows = [
             ("hopper", b.experts, b.count, b.seed, arm, level + b.seed, 1.0, 0.5) for b in banks([0, 1, 2])
         ]
-        _append(tmp_path / "hopper.csv", rows)
+        append_rows(tmp_path / "hopper.csv", COLUMNS, rows)
     assert {row["arm"] for row in read_rows(tmp_path / "hopper.csv")} == {
         "backbone",
         "bc",
@@ -119,10 +120,3 @@ def test_rows_become_tables_and_a_picture(tmp_path, monkeypatch):
     assert (tmp_path / "results" / "figure.png").stat().st_size > 5_000
     with open(tmp_path / "results" / "scores.csv", newline="") as file:
         assert next(csv.reader(file)) == list(COLUMNS)
-
-
-def test_a_difference_is_of_the_seeds_that_both_have():
-    mean, half = paired({0: 30.0, 1: 34.0, 2: 29.0, 7: 1.0}, {0: 20.0, 1: 22.0, 2: 21.0, 9: 5.0})
-    assert mean == pytest.approx(10.0)
-    assert half == pytest.approx(4.303 * 2.0 / np.sqrt(3))
-    assert np.isnan(paired({0: 1.0}, {1: 1.0})[0])

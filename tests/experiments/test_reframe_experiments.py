@@ -10,7 +10,8 @@ pytest.importorskip("experiments.reframe_campaign", reason="no experiments besid
 
 from experiments import offline_data, reframe_results
 from experiments.reframe_campaign import ARMS, CONTROLS, SETTINGS, Cell, plan
-from experiments.reframe_results import by_seed, collect, comparison, main_target, paired, table
+from experiments.reframe_results import by_seed, collect, comparison, main_target, table
+from experiments.result_folder import paired
 from memjax.config_file import load_config
 from memjax.training.config import resolve
 

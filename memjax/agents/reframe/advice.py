@@ -33,6 +33,7 @@ class TrustConfig:
     leave: Fraction  # below which it is left again,
     stretch: PositiveInt  # and the least number of steps that it is followed for
     tolerance: PositiveFloat  # tau is at least this, for a bank that holds the same entry twice
+    returns: Literal["ignored", "compared"]  # "compared": no trust in what earned less than is usual there
 
     def check(self) -> None:
         """Raises ConfigError where following could never end or never begin."""

@@ -21,6 +21,7 @@ from memjax.agents.offline.shared import Triplets
 from memjax.agents.reframe import gains
 from memjax.agents.reframe.advice import Advice, Places, TrustConfig, calibrate, confidence
 from memjax.agents.reframe.bank import shuffled_slots
+from memjax.agents.reframe.expectation import expected_return, fit_baseline
 from memjax.agents.reframe.read_out import Neighbourhood, ReadOutConfig, read_out, train_read_out
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.decision_transformer import to_unit
@@ -61,6 +62,7 @@ class ExpertMemory(flax.struct.PyTreeNode):
     model: Any  # `gains.Model` where there are gains, () elsewhere
     read_out: Any  # parameters of the network that gives the action, () elsewhere
     tau: Array  # [] distance up to which the memory is trusted
+    expectation: Any  # `Baseline` of the poor data where returns are compared, () elsewhere
 
 
 def make_choices(
@@ -100,11 +102,21 @@ def fill(choices: MemoryChoices, experts: Triplets, poor: Triplets | None, key: 
     Args:
         choices: its kind and sizes.
         experts: what it holds, trajectory by trajectory in order.
-        poor: steps of the poor data, from which gains learn their model; None: of the experts alone.
+        poor: steps of the poor data, from which gains learn their model and trust what is usual there; None:
+            of the experts alone.
         key: draws the parameters and batches of all that is learned, and what a control shuffles.
+
+    Raises:
+        ConfigError: returns are to be compared, and there are no poor data.
     """
+    expectation: Any = ()
+    if choices.trust.returns == "compared":
+        if poor is None:
+            raise ConfigError("trust.returns", "'ignored' without poor data beside the experts", "compared")
+        expectation = fit_baseline(poor)
     key_model, key_bank = jax.random.split(key)
-    return refilled(choices, learn_model(choices, experts, poor, key_model), experts, key_bank)
+    memory = refilled(choices, learn_model(choices, experts, poor, key_model), experts, key_bank)
+    return memory.replace(expectation=expectation)
 
 
 def refilled(choices: MemoryChoices, model: Any, experts: Triplets, key: Key) -> ExpertMemory:
@@ -126,7 +138,7 @@ def learn_read_out(choices: MemoryChoices, model: Any, experts: Triplets, key: K
     if not choices.trained:
         return ()
     entries = _steps(choices.spec, experts)
-    places = _places(entries.episode)
+    places = places_of(entries.episode)
     gain = _gains(choices, model, entries).gain if choices.has_gains else None
     given = _given(choices, experts, gain, places, key)
     return train_read_out(
@@ -151,7 +163,7 @@ def hold(choices: MemoryChoices, model: Any, network: Any, experts: Triplets, ke
         key: draws what a control shuffles.
     """
     entries = _steps(choices.spec, experts)
-    x, places = entries.observations, _places(entries.episode)
+    x, places = entries.observations, places_of(entries.episode)
     gain, keys = None, x
     if choices.kind == "corrected":
         gain, cost = _gains(choices, model, entries)
@@ -168,7 +180,7 @@ def hold(choices: MemoryChoices, model: Any, network: Any, experts: Triplets, ke
     bank, _ = choices.memory.write(
         choices.memory.init(), keys, values, group=entries.episode, mask=places.valid
     )
-    return ExpertMemory(bank, model, network, tau)
+    return ExpertMemory(bank, model, network, tau, ())
 
 
 def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -> Advice:
@@ -203,11 +215,15 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
     else:
         chosen = jnp.take_along_axis(actions, order[..., None], axis=1)
         action = jnp.sum(jnp.where(mask[..., None], weight[..., None] * chosen, 0.0), axis=1)
+    expected = jnp.sum(jnp.where(mask, weight * returns, 0.0), axis=1)
+    trusted = confidence(-scores[:, 0], memory.tau)
+    if choices.trust.returns == "compared":
+        trusted = jnp.where(expected >= expected_return(memory.expectation, x), trusted, 0.0)
     return Advice(
         action=action,
         distance=-scores[:, 0],
-        confidence=confidence(-scores[:, 0], memory.tau),
-        expected=jnp.sum(jnp.where(mask, weight * returns, 0.0), axis=1),
+        confidence=trusted,
+        expected=expected,
         slots=slots,
         mask=mask,
     )
@@ -244,7 +260,7 @@ def _steps(spec: EnvSpec, triplets: Triplets) -> gains.Steps:
     return gains.Steps(jnp.asarray(triplets.observations), actions, jnp.asarray(triplets.episode))
 
 
-def _places(episode: Array) -> Places:
+def places_of(episode: Array) -> Places:
     """Of entries that stand trajectory by trajectory."""
     n = episode.shape[0]
     begins = jnp.append(True, episode[1:] != episode[:-1])

@@ -219,4 +219,4 @@ def refill(parts: PlugIn, state: PlugInState, triplets: Triplets) -> PlugInState
     check_triplets("experts", triplets, parts.choices.spec)
     wide = with_capacity(parts.choices, triplets.episode.shape[0])
     memory = refilled(wide, state.memory.model, triplets, jax.random.key(0))
-    return state.replace(memory=memory)
+    return state.replace(memory=memory.replace(expectation=state.memory.expectation))

@@ -12,24 +12,18 @@ Neither touches a parameter, a latent or which trajectory an entry is of.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from memjax.agents.offline.shared import DataSummary, Triplets, in_units
+from memjax.agents.offline.shared import DataSummary, in_units
 from memjax.agents.reframe.agent import ReframeState, make_reframe
 from memjax.agents.reframe.config import ReframeConfig
+from memjax.agents.reframe.expectation import Baseline, expected_return, fit_baseline
 from memjax.agents.reframe.model import make_networks, predict
 from memjax.networks.decision_transformer import to_unit
 from memjax.ops.statistics import masked_mean
 from memjax.types import Agent, Array, Discrete, EnvSpec, Windows
-
-
-class Baseline(NamedTuple):
-    """What return to go to expect: linear in the observation and its squares."""
-
-    weights: Array  # [2 O + 1]
 
 
 def make_learning_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
@@ -47,17 +41,9 @@ def credit(
     return credit_advantages(config, spec, state, windows, advantages(baseline, windows))
 
 
-def fit_baseline(triplets: Triplets, *, ridge: float = 1e-3) -> Baseline:
-    """Ridge regression of returns to go on the observations of some steps."""
-    x = _features(jnp.asarray(triplets.observations))
-    n = x.shape[0]
-    gram = x.T @ x / n + ridge * jnp.eye(x.shape[1])
-    return Baseline(jnp.linalg.solve(gram, x.T @ triplets.returns_to_go / n))
-
-
 def advantages(baseline: Baseline, windows: Windows) -> Array:
     """[B, K] returns to go beyond the expected ones, over their spread in the batch; 0 where padded."""
-    excess = windows.returns_to_go - _features(windows.observations) @ baseline.weights
+    excess = windows.returns_to_go - expected_return(baseline, windows.observations)
     spread = jnp.sqrt(masked_mean(excess**2, windows.mask))
     return jnp.where(windows.mask, excess / (spread + 1e-8), 0.0)
 
@@ -126,9 +112,3 @@ def _once(slots: Array, mask: Array) -> tuple[Array, Array]:
     order = jnp.argsort(slots)
     slots, mask = slots[order], mask[order]
     return slots, mask & jnp.append(True, slots[1:] != slots[:-1])
-
-
-def _features(observations: Array) -> Array:
-    """[..., 2 O + 1]."""
-    one = jnp.ones((*observations.shape[:-1], 1))
-    return jnp.concatenate([observations, jnp.square(observations), one], axis=-1)

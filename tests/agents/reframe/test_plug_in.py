@@ -13,8 +13,9 @@ from memjax.agents import AGENTS
 from memjax.agents.offline.shared import DataSummary, make_statistics
 from memjax.agents.reframe import advice, bank
 from memjax.agents.reframe.advised import make_any_reframe, memory_choices
+from memjax.agents.reframe.contest import contest, contested, held_out, settle
 from memjax.agents.reframe.expert_memory import consult, fill
-from memjax.agents.reframe.plug_in import function_backbone, make_plug_in
+from memjax.agents.reframe.plug_in import PlugIn, function_backbone, make_plug_in
 from memjax.memory import MemoryState
 from memjax.networks.decision_transformer import to_unit
 from memjax.training.pools import Evaluator
@@ -192,7 +193,7 @@ def test_controls_are_found_as_before_and_give_something_else(content):
 
 def handed(handover, weights, enter=0.9, leave=0.2, stretch=2):
     """The memory's weight over time for confidences `weights` [T], in one environment."""
-    trust = advice.TrustConfig(handover, 0.95, 3, enter, leave, stretch, 1e-3)
+    trust = advice.TrustConfig(handover, 0.95, 3, enter, leave, stretch, 1e-3, "ignored")
     following, found = advice.not_following(1), []
     for t, weight in enumerate(weights):
         told = advice.Advice(jnp.ones((1, 2)), jnp.zeros(1), jnp.full(1, weight), jnp.zeros(1), None, None)
@@ -251,7 +252,7 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ConfigError, match=r"read\.k: expected at least 1"):
         choices("gate", k=0)
     with pytest.raises(ConfigError, match=r"leave: expected at most enter"):
-        advice.TrustConfig("switch", 0.95, 3, 0.1, 0.5, 2, 1e-3).check()
+        advice.TrustConfig("switch", 0.95, 3, 0.1, 0.5, 2, 1e-3, "ignored").check()
     made = config(read={"kind": "gate", "k": 1}, bank={"capacity": 10})
     with pytest.raises(ConfigError, match=r"capacity: expected at least the 48 steps"):
         make_any_reframe(made, spec(), summary())
@@ -291,3 +292,69 @@ class _Played:
 
     def receive(self):
         self.timestep = SimpleNamespace(done=np.array([True, self.steps % 2 == 0]))
+
+
+def test_where_poor_data_earn_more_the_memory_is_not_trusted():
+    """Returns fall from 2.0 to 0.1 in the bank; the poor data earn as much as their first number says."""
+    experts, poor = triplets(), triplets(trajectories=20, length=10, seed=7)
+    poor = poor._replace(returns_to_go=poor.observations[:, 0])
+    made = choices(trust={"returns": "compared", "tolerance": 1e6})
+    memory = jax.jit(partial(fill, made, experts, poor))(jax.random.key(0))
+    asked = consult(made, memory, experts.observations)
+    more = np.asarray(experts.returns_to_go) - np.asarray(experts.observations)[:, 0]
+    clear = np.abs(more) > 0.05  # beside what the regression leaves
+    np.testing.assert_array_equal(asked.confidence[clear], more[clear] > 0)
+    assert 0.5 < np.mean(more > 0) < 1.0
+    with pytest.raises(ConfigError, match=r"trust\.returns: expected 'ignored' without poor data"):
+        fill(made, experts, None, jax.random.key(0))
+
+
+def test_a_contest_trusts_the_memory_where_it_beats_the_policy():
+    """Two trajectories to each of two goals; neighbours of another goal, and of one partner, are wrong."""
+    rng = np.random.default_rng(0)
+    goal = np.repeat([0.0, 0.0, 5.0, 5.0], 6)  # two trajectories of each of two goals
+    x = np.stack([goal, np.tile(np.arange(6.0) * 20.0, 4), np.zeros(24)], 1)
+    x += 0.1 * rng.normal(size=x.shape)
+    x[:4, 0] -= 2.0
+    right = np.where(goal > 0, 1, 0)
+    right[18:] = 2  # the last trajectory contradicts its partner
+    steps = triplets(Discrete(3), trajectories=4, length=6)
+    steps = steps._replace(observations=jnp.asarray(x, jnp.float32), actions=jnp.asarray(right, jnp.int32))
+    made, memory = filled("gate", Discrete(3), steps=steps)
+    distance, error = held_out(made, memory, jnp.arange(24))
+    apart = np.linalg.norm(x[:, None] - x, axis=-1)
+    other = np.arange(24)[:, None] // 6 != np.arange(24) // 6
+    near = np.where(other, apart, np.inf).argmin(1)
+    np.testing.assert_allclose(distance, apart[np.arange(24), near], rtol=1e-4)
+    np.testing.assert_array_equal(error, right[near] != right)
+    slots = contested(memory)
+    know_all = 10.0 * jax.nn.one_hot(memory.bank.values["action"][slots], 3)
+    assert contest(made, memory, slots, know_all) == pytest.approx(1e-3)  # the policy is never worse
+    gain = 2.0 / 3.0 - (right[near] != right)
+    order = np.argsort(np.asarray(distance))
+    best = np.asarray(distance)[order][np.cumsum(gain[order]).argmax()]
+    found = contest(made, memory, jnp.arange(24), jnp.zeros((24, 3)))
+    assert float(found) == pytest.approx(best, rel=1e-4)
+
+
+def test_a_policy_is_asked_what_it_would_have_seen_on_an_experts_way():
+    """In the contest a policy that repeats what came before knows a bank of constant actions by heart."""
+    steps = triplets()
+    steps = steps._replace(actions=jnp.broadcast_to(jnp.array([0.5, -0.5]), steps.actions.shape))
+    unit = to_unit(BOX, steps.actions[0])
+    seen = []
+
+    def function(observations, returns, history):
+        seen.append(history.mask.shape)
+        known = jnp.where(history.mask[:, -2:-1], history.actions[:, -2], unit)
+        return known + 1e-3
+
+    statistics = make_statistics(summary(), spec(), 10.0, (20.0,))
+    made = choices("gate")
+    agent = make_plug_in(function_backbone(function, 4), made, statistics, steps, None, ("policy",))
+    parts = PlugIn(function_backbone(function, 4), made, ("policy",), 1)
+    after = settle(parts, agent.init(jax.random.key(0)))
+    assert seen[-1] == (1, 4)
+    _, error = held_out(made, after.memory, contested(after.memory))
+    np.testing.assert_allclose(error[:48], 0.0, atol=1e-6)
+    assert float(after.memory.tau) > 0.1  # the memory is a little better everywhere

@@ -1,0 +1,342 @@
+"""Experts for some goals only, poor data for all of them: do a memory and poor data beat either alone?
+
+    python -m experiments.partial_experts                       # everything, then tables and picture
+    python -m experiments.partial_experts --only-tables
+
+Three families of goals (`experiments.partial_families`): discrete moves, a continuous maze, a two-joint arm.
+The poor policy visits all goals; an expert shows a share of them, two trajectories each, or the last half of
+the way to each. Every arm is played on all goals, shown and not shown apart; no arm touches an environment
+before that. What differs between arms is what `ARMS` says, and nothing else. A seed draws goals, the poor
+policy's mistakes, all data, which goals are shown, and all networks.
+
+Whatever is in `runs/partial_experts` is not made again. Results: `experiments/results/partial_experts/`.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.partial_families import Episodes, Family, make_families
+from experiments.partial_play import Acting, Compiled, compiled, flat, padded
+from experiments.partial_results import COLUMNS, write
+from experiments.result_folder import append_rows, read_rows
+from experiments.small_policies import Policy, Steps, Training
+from memjax.agents.reframe import bank as banks
+from memjax.agents.reframe.expert_memory import ExpertMemory
+from memjax.types import Discrete, Key, PyTree
+
+SEEDS = [0, 1, 2, 3, 4]
+POOR_EPISODES, TRAJECTORIES = 25, 2  # for each goal, and for each goal that is shown
+PLAYED = 6  # episodes of each goal and arm
+TOP = 0.1  # share of the poor episodes that filtered cloning learns from
+NOISE = 0.03  # of a strong clone
+BLOCK = 2_000  # steps at once
+SOME = 8_000  # poor steps, evenly spaced, that tell which return is usual where
+
+
+class Setting(NamedTuple):
+    """What the experts show."""
+
+    name: str
+    share: float  # of the goals
+    last_half: bool = False  # of each trajectory
+
+
+SETTINGS = (
+    Setting("1/4", 0.25),
+    Setting("1/2", 0.5),
+    Setting("all", 1.0),
+    Setting("last half", 1.0, last_half=True),
+)
+
+
+class Arm(NamedTuple):
+    """A policy, and how a memory advises it."""
+
+    policy: str  # of `train_policies`
+    handover: str = ""  # "" : no memory
+    cloned: bool = False  # the memory gives the clone's action, not that of the nearest entry
+    content: str = "latents"
+    everywhere: bool = False  # trusted at any distance
+    emptied: bool = False
+    poor: bool = False  # the bank holds a poor episode of each of the same goals
+    compared: bool = False  # no trust in entries that earned less than the poor data do there
+    contest: bool = False  # trusted as far as `contest.py` says, in place of the quantile
+
+
+ARMS = {
+    "backbone": Arm("backbone"),
+    "filtered": Arm("filtered"),
+    "mixed10": Arm("mixed10"),
+    "mixed50": Arm("mixed50"),
+    "filtered50": Arm("filtered50"),
+    "weighted": Arm("weighted"),
+    "bc": Arm("bc"),
+    "nearest": Arm("filtered", "blend", everywhere=True),
+    "gate_bc": Arm("filtered", "blend", cloned=True),
+    "switch_bc": Arm("filtered", "switch", cloned=True),
+    "contest": Arm("filtered", "blend", cloned=True, contest=True),
+    "switch_contest": Arm("filtered", "switch", cloned=True, contest=True),
+    "backbone_bc": Arm("backbone", "blend", cloned=True),
+    "mixed_bc": Arm("filtered50", "blend", cloned=True),
+    "gate": Arm("filtered", "blend"),
+    "shuffled": Arm("filtered", "blend", content="shuffled"),
+    "constant": Arm("filtered", "blend", content="constant"),
+    "poor_bank": Arm("filtered", "switch", poor=True),
+    "poor_compared": Arm("filtered", "switch", poor=True, compared=True),
+    "emptied": Arm("filtered", "blend", emptied=True),
+}
+
+
+class Sizes(NamedTuple):
+    """Of a run."""
+
+    training: Training = Training()
+    poor: int = POOR_EPISODES
+    played: int = PLAYED
+    quantile: float = 0.1
+
+
+class Data(NamedTuple):
+    """What a seed recorded."""
+
+    world: PyTree
+    steps: Steps  # on the host: the poor ones, padded to `poor`, then room for those of experts
+    poor: int  # steps reserved for the poor ones
+    poor_episode: np.ndarray  # [n] of the poor steps
+    poor_contexts: np.ndarray  # [E]
+    poor_returns: np.ndarray  # [E]
+    experts: Episodes  # of all contexts, `TRAJECTORIES` each
+    scale: tuple[np.ndarray, np.ndarray]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    families = make_families()
+    parser.add_argument("--out", type=Path, default=Path("runs/partial_experts"), metavar="DIR")
+    parser.add_argument("--families", nargs="+", choices=list(families), default=list(families))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--settings", nargs="+", choices=[s.name for s in SETTINGS], default=None)
+    parser.add_argument("--quantile", type=float, default=Sizes().quantile, help="of the calibration")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after these")
+    parser.add_argument("--only-tables", action="store_true", help="play nothing")
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    settings = [s for s in SETTINGS if arguments.settings is None or s.name in arguments.settings]
+    deadline = time.monotonic() + 60.0 * arguments.minutes
+    sizes = Sizes(quantile=arguments.quantile)
+    for name in () if arguments.only_tables else arguments.families:
+        play_family(families[name], arguments.seeds, settings, sizes, arguments.out, deadline)
+    write(arguments.out)
+
+
+def play_family(
+    family: Family, seeds: list[int], settings: list[Setting], sizes: Sizes, out: Path, deadline: float
+) -> None:
+    """All seeds and settings that have no rows yet, in `out`/FAMILY.csv."""
+    path = out / f"{family.spec.id}.csv"
+    done = {(row["setting"], int(row["seed"])) for row in read_rows(path)}
+    programs = compiled(family, sizes.training, _expert_room(family), sizes.quantile)
+    for seed in seeds:
+        wanted = [s for s in settings if (s.name, seed) not in done]
+        data = record_data(family, programs, sizes, seed) if wanted else None
+        kept: dict[str, Policy] = {}  # what does not depend on the experts
+        for setting in wanted:
+            if data is None or time.monotonic() > deadline:
+                return
+            began = time.monotonic()
+            rows = play_setting(family, programs, data, setting, sizes, seed, kept)
+            append_rows(path, COLUMNS, rows)
+            told = ", ".join(f"{r[3]} {r[5]:.0f}" for r in rows if r[4] == "all")
+            seconds = time.monotonic() - began
+            print(f"{family.spec.id}, {setting.name}, seed {seed}: {told}; {seconds:.0f} s", flush=True)
+
+
+def record_data(family: Family, programs: Compiled, sizes: Sizes, seed: int) -> Data:
+    """Poor episodes of all goals, and experts of all goals to choose from."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    world = family.draw(jax.random.fold_in(key, 0))
+    contexts = jnp.repeat(jnp.arange(family.contexts), sizes.poor)
+    poor = programs.record["poor"](world, contexts, jax.random.fold_in(key, 1))
+    shown = jnp.repeat(jnp.arange(family.contexts), TRAJECTORIES)
+    experts = programs.record["expert"](world, shown, jax.random.fold_in(key, 2))
+    seen = np.asarray(poor.observations)[np.asarray(poor.mask)]
+    mean, std = seen.mean(0), seen.std(0)
+    scale = mean, np.where(std > 1e-3, std, 1.0).astype(np.float32)
+    steps, episode = flat(poor, *scale)
+    room = contexts.shape[0] * family.steps
+    returns = np.asarray(poor.returns_to_go)[:, 0]
+    steps = Steps(*(_with_room(x, room + _expert_room(family)) for x in steps))
+    return Data(world, steps, room, episode, np.asarray(contexts), returns, experts, scale)
+
+
+def shown_of(family: Family, setting: Setting, seed: int) -> np.ndarray:
+    """Which goals are shown; smaller shares are part of larger ones."""
+    order = np.random.default_rng(seed).permutation(family.contexts)
+    return np.sort(order[: max(1, round(setting.share * family.contexts))])
+
+
+def bank_of(
+    data: Data, setting: Setting, shown: np.ndarray, *, poor: bool = False
+) -> tuple[Steps, np.ndarray]:
+    """Steps and episode numbers of the experts of the goals `shown`, or of a poor episode of each."""
+    if poor:
+        chosen = np.flatnonzero(np.isin(data.poor_contexts, shown))
+        per_goal = len(chosen) // len(shown)
+        chosen = chosen[::per_goal]  # one for each goal: they are longer than two of an expert
+        kept = np.isin(data.poor_episode, chosen)
+        at = np.flatnonzero(kept)
+        return Steps(*(np.asarray(x)[at] for x in data.steps)), data.poor_episode[at]
+    contexts = np.repeat(np.arange(len(data.experts.mask) // TRAJECTORIES), TRAJECTORIES)
+    chosen = np.isin(contexts, shown)
+    mask = np.asarray(data.experts.mask) & chosen[:, None]
+    if setting.last_half:
+        length = mask.sum(1, keepdims=True)
+        mask &= np.arange(mask.shape[1]) >= length // 2
+    return flat(data.experts._replace(mask=jnp.asarray(mask)), *data.scale)
+
+
+def play_setting(
+    family: Family,
+    programs: Compiled,
+    data: Data,
+    setting: Setting,
+    sizes: Sizes,
+    seed: int,
+    kept: dict[str, Policy],
+) -> list[tuple[Any, ...]]:
+    """Trains and plays every arm."""
+    shown = shown_of(family, setting, seed)
+    bank, _ = bank_of(data, setting, shown)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    memories = _memories(family, programs, data, setting, shown, jax.random.fold_in(key, 0))
+    policies = train_policies(family, programs, data, bank, memories, jax.random.fold_in(key, 1), kept)
+    asked = float(np.asarray(data.experts.returns_to_go)[:, 0].reshape(-1, TRAJECTORIES)[shown].mean())
+    contexts = jnp.tile(jnp.arange(family.contexts), sizes.played)
+    key_play = jax.random.fold_in(key, 2)
+    best = np.asarray(programs.record["expert"](data.world, contexts, key_play).returns_to_go)[:, 0]
+    rows = []
+    for name, arm in ARMS.items():
+        memory = memories[("compared" if arm.compared else arm.content) + ("_poor" if arm.poor else "")]
+        if arm.emptied or not arm.handover:
+            memory = memory.replace(bank=banks.emptied(memory.bank))
+        if arm.contest:
+            tau = programs.settle(policies[arm.policy], memory, jnp.float32(asked))
+            memory = memory.replace(tau=tau)
+        if arm.everywhere:
+            memory = memory.replace(tau=jnp.float32(1e9))
+        acting = Acting(
+            policies[arm.policy], memory, policies["bc"], jnp.asarray(arm.cloned), jnp.float32(asked)
+        )
+        run = programs.play["compared" if arm.compared else arm.handover or "blend"]
+        played = jax.device_get(run(data.world, data.scale, acting, contexts, key_play))
+        for goals, where in _parts(np.isin(contexts, shown)).items():
+            score = 100.0 * played.returned[where].mean() / best[where].mean()
+            arrived, trust = played.arrived[where].mean(), played.trust[where].mean()
+            numbers = round(float(score), 2), round(float(arrived), 4), round(float(trust), 4)
+            rows.append((family.spec.id, setting.name, seed, name, goals, *numbers))
+    return rows
+
+
+def train_policies(
+    family: Family,
+    programs: Compiled,
+    data: Data,
+    bank: Steps,
+    memories: dict[str, ExpertMemory],
+    key: Key,
+    kept: dict[str, Policy],
+) -> dict[str, Policy]:
+    """Every policy that an arm needs; those that see no expert are trained once and put in `kept`."""
+    n, poor, experts = len(data.poor_episode), data.poor, len(bank.returns_to_go)
+    steps = Steps(*(_placed(x, y, poor) for x, y in zip(data.steps, bank, strict=True)))
+    place = np.arange(len(steps.returns_to_go))
+    is_poor, is_expert = place < n, (place >= poor) & (place < poor + experts)
+    limit = np.quantile(data.poor_returns, 1.0 - TOP)
+    # Why two conditions: where most episodes earn nothing, the quantile is nothing.
+    best = (data.poor_returns >= limit) & (data.poor_returns > 0.0)
+    is_best = is_poor.copy()
+    is_best[:n] = best[data.poor_episode]
+    like = is_poor.astype(np.float64)
+    like[:n] = _likeness(family, programs, data, memories["latents"])
+
+    def mix(first: np.ndarray, share: float) -> np.ndarray:
+        return (1.0 - share) * first / first.sum() + share * is_expert / experts
+
+    plans: dict[str, tuple[Any, np.ndarray, float, float]] = {
+        "backbone": (programs.one, mix(is_poor, 0.0), 1.0, 0.0),
+        "filtered": (programs.one, mix(is_best, 0.0), 0.0, 0.0),
+        "mixed10": (programs.one, mix(is_poor, 0.1), 1.0, 0.0),
+        "mixed50": (programs.one, mix(is_poor, 0.5), 1.0, 0.0),
+        "filtered50": (programs.one, mix(is_best, 0.5), 0.0, 0.0),
+        "weighted": (programs.one, mix(like, 0.5), 0.0, 0.0),
+        "bc": (programs.several, mix(is_poor, 1.0), 0.0, NOISE),
+    }
+    for number, (name, (run, weight, told, noise)) in enumerate(plans.items()):
+        if name in ("backbone", "filtered") and name in kept:
+            continue
+        numbers = jnp.asarray(weight, jnp.float32), jnp.float32(told), jnp.float32(noise)
+        kept[name] = run(steps, *numbers, jax.random.fold_in(key, number))
+    return dict(kept)
+
+
+def _memories(
+    family: Family, programs: Compiled, data: Data, setting: Setting, shown: np.ndarray, key: Key
+) -> dict[str, ExpertMemory]:
+    """The bank as it is, its two controls, and one of poor episodes."""
+    room = _expert_room(family)
+    experts, poor = (padded(*bank_of(data, setting, shown, poor=p), room) for p in (False, True))
+    n = len(data.poor_episode)
+    at = np.linspace(0, n - 1, min(n, SOME)).astype(int)
+    usual = padded(Steps(*(np.asarray(x)[at] for x in data.steps)), data.poor_episode[at], SOME)
+    made = {name: run(experts, usual, key) for name, run in programs.fill.items()}
+    return made | {f"{name}_poor": programs.fill[name](poor, usual, key) for name in ("latents", "compared")}
+
+
+def _likeness(family: Family, programs: Compiled, data: Data, memory: ExpertMemory) -> np.ndarray:
+    """[n] from .02 to 1: how like an expert's each poor step is, by place and action."""
+    n = len(data.poor_episode)
+    seen = np.asarray(data.steps.observations)
+    # Why in parts: all at once, the distances to every entry would fill the memory.
+    parts = [programs.consult(memory, seen[i : i + BLOCK]) for i in range(0, n, BLOCK)]
+    confidence = np.concatenate([np.asarray(advice.confidence) for advice in parts])[:n]
+    action = np.concatenate([np.asarray(advice.action) for advice in parts])[:n]
+    taken = np.asarray(data.steps.actions)[:n]
+    if isinstance(family.spec.action, Discrete):
+        alike = action[np.arange(n), taken]
+    else:
+        alike = np.exp(-np.sum((action - taken) ** 2, axis=-1) / 0.5)
+    return np.maximum(confidence * alike, 0.02)
+
+
+def _parts(shown: np.ndarray) -> dict[str, np.ndarray]:
+    parts = {"all": np.ones(len(shown), bool), "shown": shown, "not shown": ~shown}
+    return {name: where for name, where in parts.items() if where.any()}
+
+
+def _expert_room(family: Family) -> int:
+    """Steps that all experts of a family take at most."""
+    return family.contexts * TRAJECTORIES * family.longest
+
+
+def _with_room(x: Any, length: int) -> np.ndarray:
+    return np.pad(np.asarray(x), ((0, length - len(x)),) + ((0, 0),) * (x.ndim - 1))
+
+
+def _placed(steps: Any, experts: Any, at: int) -> np.ndarray:
+    placed = np.array(steps)
+    placed[at : at + len(experts)] = experts
+    return placed
+
+
+if __name__ == "__main__":
+    main()

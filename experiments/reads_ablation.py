@@ -1,0 +1,350 @@
+"""What the gate, the clone and the poor data each give, around a policy that trains in seconds.
+
+    python -m experiments.reads_data --policies DIR --out runs/reads/data       # the datasets, with envpool
+    python -m experiments.reads_ablation --data runs/reads/data                 # trains, plays, writes tables
+    python -m experiments.reads_ablation --only-tables
+
+The tasks, banks and seeds are those of `experiments.reads_campaign`, noiseless experts; the Decision
+Transformer's place is taken by a return-conditioned network of two layers, so all arms fit on a CPU. The
+clone in the memory is the clone that stands alone ("bc"): five networks with noise .03, and training that is
+shorter than there. A bank of five episodes contains those of two and one.
+
+Whatever is in `--out` is not made again. Results: `experiments/results/reads_ablation/`.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.offline_data import ENVIRONMENTS
+from experiments.reads_evaluation import COLUMNS, Step, play
+from experiments.reads_plan import (
+    COUNTS,
+    EPISODE_STEPS,
+    RETURN_SCALE,
+    Bank,
+    Task,
+    banks,
+    experts_of,
+    load_task,
+    summary,
+    target_of,
+    trust_config,
+)
+from experiments.result_folder import append_rows, difference, read_rows, spread, write_folder
+from experiments.small_policies import Policy, Steps, Training, decide, train
+from memjax.agents.offline.shared import make_statistics
+from memjax.agents.reframe import bank as latents
+from memjax.agents.reframe.expert_memory import Kind, MemoryChoices, make_choices, refilled
+from memjax.agents.reframe.gains import GainsConfig
+from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState, act, initial_carry
+from memjax.agents.reframe.read_out import ReadOutConfig
+from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
+from memjax.data.scores import normalised_score
+from memjax.data.trajectories import returns
+from memjax.types import PyTree, TimeStep
+
+RESULTS = Path(__file__).parent / "results" / "reads_ablation"
+SEEDS = [0, 1, 2, 3, 4]
+TRAINING = Training()
+TOP = 0.1  # share of the poor episodes that filtered cloning learns from
+CLONE = ReadOutConfig((128, 128), 5, 2_000, 128, 2e-3, 1e-4, 0.03, "recorded")
+ROOM = max(COUNTS) * EPISODE_STEPS
+
+
+class Arm(NamedTuple):
+    """A policy, and the memory beside it."""
+
+    title: str
+    policy: str = "backbone"  # or "filtered", "mixed50"
+    kind: Kind | None = None  # of the memory; None: there is none
+    handover: Any = "blend"
+    content: Any = "latents"
+    everywhere: bool = False  # trusted at any distance: the memory alone
+    poor: bool = False
+    emptied: bool = False
+    counts: tuple[int, ...] = COUNTS
+
+
+ARMS = {
+    "backbone": Arm("backbone: return-conditioned, poor data"),
+    "filtered": Arm("filtered BC: best tenth of the poor data", "filtered"),
+    "mixed50": Arm("backbone, experts as half of each batch", "mixed50"),
+    "bc": Arm("BC of the bank, noise .03, mean of five networks", kind="clone", everywhere=True),
+    "bc_gated": Arm("memory with the clone's action, blend", kind="clone"),
+    "bc_switch": Arm("memory with the clone's action, switch", kind="clone", handover="switch"),
+    "nearest": Arm("nearest entry's action, everywhere", kind="gate", everywhere=True),
+    "gate": Arm("memory with the nearest action, blend", kind="gate"),
+    "switch": Arm("memory with the nearest action, switch", kind="gate", handover="switch"),
+    "emptied": Arm("emptied bank", kind="gate", emptied=True),
+    "shuffled": Arm(
+        "clone of a shuffled bank, switch", "backbone", "clone", "switch", "shuffled", counts=(2,)
+    ),
+    "constant": Arm(
+        "clone of a constant bank, switch", "backbone", "clone", "switch", "constant", counts=(2,)
+    ),
+    "poor_bank": Arm("clone of poor episodes, switch", "backbone", "clone", "switch", poor=True, counts=(2,)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("runs/reads_ablation"), metavar="DIR")
+    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--episodes", type=int, default=4, help="of each bank and arm (default 4)")
+    parser.add_argument("--steps", type=int, default=0, help="of an episode at most, 0: the task's own limit")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after these")
+    parser.add_argument("--only-tables", action="store_true", help="train and play nothing")
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 60.0 * arguments.minutes
+    for name in () if arguments.only_tables else arguments.task:
+        run_task(load_task(name, arguments.data), arguments, deadline)
+    write(arguments.out)
+
+
+def run_task(task: Task, arguments: argparse.Namespace, deadline: float) -> None:
+    """All arms that have no rows yet, in `--out`/TASK.csv."""
+    path = arguments.out / f"{task.name}.csv"
+    done = {row["arm"] for row in read_rows(path)}
+    made = _Made(task, arguments.seeds)
+    for name in arguments.arms:
+        if name in done or time.monotonic() > deadline:
+            continue
+        arm, began = ARMS[name], time.monotonic()
+        wanted = banks(arguments.seeds, ("clean",), arm.counts)
+        step, state, carry = make_arm(arm, task, wanted, made, arguments.episodes)
+        trained = time.monotonic() - began
+        limits = arguments.episodes, arguments.steps
+        returned, trust = play(task, step, state, carry, len(wanted), *limits)
+        scores = normalised_score(task.spec.id, returned)
+        rows = [
+            (task.name, *bank, name, round(float(s), 3), round(float(r), 2), round(float(t), 4))
+            for bank, s, r, t in zip(wanted, scores.mean(1), returned.mean(1), trust, strict=True)
+        ]
+        append_rows(path, COLUMNS, rows)
+        told = f"score {scores.mean():.1f}, trust {trust.mean():.2f}"
+        print(
+            f"{task.name}: {name}: {told}, {time.monotonic() - began:.0f} s ({trained:.0f} s to make)",
+            flush=True,
+        )
+
+
+class _Made:
+    """What arms share, trained when it is first asked for."""
+
+    def __init__(self, task: Task, seeds: list[int]):
+        self.task, self.seeds = task, seeds
+        self.policies: dict[tuple[str, Bank], Policy] = {}
+        self.memories: dict[Any, PyTree] = {}
+        self.train = jax.jit(partial(train, task.spec, TRAINING, 1))
+        poor = int(task.data.poor.starts[-1])
+        steps = task.steps
+        self.poor = poor
+        seen, to_go, actions = (
+            np.asarray(x)[:poor] for x in (steps.observations, steps.returns_to_go, steps.actions)
+        )
+        self.steps = Steps(
+            *(np.concatenate([x, np.zeros((ROOM, *x.shape[1:]), x.dtype)]) for x in (seen, to_go, actions))
+        )  # pyright: ignore
+        self.episode = np.asarray(steps.episode)[:poor]
+        self.totals = returns(task.data.poor)
+
+    def policy(self, name: str, bank: Bank) -> Policy:
+        """The policy of an arm; those that see no expert are the same for all banks of a seed."""
+        key = (name, bank if name == "mixed50" else Bank("", 0, bank.seed))
+        if key not in self.policies:
+            self.policies[key] = self._learn(name, bank)
+        return self.policies[key]
+
+    def _learn(self, name: str, bank: Bank) -> Policy:
+        steps, weight = self.steps, np.zeros(self.poor + ROOM)
+        if name == "filtered":
+            best = self.totals >= np.quantile(self.totals, 1.0 - TOP)
+            weight[: self.poor] = best[self.episode]
+        else:
+            weight[: self.poor] = 1.0
+        if name == "mixed50":
+            experts = experts_of(self.task, bank)
+            held = int(np.sum(np.asarray(experts.episode) >= 0))
+            weight[: self.poor] *= held / self.poor
+            weight[self.poor : self.poor + held] = 1.0
+            given = experts.observations, experts.returns_to_go, experts.actions
+            steps = Steps(*(_placed(x, y, self.poor) for x, y in zip(steps, given, strict=True)))
+        told = jnp.float32(name != "filtered")
+        return self.train(
+            steps, jnp.asarray(weight, jnp.float32), told, jnp.float32(0.0), jax.random.key(bank.seed)
+        )
+
+
+def make_arm(
+    arm: Arm, task: Task, wanted: list[Bank], made: _Made, episodes: int
+) -> tuple[Step, PyTree, PyTree]:
+    """How an arm acts, its states [V, ...], and the carries that it begins with."""
+
+    def predict(state: Policy, windows: Any):
+        return decide(task.spec, state, windows.observations[:, -1], windows.returns_to_go[:, -1])
+
+    choices = choices_of(task, arm)
+    parts = PlugIn(Backbone(None, predict, 1), choices, ("policy",), 1)
+    policies = [made.policy(arm.policy, bank) for bank in wanted]
+    memory = _memory(arm, choices, task, wanted, made)
+    make = partial(make_statistics, summary(task), task.spec, RETURN_SCALE)
+    statistics = [make((target_of(task, bank),)) for bank in wanted]
+    state = PlugInState(_stack(policies), memory, _stack(statistics))
+
+    def step(state: PlugInState, carry: PyTree, timestep: TimeStep):
+        found = act(parts, state, carry, timestep, jax.random.key(0))
+        return found.action, found.carry, found.extras["trust"]
+
+    carry = initial_carry(parts, episodes)
+    carries = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(wanted), *x.shape)), carry)
+    return jax.jit(jax.vmap(step)), state, carries
+
+
+def choices_of(task: Task, arm: Arm) -> MemoryChoices:
+    """Of the memory of an arm."""
+    return make_choices(
+        arm.kind or "gate",
+        task.spec,
+        k=1,
+        capacity=ROOM,
+        content=arm.content,
+        trust=trust_config(arm.handover),
+        model=GainsConfig(8, 1, 8, 1e-3, 1e-4, 0.25, 1, 1.0),  # not used: labels are as recorded
+        read_out=CLONE,
+        method="plain",
+    )
+
+
+def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], made: _Made) -> PyTree:
+    """The filled memories [V, ...]; arms that differ in handing over alone share them."""
+    key = arm.kind or "gate", arm.content, arm.poor, tuple(wanted)
+    if key not in made.memories:
+        fill = jax.jit(lambda pair: refilled(choices, (), *pair))
+        rows = [experts_of(task, bank, poor=arm.poor) for bank in wanted]
+        made.memories[key] = _stack(
+            [
+                fill((jax.tree.map(jnp.asarray, steps), jax.random.key(bank.seed)))
+                for steps, bank in zip(rows, wanted, strict=True)
+            ]
+        )
+    memory = made.memories[key]
+    if arm.everywhere:
+        memory = memory.replace(tau=jnp.full_like(memory.tau, 1e9))
+    if arm.emptied or arm.kind is None:
+        memory = memory.replace(bank=latents.emptied(memory.bank))
+    return memory
+
+
+def write(out: Path) -> None:
+    """Everything under `out` into the results folder."""
+    rows = [row for task in ENVIRONMENTS for row in read_rows(out / f"{task}.csv")]
+    if not rows:
+        print(f"no results in {out}")
+        return
+    from experiments.partial_results import revision
+
+    write_folder(
+        RESULTS,
+        COLUMNS,
+        ([row[name] for name in COLUMNS] for row in rows),
+        tables(rows, revision()),
+        lambda path: draw(rows, path),
+    )
+
+
+def tables(rows: list[dict[str, str]], source: str) -> list[str]:
+    """Scores, weights, and differences from the backbone and from the clone."""
+    lines = [f"Generated by `python -m experiments.reads_ablation`, source {source}.", ""]
+    tasks = [task for task in ENVIRONMENTS if any(row["task"] == task for row in rows)]
+    for task in tasks:
+        titles = [f"{count} experts" for count in COUNTS]
+        parts: dict[str, Any] = {
+            "D4RL score, mean ± deviation over seeds": lambda n, c, t=task: spread(
+                _cell(rows, t, n, c).values()
+            ),
+            "weight of the memory": lambda n, c, t=task: spread(
+                _cell(rows, t, n, c, "trust", 100.0).values()
+            ),
+            "minus the backbone, ± half the 95 % interval": lambda n, c, t=task: difference(
+                _cell(rows, t, n, c), _cell(rows, t, "backbone", c)
+            ),
+            "minus BC of the bank": lambda n, c, t=task: difference(
+                _cell(rows, t, n, c), _cell(rows, t, "bc", c)
+            ),
+        }
+        for title, cell in parts.items():
+            title = f"{title}, percent" if title.startswith("weight") else title
+            lines += [f"## {task}: {title}", "", "| | " + " | ".join(titles) + " |", "|---" * 4 + "|"]
+            known = [name for name in ARMS if any(r["arm"] == name and r["task"] == task for r in rows)]
+            lines += [
+                f"| {ARMS[name].title} | " + " | ".join(cell(name, count) for count in COUNTS) + " |"
+                for name in known
+            ]
+            lines.append("")
+    return lines
+
+
+def draw(rows: list[dict[str, str]], path: Path) -> None:
+    """A panel for each task: score against the number of experts."""
+    plt = pyplot()
+    tasks = [task for task in ENVIRONMENTS if any(row["task"] == task for row in rows)]
+    shown = [name for name in ARMS if ARMS[name].counts == COUNTS][:7]
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(4.2 * len(tasks), 4.2), squeeze=False, layout="constrained"
+    )
+    lines: dict[str, Any] = {}
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for i, name in enumerate(shown):
+            cells = [list(_cell(rows, task, name, count).values()) for count in COUNTS]
+            if all(cells):
+                place = np.arange(len(COUNTS)) + 0.08 * (i - 3)
+                means = [float(np.mean(c)) for c in cells]
+                deviations = [float(np.std(c, ddof=len(c) > 1)) for c in cells]
+                style = {"marker": "o", "markersize": 4, "linewidth": 0, "elinewidth": 1.4, "capsize": 2}
+                lines.setdefault(name, axis.errorbar(place, means, deviations, color=colour_of(i), **style))
+        axis.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
+        axis.set_title(task, fontsize=11)
+        axis.set(xlabel="expert episodes", ylabel="D4RL score")
+        plain(axis)
+    legend_below(figure, {line: ARMS[name].title for name, line in lines.items()}, columns=2)
+    figure.suptitle("mean ± deviation over seeds", fontsize=11)
+    save_figure(figure, path)
+    plt.close(figure)
+
+
+def _cell(
+    rows: list[dict[str, str]], task: str, arm: str, count: int, column: str = "score", scale: float = 1.0
+) -> dict[int, float]:
+    """One number of each seed."""
+    wanted = task, arm, str(count)
+    found = [row for row in rows if (row["task"], row["arm"], row["count"]) == wanted]
+    return {int(row["seed"]): scale * float(row[column]) for row in found}
+
+
+def _placed(steps: Any, experts: Any, at: int) -> np.ndarray:
+    placed = np.array(steps)
+    placed[at : at + len(experts)] = experts
+    return placed
+
+
+def _stack(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+if __name__ == "__main__":
+    main()
