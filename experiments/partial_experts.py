@@ -51,7 +51,6 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("1/4", 0.25),
     Setting("1/2", 0.5),
-    Setting("all", 1.0),
     Setting("last half", 1.0, last_half=True),
 )
 

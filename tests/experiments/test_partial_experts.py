@@ -48,7 +48,7 @@ def test_a_bank_holds_the_goals_that_are_shown_and_no_other():
     data = record_data(family, programs, SIZES, 0)
     few, more = (shown_of(family, Setting("", share), 3) for share in (0.25, 0.5))
     assert set(few) < set(more)
-    assert len(more) == 12
+    assert len(more) == 32
     steps, episode = bank_of(data, Setting("", 0.25), few)
     assert set(episode // TRAJECTORIES) == set(few)
     half, episode_half = bank_of(data, Setting("", 0.25, last_half=True), few)
