@@ -55,6 +55,20 @@ def _reads(folder: Path) -> None:
     draw(cells_of(read_rows(folder / "scores.csv"))[0], folder / "figure.png")
 
 
+def _ablation(folder: Path) -> None:
+    from experiments.reads_ablation import draw
+    from experiments.result_folder import read_rows
+
+    draw(read_rows(folder / "scores.csv"), folder / "figure.png")
+
+
+def _partial(folder: Path) -> None:
+    from experiments.partial_results import cells_of, draw
+    from experiments.result_folder import read_rows
+
+    draw(cells_of(read_rows(folder / "scores.csv"), "score"), folder / "figure.png")
+
+
 def _reframe(folder: Path) -> None:
     from experiments import reframe_banks, reframe_results
 
@@ -110,6 +124,8 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "gate": _campaign,
     "suite": _campaign,
     "reads": _reads,
+    "reads_ablation": _ablation,
+    "partial_experts": _partial,
     "reframe": _reframe,
     "memrl_simulator": _simulator,
     "memrl_stream": _stream,
