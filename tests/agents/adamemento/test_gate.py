@@ -77,6 +77,8 @@ def test_an_episode_is_drawn_once_and_neither_kind_dies_out(gate):
     np.testing.assert_array_equal(assist.draw(gate, state, running, jnp.zeros_like(running), key), running)
     drawn = assist.draw(gate, state, running, ~running, key)
     assert float(jnp.mean(drawn)) == pytest.approx(1.0 - gate.least_share, abs=0.03)
+    few = assist.draw(replace(gate, most_share=0.25), state, running, ~running, key)
+    assert float(jnp.mean(few)) == pytest.approx(0.25, abs=0.03)
 
 
 def test_the_advantage_network_learns_which_action_gains():
@@ -195,6 +197,11 @@ def test_without_a_difference_the_explorers_learning_is_the_unconstrained_one():
 def test_mistakes_are_named(fields, message):
     with pytest.raises(ConfigError, match=message):
         small(change=lambda config: config.agent.ppo.update(fields))
+
+
+def test_a_bound_below_the_least_share_is_a_mistake():
+    with pytest.raises(ConfigError, match=r"most_share: expected at least least_share"):
+        small(change=lambda config: config.agent.gate.update(most_share=0.05))
 
 
 def without_bonus(config):
