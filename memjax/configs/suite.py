@@ -7,7 +7,7 @@ and Tian 2019) are gymnax's; DoorKey, MemoryS and LockedRoom are xminigrid's (pi
     memjax train --config=suite:DeepSea10 --workdir=runs/deep_sea --config.num_seeds=5
     memjax train --config=suite:DoorKey5+rnd --workdir=runs/door_key_rnd
 
-Further variants: the other tasks, literal (the gate by confidence alone), smoke, and all of base.VARIANTS. A task
+Further variants: the other tasks, literal (the gate by confidence alone), smoke, all of base.VARIANTS. A task
 sets the environment, the number of steps, and whether returns may be negative where the task is done well;
 nothing else.
 
