@@ -35,7 +35,7 @@ ROWS = {
         "a full disk is one line and exit code 1, with the last checkpoint intact",
         "runs/test_checkpoint.py::"
         "test_a_file_system_that_takes_no_more_is_an_error_and_the_last_checkpoint_stays "
-        "runs/test_metrics.py::test_a_disk_that_is_full_is_an_error_of_the_loop_and_nothing_waits "
+        "runs/test_sinks.py::test_a_disk_that_is_full_ends_the_events_and_nothing_waits "
         "llm/run/test_llm_loop.py::test_a_full_disk_ends_the_run_and_skips_no_task",
         (),
         "quotas; 50 trials on a small file system",
@@ -144,7 +144,7 @@ ROWS = {
     ),
     "R21": Row(
         "the same seed gives the same bits, on several simulated devices as on one",
-        "training/test_train.py::test_several_devices_compute_what_one_does",
+        "training/test_mesh.py::test_several_devices_compute_what_one_does",
         ("kills adamemento", "kills reframe", "kills memrl"),
         "a GPU",
     ),
