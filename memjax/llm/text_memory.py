@@ -241,6 +241,10 @@ class TextMemory:
         new = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
         if new:
             vectors = np.asarray(self.embedder.embed(list(new.values())), np.float32)
+            wanted = len(new), self.embedder.dim
+            if vectors.shape != wanted or not np.isfinite(vectors).all():
+                got = f"shape {vectors.shape}" if vectors.shape != wanted else "NaN or infinity"
+                raise ConfigError("embedder", f"finite vectors of shape {wanted}", got)
             known |= dict(zip(new, vectors, strict=True))
         return np.stack([known[name] for name in names])
 

@@ -225,3 +225,25 @@ def test_the_example_gets_better_and_the_document_shows_it(tmp_path):
     first, last = (sum(reward > 0 for reward in part) for part in (rewards[:20], rewards[-20:]))
     assert last >= 18 > first
     assert EXAMPLE.read_text() in (ROOT / "docs" / "memrl.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x: x[:, :32], r"shape \(2, 32\)"),
+        (lambda x: x[:-1], r"shape \(1, 64\)"),
+        (lambda x: x[0], r"shape \(64,\)"),
+        (lambda x: x * np.nan, "NaN or infinity"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused_and_nothing_is_stored(tmp_path, spoil, said):
+    class Spoilt(HashedNgrams):
+        def embed(self, texts):
+            return spoil(super().embed(texts))
+
+    with TextMemory(tmp_path, Spoilt(64), CONFIG) as memory:
+        with pytest.raises(
+            ConfigError, match=r"embedder: expected finite vectors of shape \(2, 64\), got " + said
+        ):
+            memory.find(["one", "two"])
+        assert len(memory) == 0
