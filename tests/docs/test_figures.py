@@ -111,6 +111,8 @@ REPEATED = [
     (("README.md", "docs/concepts.md"), "0.38", "gate/tables.md", "0.38 [0.31, 0.48]"),
     (("README.md", "docs/concepts.md"), "0.51", "gate/tables.md", "0.51 [0.45, 0.56]"),
     (("README.md", "docs/concepts.md"), "PPO 0.65", "gate/tables.md", "0.65 [0.61, 0.70]"),
+    (("docs/concepts.md",), "+8.2 to +17.8", "partial_experts/README.md", "+8.2 ± 3.8"),
+    (("docs/concepts.md",), "+10.2 to +26.2", "partial_experts/README.md", "+26.2 ± 5.9"),
     (("docs/concepts.md",), "91.2 %", "spoiled_memories/README.md", "91.2 %"),
     (("docs/results.md", "docs/concepts.md"), "1,438", "mujoco/README.md", "| 1,438 |"),
     (("docs/results.md", "docs/concepts.md"), "4,194", "mujoco/README.md", "| 4,194 |"),
