@@ -13,7 +13,15 @@ from typing import Any
 
 from memjax import __version__
 from memjax.commands import argument_types, help_texts
-from memjax.commands.parser import Parser, add_command, add_many_runs, fail, without_traceback
+from memjax.commands.parser import (
+    Parser,
+    add_command,
+    add_many_runs,
+    add_processes,
+    add_profiling,
+    fail,
+    without_traceback,
+)
 from memjax.commands.watch_arguments import add_watch
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
@@ -26,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, overrides, problem = _split_overrides(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
     if problem or (overrides and not arguments.takes_fields):
-        who = "only `memjax train`, `memjax sweep` and `memjax remember` take config fields"
+        who = "only `memjax train`, `profile`, `sweep` and `remember` take config fields"
         return fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
     if arguments.debug:
         return arguments.run(arguments, overrides)
@@ -146,6 +154,14 @@ def _sweep(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return run(request, arguments.workdir, workers=arguments.workers, dry_run=arguments.dry_run)
 
 
+def _profile(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from memjax.commands.profile import run
+
+    return run(
+        arguments.config, overrides, imports=arguments.imports, out=arguments.out, chunks=arguments.chunks
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="memjax", description="External, retrievable memory for RL agents.", allow_abbrev=False
@@ -164,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_campaign(commands)
     _add_sweep(commands)
     _add_remember(commands)
+    _add_profile(commands)
     return parser
 
 
@@ -171,12 +188,8 @@ def _add_train(commands: Any) -> None:
     summary = "train an agent, or continue a run that was stopped"
     train = add_command(commands, "train", _train, summary, help_texts.TRAIN, workdirs="one")
     _add_config(train)
-    add = train.add_argument
-    add("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
-    help = "of a run by several processes: where process 0 is, the same in all"
-    add("--coordinator", metavar="HOST:PORT", help=help)
-    add("--num-processes", type=argument_types.positive, metavar="N", help="how many there are")
-    add("--process-id", type=argument_types.natural, metavar="I", help="which one this is, from 0")
+    train.add_argument("--no-resume", action="store_true", help="refuse a DIR that already has checkpoints")
+    add_processes(train)
 
 
 def _add_remember(commands: Any) -> None:
@@ -186,6 +199,13 @@ def _add_remember(commands: Any) -> None:
     remember.add_argument(
         "--similarities", action="store_true", help="print how alike the tasks are, to choose a threshold"
     )
+
+
+def _add_profile(commands: Any) -> None:
+    summary = "show where the time of an iteration goes"
+    profile = add_command(commands, "profile", _profile, summary, help_texts.PROFILE)
+    _add_config(profile)
+    add_profiling(profile)
 
 
 def _add_config(command: Parser) -> None:

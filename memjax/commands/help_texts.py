@@ -55,6 +55,16 @@ examples:
       --over agent.ppo.epochs=1..8 --seeds=3 --workdir=runs/random --config.run.total_steps=50000
 """
 
+PROFILE = """\
+Compiles a run, takes some of its iterations, and prints where their time goes: environment, policy, memory,
+learning, waiting; with operations and bytes of the compiled program. Nothing is saved but the trace, if --out
+names a folder for it; TensorBoard's profile plugin and xprof show it.
+
+examples:
+  memjax profile --config=four_rooms
+  memjax profile --config=classic:CartPole+ppo --config.env.num_envs=64 --out=runs/trace
+"""
+
 REMEMBER = """\
 Plays the tasks of a benchmark with a language model, epoch after epoch, and remembers how they ended; see
 docs/memrl.md. Launch the same command again to continue a run that was stopped or killed. A finished run is

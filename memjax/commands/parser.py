@@ -98,3 +98,21 @@ def add_many_runs(command: Parser) -> None:
     add("--workdir", type=argument_types.path, required=True, metavar="DIR", help=help)
     add("--workers", type=argument_types.positive, default=1, metavar="N", help="runs at a time (default: 1)")
     add("--dry-run", action="store_true", help="say what is left to do, and stop")
+
+
+def add_processes(command: Parser) -> None:
+    """The words of a command that several processes may run together."""
+    add = command.add_argument
+    help = "of a run by several processes: where process 0 is, the same in all"
+    add("--coordinator", metavar="HOST:PORT", help=help)
+    add("--num-processes", type=argument_types.positive, metavar="N", help="how many there are")
+    add("--process-id", type=argument_types.natural, metavar="I", help="which one this is, from 0")
+
+
+def add_profiling(command: Parser) -> None:
+    """The words of `memjax profile` alone."""
+    add = command.add_argument
+    help = "keep the trace here (default: it is removed)"
+    add("--out", type=argument_types.path, metavar="DIR", help=help)
+    help = "compiled chunks to time (default: 5)"
+    add("--chunks", type=argument_types.positive, default=5, metavar="N", help=help)

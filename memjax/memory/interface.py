@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+import jax
+
 from memjax.memory.retrieval import Find, Retrieved
 from memjax.memory.state import MemoryState
 from memjax.types import Array, Key, PyTree
@@ -259,10 +261,11 @@ def presented(signature: type[F], function: F) -> F:
         signature: a Protocol whose `__call__` has the arguments and the text.
         function: what is called; the type checker compares it with the Protocol.
     """
-    described = signature.__call__
+    described, scope = signature.__call__, f"memory.{signature.__name__.lower()}"
 
     def call(*arguments: Any, **options: Any) -> Any:
-        return function(*arguments, **options)
+        with jax.named_scope(scope):  # by which a profile tells a memory's operations from others
+            return function(*arguments, **options)
 
     functools.update_wrapper(call, described, assigned=("__doc__", "__annotations__"), updated=())
     shown = cast(Any, call)  # a function of any kind has the attributes that are set here

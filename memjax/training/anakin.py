@@ -37,6 +37,7 @@ class Anakin:
     """A JAX environment: whole chunks on the device (Anakin)."""
 
     not_reproducible: tuple[str, ...] = ()
+    waited = 0.0
 
     def __init__(self, config: ResolvedConfig):
         self.config = config
@@ -75,8 +76,13 @@ class Anakin:
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled program."""
-        state, metrics = self.compiled_chunk()(state)
+        with jax.transfer_guard("disallow"):  # whoever lets the host in between notices
+            state, metrics = self.compiled_chunk()(state)
         return state, jax.device_get(metrics)
+
+    def arguments(self, state: TrainState) -> tuple[TrainState]:
+        """Of `compiled_chunk()`."""
+        return (state,)
 
     def compiled_chunk(self) -> Any:
         """The jitted chunk, (state) -> state, metrics [R, iterations]; the state is donated to it."""
@@ -182,7 +188,8 @@ def iterate(env: Env, agent: Agent, carry: SeedState, x: None) -> tuple[SeedStat
     iteration, key, state, actor, visits = carry
     key_act, key_update = jax.random.split(jax.random.fold_in(key, iteration))
     actor, rollout = unroll(env, agent, state, actor, key_act)
-    state, metrics = agent.update(state, rollout, key_update)
+    with jax.named_scope("learning"):
+        state, metrics = agent.update(state, rollout, key_update)
     if env.spec.num_states:
         visits = visits.at[rollout.state_id].add(rollout.valid.astype(jnp.int32))
     return (iteration + 1, key, state, actor, visits), metrics | episode_metrics(

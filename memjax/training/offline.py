@@ -47,6 +47,8 @@ class OfflineState(flax.struct.PyTreeNode):
 class Offline:
     """A run over recorded episodes; implements `program.Program`."""
 
+    waited = 0.0
+
     def __init__(self, config: ResolvedConfig, *, learns: bool = True):
         """Reads and checks the data. With `learns` False no dataset is needed: the state is restored.
 
@@ -121,12 +123,18 @@ class Offline:
             self._unchecked = False
         if self.data.stream:
             return self._streamed(state)
-        state, metrics = self.compiled_chunk()(state, self.device_data())
+        arguments = self.arguments(state)
+        with jax.transfer_guard("disallow"):  # whoever lets the host in between notices
+            state, metrics = self.compiled_chunk()(*arguments)
         return state, jax.device_get(metrics)
 
     def device_data(self) -> tuple[DeviceData, DeviceData | None]:
         """What is learned from and what is held out, on the device."""
         return self._place("train"), self._held_out()
+
+    def arguments(self, state: OfflineState) -> tuple[OfflineState, Any]:
+        """Of `compiled_chunk()`."""
+        return state, self.device_data()
 
     def compiled_chunk(self):
         """The jitted chunk of (state, device_data()); the state is donated to it."""
@@ -198,7 +206,8 @@ class Offline:
         """One update of one seed."""
         iteration, key, agent = carry
         draw = jax.random.fold_in(jax.random.fold_in(key, _DRAW), iteration)
-        windows = sample(data[0], draw, *self._shape(), self._known().mix)
+        with jax.named_scope("data"):
+            windows = sample(data[0], draw, *self._shape(), self._known().mix)
         agent, metrics = self._learn(data[1], iteration, key, agent, windows)
         return (iteration + 1, key, agent), metrics
 
@@ -207,7 +216,7 @@ class Offline:
     ) -> tuple[PyTree, dict[str, Array]]:
         """An update, and the lesson of the utilities where one is due."""
         rows, use = meshes.split(self.mesh), jax.random.fold_in(jax.random.fold_in(key, _UPDATE), iteration)
-        with splitting(rows):
+        with splitting(rows), jax.named_scope("learning"):
             agent, metrics = self.agent.update(agent, split_rows(windows), use)
         if held_out is None or self.agent.credit is None:
             return agent, metrics

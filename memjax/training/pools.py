@@ -4,6 +4,7 @@ An `ActingPool` is one pool with the episodes it is in. `Collector` steps severa
 threads of one step, the policy acts for the next, and results of a step are stored while the next one runs.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import partial
@@ -119,6 +120,7 @@ class Collector:
             pool.reset()
         self.buffers = [HostBuffer(self.steps, share) for _ in range(2)]
         self.stopped = False
+        self.seconds = {"environment": 0.0, "policy": 0.0}  # spent waiting for the pools, and acting
 
     def collect(self, view: PyTree, key: Key) -> Rollout:
         """Collects one rollout of T steps.
@@ -140,10 +142,10 @@ class Collector:
                 if self.stopped:
                     raise CancelledError
                 if t:
-                    pool.receive()
+                    self._receive(pool)
                 self._act(pool, t, view, key, np.int32(t * len(self.pools) + i))
         for pool in self.pools:
-            pool.receive()
+            self._receive(pool)
             self._write_outcome(pool, self.steps - 1)
             self.buffers[0].put("observation", self.steps, pool.columns, pool.timestep.observation)
         return self.buffers[0].rollout()
@@ -157,9 +159,16 @@ class Collector:
         for pool in self.pools:
             pool.envs.close()
 
+    def _receive(self, pool: ActingPool) -> None:
+        began = time.monotonic()
+        pool.receive()
+        self.seconds["environment"] += time.monotonic() - began
+
     def _act(self, pool: ActingPool, t: int, view: PyTree, key: Key, number: np.int32) -> None:
+        began = time.monotonic()
         chosen = self.act(view, pool.carry, pool.timestep, key, number)
         action = np.asarray(chosen.action)
+        self.seconds["policy"] += time.monotonic() - began
         pool.send(action)
         # The rest is written while the pool's threads step.
         if t:

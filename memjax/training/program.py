@@ -46,6 +46,7 @@ class Program(Protocol):
     agent: Agent
     iterations: int  # in all, a multiple of run.log_every
     not_reproducible: tuple[str, ...]  # what a resumed run may do otherwise
+    waited: float  # seconds that the learner has waited for environments on the host
 
     def init(self) -> Any:
         """The state before the first iteration."""

@@ -85,8 +85,10 @@ def _step(
     env: Env, agent: Agent, state: PyTree, actor: Actor, keys: tuple[Key, Key]
 ) -> tuple[Actor, _Recorded]:
     observation = actor.timestep.observation
-    chosen = agent.act(state, actor.carry, actor.timestep, keys[0])
-    env_state, timestep = env.step(actor.env, chosen.action, keys[1])
+    with jax.named_scope("policy"):
+        chosen = agent.act(state, actor.carry, actor.timestep, keys[0])
+    with jax.named_scope("environment"):
+        env_state, timestep = env.step(actor.env, chosen.action, keys[1])
     stats = advance(actor.stats, timestep)
     recorded = _Recorded(observation, timestep, chosen.action, stats, chosen.extras)
     return Actor(env_state, timestep, chosen.carry, clear(stats, timestep.done)), recorded

@@ -11,6 +11,7 @@ envpool's state cannot be saved: a resumed run begins fresh episodes, and is not
 was never interrupted.
 """
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -66,6 +67,7 @@ class Sebulba:
         self._update = jax.jit(learn, donate_argnums=0, **options)
         self._view = jax.jit(partial(acting_view, self.agent), out_shardings=whole)
         self._act = jax.jit(partial(act, self._plain), static_argnames="policy")  # on one device
+        self.waited = 0.0  # seconds that the learner has waited for rollouts
         self._collector: Collector | None = None
         self._evaluator: Evaluator | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memjax-actor")
@@ -95,10 +97,14 @@ class Sebulba:
         rows = []
         for _ in range(self.config.run.log_every):
             iteration = int(state.iteration)
+            began = time.monotonic()
             rollout = self._rollout(iteration, state)
+            self.waited += time.monotonic() - began
             if self.config.run.overlap and iteration + 1 < self.iterations:
                 self._launch(iteration + 1, state)
-            state, metrics = self._update(state, self._shared(rollout))
+            shared = self._shared(rollout)
+            with jax.transfer_guard("disallow"):  # all that the learner reads is on its devices by now
+                state, metrics = self._update(state, shared)
             # Waiting here also keeps the buffer of this rollout at rest until the learner has read it.
             rows.append(jax.device_get(metrics))
         return state, {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
@@ -117,6 +123,10 @@ class Sebulba:
             found = self._evaluator.run(view, policy, episodes, key)
             scores |= {f"eval/{policy}/{name}": np.array([value]) for name, value in found.items()}
         return scores
+
+    def acting_seconds(self) -> dict[str, float]:
+        """Seconds that the actor has waited for environments and has acted for."""
+        return {} if self._collector is None else dict(self._collector.seconds)
 
     def close(self) -> None:
         """Ends threads and environments; a rollout under way is given up after its current step."""
@@ -179,7 +189,7 @@ class Sebulba:
         """A rollout of this process [T, B / processes, ...] as a part of that of all, [T, B, ...]."""
         columns = meshes.split(self.mesh, axis=1)
         if columns is None:
-            return rollout
+            return jax.device_put(rollout)
         return jax.tree.map(partial(jax.make_array_from_process_local_data, columns), rollout)
 
 
@@ -192,7 +202,7 @@ def update(
     are split over devices.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.iteration), 1)
-    with splitting(rows):
+    with splitting(rows), jax.named_scope("learning"):
         agent_state, metrics = agent.update(jax.tree.map(lambda x: x[0], state.agent), rollout, key)
     metrics |= episode_metrics(rollout, spec.has_success)
     metrics = {name: jnp.reshape(x, (1,)) for name, x in metrics.items()}

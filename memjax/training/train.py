@@ -120,7 +120,7 @@ def _run(
     saved = done
     with _reports(config, workdir, total * per_iteration, done * per_iteration) as (writer, progress):
         while done < total and not hosts.agree(stop.exit_code):
-            began = time.monotonic()
+            began, waited = time.monotonic(), program.waited
             state, metrics = program.chunk(state)
             check_finite(metrics, done, per_iteration, config.run.stop_on_nan)
             done += config.run.log_every
@@ -130,7 +130,10 @@ def _run(
                 values |= program.evaluate(state, config.run.eval_episodes)
             writer.write(done * per_iteration, values)
             speed = config.run.log_every * per_iteration * config.num_seeds / seconds
-            writer.write_timing(done * per_iteration, {"steps_per_second": speed})
+            timing = {"steps_per_second": speed}
+            if program.waited:
+                timing["learner_waits"] = (program.waited - waited) / seconds
+            writer.write_timing(done * per_iteration, timing)
             progress.update(done * per_iteration, values)
             due = config.run.checkpoint_every and done % config.run.checkpoint_every == 0
             if due and done < total:

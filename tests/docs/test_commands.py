@@ -97,7 +97,7 @@ def test_the_documents_are_read():
         assert names.count(name) >= 7, name
     assert {words[0] for _, words in COMMANDS} == {
         *("train", "evaluate", "remember", "report", "inspect", "configs", "collect", "campaign"),
-        *("quarantine", "sweep", "watch", "demonstrate"),
+        *("quarantine", "sweep", "watch", "demonstrate", "profile"),
     }
 
 

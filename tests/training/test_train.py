@@ -156,3 +156,11 @@ def test_a_key_used_twice_and_a_promoted_rank_are_found():
         traced_strictly(lambda k: jax.random.normal(k) + jax.random.uniform(k), key)
     with pytest.raises(ValueError, match="rank_promotion"):
         traced_strictly(lambda x: x + jnp.ones((2, 3)), row)
+
+
+def test_nothing_of_the_host_slips_into_a_chunk(monkeypatch):
+    """The transfer guard is on where training calls the compiled program."""
+    program = build(cartpole())
+    monkeypatch.setattr(program, "compiled_chunk", lambda: jax.jit(lambda x: (x, x)))
+    with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device"):
+        program.chunk(np.ones(3))
