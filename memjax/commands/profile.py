@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -52,7 +53,7 @@ def page(config: ResolvedConfig, folder: Path, chunks: int) -> str:
     from memjax.training.sebulba import Sebulba
     from memjax.training.train import build
 
-    program = build(config)
+    program: Any = build(config)
     try:
         if isinstance(program, Sebulba):
             found = profile_host(program, folder, chunks=chunks)

@@ -158,7 +158,7 @@ def traced(folder: Path) -> Iterable[tuple[str, float]]:
 
 def shares(events: Iterable[tuple[str, float]], parts: dict[str, str]) -> dict[str, float]:
     """The share of each part in the time of all events; {} where there is none."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     for name, duration in events:
         totals[parts.get(name, "other")] += duration
     whole = sum(totals.values())
