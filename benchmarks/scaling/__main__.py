@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.scaling import measured, picture, tables
+from benchmarks.scaling import measured, picture, tables, training
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAPER: dict[str, Callable[[], str]] = dict(tables.TABLES)
@@ -12,6 +12,8 @@ MEASURED: dict[str, Callable[[], str]] = {
     "host": measured.on_the_host,
     "compared": measured.compared,
     "written": measured.written,
+    "training": training.training,
+    "trained": training.trained,
 }
 
 

@@ -1,8 +1,8 @@
 """The machines of the tables, by their vendors' numbers.
 
 NVIDIA H200 (SXM): NVIDIA's H200 data sheet; it quotes tensor-core rates with 2:4 sparsity, these are the
-dense halves. TPU v5e: the page "TPU v5e" of Google's Cloud TPU documentation. Float32 on the TPU is six
-passes of bfloat16, which is how `Precision.HIGHEST` multiplies there. Memory is in decimal bytes.
+dense halves. TPU v5e and v4: the pages of these names in Google's Cloud TPU documentation. Float32 on the TPU
+is six passes of bfloat16, which is how `Precision.HIGHEST` multiplies there. Memory is in decimal bytes.
 """
 
 from typing import NamedTuple
@@ -53,7 +53,15 @@ V5E_CHIP = Chip(
     {"float32": 197e12 / 6, "bfloat16": 197e12, "int8": 393e12},
     link=1600e9 / 8 / 4,  # four ports a chip
 )
+V4_CHIP = Chip(
+    "TPU v4",
+    32 * 2**30,
+    1200e9,
+    {"float32": 275e12 / 6, "bfloat16": 275e12},
+    link=1.1e15 / 4096 / 6,  # the pod's bandwidth of an all-reduce, by chip and link
+)
 H200 = Slice("H200", H200_CHIP)
 V5E_8 = Slice("v5e-8", V5E_CHIP, (2, 4))
 V5E_256 = Slice("v5e-256", V5E_CHIP, (16, 16), ports=2)
+V4_2048 = Slice("v4-2048", V4_CHIP, (8, 16, 16), ports=2)  # of chips; for training alone
 SLICES = (H200, V5E_8, V5E_256)

@@ -53,13 +53,14 @@ def page(config: ResolvedConfig, folder: Path, chunks: int) -> str:
     from memjax.training.sebulba import Sebulba
     from memjax.training.train import build
 
-    program: Any = build(config)
+    program = build(config)
     try:
         if isinstance(program, Sebulba):
             found = profile_host(program, folder, chunks=chunks)
             return "\n".join([_head(config, found), *_host_table(config, found)])
         assert isinstance(program, Anakin | Offline)
-        arguments, iterations = program.arguments(program.init()), config.run.log_every
+        state: Any = program.init()
+        arguments, iterations = program.arguments(state), config.run.log_every
         found = profile(program.compiled_chunk(), arguments, folder, iterations=iterations, chunks=chunks)
         return "\n".join([_head(config, found), *_table(found), *_costs(found)])
     finally:

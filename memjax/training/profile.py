@@ -168,7 +168,8 @@ def shares(events: Iterable[tuple[str, float]], parts: dict[str, str]) -> dict[s
 def product_flops(program: Any) -> float:
     """Operations of the matrix products and convolutions of a jaxpr; a multiply-add counts as two.
 
-    A `scan` counts as often as it runs, a `while` once, of the branches of a `cond` the dearest.
+    An upper bound: XLA leaves out what nothing uses. A `scan` counts as often as it runs, a `while` once, of
+    the branches of a `cond` the dearest.
     """
     total = 0.0
     for equation in program.eqns:
@@ -180,7 +181,8 @@ def product_flops(program: Any) -> float:
         elif name == "conv_general_dilated":
             kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
             outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2.0 * math.prod(out) * math.prod(kernel) / outputs
+            zeros = math.prod(equation.params["lhs_dilation"])  # of a dilated input, most are skipped
+            total += 2.0 * math.prod(out) * math.prod(kernel) / outputs / zeros
         elif name == "scan":
             total += equation.params["length"] * sum(inner)
         else:
