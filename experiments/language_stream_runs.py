@@ -207,8 +207,19 @@ def tables(arms: Sequence[Arm], out: Path, paths: Sequence[Path]) -> None:
     text += [*success_table(by_name), "", *differences(by_name), ""]
     text += [*shown_table(by_name), "", *utility_table(by_name), ""]
     (out / "tables.md").write_text("\n".join(text), encoding="utf-8")
-    draw(by_name, out / "success.png")
+    redraw(out)
     print("\n".join(text))
+
+
+def redraw(out: Path) -> None:
+    """The picture of a folder from its `requests.csv`."""
+    by_name: dict[str, list[Visit]] = {}
+    with open(out / "requests.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            said = {name: row[name] == "True" for name in ("late", "solved", "followed")}
+            visit = Visit(row["kind"], int(row["visit"]), shown=row["shown"], **said)
+            by_name.setdefault(row["arm"], []).append(visit)
+    draw({name: by_name[name] for name in ARMS if name in by_name}, out / "success.png")
 
 
 def success_table(by_name: Mapping[str, Sequence[Arm]]) -> list[str]:
@@ -293,7 +304,7 @@ def utility_table(by_name: Mapping[str, Sequence[Arm]]) -> list[str]:
     return lines
 
 
-def draw(by_name: Mapping[str, Sequence[Arm]], path: Path) -> None:
+def draw(by_name: Mapping[str, Sequence[Visit]], path: Path) -> None:
     """Success by visit: from nothing, and with imported memories."""
     import matplotlib
 
@@ -306,10 +317,9 @@ def draw(by_name: Mapping[str, Sequence[Arm]], path: Path) -> None:
     modes = dict.fromkeys(name.removesuffix("_imported") for name in ARMS)
     colours = {mode: COLOURS[i % len(COLOURS)] for i, mode in enumerate(modes)}
     for axis, imported in zip(axes, (False, True), strict=True):
-        for name, arms in by_name.items():
+        for name, visits in by_name.items():
             if name != "none" and name.endswith("_imported") != imported:
                 continue
-            visits = [visit for arm in arms for visit in arm.visits]
             shares = [np.mean([x.solved for x in visits if x.visit == n] or [np.nan]) for n in range(VISITS)]
             colour = colours[name.removesuffix("_imported")]
             label = ARMS[name].removesuffix(", imported")

@@ -96,6 +96,12 @@ def _language(folder: Path) -> None:
     redraw(folder)
 
 
+def _requests(folder: Path) -> None:
+    from experiments.language_stream_runs import redraw
+
+    redraw(folder)
+
+
 def _atari(folder: Path) -> None:
     _runs("Montezuma's Revenge", {"AdaMemento": folder / "montezuma_cpu.csv"}, folder / "montezuma_cpu.png")
 
@@ -121,8 +127,7 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
 
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
-    "gate": _campaign,
-    "suite": _campaign,
+    **dict.fromkeys(("causes", "demonstrations", "gate", "suite"), _campaign),
     "reads": _reads,
     "reads_ablation": _ablation,
     "partial_experts": _partial,
@@ -130,6 +135,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "memrl_simulator": _simulator,
     "memrl_stream": _stream,
     "language_local": _language,
+    "language_stream": _requests,
     "spoiled_memories": _language,
     "atari": _atari,
     "mujoco": _mujoco,
