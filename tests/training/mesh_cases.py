@@ -135,7 +135,7 @@ def adamemento(memory, capacity=64, prediction="network"):
         config.agent.reflection.prediction = prediction
         config.agent.label.min_count = 1
 
-    return small(change=change)
+    return small(env_id="gymnax/CartPole-v1", change=change)  # episodes of some twenty steps
 
 
 @pytest.mark.slow
