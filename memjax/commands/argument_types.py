@@ -15,7 +15,10 @@ MOST_DIGITS = 18  # of a number: so many fit into 64 bits
 
 
 def path(text: str) -> Path:
-    """A path, ~ expanded."""
+    """A path, ~ expanded. An address of a bucket is refused: it would become a local folder of that name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        expected = "a local path (mount a bucket, with gcsfuse or rclone, and name the mount)"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
     place = Path(os.path.expanduser(text))
     try:
         os.lstat(place)

@@ -1,21 +1,14 @@
 """Re:Frame on continuous control: a Decision Transformer that retrieves from a bank of few experts.
 
-Source: Re:Frame (Zelezetsky et al. 2025, arXiv 2508.19344), of which a summary was read: two stages, an
-autoencoder over (return to go, observation, action), a bank of 60 expert trajectories. Query, read, fusion
+Source: Re:Frame (Zelezetsky et al. 2025, arXiv 2508.19344), of which a summary was read. Query, read, fusion
 and sizes are ours (docs/reframe.md). The Decision Transformer has the values of its gym experiments (Chen et
 al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
 
-Expected: see results/reframe and results/reads. Data: your own D4RL files, Minari ids, which are fetched, or
-what `python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates, a tenth of a second
-each on two cores of a CPU; `cpu` is a smaller transformer and fewer updates, minutes; `smoke` half a minute.
-
-  memjax train --config=reframe:hopper+medium --workdir=runs/reframe
+Expected: see results/reframe and results/reads. Data: your own D4RL files, Minari ids, or what `python -m
+experiments.offline_data` makes into runs/data. Cost: 100,000 updates of 0.1 s on two cores; `cpu`: minutes.
   memjax train --config=reframe:hopper --workdir=runs/mine \\
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
   memjax train --config=reframe:hopper+medium+corrected+experts1 --workdir=runs/corrected
-  memjax train --config=reframe:walker2d+random+dt --workdir=runs/dt
-  memjax train --config=reframe:dt --workdir=runs/minari --config.data.path=mujoco/hopper/medium-v0
-  memjax evaluate --workdir=runs/reframe --bank runs/data/hopper_expert.hdf5 --bank-episodes 15 --swap-bank
 """
 
 from functools import partial
@@ -219,10 +212,8 @@ def _bc(config: ConfigDict, path: str, best: float = 1.0) -> None:
 
 def _nearest(config: ConfigDict) -> None:
     """Control 5: retrieve and play."""
-    bank = config.agent.bank
-    _other_agent(
-        config, "nearest", trajectories=bank.trajectories, capacity=bank.capacity, k=1, method="auto"
-    )
+    sizes = {name: config.agent.bank[name] for name in ("trajectories", "capacity")}
+    _other_agent(config, "nearest", **sizes, k=1, method="auto")
     config.run.update(total_steps=100, eval_every=100, checkpoint_every=100)  # it learns nothing
 
 
@@ -327,8 +318,9 @@ ABLATIONS: dict[str, base.Variant] = {
 
 def _cpu(config: ConfigDict) -> None:
     """What two cores of a CPU train in minutes: a smaller transformer, fewer updates at a higher rate."""
-    config.run.update(total_steps=3_000, eval_every=3_000, checkpoint_every=500)
-    config.run.update(eval_episodes=40, eval_envs=40)
+    config.run.update(
+        total_steps=3_000, eval_every=3_000, checkpoint_every=500, eval_episodes=40, eval_envs=40
+    )
     if "transformer" in config.agent:
         config.agent.transformer.update(width=64, context=10)
         config.agent.optimizer.update(learning_rate=5e-4, warmup=300)

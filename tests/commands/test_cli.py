@@ -230,6 +230,20 @@ def test_two_directories_of_one_run_are_a_mistake(command, capsys):
     assert "expected one directory of a run, got a, b" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["gs://bucket/run", "s3://bucket/run", "file:///runs/a"])
+def test_an_address_is_not_taken_for_a_local_folder(where, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["train", "--config=four_rooms", where], ["report", f"--workdir={where}"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        assert end.value.code == 2
+        assert (
+            f"expected a local path (mount a bucket, with gcsfuse or rclone, and name the mount), got {where}"
+            in (capsys.readouterr().err)
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_home_folder_is_expanded_wherever_a_path_is_given(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     parse = cli._parser().parse_args
