@@ -6,9 +6,8 @@ al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in 
 
 Expected: see results/reframe and results/reads. Data: your own D4RL files, Minari ids, or what `python -m
 experiments.offline_data` makes into runs/data. Cost: 100,000 updates of 0.1 s on two cores; `cpu`: minutes.
-  memjax train --config=reframe:hopper --workdir=runs/mine \\
+  memjax train --config=reframe:hopper+clone --workdir=runs/mine \\
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
-  memjax train --config=reframe:hopper+medium+corrected+experts1 --workdir=runs/corrected
 """
 
 from functools import partial
@@ -59,6 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "stop_on_nan": True,
                 "pools": 1,
                 "overlap": False,
+                "memory": "replicated",
             },
             "sinks": base.sinks(),
         }
