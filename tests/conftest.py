@@ -29,6 +29,8 @@ MOST_BYTES = 2_400_000_000  # beyond this they are dropped within a file too, th
 LONGEST = (
     *(
         "test_sharded.py",
+        "test_mesh.py",
+        "test_hosts.py",
         "test_resume.py",
         "test_offline.py",
         "test_adamemento.py",
