@@ -17,7 +17,6 @@ visits but the first). Intervals: bootstrap over kinds, since visits of one kind
 import argparse
 import csv
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from experiments.language_results import provenance
 from experiments.language_stream import KINDS, PILOT, SYSTEM, VISITS, Kind, generate, options_in, write
 from memjax import cli
 from memjax.commands.report_language import Curve, load_curve
-from memjax.llm.run.log import read_event
+from memjax.llm.run.log import events_of, reading
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 
@@ -149,18 +148,14 @@ def read(path: Path) -> Arm:
     """The run in a workdir, named `play`'s way."""
     name, _, seed = path.name.rpartition("-")
     tasks = {row["id"]: row for kinds in (KINDS, PILOT) for row in generate(int(seed), kinds)[0]}
-    connection = sqlite3.connect(f"{(path / LOG_FILE).resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        query = "SELECT body FROM events WHERE phase = 'learn' ORDER BY number"
-        events = [read_event(json.loads(body)) for (body,) in connection.execute(query)]
+    with reading(path / LOG_FILE) as connection:
+        events = events_of(connection, "learn")
         names = dict(connection.execute("SELECT number, task_id FROM tasks").fetchall())
         memories = {
             row: (kind_of(intent), content)
             for row, intent, content in connection.execute("SELECT row, intent, content FROM experiences")
         }
         attempts = [Attempt(*json.loads(b)) for (b,) in connection.execute("SELECT body FROM attempts")]
-    finally:
-        connection.close()
     by_task = {attempt.task_id: attempt for attempt in attempts}
     visits = [
         _visit(tasks[names[task]], by_task[names[task]], [memories[row] for row in recall.rows])

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.result_folder import difference, read_rows, spread, write_folder
+from experiments.result_folder import difference, spread, write_parts
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
-from memjax.runs.workdir import describe_launch
 
 RESULTS = Path(__file__).parent / "results" / "partial_experts"
 COLUMNS = ("family", "setting", "seed", "arm", "goals", "score", "arrived", "trust")
@@ -43,23 +42,13 @@ Cells = dict[tuple[str, str, str, str], dict[int, float]]
 
 def write(out: Path) -> None:
     """Everything under `out` into the results folder."""
-    rows = [row for family in FAMILIES for row in read_rows(out / f"{family}.csv")]
-    if not rows:
-        print(f"no results in {out}")
-        return
-    write_folder(
+    write_parts(
         RESULTS,
         COLUMNS,
-        ([row[name] for name in COLUMNS] for row in rows),
-        tables(rows, revision()),
-        lambda path: draw(cells_of(rows, "score"), path),
+        [out / f"{family}.csv" for family in FAMILIES],
+        tables,
+        lambda rows, path: draw(cells_of(rows, "score"), path),
     )
-
-
-def revision() -> str:
-    """Of the source, for the head of the tables."""
-    known: Any = describe_launch()["git"] or {}
-    return f"{(known.get('revision') or 'unknown')[:12]}{' and changes' if known.get('dirty') else ''}"
 
 
 def cells_of(rows: list[dict[str, str]], column: str) -> Cells:

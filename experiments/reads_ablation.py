@@ -38,7 +38,7 @@ from experiments.reads_plan import (
     target_of,
     trust_config,
 )
-from experiments.result_folder import append_rows, difference, read_rows, spread, write_folder
+from experiments.result_folder import append_rows, difference, read_rows, spread, write_parts
 from experiments.small_policies import Policy, Steps, Training, decide, train
 from memjax.agents.offline.shared import make_statistics
 from memjax.agents.reframe import bank as latents
@@ -252,19 +252,7 @@ def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], ma
 
 def write(out: Path) -> None:
     """Everything under `out` into the results folder."""
-    rows = [row for task in ENVIRONMENTS for row in read_rows(out / f"{task}.csv")]
-    if not rows:
-        print(f"no results in {out}")
-        return
-    from experiments.partial_results import revision
-
-    write_folder(
-        RESULTS,
-        COLUMNS,
-        ([row[name] for name in COLUMNS] for row in rows),
-        tables(rows, revision()),
-        lambda path: draw(rows, path),
-    )
+    write_parts(RESULTS, COLUMNS, [out / f"{task}.csv" for task in ENVIRONMENTS], tables, draw)
 
 
 def tables(rows: list[dict[str, str]], source: str) -> list[str]:

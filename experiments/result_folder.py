@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from memjax.runs.workdir import describe_launch
+
 # Two-sided 95 % points of Student's t, by degrees of freedom: few seeds make wide intervals.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -39,6 +41,36 @@ def write_folder(
     (folder / "tables.md").write_text(text, encoding="utf-8")
     draw(folder / "figure.png")
     print(text)
+
+
+def write_parts(
+    folder: Path,
+    columns: Sequence[str],
+    parts: Sequence[Path],
+    tables: Callable[[list[dict[str, str]], str], list[str]],
+    draw: Callable[[list[dict[str, str]], Path], None],
+) -> None:
+    """`write_folder` of the rows of several CSVs together; says so where they hold none.
+
+    Args:
+        folder: made if it is not there.
+        columns: of the CSVs.
+        parts: their paths; a file that is not there has no rows.
+        tables: rows and the revision of the source -> lines in Markdown.
+        draw: writes a picture of the rows to the path that it is given.
+    """
+    rows = [row for part in parts for row in read_rows(part)]
+    if not rows:
+        print(f"no results in {parts[0].parent}")
+        return
+    cells = ([row[name] for name in columns] for row in rows)
+    write_folder(folder, columns, cells, tables(rows, _revision()), lambda path: draw(rows, path))
+
+
+def _revision() -> str:
+    """Of the source, for the head of tables."""
+    known: Any = describe_launch()["git"] or {}
+    return f"{(known.get('revision') or 'unknown')[:12]}{' and changes' if known.get('dirty') else ''}"
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float, int]:

@@ -22,9 +22,7 @@ the memories would reach, given which of them are shown. Writes `correlation.csv
 
 import argparse
 import csv
-import json
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +33,7 @@ import numpy as np
 from experiments.memrl_simulator import interval
 from experiments.spoiled_memories import KINDS, Simulated, play
 from memjax.llm.run.analysis import over_bins, pearson, success_by_utility
-from memjax.llm.run.log import read_event
+from memjax.llm.run.log import events_of, reading
 from memjax.llm.run.state import LOG_FILE
 from memjax.llm.types import Message, Reply
 
@@ -104,17 +102,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def uses(path: Path) -> Uses:
     """The uses in the log of a run."""
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        query = "SELECT body FROM events WHERE phase = 'learn' ORDER BY number"
-        events = [read_event(json.loads(body)) for (body,) in connection.execute(query)]
+    with reading(path) as connection:
+        events = events_of(connection, "learn")
         names = dict(connection.execute("SELECT number, task_id FROM tasks").fetchall())
         recipes = {
             row: (re.findall(r"recipe-\d+", content), bool(success))
             for row, content, success in connection.execute("SELECT row, content, success FROM experiences")
         }
-    finally:
-        connection.close()
     seen: Counter[int] = Counter()
     found = []
     for event in events:

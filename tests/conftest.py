@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import gc
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -79,3 +81,18 @@ def _give_back() -> None:
     """Asks the allocator to return to the system what is free; glibc alone knows how."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture
+def on_eight_devices(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Runs the tests with a mark of a file beside the test's own, in a process with 8 simulated devices."""
+
+    def run(name: str, mark: str) -> None:
+        cases = str(request.path.with_name(name))
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        command = [sys.executable, "-m", "pytest", cases, "-m", mark, "-p", "no:xdist", "-x", "--tb=short"]
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stdout[-6000:]
+
+    return run

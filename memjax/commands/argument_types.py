@@ -89,21 +89,19 @@ def over(text: str) -> tuple[str, list[str]]:
 
 def share(text: str) -> float:
     """A number above 0, up to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.0 < number <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got '{text}'")
-    return number
+    return _up_to(text, 1)
 
 
 def rate(text: str) -> float:
     """Frames a second: a number above 0, up to 60."""
+    return _up_to(text, 60)
+
+
+def _up_to(text: str, most: int) -> float:
     try:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0.0 < number <= 60.0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 60, got '{text}'")
+    if not 0.0 < number <= most:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to {most}, got '{text}'")
     return number

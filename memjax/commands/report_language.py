@@ -1,7 +1,6 @@
 """Curves and a table of runs of a language-model agent: success in each epoch, and at least once so far."""
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from memjax.commands.figures import (
     seeds_of,
 )
 from memjax.llm.run.analysis import Analysis, Confident, analyse
+from memjax.llm.run.log import reading
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
@@ -102,13 +102,9 @@ def _share(rows: Sequence[Mapping[str, Any]], part: str, whole: str) -> float | 
 
 def outcomes(workdir: Path, epoch: int) -> dict[str, bool]:
     """Which tasks were solved in an epoch of runtime learning, by id; a skipped one was not."""
-    path = Path(workdir).resolve() / LOG_FILE
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-    try:
+    with reading(Path(workdir) / LOG_FILE) as connection:
         query = "SELECT body FROM attempts WHERE phase = 'learn' AND epoch = ?"
         attempts = [Attempt(*json.loads(body)) for (body,) in connection.execute(query, (epoch,))]
-    finally:
-        connection.close()
     return {attempt.task_id: bool(attempt.success) for attempt in attempts}
 
 
@@ -183,12 +179,9 @@ def findings(curve: Curve, log: Path) -> list[str]:
 
 def _texts(failures: Sequence[Confident], path: Path) -> list[str]:
     """One line for each failure, with the beginning of the memory that was shown first."""
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
+    with reading(path) as connection:
         query = "SELECT content FROM experiences WHERE row = ?"
         texts = [connection.execute(query, (x.rows[0],)).fetchone()[0] for x in failures]
-    finally:
-        connection.close()
     return [
         f"{x.task_id}, epoch {x.epoch + 1}, utility {x.utility:.2f}, memory {x.rows[0]}: "
         + printable(text)[:90]

@@ -4,16 +4,14 @@ Read from the log alone, without changing it. A "use" is one memory that was sho
 learning, with its utility as it was when it was retrieved.
 """
 
-import contextlib
 import json
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from memjax.llm.run.log import read_event
+from memjax.llm.run.log import events_of, reading
 from memjax.llm.run.records import Event
 
 BINS = 8  # of utility, as in the source's figure
@@ -45,11 +43,8 @@ class Analysis(NamedTuple):
 
 def analyse(path: Path) -> Analysis:
     """The analyses of the log at `path`, whose run may be unfinished."""
-    with _reading(path) as connection:
-        events = [
-            read_event(json.loads(body))
-            for (body,) in connection.execute("SELECT body FROM events ORDER BY number")
-        ]
+    with reading(path) as connection:
+        events = events_of(connection)
         names = dict(connection.execute("SELECT number, task_id FROM tasks").fetchall())
         vectors = {
             name: np.frombuffer(vector, "<f4")
@@ -91,15 +86,6 @@ def over_bins(bins: Sequence[tuple[float, float, int]]) -> float:
         return float("nan")
     utility, success, _ = np.array(bins).T
     return pearson(utility, success)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 def _by_task(events: Sequence[Event]) -> tuple[dict[int, dict[int, bool]], dict[int, str]]:

@@ -6,7 +6,9 @@ tasks. Plans and finished attempts are stored before that, so that a run which w
 task again and shows its tasks the same memories. Experiences and events are only added, never changed.
 """
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,23 @@ def open_log(path: Path) -> ExperienceLog:
     if not meta.keys() >= {"embedder", "dim"}:
         raise ConfigError(str(path), "the log of a run that has begun", "an empty one")
     return ExperienceLog(path, embedder=meta["embedder"], dim=int(meta["dim"]))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads the log at a path, also while a run writes it."""
+    connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def events_of(connection: sqlite3.Connection, phase: str | None = None) -> list[Event]:
+    """The events of a log in their order; those of one phase, such as "learn", where it is named."""
+    of_phase = "" if phase is None else " WHERE phase = :phase"
+    query = f"SELECT body FROM events{of_phase} ORDER BY number"
+    return [read_event(json.loads(body)) for (body,) in connection.execute(query, {"phase": phase})]
 
 
 def _recall(body: Any) -> Recall:
