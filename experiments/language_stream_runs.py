@@ -301,32 +301,33 @@ def utility_table(by_name: Mapping[str, Sequence[Arm]]) -> list[str]:
 
 def draw(by_name: Mapping[str, Sequence[Visit]], path: Path) -> None:
     """Success by visit: from nothing, and with imported memories."""
-    import matplotlib
+    from memjax.commands.figures import STYLES, colour_of, legend_below, plain, pyplot, save_figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from memjax.commands.figures import COLOURS
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, layout="constrained")
-    modes = dict.fromkeys(name.removesuffix("_imported") for name in ARMS)
-    colours = {mode: COLOURS[i % len(COLOURS)] for i, mode in enumerate(modes)}
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True, layout="constrained")
+    modes = list(dict.fromkeys(name.removesuffix("_imported") for name in ARMS))
+    kinds = {visit.kind for visits in by_name.values() for visit in visits}
+    lines: dict[str, Any] = {}
     for axis, imported in zip(axes, (False, True), strict=True):
+        seeds = 0
         for name, visits in by_name.items():
             if name != "none" and name.endswith("_imported") != imported:
                 continue
             shares = [np.mean([x.solved for x in visits if x.visit == n] or [np.nan]) for n in range(VISITS)]
-            colour = colours[name.removesuffix("_imported")]
-            label = ARMS[name].removesuffix(", imported")
-            axis.plot(range(1, VISITS + 1), shares, "o-", color=colour, label=label)
+            seeds = sum(not x.visit for x in visits) // len(kinds) if name != "none" else seeds
+            place = modes.index(name.removesuffix("_imported"))
+            style = {"color": colour_of(place), "linestyle": STYLES[place % len(STYLES)]}
+            style |= {"marker": "o", "markersize": 8 - place}  # so that of equal curves all are seen
+            (line,) = axis.plot(range(1, VISITS + 1), shares, **style)
+            lines.setdefault(ARMS[name].removesuffix(", imported"), line)
         title = "memories imported, a third outdated" if imported else "from an empty memory"
-        axis.set(title=title, xlabel="visit of the kind", ylim=(-0.03, 1.03))
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(f"{title} ({seeds} seed{'s' * (seeds != 1)})", fontsize=11)
+        axis.set(xlabel="visit of the kind", ylim=(-0.03, 1.03))
+        plain(axis)
     axes[0].set_ylabel("share of the requests solved")
-    axes[0].legend(*axes[1].get_legend_handles_labels(), fontsize="small", loc="center right")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    legend_below(figure, {line: label for label, line in lines.items()}, columns=len(lines))
+    save_figure(figure, path)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -308,6 +308,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         axis.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
         axis.set_title(task, fontsize=11)
         axis.set(xlabel="expert episodes", ylabel="D4RL score")
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
         plain(axis)
     legend_below(figure, {line: ARMS[name].title for name, line in lines.items()}, columns=2)
     figure.suptitle("mean ± deviation over seeds", fontsize=11)

@@ -16,7 +16,7 @@ def draw(file: Path) -> None:
     """Writes the PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for panel, q in zip(axes, (1, 1280), strict=True):
         for machine, colour in zip(SLICES, COLOURS, strict=True):
@@ -24,7 +24,8 @@ def draw(file: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel="slots N", title=f"Q = {q:,}", xlim=(1e4, 2e10))
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("seconds a batch")
-    axes[0].legend(fontsize=8, loc="upper left")
+    named = axes[0].get_legend_handles_labels()
+    figure.legend(*named, fontsize=8, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(
         "Least time on paper, exchange included: bfloat16 keys, D = 64, k = 32; lines end where memory does",
         fontsize=10,

@@ -14,7 +14,15 @@ from memjax.commands.aggregates import (
     probability_of_improvement,
 )
 from memjax.commands.campaign_file import Campaign
-from memjax.commands.figures import colour_of, plain, pyplot, save_figure, style_of
+from memjax.commands.figures import (
+    COLOURS,
+    colour_of,
+    legend_beside,
+    plain,
+    pyplot,
+    save_figure,
+    style_of,
+)
 
 MEASURES = {"score": "the end of the run", "area": "the whole run"}
 
@@ -107,14 +115,14 @@ def draw(campaign: Campaign, table: Table, out: Path) -> None:
         for (bars, profile), (group, shared) in zip(axes, groups.items(), strict=True):
             names = f"{len(shared)} tasks" if len(shared) > 1 else shared[0]
             scores = {arm: _scores(table[arm], shared) for arm in table}
-            _draw_bars(bars, scores, f"{group}: {names}", named=True)
+            _draw_bars(bars, scores, f"{group}: {names}", named=True, dots=len(shared) == 1)
             _draw_profiles(profile, scores)
     if tasks:
-        axes = parts.pop(0).subplots(rows, columns, squeeze=False).flat
+        axes = list(parts.pop(0).subplots(rows, columns, squeeze=False).flat)
         for i, (axis, task) in enumerate(zip(axes, tasks, strict=False)):
             scores = {arm: _scores(table[arm], [task] if task in table[arm] else []) for arm in table}
             _draw_bars(axis, scores, task, named=i % columns == 0, dots=True)
-        for axis in list(axes)[len(tasks) :]:
+        for axis in axes[len(tasks) :]:
             axis.axis("off")
     about = "interquartile mean, 95 % bootstrap interval; a grey dot is a run"
     figure.suptitle(f"{about}; 0 and 1 as the campaign's file says", fontsize=10)
@@ -150,10 +158,14 @@ def _draw_bars(
 def _draw_profiles(axis: Any, scores: Mapping[str, Scores]) -> None:
     """The share of runs above each score, in the colours of the arms' names beside."""
     thresholds = np.linspace(0.0, 1.0, 101)
-    for i, own in enumerate(scores.values()):
+    lines: dict[Any, str] = {}
+    for i, (arm, own) in enumerate(scores.items()):
         width = 3.2 - 2.0 * i / max(1, len(scores) - 1)  # so that of equal curves both are seen
         shares = performance_profile(own, thresholds)
-        axis.plot(thresholds, shares, color=colour_of(i), linestyle=style_of(i), linewidth=width)
+        style = {"color": colour_of(i), "linestyle": style_of(i), "linewidth": width}
+        lines[axis.plot(thresholds, shares, **style)[0]] = arm
+    if len(lines) > len(COLOURS):  # the names beside have some colours twice
+        legend_beside(axis, lines)
     axis.set_title("performance profile", fontsize=10)
     axis.set_xlabel("normalised score", fontsize=8)
     axis.set_ylabel("share of runs above", fontsize=8)

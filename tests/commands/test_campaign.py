@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from memjax.cli import main
-from memjax.commands import campaign
+from memjax.commands import campaign, campaign_table
 from memjax.commands.aggregates import (
     interquartile_mean,
     interval,
@@ -297,3 +297,15 @@ def test_rows_that_are_cut_or_damaged_are_left_out_and_said(tmp_path, capsys):
 def test_two_campaigns_in_one_workdir_are_refused(tmp_path):
     with locked(tmp_path), pytest.raises(ConfigError, match="a directory no other process runs in"):
         run_missing(None, [], tmp_path, lambda rows: None, 1, dry_run=False)
+
+
+def test_no_panel_of_the_picture_is_empty_and_runs_of_a_single_task_are_dots(file, monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(campaign_table, "save_figure", lambda figure, out: kept.append(figure))
+    table = {"Own": {"FourRooms": np.array([0.2, 0.9])}, "PPO": {"FourRooms": np.array([0.1, 0.4])}}
+    table["PPO"]["CartPole"] = np.array([0.5, 0.6])  # one arm alone has this task
+    campaign_table.draw(read_campaign(file), table, tmp_path / "figure.png")
+    shown = {axis.get_title(): axis for axis in kept[0].axes if axis.axison}
+    assert list(shown) == ["easy: FourRooms", "performance profile", "CartPole"]
+    dots = [line for line in shown["easy: FourRooms"].lines if len(line.get_xdata()) == 2]
+    assert [0.2, 0.9] in [list(line.get_xdata()) for line in dots]
