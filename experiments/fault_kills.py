@@ -20,7 +20,8 @@ from experiments.fault_tests import ROOT, from_tests
 from memjax.commands.inspect import latest_digest
 from memjax.runs.stored import Damaged, restore_leaves, steps_in
 
-CHAIN = 4  # interruptions of one run
+CHAIN = 4  # kills of one run; of signals, which cost less, there are LONG_CHAIN
+LONG_CHAIN = 10
 PATIENCE = 600.0  # seconds that a process has to show a step, or to end
 SIGNALS = {"random": signal.SIGKILL, "saving": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 CODES = {"random": -9, "saving": -9, "term": 143, "int": 130}
@@ -28,7 +29,7 @@ CODES = {"random": -9, "saving": -9, "term": 143, "int": 130}
 _TINY = ("--config.run.log_every=1", "--config.run.eval_every=0", "--config.run.checkpoint_every=1")
 _ADAMEMENTO = (
     *("--config=four_rooms", "--config.env.num_envs=4", "--config.num_seeds=1"),
-    *(f"--config.run.total_steps={4 * 64 * 16}", *_TINY),
+    *(f"--config.run.total_steps={4 * 64 * 32}", *_TINY),
 )
 _OFFLINE = """
 from memjax.configs import reframe
@@ -66,6 +67,8 @@ class Tally:
     wrong_code: int = 0  # exit codes other than the signal asks for
     chains: int = 0
     differences: int = 0  # chains that did not end as the run that was never interrupted
+    longest: int = 0  # interruptions of one chain, the most
+    size_change: float = 0.0  # of the last checkpoint of a chain: the most by which its bytes differ
     first_step_seconds: list[float] = field(default_factory=list)  # from the start of a process
 
 
@@ -100,9 +103,19 @@ def interrupt(
 
 
 def campaign(
-    system: System, folder: Path, modes: Sequence[str], number: int, deadline: float, seed: int, done: Tally
+    system: System,
+    folder: Path,
+    modes: Sequence[str],
+    number: int,
+    deadline: float,
+    seed: int,
+    done: Tally,
+    chain: int = CHAIN,
 ) -> Tally:
-    """Adds trials to `done` until there are `number`, or `deadline` of the monotonic clock has come."""
+    """Adds trials to `done` until there are `number`, or `deadline` of the monotonic clock has come.
+
+    A run that ends before it was interrupted `chain` times makes a shorter chain.
+    """
     if done.trials >= number or time.monotonic() > deadline:
         return done
     inputs = folder / "inputs"
@@ -110,17 +123,20 @@ def campaign(
     whole = folder / "whole"
     if not whole.exists():
         finish(system, inputs, whole)
-    expected = system.outcome(whole)
+    expected, size = system.outcome(whole), _bytes_of(whole)
     while done.trials < number and time.monotonic() < deadline:
         draw = random.Random(f"{seed}-{done.chains}")
         workdir = folder / f"chain-{seed}-{done.chains}"
-        for _ in range(min(CHAIN, number - done.trials)):
+        before = done.trials
+        for _ in range(min(chain, number - done.trials)):
             mode = modes[done.trials % len(modes)]
             if time.monotonic() > deadline or not interrupt(system, inputs, workdir, mode, draw, done):
                 break
         finish(system, inputs, workdir)
         done.chains += 1
         done.differences += system.outcome(workdir) != expected
+        done.longest = max(done.longest, done.trials - before)
+        done.size_change = max(done.size_change, abs(_bytes_of(workdir) / size - 1.0))
     return done
 
 
@@ -149,6 +165,13 @@ def _check_patience(process: subprocess.Popen, began: float) -> None:
 
 def _unfinished(workdir: Path) -> list[Path]:
     return list((workdir / "checkpoints").glob("[0-9]*tmp*"))
+
+
+def _bytes_of(workdir: Path) -> int:
+    """Bytes of the newest checkpoint."""
+    directory = workdir / "checkpoints"
+    newest = directory / str(steps_in(directory)[-1])
+    return sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
 
 
 def _newest_is_readable(workdir: Path) -> bool:

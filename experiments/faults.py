@@ -86,8 +86,9 @@ def run_part(
         modes, number = ("random", "saving"), arguments.kills // len(fault_kills.SYSTEMS)
         if kind == "signals":
             modes, number = ("term", "int"), arguments.signals
-        place = folder / part.replace(" ", "-")
-        found = fault_kills.campaign(system, place, modes, number, deadline, arguments.seed, tally)
+        chain = fault_kills.LONG_CHAIN if kind == "signals" else fault_kills.CHAIN
+        place, seed = folder / part.replace(" ", "-"), arguments.seed
+        found = fault_kills.campaign(system, place, modes, number, deadline, seed, tally, chain)
         return dataclasses.asdict(found)
     if part == "flips":
         kinds = list(fault_flips.TARGETS)
@@ -118,6 +119,9 @@ def sentence(part: str, found: dict[str, Any]) -> str:
         text += f"{found['unreadable']} unreadable, {found['differences']} differences"
         text += f", {found['wrong_code']} other exit codes" if part.startswith("signals") else ""
         seconds = found["first_step_seconds"]
+        if found.get("longest", 0) > fault_kills.CHAIN:
+            text += f"; up to {found['longest']} in one run, whose last checkpoint then differed by "
+            text += f"{found['size_change']:.1%} in size"
         return text + (f"; first new step after {statistics.median(seconds):.1f} s" if seconds else "")
     if part == "flips":
         cells = [
