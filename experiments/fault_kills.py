@@ -18,7 +18,8 @@ from typing import Any
 
 from experiments.fault_tests import ROOT, from_tests
 from memjax.commands.inspect import latest_digest
-from memjax.runs.stored import Damaged, restore_leaves, steps_in
+from memjax.runs.stored import Damaged, restore_leaves
+from memjax.runs.workdir import steps_in
 
 CHAIN = 4  # kills of one run; of signals, which cost less, there are LONG_CHAIN
 LONG_CHAIN = 10

@@ -1,15 +1,18 @@
 """`memjax inspect`: what the memories in a checkpoint hold, read without the program that wrote it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from memjax.memory import AGE_QUANTILES, MemoryState, describe, num_bytes
-from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
-from memjax.runs.workdir import CHECKPOINTS
+from memjax.runs.stored import read_newest, read_record, restore_leaves
+from memjax.runs.workdir import CHECKPOINTS, steps_in
 from memjax.types import ConfigError
+
+T = TypeVar("T")
 
 BINS = 8  # of the utility histogram
 BAR = 30  # characters of its longest bar
@@ -63,21 +66,26 @@ def run(workdir: Path, *, digest: bool = False, rows: Sequence[int] = ()) -> int
 
 def latest_leaves(workdir: Path) -> tuple[int, dict[str, Any]]:
     """Step and leaves of the newest intact checkpoint, left as it is. Raises ConfigError without one."""
-    directory = Path(workdir) / CHECKPOINTS
-    steps = steps_in(directory)
-    for step in reversed(steps):
-        try:
-            return step, restore_leaves(directory, step)
-        except Damaged as error:
-            print(f"memjax: checkpoint {step} is damaged ({error}); trying the one before it", flush=True)
-    damaged = f" with {len(steps)} damaged ones" if steps else ""
-    raise ConfigError("workdir", "a directory with an intact checkpoint", f"'{workdir}'{damaged}")
+    return _newest(workdir, lambda directory, step: (step, restore_leaves(directory, step)))
 
 
 def latest_digest(workdir: Path) -> tuple[int, str]:
     """Step and sha256 of the newest intact checkpoint's whole state, recomputed from its bytes."""
-    step, _ = latest_leaves(workdir)
-    return step, read_record(Path(workdir) / CHECKPOINTS, step)["digest"]
+
+    def read(directory: Path, step: int) -> tuple[int, str]:
+        restore_leaves(directory, step)
+        return step, read_record(directory, step)["digest"]
+
+    return _newest(workdir, read)
+
+
+def _newest(workdir: Path, read: Callable[[Path, int], T]) -> T:
+    directory = Path(workdir) / CHECKPOINTS
+    found, damaged = read_newest(directory, partial(read, directory))
+    if found is None:
+        told = f" with {len(damaged)} damaged ones" if damaged else ""
+        raise ConfigError("workdir", "a directory with an intact checkpoint", f"'{workdir}'{told}")
+    return found
 
 
 def find_memories(leaves: Mapping[str, Any]) -> list[StoredMemory]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from memjax.llm.run.log import reading
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
-from memjax.runs.workdir import CONFIG_FILE, read_json
+from memjax.runs.workdir import CONFIG_FILE, is_running, read_json
 from memjax.types import ConfigError
 
 MOST_SHOWN = 5  # failures whose memory is shown
@@ -60,7 +61,7 @@ def load_curve(workdir: Path) -> Curve:
     if any(not (workdir / name).is_file() for name in (LOG_FILE, CONFIG_FILE, METRICS_FILE)):
         raise ConfigError("workdir", f"a directory of `memjax remember`, with {LOG_FILE}", f"'{workdir}'")
     run: dict[str, Any] = read_json(workdir / CONFIG_FILE)
-    rows = read_metrics(workdir / METRICS_FILE)
+    rows = read_metrics(workdir / METRICS_FILE, partial(_written_until, workdir))
     if not rows:
         raise ConfigError("workdir", f"a run with a line in its {METRICS_FILE}", f"'{workdir}'")
     try:
@@ -68,6 +69,13 @@ def load_curve(workdir: Path) -> Curve:
     except (KeyError, TypeError, ValueError) as error:
         expected = f"{CONFIG_FILE} and {METRICS_FILE} as `memjax remember` writes them"
         raise ConfigError("workdir", expected, f"{type(error).__name__}: {error} in '{workdir}'") from error
+
+
+def _written_until(workdir: Path, last: int) -> int:
+    """The number of the log's last event; 0 in a run that is under way, whose line may still come."""
+    with reading(workdir / LOG_FILE) as connection:
+        (newest,) = connection.execute("SELECT count(*) FROM events").fetchone()
+    return newest if newest > last and not is_running(workdir) else 0
 
 
 def _curve(workdir: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Curve:

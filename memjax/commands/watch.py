@@ -15,8 +15,8 @@ from memjax.envs.pictures import Renderer, Scene
 from memjax.envs.renderers import make_renderer
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import import_for_run
-from memjax.runs.stored import Damaged, restore, steps_in
-from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, read_json
+from memjax.runs.stored import Damaged, restore
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, read_json, steps_in
 from memjax.training.config import ResolvedConfig, load_workdir_config
 from memjax.training.pools import EVALUATION, pool_seed
 from memjax.training.program import Program

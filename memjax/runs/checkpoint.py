@@ -24,9 +24,9 @@ from memjax.runs.stored import (
     Restored,
     check_readable,
     contents_of,
+    read_newest,
     restore,
     restore_leaves,
-    steps_in,
 )
 from memjax.types import ConfigError, PyTree, RunEnded
 
@@ -136,21 +136,14 @@ class Checkpoints:
           ConfigError: an intact checkpoint belongs to another run or program (it has other leaves or another
             schema version), or all are damaged.
         """
-        damaged: list[int] = []
-        for step in reversed(steps_in(self.directory)):
-            try:
-                restored = restore(self.directory, step, abstract_state, self._run)
-            except Damaged as error:
-                print(f"memjax: checkpoint {step} is damaged ({error}); trying the one before it", flush=True)
-                damaged.append(step)
-                continue
-            self._damaged = damaged
-            return restored
-        if damaged and required:
+        restored, damaged = read_newest(
+            self.directory, lambda step: restore(self.directory, step, abstract_state, self._run)
+        )
+        if restored is None and damaged and required:
             got = f"{len(damaged)} damaged and none intact in {self.directory}"
             raise ConfigError("workdir", "an intact checkpoint (or start anew in another --workdir)", got)
         self._damaged = damaged
-        return None
+        return restored
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,21 @@ class MetricsWriter:
             self._sinks.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, until: Callable[[int], int] = lambda last: 0) -> list[dict[str, Any]]:
     """The intact lines of a metrics file, without their checksums.
 
-    Lines that are damaged are left out, and reported on stderr, as are missing ones. Raises ConfigError for
-    a file without checksums in which a line, other than the last one, cannot be read.
+    Lines that are damaged are left out, and reported on stderr, as are missing ones.
+
+    Args:
+      path: the file.
+      until: takes the step of the last line that there is, and gives one whose line was written for certain,
+        or 0 where none is known.
+
+    Raises:
+      ConfigError: the file has no checksums, and a line other than the last one cannot be read.
     """
     lines = _readable(path)
-    _report(lines)
+    _report(lines, until(max((line.values["step"] for line in lines.intact), default=0)))
     return [line.values for line in lines.intact]
 
 

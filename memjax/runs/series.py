@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from memjax.runs.metrics import METRICS_FILE, read_metrics
-from memjax.runs.workdir import CONFIG_FILE, read_json
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, is_running, read_json, steps_in
 from memjax.types import ConfigError
 
 
@@ -66,7 +67,7 @@ def load_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[Run]:
 def load_run(workdir: Path) -> Run:
     """Reads the metrics of one run, named like its folder. Raises ConfigError where there are none."""
     path = workdir / METRICS_FILE
-    rows = read_metrics(path) if path.is_file() else []
+    rows = read_metrics(path, partial(_written_until, workdir)) if path.is_file() else []
     if not rows:
         raise ConfigError("workdir", f"a directory with lines in its {METRICS_FILE}", f"'{workdir}'")
     _check_rows(rows, path)
@@ -76,6 +77,15 @@ def load_run(workdir: Path) -> Run:
         raise ConfigError(f"{file}: experiment", "a name", repr(config.get("experiment")))
     steps = "updates" if "data" in config else "environment steps"
     return Run(workdir.resolve().name, config["experiment"], rows, steps, _first_seed(config, file))
+
+
+def _written_until(workdir: Path, last: int) -> int:
+    """The step of the newest checkpoint, whose line was on disk before it was saved; 0: none is known.
+
+    A run that is under way may have gone back to an older one, so of that nothing is known.
+    """
+    newest = max(steps_in(workdir / CHECKPOINTS), default=0)
+    return newest if newest > last and not is_running(workdir) else 0
 
 
 def _first_seed(config: Mapping[str, Any], file: Path) -> int:

@@ -6,10 +6,9 @@ sha256 of each leaf.
 """
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import jax
@@ -29,10 +28,14 @@ from memjax.runs.digest import (
     sha256_json,
     sha256_of,
 )
+from memjax.runs.workdir import steps_in
 from memjax.types import ConfigError, PyTree
 
 SCHEMA_VERSION = 2  # of a checkpoint; raised whenever an older one can no longer be read
 
+T = TypeVar("T")
+
+_MOST_REPLACED = 50  # checkpoints, until reading them is given up
 _NO_ARRAYS = {"empty": np.zeros(1, np.uint8)}  # Orbax refuses an item without arrays
 
 
@@ -47,11 +50,38 @@ class Restored(NamedTuple):
     state: PyTree
 
 
-def steps_in(directory: Path) -> list[int]:
-    """Steps of the checkpoints in `directory`, oldest first, intact or not."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name))
+def read_newest(directory: Path, read: Callable[[int], T]) -> tuple[T | None, list[int]]:
+    """Reads the newest intact checkpoint, also of a run that goes on and replaces it meanwhile.
+
+    Args:
+      directory: with one folder for each checkpoint.
+      read: takes a step; raises Damaged where that checkpoint is not what was saved.
+
+    Returns:
+      What `read` gave, None where no checkpoint is intact; and the steps of the damaged ones, newest first,
+      each of which was reported on one line.
+
+    Raises:
+      ConfigError: a run replaces its checkpoints more quickly than they can be read.
+    """
+    damaged: list[int] = []
+    replaced = 0  # while it was read
+    while untried := [step for step in steps_in(directory) if step not in damaged]:
+        step = untried[-1]
+        try:
+            return read(step), damaged
+        except Damaged as error:
+            if steps_in(directory)[-1:] != [max([step, *damaged])]:  # the run has gone on
+                replaced += 1
+                if replaced > _MOST_REPLACED:
+                    expected = "checkpoints that stay while they are read (see run.keep_checkpoints)"
+                    raise ConfigError(
+                        "workdir", expected, f"{replaced} in a row that a run replaced"
+                    ) from error
+                continue
+            print(f"memjax: checkpoint {step} is damaged ({error}); trying the one before it", flush=True)
+            damaged.append(step)
+    return None, damaged
 
 
 def contents_of(step: int, state: PyTree, run: str = "") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -182,6 +183,25 @@ def locked(workdir: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def is_running(workdir: Path) -> bool:
+    """Whether a process holds the lock of a workdir. Asking keeps others from taking it for an instant."""
+    try:
+        with open(workdir / "lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the checkpoints in `directory`, oldest first, intact or not."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name))
 
 
 def _checkpoints_in(workdir: Path) -> list[str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ import pytest
 from memjax.runs import stored
 from memjax.runs.checkpoint import CheckpointError, Checkpoints
 from memjax.runs.digest import digest, sha256_json
-from memjax.runs.stored import Damaged, read_record, restore_leaves, steps_in
+from memjax.runs.stored import Damaged, read_newest, read_record, restore_leaves
+from memjax.runs.workdir import steps_in
 from memjax.types import ConfigError
 
 # Readers that gave up on a damaged file leave coroutines unawaited.
@@ -299,6 +301,47 @@ def test_a_checkpoint_of_another_step_does_not_pass(saved, tmp_path):
     shutil.copytree(saved / "10", tmp_path / "30")
     with pytest.raises(Damaged):
         read_record(tmp_path, 30)
+
+
+def test_a_checkpoint_that_a_run_replaces_is_not_called_damaged(tmp_path, capfd):
+    """One process reads while another keeps saving and removes what is older."""
+    state = {"x": jnp.zeros(200_000), "step": 0}
+    found = []
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(0, state)
+        checkpoints.wait()
+
+        def go_on():
+            for step in range(1, 12):
+                checkpoints.save(step, state | {"step": step})
+
+        saving = threading.Thread(target=go_on)
+        saving.start()
+        while saving.is_alive():
+            found.append(read_newest(tmp_path, lambda step: restore_leaves(tmp_path, step)["['step']"]))
+        saving.join()
+    assert all(damaged == [] for _, damaged in found)
+    steps = [step for step, _ in found]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 1
+    assert capfd.readouterr().out == ""
+
+
+def test_what_is_replaced_is_read_anew_and_not_for_ever(tmp_path, capsys):
+    def moving(until):
+        def read(step):
+            if step == until:
+                return step
+            (tmp_path / str(step)).rename(tmp_path / str(step + 1))
+            raise Damaged("half of it was there")
+
+        return read
+
+    (tmp_path / "10").mkdir()
+    assert read_newest(tmp_path, moving(40)) == (40, [])
+    with pytest.raises(ConfigError, match=r"checkpoints that stay .* got 51 in a row"):
+        read_newest(tmp_path, moving(-1))
+    assert capsys.readouterr().out == ""
 
 
 def test_swapped_arrays_do_not_pass(saved, tmp_path):

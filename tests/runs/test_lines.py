@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from memjax.commands.report import report
 from memjax.runs.lines import LineWriter, read_lines
 from memjax.runs.metrics import MetricsWriter, read_metrics
+from memjax.runs.series import load_run
+from memjax.runs.workdir import locked
 from memjax.types import ConfigError
 
 STEPS = range(10, 130, 10)
@@ -132,3 +134,20 @@ def test_report_draws_what_is_intact_and_says_the_rest(tmp_path, capsys):
     path.write_bytes(path.read_bytes().replace(b'"step": 50', b'"step": 58'))
     report([tmp_path], tmp_path / "picture.png")
     assert "damaged lines, which are left out: 5\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_lines_that_are_cut_off_are_said_where_a_checkpoint_counts_on_them(tmp_path, capsys, cut):
+    path = write(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    (tmp_path / "checkpoints" / "120").mkdir(parents=True)
+    assert load_run(tmp_path).rows[-1]["step"] == 120
+    assert capsys.readouterr().err == ""
+    path.write_bytes(b"".join(lines[:-cut]))
+    with locked(tmp_path):  # a run that is under way may have gone back to an older checkpoint
+        load_run(tmp_path)
+    assert capsys.readouterr().err == ""
+    load_run(tmp_path)
+    assert f"lacks lines between steps {120 - 10 * cut} and 120\n" in capsys.readouterr().err
+    with locked(tmp_path):  # and asking has left the lock free
+        pass

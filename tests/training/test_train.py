@@ -11,7 +11,7 @@ from acting_case import small
 
 from memjax.configs import base
 from memjax.runs.signals import Diverged
-from memjax.runs.stored import steps_in
+from memjax.runs.workdir import steps_in
 from memjax.training import train as training
 from memjax.training.config import resolve
 from memjax.training.program import map_seeds
