@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memjax.schema import Text, check_no_secret, check_plain, did_you_mean, from_text, one_of
+from memjax.text import check_source
 from memjax.types import ConfigError
 
 SHIPPED = "memjax.configs"  # the package of the configs that are found by their name
@@ -93,6 +94,7 @@ def _import_file(path: str) -> ModuleType:
         names = [path.name for path in file.parent.glob("*.py")]
         hint = did_you_mean(file.name, names, f"{file.parent}/")
         raise ConfigError("--config", f"a config file FILE.py or FILE.py:VARIANT{hint}", f"'{file}'")
+    check_source(file, "--config")
     spec = importlib.util.spec_from_file_location(f"memjax_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError("--config", "a config file FILE.py or FILE.py:VARIANT", f"'{file}'")

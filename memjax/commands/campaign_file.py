@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memjax.schema import Fraction, NonNegativeInt, PositiveInt, parse
+from memjax.text import decoded
 from memjax.types import ConfigError
 
 
@@ -82,8 +83,8 @@ def _flat(fields: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 def read_campaign(file: Path) -> Campaign:
     """The campaign of a file. Raises ConfigError."""
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(decoded(file.read_bytes(), "FILE", f"'{file}', a TOML file"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError("FILE", "a TOML file", f"'{file}': {error}") from None
     except OSError as error:
         raise ConfigError("FILE", "a TOML file that can be read", f"'{file}': {error.strerror}") from None

@@ -32,6 +32,7 @@ from memjax.data.hdf5 import (
     where,
 )
 from memjax.data.trajectories import Trajectories
+from memjax.text import decoded
 from memjax.types import ConfigError
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_METADATA:
         raise ConfigError(shown(path), f"at most {LARGEST_METADATA:,} bytes", f"{path.stat().st_size:,}")
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(decoded(path.read_bytes(), shown(path), "JSON"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(shown(path), "JSON", error) from error
     if not isinstance(found, dict):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memjax.runs.metrics import replace_file
+from memjax.text import check_source
 from memjax.types import ConfigError
 
 IMPORTS_FILE = "imports.json"
@@ -111,6 +112,7 @@ def _import_file(name: str) -> Import:
     path = Path(os.path.expanduser(name)).resolve()
     if not path.is_file():
         raise ConfigError("--import", "the path of a .py file, or the name of a module", f"'{name}'")
+    check_source(path, "--import")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     known = f"memjax_import_{path.stem}_{place}_{sha256[:8]}"

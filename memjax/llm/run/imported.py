@@ -9,6 +9,7 @@ Then similarity alone cannot tell them from good ones, and utilities must.
 """
 
 import csv
+import io
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from memjax.agents.memrl.entries import TRUST
 from memjax.llm.run.content import Content, experience_text
 from memjax.llm.run.records import Event, Experience, Recall, text_hash
 from memjax.schema import Fraction, PositiveInt, UserPath
+from memjax.text import decoded
 from memjax.types import ConfigError
 
 _COLUMNS = {"intent", "text", "success", "utility", "source", "trust"}
@@ -149,10 +151,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from read_lines(path)
         return
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.DictReader(file), start=2):
-                yield f"{path}: line {number}", {name: value for name, value in row.items() if value != ""}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = io.StringIO(decoded(path.read_bytes(), str(path), "CSV"), newline="")
+        for number, row in enumerate(csv.DictReader(text), start=2):
+            yield f"{path}: line {number}", {name: value for name, value in row.items() if value != ""}
+    except (OSError, csv.Error) as error:
         raise ConfigError(str(path), "CSV in UTF-8", f"{type(error).__name__}: {error}") from None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from memjax.text import decoded
 from memjax.types import ConfigError
 
 T = TypeVar("T")
@@ -46,10 +47,11 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        kind = "a gzipped text in UTF-8" if path.suffix == ".gz" else "a text in UTF-8"
-        raise ConfigError(str(path), kind, f"{type(error).__name__}: {error}") from None
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        kind = "a gzipped text" if path.suffix == ".gz" else "a text"
+        raise ConfigError(str(path), f"{kind} in UTF-8", f"{type(error).__name__}: {error}") from None
+    return decoded(raw, str(path), "a text")
 
 
 def _parsed(text: str, where: str) -> Any:

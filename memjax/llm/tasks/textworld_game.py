@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from memjax.llm.sandbox.sandbox import Limits, Sandbox, SandboxError
+from memjax.text import decoded
 from memjax.types import ConfigError
 
 _LIMITS = Limits(wall_s=300.0, cpu_s=600)  # on a busy machine loading a game takes long
@@ -78,7 +79,9 @@ class TextworldGame:
                 )
         self._sandbox = Sandbox(_LIMITS, allow_weak=allow_weak_sandbox)
         try:
-            self._sandbox.talk(_PROGRAM, files={"game.tw-pddl": file.read_text()})
+            self._sandbox.talk(
+                _PROGRAM, files={"game.tw-pddl": decoded(file.read_bytes(), str(file), "a game")}
+            )
         except BaseException:
             self._sandbox.close()
             raise
