@@ -122,7 +122,8 @@ def _configs(arguments: argparse.Namespace, _: Overrides) -> int:
 def _campaign(arguments: argparse.Namespace, _: Overrides) -> int:
     from memjax.commands.campaign import run
 
-    options = {name: getattr(arguments, name) for name in ("workers", "dry_run", "only_tables")}
+    names = ("workers", "steps", "hours", "dry_run", "only_tables")
+    options = {name: getattr(arguments, name) for name in names}
     return run(arguments.file, arguments.workdir, **options)
 
 
@@ -268,6 +269,10 @@ def _add_campaign(commands: Any) -> None:
     campaign = add_command(commands, "campaign", _campaign, summary, help_texts.CAMPAIGN)
     campaign.add_argument("file", type=argument_types.path, metavar="FILE.toml", help="the campaign")
     add_many_runs(campaign)
+    help = "environment steps of every run and seed, in place of those of the configs"
+    campaign.add_argument("--steps", type=argument_types.amount, metavar="N", help=help)
+    help = "save and end after so long; the same command goes on"
+    campaign.add_argument("--hours", type=argument_types.hours, metavar="H", help=help)
     help = "make tables from DIR/results.csv as it is"
     campaign.add_argument("--only-tables", action="store_true", help=help)
 

@@ -92,6 +92,11 @@ def share(text: str) -> float:
     return _up_to(text, 1)
 
 
+def hours(text: str) -> float:
+    """A number above 0, up to a year of them."""
+    return _up_to(text, 8_760)
+
+
 def rate(text: str) -> float:
     """Frames a second: a number above 0, up to 60."""
     return _up_to(text, 60)

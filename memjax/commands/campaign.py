@@ -7,23 +7,23 @@ fails does not end the others, and each gives its memory back.
 """
 
 import csv
-import hashlib
 import io
-import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from memjax.commands.campaign_file import Campaign, read_campaign, split_arm
+from memjax.commands.campaign_cells import Cell, cells_of, cost, is_done
+from memjax.commands.campaign_file import Campaign, read_campaign
 from memjax.commands.campaign_table import write_tables
-from memjax.commands.train import resolve_training
 from memjax.runs.metrics import replace_file
 from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
@@ -36,34 +36,24 @@ MAIN = ("ensemble", "policy")  # what an agent acts by: the first of these that 
 COLUMNS = ("group", "task", "arm", "policy", "main", "seed", "score", "area", "steps", "config")
 
 
-class Cell(NamedTuple):
-    """One process: an arm on a task, with one seed or with all."""
-
-    group: str
-    task: str
-    arm: str
-    source: str  # as `memjax train --config` takes it
-    overrides: tuple[tuple[str, str], ...]
-    folder: Path
-    first_seed: int
-    seeds: int
-    total_steps: int
-    digest: str  # of the resolved config
-    flags: tuple[str, ...] = ()  # further words of `memjax train`
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return str(Path(*self.folder.parts[-2:]))
-
-
-def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: bool) -> int:
+def run(
+    file: Path,
+    workdir: Path,
+    *,
+    workers: int,
+    steps: int | None = None,
+    hours: float | None = None,
+    dry_run: bool,
+    only_tables: bool,
+) -> int:
     """Runs what is missing of a campaign, then prints its tables. Returns the exit code.
 
     Args:
       file: the campaign.
       workdir: where runs, `results.csv`, `tables.md` and `figure.png` are kept.
       workers: runs at a time.
+      steps: environment steps of every seed, in place of those that the configs have; None: theirs.
+      hours: after so long the runs under way are saved and ended; the same command goes on. None: no limit.
       dry_run: say what would run, and stop.
       only_tables: make tables and picture from `results.csv` as it is.
 
@@ -72,12 +62,15 @@ def run(file: Path, workdir: Path, *, workers: int, dry_run: bool, only_tables: 
       RunEnded: a run failed; the others were finished before.
     """
     campaign = read_campaign(file)
+    if steps is not None:
+        campaign = replace(campaign, overrides={**campaign.overrides, "run.total_steps": steps})
 
     def write(rows: Sequence[Mapping[str, str]]) -> None:
         write_tables(campaign, rows, workdir, file.name)
 
     if not only_tables:
-        return run_missing(campaign, cells_of(campaign, workdir), workdir, write, workers, dry_run)
+        cells = cells_of(campaign, workdir)
+        return run_missing(campaign, cells, workdir, write, workers, dry_run, hours=hours)
     write(read_rows(workdir / RESULTS))
     return 0
 
@@ -89,6 +82,7 @@ def run_missing(
     write: Callable[[Sequence[Mapping[str, str]]], None],
     workers: int,
     dry_run: bool,
+    hours: float | None = None,
 ) -> int:
     """Runs those cells that have no rows yet, then calls `write` with all rows. Returns the exit code.
 
@@ -101,9 +95,11 @@ def run_missing(
     if dry_run:
         for cell in missing:
             print(f"{cell.name}: {cell.source}, {cell.seeds} x {cell.total_steps:,} steps")
+        print(f"memjax: {cost(missing)}", file=sys.stderr)
         return 0
+    deadline = math.inf if hours is None else time.monotonic() + 3_600.0 * hours
     with locked(workdir), StopOnSignal() as stop:
-        failed = run_cells(campaign, missing, rows, workdir, workers, stop)
+        failed = run_cells(campaign, missing, rows, workdir, workers, stop, deadline)
     if stop.requested:
         return stop.exit_code
     rows = read_rows(workdir / RESULTS)
@@ -114,47 +110,6 @@ def run_missing(
     return 0
 
 
-def cells_of(campaign: Campaign, workdir: Path) -> list[Cell]:
-    """All cells, tasks of every group in order, arms within. Raises ConfigError for a wrong config."""
-    return [
-        cell
-        for group, tasks in campaign.groups.items()
-        for task in tasks
-        for arm in campaign.arms
-        for cell in _cells(campaign, workdir, group, task, arm)
-    ]
-
-
-def _cells(campaign: Campaign, workdir: Path, group: str, task: str, arm: str) -> list[Cell]:
-    variant, own = split_arm(campaign.arms[arm])
-    source = ":".join(filter(None, (campaign.config, "+".join(filter(None, (task, variant))))))
-    chosen = [*((name, str(value)) for name, value in campaign.overrides.items()), *own]
-    config = resolve_training(source, chosen)
-    if "/" not in campaign.score and not config.run.eval_every:
-        expected = "a metric of training, such as 'train/return', as run.eval_every is 0"
-        raise ConfigError("score", expected, f"'{campaign.score}'")
-    raw = {k: v for k, v in config.raw.items() if k not in ("seed", "num_seeds")}
-    digest = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:12]
-    first, count, folder = campaign.first_seed, campaign.seeds, workdir / task / arm
-    whole = config.backend == "jax"  # seeds side by side
-    apart = [(seed, 1, folder / f"seed_{seed}") for seed in range(first, first + count)]
-    cells = []
-    for seed, n, place in [(first, count, folder)] if whole else apart:
-        fields = (*chosen, ("seed", str(seed)), ("num_seeds", str(n)))
-        cells.append(Cell(group, task, arm, source, fields, place, seed, n, config.run.total_steps, digest))
-    return cells
-
-
-def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:
-    """Whether the rows of every seed of a cell are there, from the same config."""
-    have = {
-        int(row["seed"])
-        for row in rows
-        if (row["task"], row["arm"], row["config"]) == (cell.task, cell.arm, cell.digest)
-    }
-    return have >= set(range(cell.first_seed, cell.first_seed + cell.seeds))
-
-
 def run_cells(
     campaign: Campaign,
     cells: Sequence[Cell],
@@ -162,15 +117,20 @@ def run_cells(
     workdir: Path,
     workers: int,
     stop: StopOnSignal,
+    deadline: float,
 ) -> list[str]:
     """Runs cells, `workers` at a time, and writes rows as each ends; the names of those that failed.
 
-    Once a signal has come, the runs under way are told to end: each saves itself, and goes on with the next
-    launch.
+    Once a signal has come, or the clock (`time.monotonic`) has passed `deadline`, the runs under way are told
+    to end: each saves itself, and goes on with the next launch.
     """
     waiting, running, failed = list(cells), {}, []
     try:
         while (waiting or running) and not stop.requested:
+            if time.monotonic() >= deadline:
+                left = f"{len(running) + len(waiting)} runs are left, and the same command goes on"
+                print(f"memjax: the time is up: {left}", file=sys.stderr)
+                break
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
                 running[cell] = _start(cell), time.monotonic()

@@ -17,6 +17,7 @@ class Campaign:
     """What stands in a campaign's file."""
 
     config: str  # a shipped config, or the path of one
+    configs: Mapping[str, Any]  # {group: config}, of the groups whose tasks are variants of another one
     first_seed: NonNegativeInt
     seeds: PositiveInt
     score: str  # "return" is `eval/POLICY/return`; a name with a slash, as "train/return", is that metric
@@ -41,6 +42,9 @@ class Campaign:
                 raise ConfigError(f"arms.{arm}", expected, " and ".join(sorted(own)))
             if not re.fullmatch(r"[\w .,=+-]+", arm) or arm.startswith("."):
                 raise ConfigError("arms", "names of letters, digits, spaces and . , = + - _", repr(arm))
+        for group, config in self.configs.items():
+            if group not in self.groups or not isinstance(config, str):
+                raise ConfigError(f"configs.{group}", "a group and the config of its tasks", repr(config))
         if not self.groups or not self.arms:
             raise ConfigError("groups" if not self.groups else "arms", "at least one", "none")
         for task in self.tasks:
@@ -88,4 +92,4 @@ def read_campaign(file: Path) -> Campaign:
         raise ConfigError("FILE", "a TOML file", f"'{file}': {error}") from None
     except OSError as error:
         raise ConfigError("FILE", "a TOML file that can be read", f"'{file}': {error.strerror}") from None
-    return parse(Campaign, {"keep_checkpoints": False, "overrides": {}} | values, "campaign")
+    return parse(Campaign, {"keep_checkpoints": False, "overrides": {}, "configs": {}} | values, "campaign")

@@ -30,11 +30,12 @@ CAMPAIGN = """\
 Trains every arm of a campaign on every task with every seed, and writes DIR/results.csv with a row for each
 policy and seed, tables with interquartile means, bootstrap intervals and probabilities of improvement, and a
 picture. Launch the same command again to continue; what is in results.csv is not run again. docs/extending.md
-says what stands in the file.
+says what stands in the file. --dry-run also says how many steps and frames are left.
 
 examples:
   memjax campaign experiments/campaigns/suite.toml --workdir=runs/suite --workers=2
-  memjax campaign experiments/campaigns/suite.toml --workdir=runs/suite --dry-run
+  memjax campaign experiments/campaigns/atari_mujoco.toml --workdir=runs/atari_mujoco --dry-run
+  memjax campaign experiments/campaigns/atari_mujoco.toml --workdir=runs/atari_mujoco --workers=4 --hours=24
 """
 
 SWEEP = """\

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from memjax.commands.campaign import cells_of, run_missing
+from memjax.commands.campaign import run_missing
+from memjax.commands.campaign_cells import cells_of
 from memjax.commands.campaign_file import Campaign
 from memjax.commands.sweep_table import write_sweep
 from memjax.runs.imports import import_all
@@ -85,6 +86,7 @@ def campaign_of(request: Request) -> Campaign:
     name, variant = _split(request.config)
     campaign = Campaign(
         config=name,
+        configs={},
         first_seed=request.first_seed,
         seeds=request.seeds,
         score=request.score,

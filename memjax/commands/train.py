@@ -1,6 +1,6 @@
 """`memjax train`: from the name of a config to a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memjax.commands.compilation_cache import use_compilation_cache
@@ -9,7 +9,7 @@ from memjax.config_file import load_config
 from memjax.runs.imports import import_for_run
 from memjax.training.config import ResolvedConfig, resolve
 from memjax.training.hosts import Cluster, join, together
-from memjax.types import ConfigError
+from memjax.types import ConfigError, EnvSpec
 
 
 def run(
@@ -52,10 +52,15 @@ def run(
     return together(cluster, lambda: without_traceback(launch))
 
 
-def resolve_training(source: str, overrides: Sequence[tuple[str, str]]) -> ResolvedConfig:
-    """The checked config that a user names. Raises ConfigError, also for one of `memjax remember`."""
+def resolve_training(
+    source: str, overrides: Sequence[tuple[str, str]], spec_of: Callable[..., EnvSpec] | None = None
+) -> ResolvedConfig:
+    """The checked config that a user names; `spec_of` as in `resolve`.
+
+    Raises ConfigError, also for a config of `memjax remember`.
+    """
     values = load_config(source, overrides)
     if "language" in values:
         expected = "a config of `memjax train`, with a section 'agent'"
         raise ConfigError("--config", expected, f"'{source}', which is one of `memjax remember`")
-    return resolve(values)
+    return resolve(values, spec_of=spec_of)

@@ -24,11 +24,14 @@ from ml_collections import ConfigDict
 
 from memjax.configs import base
 
+# Gymnasium's eleven. The source has eleven tasks; which ones we could not read.
+GYMNASIUM = (
+    *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum"),
+    *("InvertedPendulum", "Pusher", "Reacher", "Swimmer", "Walker2d"),
+)
 # Name of the variant: envpool's task, and options of it.
-TASKS = {
-    "HalfCheetah": ("HalfCheetah-v4", {}),
-    "Hopper": ("Hopper-v4", {}),
-    "Walker2d": ("Walker2d-v4", {}),
+TASKS: dict[str, tuple[str, dict]] = {
+    **{task: (f"{task}-v4", {}) for task in GYMNASIUM},
     "HalfCheetahSparse": ("HalfCheetah-v4", {"sparse_distance": 5.0}),
     "FetchReach": ("FetchReach-v4", {}),  # -1 per step, 0 at the goal
     "BallInCup": ("BallInCupCatch-v1", {}),  # 1 per step while the ball is caught

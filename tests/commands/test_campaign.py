@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +12,15 @@ import numpy as np
 import pytest
 
 from memjax.cli import main
-from memjax.commands import campaign, campaign_table
+from memjax.commands import campaign, campaign_cells, campaign_table
 from memjax.commands.aggregates import (
     interquartile_mean,
     interval,
     performance_profile,
     probability_of_improvement,
 )
-from memjax.commands.campaign import COLUMNS, cells_of, read_rows, run_missing, write_rows
+from memjax.commands.campaign import COLUMNS, read_rows, run_missing, write_rows
+from memjax.commands.campaign_cells import cells_of
 from memjax.commands.campaign_file import read_campaign
 from memjax.config_file import load_config
 from memjax.runs.workdir import locked
@@ -119,12 +121,52 @@ def test_where_seeds_cannot_run_side_by_side_each_is_a_run(tmp_path):
     assert len({cell.folder for cell in cells}) == len(cells) == 8
 
 
+def few_specs(monkeypatch):
+    """Asks envpool once for all games, and once for all MuJoCo tasks: each takes it a fifth of a second."""
+    envpool = pytest.importorskip("envpool")
+    asked, real = {}, campaign_cells.spec_of
+
+    def spec_of(id, options):
+        assert id.partition("/")[2] in envpool.list_all_envs() or not id.startswith("envpool/")
+        like = {"envpool": "envpool/Pong-v5" if id.endswith("-v5") else "envpool/Hopper-v4"}
+        key = like.get(id.partition("/")[0], id), repr(options)
+        if key not in asked:
+            asked[key] = real(key[0], options)
+        return asked[key]._replace(id=id)
+
+    monkeypatch.setattr(campaign_cells, "spec_of", spec_of)
+
+
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
-def test_a_shipped_campaign_resolves(path, tmp_path, capsys):
+def test_a_shipped_campaign_resolves(path, tmp_path, capsys, monkeypatch):
+    if path.stem == "atari_mujoco":
+        few_specs(monkeypatch)
     assert main(["campaign", str(path), f"--workdir={tmp_path}", "--dry-run"]) == 0
     found = read_campaign(path)
     assert len(capsys.readouterr().out.splitlines()) >= len(found.tasks) * len(found.arms)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_campaign_of_56_tasks_says_what_it_would_cost(tmp_path, capsys, monkeypatch):
+    few_specs(monkeypatch)
+    text = (SHIPPED / "atari_mujoco.toml").read_text()
+    found = read_campaign(SHIPPED / "atari_mujoco.toml")
+    assert (len(found.groups["hard"] + found.groups["games"]), len(found.groups["mujoco"])) == (45, 11)
+    assert len(set(found.tasks)) == 56
+    assert all(low < high for low, high in found.scale.values())
+    arms = "".join(line for line in text.splitlines(True) if re.match(r'"[PAw].*=', line)).splitlines()
+    for arm in arms[1:]:  # one arm costs a fifth of it, and a fifth of the time of this test
+        text = text.replace(arm + "\n", "")
+    (tmp_path / "one.toml").write_text(text)
+    words = ["campaign", str(tmp_path / "one.toml"), f"--workdir={tmp_path / 'work'}", "--dry-run"]
+    assert main([*words, "--steps=1e6"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 56 * 5
+    assert "Zaxxon/AdaMemento/seed_4: atari:Zaxxon, 1 x 1,000,000 steps" in out.splitlines()
+    assert "Walker2d/AdaMemento/seed_0: mujoco:Walker2d, 1 x 1,000,000 steps" in out.splitlines()
+    games = 45 * 5 * 10**6
+    whole = f"{games + 55 * 10**6:,} environment steps, {games:,} of them of games: {4 * games:,} frames"
+    assert f"memjax: {whole}" in err.splitlines()
 
 
 def pretend(monkeypatch, fails=()):
@@ -214,6 +256,7 @@ def test_a_changed_config_is_run_anew(file, tmp_path, monkeypatch):
         ('"CartPole"]', '"CartPool"]', "scale.CartPool"),
         ('Own = "smoke"', 'Own = "smok"', "--config: expected a variant"),
         ("config =", "config", "FILE: expected a TOML file"),
+        ("[arms]", "[configs]\nhard = 'atari'\n[arms]", "configs.hard: expected a group and the config"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_starts(file, tmp_path, capsys, old, new, message):
@@ -259,6 +302,20 @@ def test_a_signal_ends_the_runs_under_way_and_nothing_new_begins(file, tmp_path,
     assert not (tmp_path / "work" / "results.csv").exists()
 
 
+def test_after_its_hours_a_campaign_ends_and_goes_on_later(file, tmp_path, monkeypatch, capsys):
+    started = []
+
+    def start(cell):
+        started.append(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    monkeypatch.setattr(campaign, "_start", start)
+    words = ["campaign", str(file), f"--workdir={tmp_path / 'work'}"]
+    assert main([*words, "--hours=1e-5"]) == 0
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
+    assert "the time is up: 4 runs are left" in capsys.readouterr().err
+
+
 def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path, capsys):
     results = SHIPPED.parent / "results" / "gate"
     (tmp_path / "results.csv").write_bytes((results / "results.csv").read_bytes())
@@ -292,6 +349,15 @@ def test_rows_that_are_cut_or_damaged_are_left_out_and_said(tmp_path, capsys):
     path.write_bytes(whole.replace(b"score", b"scare", 1))
     with pytest.raises(ConfigError, match="the columns group"):
         read_rows(path)
+
+
+def test_a_field_that_does_nothing_does_not_make_another_config(monkeypatch):
+    monkeypatch.setattr(campaign_cells, "NEUTRAL", {"fade": 0})
+    old = {"seed": 1, "agent": {"rate": 1, "ppo": {"clip": 0.2}}}
+    new = {"seed": 2, "agent": {"rate": 1, "fade": 0, "ppo": {"clip": 0.2, "fade": 0}}}
+    assert campaign_cells.digest_of(new) == campaign_cells.digest_of(old)
+    new["agent"]["ppo"]["fade"] = 1
+    assert campaign_cells.digest_of(new) != campaign_cells.digest_of(old)
 
 
 def test_two_campaigns_in_one_workdir_are_refused(tmp_path):

@@ -11,7 +11,8 @@ from test_campaign import pretend
 from memjax.cli import main
 from memjax.commands import argument_types, campaign
 from memjax.commands.aggregates import interquartile_mean
-from memjax.commands.campaign import cells_of, read_rows
+from memjax.commands.campaign import read_rows
+from memjax.commands.campaign_cells import cells_of
 from memjax.commands.sweep import Request, campaign_of, draw, named
 from memjax.commands.sweep_table import numbers
 from memjax.config_file import load_config

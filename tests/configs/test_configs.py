@@ -1,9 +1,12 @@
 """Every shipped experiment, as a user would name it on the command line."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from memjax.config_file import find_config, load_config, shipped_configs
+from memjax.envs import spec_of
 from memjax.runs.metrics import read_metrics
 from memjax.training.config import resolve
 from memjax.training.program import round_up
@@ -17,7 +20,24 @@ ALL = [(name, variant) for name in FILES for variant in VARIANTS[name]]
 
 def resolved(name, variant="", **overrides):
     source = f"{name}:{variant}" if variant else name
-    return resolve(load_config(source, [(k.replace("__", "."), str(v)) for k, v in overrides.items()]))
+    values = load_config(source, [(k.replace("__", "."), str(v)) for k, v in overrides.items()])
+    return resolve(values, spec_of=game_spec if name == "atari" else None)
+
+
+def game_spec(id, options):
+    """That of one game, under the name of another: envpool takes a fifth of a second to describe each."""
+    assert id in games()
+    return one_game(tuple(sorted(options.items())))._replace(id=id)
+
+
+@functools.cache
+def games():
+    return {f"envpool/{name}" for name in pytest.importorskip("envpool").list_all_envs()}
+
+
+@functools.cache
+def one_game(options):
+    return spec_of("envpool/Pong-v5", dict(options))
 
 
 @pytest.mark.parametrize("name", FILES)
