@@ -51,6 +51,7 @@ HEAVY |= {
     "sentence_transformers",
     "pandas",
     "wandb",
+    "inspect_ai",
 }
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}

@@ -54,7 +54,8 @@ def evaluate(workdir: Path, *, imports: Sequence[str] = ()) -> Score:
     with open_models(config.chat, config.embed, config.store, config.budget, workdir) as models:
         benchmark = load_tasks(config.benchmark, models.chat)
         if not benchmark.held_out:
-            raise ConfigError("benchmark", "one with held-out tasks", f"'{config.benchmark.name}' without")
+            expected = "one with held-out tasks (the run's variant `transfer`, or `split` of own tasks)"
+            raise ConfigError("benchmark", expected, f"'{config.benchmark.name}' without")
         with keys_put_away(config):
             played = evaluate_language(
                 workdir,

@@ -15,10 +15,11 @@ for a mode and benchmark, at a third of that speed and one request an hour or tw
 Data: benchmark.folder, as each loader in memjax/llm/tasks describes it.
 
 Variants, joined by "+" with `local` and `smoke` last:
-  benchmark  lifelong_db (default) lifelong_os bigcodebench humaneval alfworld hle, own (your JSON lines)
+  benchmark  lifelong_db (default) lifelong_os bigcodebench humaneval alfworld hle, own (your JSON lines),
+             inspect (a task of the package inspect-ai: memjax/llm/tasks/inspect_tasks.py)
   mode       memrl (default) memp rag self_rag mem0 long_context sharing none reflexion pass_at_k
   content    summaries (default; rag: records) records: what is written down, to compare modes on the same
-  preset     paper (default) code neutral (of no benchmark; that of own)
+  preset     paper (default) code neutral (of no benchmark; that of own and inspect)
   embedder   (default: an endpoint's) ngrams minilm wordllama
   and        transfer (held-out tasks after the last epoch, memory frozen), local, smoke
 
@@ -50,6 +51,7 @@ SOURCE = {
     "alfworld": "alfworld",
     "hle": "hle",
 }
+OTHERS = ("own", "inspect")  # tasks of the user's
 # Model (paper), tokens of a reply (code), tasks of a minibatch (code), room for all attempts of 10 epochs.
 SIZES = {
     "lifelong_db": ("gpt-4o-mini", 10_240, 5, 4_096),
@@ -59,6 +61,7 @@ SIZES = {
     "alfworld": ("gpt-5-mini", 4_096, 32, 36_864),
     "hle": ("gemini-3-pro", 65_536, 32, 25_600),
     "own": ("gpt-4o-mini", 4_096, 8, 4_096),
+    "inspect": ("gpt-4o-mini", 4_096, 8, 4_096),
 }
 OPTIONS = {
     "lifelong_db": {"turns": 15, "server": ""},  # (code); "host:port" of a MariaDB, or SQLite
@@ -75,6 +78,13 @@ OPTIONS = {
     },
     "hle": {"held_out": 0.0, "judge": True},  # (code) graded by a model; here the run's own
     "own": {"held_out": 0.0, "reward": "", "solved": 1.0},  # memjax/llm/tasks/own.py
+    "inspect": {  # memjax/llm/tasks/inspect_tasks.py
+        "held_out": 0.0,
+        "task": "",  # name of the function that gives it, in a module of --import
+        "arguments": "",  # of that function, as a JSON object
+        "solved": 1.0,
+        "explain": False,  # say and store the scorer's explanation of a failure
+    },
 }
 FOLDERS = {"lifelong_db": "lifelongagentbench", "lifelong_os": "lifelongagentbench"}
 DATA = "runs/data/{name}"
@@ -88,6 +98,7 @@ NGRAMS = {
     "alfworld": (0.221, 0.175, 0.338),  # of valid_seen
     "hle": (0.186, 0.094, 0.25),
     "own": (0.2, 0.1, 0.3),  # not measured: `--similarities` tells yours
+    "inspect": (0.2, 0.1, 0.3),  # as well
 }
 LOCAL_OPTIONS = {
     "lifelong_db": {"turns": 6},
@@ -198,7 +209,7 @@ def _benchmark(config: ConfigDict, name: str) -> None:
     config.chat.token_field = "max_completion_tokens" if name == "alfworld" else "max_tokens"
     config.language.update(max_tokens=tokens, batch=batch)
     config.language.temperature = 0.6 if name == "hle" else 0.0  # (paper)
-    config.language.graded = name == "own"
+    config.language.graded = name in OTHERS
     _memory(config, _preset_of(config) if name in SOURCE else "neutral", capacity)
 
 
@@ -286,7 +297,7 @@ def _smoke(config: ConfigDict) -> None:
 
 
 VARIANTS: dict[str, base.Variant] = {
-    **{name: partial(_benchmark, name=name) for name in (*SOURCE, "own")},
+    **{name: partial(_benchmark, name=name) for name in (*SOURCE, *OTHERS)},
     **{mode: partial(_mode, mode=mode) for mode in MODES},
     **{name: partial(_preset, name=name) for name in ("paper", "code", "neutral")},
     "summaries": partial(_summaries, on=True),

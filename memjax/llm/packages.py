@@ -1,4 +1,4 @@
-"""Packages of the extra `llm`, imported where they are used: memjax itself works without them."""
+"""Packages of the extras, imported where they are used: memjax itself works without them."""
 
 import importlib
 from types import ModuleType
@@ -6,12 +6,13 @@ from types import ModuleType
 from memjax.types import ConfigError
 
 
-def need(module: str, package: str = "") -> ModuleType:
-    """Imports a module of the extra `llm`.
+def need(module: str, package: str = "", extra: str = "llm") -> ModuleType:
+    """Imports a module of an extra.
 
     Args:
       module: the module's name.
       package: the name to install it by, where that differs from `module`.
+      extra: of memjax that has it.
 
     Returns:
       The module.
@@ -22,5 +23,5 @@ def need(module: str, package: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        expected = "installed (pip install 'memjax[llm]')"
+        expected = f"installed (pip install 'memjax[{extra}]')"
         raise ConfigError(f"package {package or module}", expected, "not installed") from None

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from memjax.runs.metrics import replace_file
@@ -20,6 +21,8 @@ from memjax.text import check_source
 from memjax.types import ConfigError
 
 IMPORTS_FILE = "imports.json"
+
+_MODULES: dict[str, ModuleType] = {}  # what this process imported, by the name of each `Import`
 
 
 class Import(NamedTuple):
@@ -55,6 +58,11 @@ def import_for_run(workdir: Path, names: Sequence[str]) -> tuple[Import, ...]:
 def import_all(names: Sequence[str]) -> tuple[Import, ...]:
     """Imports modules by their name and files by their path. Raises ConfigError where one cannot be."""
     return tuple(_import_file(name) if _is_path(name) else _import_module(name) for name in names)
+
+
+def imported_modules() -> tuple[ModuleType, ...]:
+    """The modules that this process imported for runs, in the order in which they were named first."""
+    return tuple(_MODULES.values())
 
 
 def read_imports(workdir: Path) -> tuple[Import, ...]:
@@ -100,7 +108,7 @@ def _is_path(name: str) -> bool:
 def _import_module(name: str) -> Import:
     expected = "the name of a module that can be imported, or the path of a .py file"
     try:
-        importlib.import_module(name)
+        _MODULES[name] = importlib.import_module(name)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
@@ -117,6 +125,7 @@ def _import_file(name: str) -> Import:
     place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     known = f"memjax_import_{path.stem}_{place}_{sha256[:8]}"
     if known in sys.modules:  # importing it twice would register its parts twice
+        _MODULES[str(path)] = sys.modules[known]
         return Import(str(path), sha256)
     spec = importlib.util.spec_from_file_location(known, path)
     if spec is None or spec.loader is None:
@@ -129,6 +138,7 @@ def _import_file(name: str) -> Import:
         if isinstance(error, ConfigError) or not isinstance(error, (Exception, SystemExit)):
             raise
         raise ConfigError("--import", "a file that can be imported", _said(str(path), error)) from error
+    _MODULES[str(path)] = module
     return Import(str(path), sha256)
 
 

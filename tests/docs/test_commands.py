@@ -165,6 +165,7 @@ ELSEWHERE = {
     "docs/examples.md": "docs/test_examples.py",
     "docs/extending.md": "docs/test_extending.py",
     "docs/memrl.md": "llm/test_text_memory.py",
+    "docs/own_tasks.md": "docs/test_own_tasks_page.py",
     "docs/tracking.md": "runs/test_sinks.py",
     "docs/watching.md": "commands/test_watch.py",
 }

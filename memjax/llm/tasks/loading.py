@@ -9,6 +9,7 @@ from memjax.llm.tasks.alfworld import load_alfworld
 from memjax.llm.tasks.bigcodebench import load_bigcodebench
 from memjax.llm.tasks.hle import load_hle
 from memjax.llm.tasks.humaneval import load_humaneval
+from memjax.llm.tasks.inspect_tasks import load_inspect
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
 from memjax.llm.tasks.lifelong_os import load_lifelong_os
 from memjax.llm.tasks.own import load_own
@@ -129,6 +130,7 @@ register_benchmark("alfworld", load_alfworld, runs_programs=True)
 register_benchmark("bigcodebench", load_bigcodebench, runs_programs=True)
 register_benchmark("hle", load_hle)
 register_benchmark("humaneval", load_humaneval, runs_programs=True)
+register_benchmark("inspect", load_inspect)
 register_benchmark("lifelong_db", load_lifelong_db)
 register_benchmark("lifelong_os", load_lifelong_os, runs_programs=True)
 register_benchmark("own", load_own, runs_programs=True)

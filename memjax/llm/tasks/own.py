@@ -4,7 +4,7 @@ Data: a file of JSON lines, or a folder with `tasks.jsonl(.gz)`. Fields of a lin
 
 | field            | what                                                                                   |
 |------------------|----------------------------------------------------------------------------------------|
-| id               | unique                                                                                 |
+| id               | unique; a text or a whole number                                                       |
 | prompt           | what the model is asked                                                                |
 | answer           | graded: the text after the last "Answer:" of the reply, as a number or a text          |
 | test             | graded: Python with assertions, run after the program of the reply, in a sandbox       |
@@ -13,21 +13,22 @@ Data: a file of JSON lines, or a folder with `tasks.jsonl(.gz)`. Fields of a lin
 | split            | optional: "train" or "held_out"; otherwise `held_out` of the options draws them        |
 | correction       | optional: what is said after a reply that is not right; the memory of it has that too   |
 
-A line has one of the three gradings, or none where the option `reward` names a function:
+A line has one of the three gradings, or none where the option `reward` names a function of a file that
+`memjax remember --import FILE` imports:
 
-    from memjax.llm.tasks.own import register_reward
-
-    def reward(task, reply):  # task.row has all fields of the line
+    def colour(task, reply):  # task.row has all fields of the line
         return 1.0 if reply.strip() == task.row["colour"] else 0.0
 
-    register_reward("colour", reward)
+    memjax remember --config=language:own --import=my_reward.py --config.benchmark.options.reward=colour ...
 
-in a module that `memjax remember --import MODULE_OR_FILE` imports, then `benchmark.options.reward=colour`.
-With `language.graded` the reward that is learned follows the number, not only success.
+A line may have further fields, for such a function. Without one, a field whose name is nearly one of those
+above is taken for a misspelling. With `language.graded` the reward that is learned follows the number, not
+only success.
 """
 
+import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,17 +36,20 @@ from typing import Any
 
 from memjax.llm.tasks.code import CodeTask
 from memjax.llm.tasks.dialogue import Dialogue
+from memjax.llm.tasks.functions import imported_function
 from memjax.llm.tasks.hle import final_answer, same_answer
-from memjax.llm.tasks.reading import apart, check_limit, find, read_lines, some, unique
+from memjax.llm.tasks.reading import apart, check_limit, find, read_lines, some
 from memjax.llm.tasks.reading import field as cell
 from memjax.llm.types import Ask, Benchmark, Outcome
-from memjax.schema import one_of
 from memjax.types import ConfigError
 
 # (task, reply) -> 0 to 1
 RewardFunction = Callable[["OwnTask", str], float]
 
 _GRADINGS = ("answer", "test", "pattern")
+_FIELDS = ("id", "prompt", *_GRADINGS, "intent", "split", "correction")
+_OTHER_NAMES = {"regex": "pattern", "regexp": "pattern", "question": "prompt", "input": "prompt"}
+_OTHER_NAMES |= {"target": "answer", "solution": "answer", "tests": "test"}
 _SYSTEM = "Do what is asked. End with one line that begins with 'Answer: ' and holds the answer alone."
 _REWARDS: dict[str, RewardFunction] = {}
 
@@ -79,7 +83,7 @@ class OwnTask:
 
 
 def register_reward(name: str, function: RewardFunction) -> None:
-    """Makes a reward known by a name, so that a config can have it in `benchmark.options.reward`.
+    """Makes a reward known by a name, for programs that load tasks themselves; a config needs only --import.
 
     Args:
       name: its name.
@@ -110,22 +114,23 @@ def load_own(
       limit: most tasks of each split; None: all.
       seed: draws them, and the held-out share.
       held_out: share of the tasks kept for transfer, in [0, 1), where no line names its split.
-      reward: name of a registered function that grades lines without a grading; "": none.
+      reward: name of the function that grades lines without a grading, as RewardFunction: of a module that
+        --import names, or registered; "": none.
       solved: the least score that counts as a success.
       system: the instructions; those of programs are the code's own.
       allow_weak_sandbox: run programs of a model even where the kernel gives no namespaces.
 
     Raises:
-      ConfigError: a file is missing, a line has another format, or no such reward is registered.
+      ConfigError: a file is missing, a line has another format, or there is no such reward.
     """
     check_limit(limit)
-    if reward and reward not in _REWARDS:
-        got = f"'{reward}' (its module comes by --import)"
-        raise ConfigError("benchmark.options.reward", one_of(reward, sorted(_REWARDS)), got)
+    grade = _reward(reward) if reward else None
     path = Path(folder) if Path(folder).is_file() else find(folder, ("tasks.jsonl.gz", "tasks.jsonl"))
-    make = partial(_task, system=system, solved=solved, reward=reward, allow_weak=allow_weak_sandbox)
+    make = partial(_task, system=system, solved=solved, reward=grade, allow_weak=allow_weak_sandbox)
     rows = [(make(row, where), row.get("split"), where) for where, row in read_lines(path)]
-    unique((task.id for task, _, _ in rows), str(path))
+    if not rows:
+        raise ConfigError(str(path), "JSON lines, one for each task", "an empty file")
+    _check_ids((task.id, where) for task, _, where in rows)
     for _, split, where in rows:
         if split not in (None, "train", "held_out"):
             raise ConfigError(f"{where}: split", "'train' or 'held_out'", repr(split)[:40])
@@ -144,14 +149,38 @@ def load_own(
     return Benchmark("own", train, later, about)
 
 
+def _reward(name: str) -> RewardFunction:
+    if name in _REWARDS:
+        return _REWARDS[name]
+    return imported_function(name, "benchmark.options.reward", _REWARDS)[0]
+
+
+def _check_ids(rows: Iterable[tuple[str, str]]) -> None:
+    """Raises ConfigError where the id of one of (id, where) was an earlier one's."""
+    first: dict[str, str] = {}
+    for name, where in rows:
+        if name in first:
+            raise ConfigError(f"{where}: id", "one that no other line has", f"'{name}', as in {first[name]}")
+        first[name] = where.rpartition(": ")[2]
+
+
 def _task(
-    row: dict[str, Any], where: str, *, system: str, solved: float, reward: str, allow_weak: bool
+    row: dict[str, Any],
+    where: str,
+    *,
+    system: str,
+    solved: float,
+    reward: RewardFunction | None,
+    allow_weak: bool,
 ) -> OwnTask | CodeTask:
+    _check_names(row, where, reward is not None)
     given = [name for name in _GRADINGS if name in row]
-    if len(given) > 1 or (not given and not reward):
+    if len(given) > 1 or (not given and reward is None):
         expected = f"one of {', '.join(_GRADINGS)}" + ("" if given else ", or the option reward")
         raise ConfigError(where, expected, " and ".join(given) or "none")
-    name, prompt = cell(row, "id", str, where), cell(row, "prompt", str, where)
+    name, prompt = _text(row, "id", where), cell(row, "prompt", str, where)
+    if not prompt.strip():
+        raise ConfigError(f"{where}: prompt", "a text", "an empty one")
     intent = cell(row, "intent", str, where) if "intent" in row else prompt
     if "correction" in row:
         cell(row, "correction", str, where)
@@ -159,12 +188,33 @@ def _task(
         test = cell(row, "test", str, where)
         fields: dict[str, Any] = {"solution": "", "complete": _whole, "allow_weak_sandbox": allow_weak}
         return CodeTask(name, intent, prompt, test, "asserts", "", **fields)
-    if given:
-        text = cell(row, given[0], str, where)
-        grade = _by_answer(text) if given == ["answer"] else _by_pattern(text, where)
+    if given == ["answer"]:
+        grade = _by_answer(_text(row, "answer", where))
+    elif given == ["pattern"]:
+        grade = _by_pattern(cell(row, "pattern", str, where), where)
     else:
-        grade = _REWARDS[reward]
+        assert reward is not None
+        grade = reward
     return OwnTask(name, intent, prompt, row, system, solved, grade)
+
+
+def _check_names(row: Mapping[str, Any], where: str, has_reward: bool) -> None:
+    """Raises ConfigError for a field that looks like a misspelling of one that is known."""
+    if has_reward:
+        return  # the fields are the function's
+    for name in row:
+        near = difflib.get_close_matches(name.strip().lower(), _FIELDS, 1, 0.8)
+        meant = _OTHER_NAMES.get(name.lower()) or (near[0] if near else None)
+        if name not in _FIELDS and meant and meant not in row:
+            raise ConfigError(f"{where}: {name}", f"fields {', '.join(_FIELDS)}", f"'{name}' for '{meant}'?")
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that may be a text or a number."""
+    value = row.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return cell(row, name, str, where)
 
 
 def _by_answer(answer: str) -> RewardFunction:

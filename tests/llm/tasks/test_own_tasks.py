@@ -4,14 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_endpoint import Answer, chat_answer, serve
 from scripted import Script
 
-from memjax import cli
-from memjax.commands.report_language import load_curve
-from memjax.llm.run.log import ExperienceLog
 from memjax.llm.tasks import own
 from memjax.llm.tasks.own import load_own, register_reward
+from memjax.runs import imports
 from memjax.types import ConfigError
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -78,7 +75,12 @@ def test_splits_are_the_files_or_drawn(tmp_path):
     [
         ({}, "line 1: expected one of answer, test, pattern, or the option reward, got none"),
         ({"answer": "x", "test": "y"}, "line 1: expected one of answer, test, pattern, got answer and test"),
-        ({"answer": 3}, "line 1: answer: expected a text"),
+        ({"answer": [3]}, "line 1: answer: expected a text"),
+        ({"answer": True}, "line 1: answer: expected a text"),
+        ({"regex": "x"}, "line 1: regex: expected fields id, .*, got 'regex' for 'pattern'"),
+        ({"answer": "x", "corection": "y"}, "corection: .*, got 'corection' for 'correction'"),
+        ({"answer": "x", "ID": "y", "id": None}, "line 1: id: expected a text"),
+        ({"answer": "x", "prompt": " "}, "line 1: prompt: expected a text, got an empty one"),
         ({"pattern": "("}, "line 1: pattern: expected a regular expression"),
         ({"answer": "x", "split": "test"}, "line 1: split: expected 'train' or 'held_out'"),
         ({"answer": "x", "prompt": None}, "line 1: prompt: expected a text"),
@@ -89,33 +91,48 @@ def test_mistakes_name_line_and_field(tmp_path, row, says):
         load_own(written(tmp_path, row))
 
 
-REPLIES = {
-    "17 + 25": "It is 42.\nAnswer: 42",
-    "double": "```python\ndef double(x):\n    return x + x\n```",
-    "first of May": "2024-05-01",
-    "three lines": "Rain\nfalls.",
-}
+def test_numbers_are_texts_and_ids_are_unique(tmp_path):
+    rows = [{"id": 1, "answer": 42, "level": 3}, {"id": "1b", "answer": 4.5}]
+    first, second = load_own(written(tmp_path, *rows)).train
+    assert (first.id, second.id) == ("1", "1b")
+    assert first.attempt(Script("Answer: 42"), "").success
+    assert second.attempt(Script("Answer: 4.50"), "").success
+    with pytest.raises(ConfigError, match=r"line 2: id: expected one .*, got '1', as in line 1"):
+        load_own(written(tmp_path, rows[0], rows[0] | {"id": "1"}))
+    (tmp_path / "tasks.jsonl").write_text("\n")
+    with pytest.raises(ConfigError, match="one for each task, got an empty file"):
+        load_own(tmp_path)
+
+
+def test_a_reward_is_found_by_its_name_in_what_is_imported(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "_MODULES", {})
+    file = written(tmp_path, {"most": 4, "tests": "of the function"})
+    with pytest.raises(ConfigError, match=r"reward: expected a function .*, got 'share' without --import"):
+        load_own(file, reward="share")
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text("def share(task, reply):\n    return len(reply) / task.row['most']\n")
+    imports.import_all([str(tmp_path / "one.py")])
+    (task,) = load_own(file, reward="share").train
+    assert task.attempt(Script("ab"), "").score == 0.5
+    with pytest.raises(ConfigError, match=r"did you mean 'share'\?"):
+        load_own(file, reward="shares")
+    imports.import_all([str(tmp_path / "two.py")])
+    with pytest.raises(ConfigError, match=r"one function 'share' .*, got those of .*one\.py and .*two\.py"):
+        load_own(file, reward="share")
+
+
+REPLIES = (
+    "It is 42.\nAnswer: 42",
+    "```python\ndef double(x):\n    return x + x\n```",
+    "2024-05-01",
+    "Rain\nfalls.",
+)
 
 
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="no examples beside the tests")
-def test_the_example_runs_through_the_command(tmp_path):
-    pytest.importorskip("openai", reason="an extra: pip install 'memjax[llm]'")
-
-    def answer(body):
-        asked = body["messages"][-1]["content"]
-        return Answer(chat_answer(next((r for key, r in REPLIES.items() if key in asked), "1. Do it.")))
-
-    with serve(answer) as (url, _):
-        words = ["remember", "--config=language:own+local+smoke", f"--workdir={tmp_path / 'run'}"]
-        words += [
-            f"--config.benchmark.folder={EXAMPLES / 'tasks.jsonl'}",
-            "--config.benchmark.options.reward=lines",
-        ]
-        words += [f"--import={EXAMPLES / 'own_reward.py'}", f"--config.chat.endpoint.base_url={url}"]
-        words += [f"--config.store.path={tmp_path / 'store.sqlite'}"]
-        assert cli.main(words) == 0
-    assert load_curve(tmp_path / "run").success == (0.75, 0.75)
-    log = ExperienceLog(tmp_path / "run" / "experience.sqlite", embedder="hashed-ngrams-v1-seed0", dim=384)
-    rewards = {name: event.rewards[i] for event in log.events() for i, name in enumerate(event.tasks)}
-    assert sorted(rewards.values()) == [0.0, 1.0, 1.0, 1.0]  # half a poem: halfway between -1 and 1
-    log.close()
+def test_the_example_has_one_of_each(monkeypatch):
+    monkeypatch.setattr(imports, "_MODULES", {})
+    imports.import_all([str(EXAMPLES / "own_reward.py")])
+    tasks = load_own(EXAMPLES / "tasks.jsonl", reward="lines").train
+    scores = [task.attempt(Script(reply), "").score for task, reply in zip(tasks, REPLIES, strict=True)]
+    assert scores == [1.0, 1.0, 1.0, 0.5]
