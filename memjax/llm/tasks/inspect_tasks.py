@@ -264,8 +264,8 @@ def _text(message: Any) -> str:
 
 def _intent(sample: Any, number: int) -> str:
     """The text by which memories are found: the input, or of a conversation its last turn by the user."""
-    turns = [sample.input] if isinstance(sample.input, str) else []
-    turns = turns or [_text(message) for message in sample.input if message.role == "user"]
+    given: Any = sample.input
+    turns = [given] if isinstance(given, str) else [_text(turn) for turn in given if turn.role == "user"]
     if not turns or not turns[-1].strip():
         raise ConfigError(f"{_FIELD}: sample {number}", "an input with a text of the user", "none")
     return turns[-1]
