@@ -31,7 +31,10 @@ SHOWN = (
 API = {
     "memory": ("A memory", ("memjax.memory", "memjax.memory.interface")),
     "types": ("Types and errors", ("memjax.types",)),
-    "environments": ("Environments", ("memjax.envs", "memjax.envs.gymnax_adapter", "memjax.envs.renderers")),
+    "environments": (
+        "Environments",
+        ("memjax.envs", "memjax.envs.episodes", "memjax.envs.gymnax_adapter", "memjax.envs.renderers"),
+    ),
     "agents": (
         "Agents",
         (
@@ -49,7 +52,13 @@ API = {
     ),
     "parts": (
         "Parts of agents",
-        ("memjax.ops.returns", "memjax.ops.losses", "memjax.ops.intrinsic", "memjax.ops.statistics"),
+        (
+            "memjax.ops.returns",
+            "memjax.ops.losses",
+            "memjax.ops.intrinsic",
+            "memjax.ops.episodic",
+            "memjax.ops.statistics",
+        ),
     ),
     "data": ("Recorded data", ("memjax.data.loading", "memjax.data.trajectories", "memjax.data.scores")),
     "runs": (

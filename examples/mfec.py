@@ -14,19 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from memjax.envs import make_env
+from memjax.envs.episodes import play_episodes
 from memjax.memory import make_memory
+from memjax.ops.episodic import remember
 
 ACTIONS, SCALE = 2, jnp.array([2.4, 2.0, 0.21, 2.0])  # typical size of CartPole's four numbers
-
-
-def remember(memory, state, keys, returns, mask):
-    """Eq. 1: a state keeps the highest return that it ever led to."""
-    found = memory.retrieve(state, keys)
-    slots, known = found.slots[:, 0], mask & (found.scores[:, 0] == 0.0)  # l2: minus the squared distance
-    target = jnp.where(known, slots, memory.capacity)  # no such slot: "drop" passes it over
-    state = state.replace(utility=state.utility.at[target].max(returns, mode="drop"))
-    state = memory.touch(state, slots, known)  # "lru" gives up what was not written or touched for longest
-    return memory.write(state, keys, (), utility=returns, mask=mask & ~known)[0]
 
 
 def worth(memory, state, keys):
@@ -44,33 +36,27 @@ def main(rounds=40, limit=500, capacity=10_000, k=11, epsilon=0.005, width=64, b
     keys = jax.random.split(jax.random.key(seed), rounds + 2)
     projection = jax.random.normal(keys[0], (4, width)) / jnp.sqrt(width)
 
-    def step(states, epsilon, carry, key):
-        env_state, observation, alive = carry
-        coin, draw, move = jax.random.split(key, 3)
+    def act(states, epsilon, observation, key):
+        coin, draw = jax.random.split(key)
         keys = (observation / SCALE) @ projection
         best = jnp.argmax(jax.vmap(partial(worth, memory), (0, None))(states, keys), axis=0)
         random = jax.random.randint(draw, best.shape, 0, ACTIONS)
-        action = jnp.where(jax.random.uniform(coin, best.shape) < epsilon, random, best)
-        env_state, after = env.step(env_state, action, move)
-        seen = keys, action, after.reward * alive, alive
-        return (env_state, after.observation, alive & ~after.done), seen
+        return jnp.where(jax.random.uniform(coin, best.shape) < epsilon, random, best), keys
 
-    def play(states, key, batch, epsilon):
-        begin, steps = jax.random.split(key)
-        env_state, first = env.init(begin, batch)
-        carry = env_state, first.observation, jnp.ones(batch, bool)  # alive while the first episode lasts
-        return jax.lax.scan(partial(step, states, epsilon), carry, jax.random.split(steps, limit))[1]
+    def play(states, epsilon, key, batch):  # [T, B, ...] each
+        return play_episodes(env, partial(act, states, epsilon), key, batch=batch, steps=limit)
 
     def learn(states, key):
-        keys, action, reward, alive = play(states, key, batch, epsilon)  # [T, B, ...] each
-        took = (action.ravel() == jnp.arange(ACTIONS)[:, None]) & alive.ravel()  # [A, T * B]
-        returns = jax.lax.cumsum(reward, reverse=True).ravel()  # discount 1
-        store = jax.vmap(partial(remember, memory), (0, None, None, 0))
-        return store(states, keys.reshape(-1, width), returns, took), reward.sum(axis=0).mean()
+        steps = play(states, epsilon, key, batch)
+        mine = (steps.action.ravel() == jnp.arange(ACTIONS)[:, None]) & steps.mask.ravel()  # [A, T * B]
+        returns = jax.lax.cumsum(steps.reward, reverse=True).ravel()  # discount 1
+        store = jax.vmap(partial(remember, memory, keep="highest"), (0, None, None, 0))  # eq. 1
+        states = store(states, steps.extras.reshape(-1, width), returns, mine)
+        return states, steps.reward.sum(axis=0).mean()
 
     empty = jax.vmap(memory.init)(jnp.arange(ACTIONS, dtype=jnp.uint32))  # one memory for each action
     states, history = jax.lax.scan(learn, empty, keys[2:])
-    random, learned = play(empty, keys[1], 32, 1.0)[2], play(states, keys[1], 32, 0.0)[2]
+    random, learned = play(empty, 1.0, keys[1], 32).reward, play(states, 0.0, keys[1], 32).reward
     return random.sum(axis=0).mean(), learned.sum(axis=0).mean(), history
 
 

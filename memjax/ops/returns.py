@@ -90,3 +90,28 @@ def returns_to_go(reward: Array, mask: Array, *, discount: float) -> Array:
 
     _, totals = jax.lax.scan(backward, jnp.zeros_like(reward[:, 0]), (reward.T, mask.T), reverse=True)
     return totals.T
+
+
+def n_step_returns(reward: Array, value: Array, *, steps: int, discount: float) -> Array:
+    """The next n rewards of each step, and the value of the state after them; Eq. 3 of Pritzel et al. 2017.
+
+    R[t] = sum_{j < n} discount^j reward[t + j] + discount^n value[t + n]; what lies beyond T counts as 0.
+
+    Args:
+      reward: [T, B] f32, whole episodes, 0 after their end (as `memjax.envs.episodes` plays them).
+      value: [T, B] f32 of the state in which the step was taken, 0 after the end.
+      steps: n, at least 1.
+      discount: gamma, in [0, 1].
+
+    Returns:
+      [T, B] f32.
+    """
+    chex.assert_rank([reward, value], 2)
+    length = reward.shape[0]
+    rewards, values = (jnp.pad(x, ((0, steps), (0, 0))) for x in (reward, value))
+
+    def backward(total, j):
+        return jax.lax.dynamic_slice_in_dim(rewards, j, length) + discount * total, None
+
+    total, _ = jax.lax.scan(backward, values[steps:], jnp.arange(steps), reverse=True)
+    return total

@@ -33,7 +33,7 @@ def load(name):
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short_and_on_the_page(path):
-    assert len(path.read_text().splitlines()) < (110 if path.stem == "nec" else 80)
+    assert len(path.read_text().splitlines()) < 80
     assert f"examples/{path.name}" in (ROOT / PAGE).read_text()
 
 
@@ -58,24 +58,14 @@ def test_the_twenty_lines_come_back_from_disk(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-def test_episodic_control_keeps_the_highest_return():
-    mfec = load("mfec")
+def test_episodic_control_asks_a_known_state_and_its_neighbours():
     memory = make_memory(4, 2, (), evict="lru", k=3, metric="l2")
-    remember, worth = jax.jit(partial(mfec.remember, memory)), jax.jit(partial(mfec.worth, memory))
-    keys, both, first = jnp.array([[0.0, 0.0], [3.0, 4.0]]), jnp.array([True, True]), jnp.array([True, False])
-    state = memory.init()
-    assert jnp.isinf(worth(state, keys)).all()
-    for returns in ([3.0, 1.0], [2.0, 5.0]):
-        state = remember(state, keys, jnp.array(returns), both)
-    assert int(state.valid.sum()) == 2
+    worth = jax.jit(partial(load("mfec").worth, memory))
+    keys = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    assert jnp.isinf(worth(memory.init(), keys)).all()
+    state, _ = memory.write(memory.init(), keys, (), utility=jnp.array([3.0, 5.0]))
     assert worth(state, keys).tolist() == [3.0, 5.0]
     assert worth(state, keys + 1.0).tolist() == [4.0, 4.0]
-    # A state that comes again is spared; of the others the oldest goes.
-    for x in (6.0, 7.0, 8.0):
-        state = remember(state, keys, jnp.zeros(2), first)
-        state = remember(state, jnp.full((2, 2), x), jnp.full(2, 9.0), first)
-    assert sorted(state.keys[:, 0].tolist()) == [0.0, 6.0, 7.0, 8.0]
-    assert float(worth(state, keys)[0]) == 3.0
 
 
 def test_episodic_control_learns():
@@ -86,36 +76,15 @@ def test_episodic_control_learns():
     assert history[-3:].mean() > 1.5 * history[0]
 
 
-def test_neural_episodic_control_weighs_neighbours_and_moves_known_keys():
-    nec = load("nec")
-    memory = make_memory(4, 2, (), evict="lru", k=3, metric="l2", step_size=0.1)
-    remember, worth = jax.jit(partial(nec.remember, memory)), jax.jit(partial(nec.worth, memory))
-    keys, both = jnp.array([[0.0, 0.0], [3.0, 4.0]]), jnp.array([True, True])
-    assert worth(memory.init(), keys).tolist() == [0.0, 0.0]
-    state = remember(memory.init(), keys, jnp.array([1.0, 5.0]), both)
-    weights = np.array([[1 / 1e-3, 1 / 25.001], [1 / 25.001, 1 / 1e-3]])
-    expected = (weights @ [1.0, 5.0]) / weights.sum(axis=1)
-    np.testing.assert_allclose(worth(state, keys), expected, rtol=1e-5)
-    state = remember(state, keys, jnp.array([2.0, 2.0]), both)
-    assert int(state.valid.sum()) == 2
-    np.testing.assert_allclose(np.sort(state.utility[state.valid]), [1.1, 4.7], rtol=1e-6)
-    slope = jax.grad(lambda entries: nec.worth(memory, state.replace(keys=entries), keys + 1.0).sum())(
-        state.keys
-    )
-    assert np.isfinite(slope).all()
-    assert np.abs(np.asarray(slope)[np.asarray(state.valid)]).min() > 0
-
-
 def test_neural_episodic_control_is_one_program():
     sizes = dict(rounds=3, limit=6, capacity=8, k=2, width=2, n=2, batch=2, updates=2)
-    shapes = jax.eval_shape(partial(load("nec").main, **sizes))
-    assert [x.shape for x in shapes] == [(), (), (3,)]
+    assert jax.eval_shape(partial(load("nec").main, **sizes)).shape == (3,)
 
 
 @pytest.mark.slow
 def test_neural_episodic_control_learns():
-    random, _, history = load("nec").main(rounds=20)
-    assert random < 40
+    history = load("nec").main(rounds=20)
+    assert history[0] < 40  # all actions random
     assert history[-5:].mean() > 120
 
 

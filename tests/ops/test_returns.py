@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memjax.ops.returns import discounted_sums, generalized_advantage, returns_to_go
+from memjax.ops.returns import discounted_sums, generalized_advantage, n_step_returns, returns_to_go
 
 SHAPE = (9, 3)
 
@@ -71,3 +71,17 @@ def test_discounted_sums_go_on_in_the_next_rollout():
     np.testing.assert_allclose(whole, jnp.concatenate([first, second]), rtol=1e-6)
     np.testing.assert_allclose(end, last, rtol=1e-6)
     np.testing.assert_allclose(whole[4, 0], reward[4, 0], rtol=1e-6)  # nothing of the ended episode is left
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 2**31), st.sampled_from([1, 4, 12]), st.sampled_from([0.0, 0.9, 1.0]))
+def test_n_step_returns_are_n_rewards_and_the_value_after_them(seed, steps, discount):
+    reward, value, *_ = arrays(seed)
+    wanted = np.zeros(SHAPE)
+    for t in range(SHAPE[0]):
+        for j in range(min(steps, SHAPE[0] - t)):
+            wanted[t] += discount**j * reward[t + j]
+        if t + steps < SHAPE[0]:
+            wanted[t] += discount**steps * value[t + steps]
+    found = n_step_returns(jnp.asarray(reward), jnp.asarray(value), steps=steps, discount=discount)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
