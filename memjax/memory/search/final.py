@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax.memory.search.ranks import in_any
-from memjax.memory.search.similarity import score
+from memjax.memory.search.similarity import in_any, score
 from memjax.memory.search.storage import load, pin
 from memjax.memory.search.table import Table
 from memjax.memory.search.top_k import even, in_parts, top
@@ -113,7 +112,8 @@ def _at_once(
     keys, slots = pin(keys, slots)
     scale = None if scale is None else scale.at[slots].get(mode="clip")
     rows = load(keys.at[slots].get(mode="clip"), scale)
-    rows = jnp.where(found[..., None], rows, 0.0)
+    # Why one: rows that are not there are no reason to go the longer way of `score`.
+    rows = jnp.where(found[..., None], rows, 1.0)
     if apart:
         rows = lax.optimization_barrier(rows)
     return score(queries[:, None], rows, metric)

@@ -15,9 +15,8 @@ is not finite.
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_batching import custom_vmap
 
-from memjax.memory.search.similarity import inverse_norm, normalize
+from memjax.memory.search.similarity import in_any, inverse_norm, normalize
 from memjax.memory.search.storage import load, pin
 from memjax.memory.search.table import Search, Table
 from memjax.types import Array
@@ -155,18 +154,6 @@ def far_from_origin(table: Table) -> Array:
     offset = jnp.where(usable, rows - centre[None], 0.0)
     squares = jnp.sum(offset * offset) / count
     return in_any(~(jnp.sum(centre * centre) <= (_FARTHEST - 1.0) * squares))
-
-
-@custom_vmap
-def in_any(x: Array) -> Array:
-    """x [] bool; under `vmap`, whether it holds of any: a `cond` on it is then done one way for all."""
-    return x
-
-
-@in_any.def_vmap
-def _(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return in_any(jnp.any(x, axis=0)), False
 
 
 def _centre(table: Table) -> Array:

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from memjax.types import Array
 
 METRICS = ("dot", "cosine", "l2")
+_TINY, _HUGE = 1e-30, 1e30  # between these a sum of squares lost nothing
 
 
 def score(query: Array, keys: Array, metric: str) -> Array:
@@ -22,8 +24,22 @@ def score(query: Array, keys: Array, metric: str) -> Array:
         difference = query - keys
         return -_sum(difference * difference)
     if metric == "cosine":
-        query, keys = normalize(query), normalize(keys)
+        return _cosine(normalize(query), keys)
     return _sum(query * keys)
+
+
+def _cosine(query: Array, keys: Array) -> Array:
+    """Products [..., C] of a query of norm one [..., 1, D] with keys [..., C, D] over the norms of these.
+
+    Squares can overflow, or vanish before the key is zero. Such keys are rare, so that the longer way, which
+    scales each key first, is gone only where there are any; a key's own score does not depend on the others'.
+    """
+    squares = _sum(keys * keys)
+    usual = (squares > _TINY) & (squares < _HUGE)
+    scores = _sum(query * keys) / jnp.sqrt(jnp.where(usual, squares, 1.0))
+    rare = in_any(~jnp.all(usual))
+    scaled = lax.cond(rare, lambda: _sum(query * normalize(keys)), lambda: jnp.zeros_like(squares))
+    return jnp.where(usual, scores, scaled)
 
 
 def _sum(x: Array) -> Array:
@@ -53,3 +69,15 @@ def inverse_norm(x: Array) -> Array:
 def normalize(x: Array) -> Array:
     """Rows [..., D] of Euclidean norm one; a row of zeros stays zero. Finite in value and gradient."""
     return x * inverse_norm(x)
+
+
+@custom_vmap
+def in_any(x: Array) -> Array:
+    """x [] bool; under `vmap`, whether it holds of any: a `cond` on it is then done one way for all."""
+    return x
+
+
+@in_any.def_vmap
+def _(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return in_any(jnp.any(x, axis=0)), False

@@ -68,3 +68,32 @@ def test_many_tables_at_once_are_searched_as_each_alone():
     for i in range(2):
         for one, other in zip(best(queries, Table(many[i]), slots, 4, "dot"), together, strict=True):
             np.testing.assert_array_equal(one, other[i])
+
+
+def test_cosine_of_a_key_is_the_same_beside_keys_whose_squares_overflow_or_vanish():
+    rng = np.random.default_rng(3)
+    queries, keys = rng.normal(size=(4, 8)), rng.normal(size=(12, 8))
+    rows = np.broadcast_to(np.arange(6, dtype=np.int32), (4, 6))
+    usual = np.asarray(keys, np.float32)
+    beside = np.array(usual)
+    beside[5:] *= np.array([1e30, 1e-30, 0.0, 1e18, 1e-18, 1e16, 1.0], np.float32)[:, None]
+
+    scores = np.asarray(_score(queries, usual, rows))
+    among = np.asarray(_score(queries, beside, np.broadcast_to(np.arange(12, dtype=np.int32), (4, 12))))
+
+    np.testing.assert_array_equal(among[:, :5], scores[:, :5])
+    unit = beside.astype(np.float64)
+    length = np.linalg.norm(unit, axis=1, keepdims=True)
+    unit = np.divide(unit, length, out=np.zeros_like(unit), where=length > 0)
+    expected = queries @ unit.T / np.linalg.norm(queries, axis=1, keepdims=True)
+    np.testing.assert_allclose(among, expected, atol=2e-7)
+
+
+def _score(queries, keys, slots):
+    table = Table(jnp.asarray(keys))
+    found = best(jnp.asarray(queries, jnp.float32), table, jnp.asarray(slots), 12, "cosine")
+    scores, found, mask = (np.asarray(x) for x in found)
+    by_slot = np.full((len(queries), len(keys)), np.nan, np.float32)
+    for row, (value, slot, there) in enumerate(zip(scores, found, mask, strict=True)):
+        by_slot[row, slot[there]] = value[there]
+    return by_slot[:, : slots.shape[1]]
