@@ -6,9 +6,11 @@ STAMP := .venv/.installed
 # Programs compiled once, small ones too, serve every worker, the processes that tests start, and the next run.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 WORKERS ?= 2
-# Compiling takes most of the tests' time. Without optimisation and with XLA's older code generator it takes a fraction;
-# every test must pass either way, and `make test-slow` compiles as users do.
-QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Compiling takes most of the tests' time. Without optimisation, with XLA's older code generator and each program in one
+# piece (by default up to 32 are compiled side by side, each with LLVM's fixed costs) it takes a fraction; every test must
+# pass either way, and `make test-slow` compiles as users do.
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
+	--xla_cpu_parallel_codegen_split_count=1"
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test test-slow lint lock release-check clean
