@@ -94,11 +94,11 @@ def train_transformers(task: Task, sizes: Sizes, banks: list[Bank], out: Path, d
     agent, states = transformer_agent(task, sizes), transformer_states(task, sizes, rows)
     chunk = min(CHUNK, sizes.updates)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(bank.seed), 7) for bank in rows])
-    learn = jax.jit(partial(_learn, agent, sizes, chunk, int(task.data.poor.starts[-1])), donate_argnums=0)
+    run = jax.jit(partial(learn, agent, sizes, chunk, int(task.data.poor.starts[-1])), donate_argnums=0)
     steps, totals = task.steps, jnp.asarray(task.totals)
     done, began = 0, time.monotonic()
     while done < sizes.updates and time.monotonic() < deadline:
-        states, losses = learn(states, plan, steps, totals, keys, done)
+        states, losses = run(states, plan, steps, totals, keys, done)
         done += chunk
         shown = np.asarray(losses)  # waits
         if done == chunk or done % (10 * chunk) == 0:
@@ -178,7 +178,7 @@ def restore(path: Path, like: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, found)
 
 
-def _learn(
+def learn(
     agent: Agent,
     sizes: Sizes,
     count: int,

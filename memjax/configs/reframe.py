@@ -1,12 +1,14 @@
-"""Re:Frame on continuous control: a Decision Transformer that retrieves from a bank of few experts.
+"""Re:Frame on continuous control: a Decision Transformer beside a memory of few expert trajectories.
 
-Source: Re:Frame (Zelezetsky et al. 2025, arXiv 2508.19344), of which a summary was read. Query, read, fusion
-and sizes are ours (docs/reframe.md). The Decision Transformer has the values of its gym experiments (Chen et
-al. 2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
+Source: Re:Frame (Zelezetsky et al. 2025, arXiv 2508.19344), of which a summary was read. The default read is
+ours: clones of the bank act wherever the bank knows the state. `literal` follows the summary, with query and
+fusion of ours (docs/reframe.md). The Decision Transformer has the values of its gym experiments (Chen et al.
+2021). Claimed by Re:Frame: +10.7 points of D4RL's score at best, better in three of four settings.
 
-Expected: see results/reframe and results/reads. Data: your own D4RL files, Minari ids, or what `python -m
-experiments.offline_data` makes into runs/data. Cost: 100,000 updates of 0.1 s on two cores; `cpu`: minutes.
-  memjax train --config=reframe:hopper+clone --workdir=runs/mine \\
+Expected: see results/reads_default and results/reads. Data: your own D4RL files, Minari ids, or what
+`python -m experiments.offline_data` makes into runs/data. Cost: 100,000 updates of 0.1 s on two cores, half a
+minute for the clones; `cpu`: minutes.
+  memjax train --config=reframe:hopper+experts5 --workdir=runs/mine \\
       --config.data.path=hopper_medium-v2.hdf5 --config.data.experts=hopper_expert-v2.hdf5
 """
 
@@ -15,6 +17,7 @@ from functools import partial
 from ml_collections import ConfigDict
 
 from memjax.configs import base
+from memjax.configs.reframe_reads import READS, literal
 
 TARGETS = {"hopper": (3600.0, 1800.0), "walker2d": (5000.0, 2500.0), "halfcheetah": (12000.0, 6000.0)}
 NAMES = {"hopper": "Hopper-v4", "walker2d": "Walker2d-v4", "halfcheetah": "HalfCheetah-v4"}
@@ -104,10 +107,10 @@ def _agent() -> ConfigDict:
             },
             "bank": {"trajectories": 60, "capacity": 60_000, "content": "latents"},
             "read": {
-                "kind": "latent",
+                "kind": "clone",
                 "query": "hidden",
                 "similarity": "dot",
-                "k": 16,
+                "k": 1,
                 "fusion": "late",
                 "dropout": 0.1,
                 "dropout_unit": "step",
@@ -119,11 +122,11 @@ def _agent() -> ConfigDict:
                 "utility_step": 0.1,
             },
             "trust": {  # of all kinds but "latent"
-                "handover": "blend",
-                "quantile": 0.95,
+                "handover": "switch",
+                "quantile": 0.75,
                 "hidden_steps": 25,
                 "enter": 1.0,
-                "leave": 0.1,
+                "leave": 1e-3,  # at eight times the distance up to which it is entered
                 "stretch": 20,
                 "tolerance": 1e-3,
                 "returns": "ignored",
@@ -146,7 +149,7 @@ def _agent() -> ConfigDict:
                 "learning_rate": 1e-3,
                 "weight_decay": 1e-4,
                 "noise": 0.03,
-                "labels": "corrected",
+                "labels": "recorded",
             },
         }
     )
@@ -169,12 +172,14 @@ def _tier(config: ConfigDict, tier: str) -> None:
 
 def _dt(config: ConfigDict) -> None:
     """Control 1: the Decision Transformer on the poor data."""
+    literal(config)  # nothing of it is used; older runs have it so
     config.agent.memory = "null"
     config.data.experts = ""
 
 
 def _dt_mixed(config: ConfigDict, share: float) -> None:
     """Control 2: the same with the expert trajectories mixed in; share 0: by their number of steps."""
+    literal(config)
     config.agent.memory = "null"
     config.data.mix = "share" if share else "uniform"
     config.data.mix_share = share
@@ -233,89 +238,6 @@ CONTROLS: dict[str, base.Variant] = {
 }
 
 
-def _read(config: ConfigDict, **fields) -> None:
-    """Another way to read the bank: query, similarity, fusion or number of neighbours."""
-    config.agent.read.update(fields)
-
-
-def _gate(config: ConfigDict) -> None:
-    """A memory beside the transformer: the nearest entry's action, as far as the distance is trusted."""
-    _read(config, kind="gate", k=1)
-
-
-def _corrected(config: ConfigDict) -> None:
-    """The same, with corrections from a model of the poor data."""
-    _read(config, kind="corrected", k=1)
-    config.data.encoder_steps = 60_000
-
-
-def _read_out(config: ConfigDict, kind: str) -> None:
-    """The same, with a network that is trained on the bank: over 4 neighbours, or without any."""
-    _read(config, kind=kind, k=4 if kind == "difference" else 1)
-    config.data.encoder_steps = 60_000
-
-
-def _switch(config: ConfigDict) -> None:
-    """The memory takes over for a stretch, in place of a mean of both actions."""
-    config.agent.trust.handover = "switch"
-
-
-def _returns(config: ConfigDict) -> None:
-    """No trust in entries that earned less than the poor data do there."""
-    config.agent.trust.returns = "compared"
-    config.data.encoder_steps = 60_000
-
-
-def _experts(config: ConfigDict, count: int) -> None:
-    """How many expert trajectories the bank is filled with."""
-    config.data.num_experts = config.agent.bank.trajectories = count
-    config.agent.bank.capacity = 1000 * count
-
-
-def _mixed_encoder(config: ConfigDict) -> None:
-    """The autoencoder learns from as many poor steps as expert ones."""
-    config.data.encoder_steps = 60_000
-
-
-def _mixed(config: ConfigDict, share: float) -> None:
-    """The memory on, and its experts mixed in as in control 2: does it add to the same information?
-
-    A window never reads its own trajectory; share 0: by their number of steps.
-    """
-    config.data.mix = "share" if share else "uniform"
-    config.data.mix_share = share
-    config.agent.read.exclude_own = True
-
-
-def _utilities(config: ConfigDict) -> None:
-    """MemRL's rule chooses among 64 entries, with utilities learned from held-out advantage."""
-    _read(config, recall=64)
-    config.data.update(holdout=0.1, credit_every=10)
-
-
-ABLATIONS: dict[str, base.Variant] = {
-    "gate": _gate,
-    "corrected": _corrected,
-    "difference": partial(_read_out, kind="difference"),
-    "clone": partial(_read_out, kind="clone"),
-    "switch": _switch,
-    "returns": _returns,
-    "query_ae": partial(_read, query="ae"),
-    "query_both": partial(_read, query="hidden+ae"),
-    "concat": partial(_read, fusion="concat"),
-    "early": partial(_read, fusion="early", query="ae"),
-    "prefix": partial(_read, fusion="prefix", query="ae"),
-    "cosine": partial(_read, similarity="cosine"),
-    "mixed": partial(_mixed, share=0.0),
-    "mixed50": partial(_mixed, share=0.5),
-    "mixed_encoder": _mixed_encoder,
-    "utilities": _utilities,
-    **{f"k{k}": partial(_read, k=k) for k in (1, 4, 64)},
-    "k_all": partial(_read, k=0),
-    **{f"experts{n}": partial(_experts, count=n) for n in (1, 2, 5, 6, 10, 15, 30, 120, 300)},
-}
-
-
 def _cpu(config: ConfigDict) -> None:
     """What two cores of a CPU train in minutes: a smaller transformer, fewer updates at a higher rate."""
     config.run.update(
@@ -344,7 +266,7 @@ VARIANTS: dict[str, base.Variant] = {
     **{name: partial(_environment, env=name) for name in NAMES},
     **{tier: partial(_tier, tier=tier) for tier in TIERS},
     **CONTROLS,
-    **ABLATIONS,
+    **READS,
     "cpu": _cpu,
     "smoke": _smoke,
 }
