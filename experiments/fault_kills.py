@@ -36,7 +36,7 @@ _OFFLINE = """
 from memjax.configs import reframe
 
 def get_config(variant=""):
-    config = reframe.get_config("smoke")
+    config = reframe.get_config("literal+smoke")
     config.env = dict(id="gymnax/CartPole-v1", num_envs=1, options={{}})
     config.data.update(path={low!r}, experts={expert!r}, num_experts=5)
     config.agent.batch, config.agent.targets = 8, (20.0, 10.0)

@@ -51,6 +51,7 @@ class Cell(NamedTuple):
         """As the command takes it."""
         parts = [
             self.setting,
+            "literal",
             *([] if self.arm == "reframe" else [self.arm]),
             *([] if self.full else ["cpu"]),
         ]

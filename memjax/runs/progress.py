@@ -62,6 +62,7 @@ class Progress:
         """
         values = {} if values is None else values
         self._shown |= {label: mean(values[name]) for name, label in _SHOWN.items() if name in values}
+        self._shown |= _followed(values)
         self._parts = parts
         now = time.monotonic()
         self._measure(step, now, any(name.startswith("eval/") for name in values))
@@ -95,6 +96,15 @@ class Progress:
             parts += [f"{speed:,.0f} steps/s"] if speed > 0 else []
             parts += [f"{label} {value:.3g}" for label, value in self._shown.items() if value == value]
         return "  ".join([*parts, f"left {'00:00' if self.step >= self.total else left}"])
+
+
+def _followed(values: Mapping[str, Any]) -> dict[str, float]:
+    """Where an evaluation tells how far a memory was followed: that and the return, of its first policy."""
+    found = next((name for name in values if name.startswith("eval/") and name.endswith("/trust")), None)
+    if found is None:
+        return {}
+    earned = values[found.removesuffix("trust") + "return"]
+    return {"evaluated": mean(earned), "memory followed": mean(values[found])}
 
 
 def _clock(seconds: float) -> str:

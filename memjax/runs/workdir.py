@@ -26,7 +26,12 @@ SEAL = "sha256"  # the last field of each JSON file of a run
 
 # Fields that may differ between two launches of one run, since no result depends on them.
 _FREE_FIELDS = ("run.keep_checkpoints", "run.memory", "sinks")
-_IDENTITY = ("experiment", "env.id", "agent.name")  # named first where runs differ in several fields
+_IDENTITY = (
+    "experiment",
+    "env.id",
+    "agent.name",
+    "agent.read.kind",
+)  # named first where runs differ in several fields
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy")
 
 

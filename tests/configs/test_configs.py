@@ -8,6 +8,7 @@ import pytest
 from memjax.config_file import find_config, load_config, shipped_configs
 from memjax.envs import spec_of
 from memjax.runs.metrics import read_metrics
+from memjax.runs.workdir import first_difference
 from memjax.training.config import resolve
 from memjax.training.program import round_up
 from memjax.training.train import train
@@ -81,6 +82,19 @@ def test_atari_is_sticky_and_keeps_single_frames():
     assert config.env.options["repeat_action_probability"] == 0.25
     assert config.agent.bank.last_frame
     assert config.agent.bank.key_dim > 0
+
+
+def test_runs_of_the_former_default_of_reframe_go_on_as_its_literal_read():
+    """Of what a stored config of that time has, all is set that has changed since."""
+    literal, default = resolved("reframe", "literal").raw, resolved("reframe").raw
+    read, trust = literal["agent"]["read"], literal["agent"]["trust"]
+    assert (read["kind"], read["k"], literal["data"]["encoder_steps"]) == ("latent", 16, 0)
+    assert (trust["handover"], trust["quantile"], trust["leave"]) == ("blend", 0.95, 0.1)
+    assert literal["agent"]["read_out"]["labels"] == "corrected"
+    assert first_difference(literal, default) == ("agent.read.kind", "latent", "clone")
+    for variant in ("dt", "dt_mixed", "early", "utilities", "k4", "k_all"):
+        assert resolved("reframe", variant).raw["agent"]["read"]["kind"] == "latent"
+    assert resolved("reframe", "corrected+k4").raw["agent"]["read"]["kind"] == "corrected"
 
 
 def trained(name, variant, workdir):

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("experiments.reads_plan", reason="no experiments beside the tests")
 
-from experiments import reads_results
+from experiments import reads_default, reads_default_results, reads_results
 from experiments.reads_data import TaskData, load, save
 from experiments.reads_evaluation import ARMS, COLUMNS
 from experiments.reads_plan import Bank, banks, episodes_of, experts_of, load_task, numbers_of, target_of
@@ -18,6 +18,7 @@ from experiments.reads_training import draw_windows, restore, transformer_plan
 from experiments.reads_training import save as save_tree
 from experiments.result_folder import append_rows, read_rows
 from memjax.data.trajectories import Trajectories
+from memjax.types import TimeStep
 
 
 def episodes(count, length, level, seed):
@@ -95,6 +96,53 @@ def test_a_tree_comes_back_and_one_of_another_size_does_not(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restore(tmp_path / "x.npz", tree), tree)
     with pytest.raises(ValueError, match="other sizes"):
         restore(tmp_path / "x.npz", {"a": jnp.arange(4.0), "b": (jnp.ones((2, 2)),)})
+
+
+def test_the_study_of_the_default_has_the_shipped_read_and_trust(task):
+    shipped = reads_default.get_config().agent
+    made = reads_default.choices_of(task, reads_default.ARMS["default"])
+    assert (made.kind, made.trust.handover, made.trust.quantile) == (
+        "clone",
+        "switch",
+        shipped.trust.quantile,
+    )
+    assert made.read_out.noise == shipped.read_out.noise
+    former = reads_default.choices_of(task, reads_default.ARMS["former"])
+    assert (former.trust.quantile, former.trust.leave) == (0.95, 0.1)
+    assert set(reads_default.ARMS) == set(reads_default_results.NAMES)
+
+
+@pytest.mark.slow
+def test_the_default_stands_beside_the_transformer_and_alone_it_is_the_transformer(
+    task, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reads_default, "SIZES", reads_default.SIZES._replace(width=8, updates=2, batch=4))
+    monkeypatch.setattr(reads_default, "CHUNK", 2)
+    monkeypatch.setattr(reads_default, "CLONE_STEPS", 2)
+    wanted = banks([0], ("clean",), (1,))
+    for name, near in (("dt", 0.0), ("clone", 1.0)):
+        step, state, carry = reads_default.make_arm(name, task, wanted, tmp_path, 3)
+        now = TimeStep(*(jnp.zeros((1, 3, 11)),) * 2, jnp.zeros((1, 3)), *(jnp.zeros((1, 3), bool),) * 3,
+                       jnp.ones((1, 3), bool), jnp.zeros((1, 3), jnp.int32))  # fmt: skip
+        action, _, trust = step(state, carry, now)
+        assert action.shape == (1, 3, 3)
+        np.testing.assert_array_equal(trust, near)
+        np.testing.assert_array_equal(reads_default.beginnings(task, reads_default.ARMS[name], state), near)
+
+
+def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
+    for arm, level, weight in (("dt", 20.0, 0.0), ("default", 50.0, 0.9), ("clone", 45.0, 1.0)):
+        rows = [
+            ("hopper", b.experts, b.count, b.seed, arm, level + b.seed, 1.0, weight, weight)
+            for b in banks([0, 1, 2], ("clean",))
+        ]
+        append_rows(tmp_path / "hopper.csv", reads_default_results.COLUMNS, rows)
+    monkeypatch.setattr(reads_default_results, "RESULTS", tmp_path / "results")
+    reads_default_results.write(tmp_path)
+    text = (tmp_path / "results" / "tables.md").read_text()
+    assert "| Re:Frame, default | +30.0 ± 0.0 | +30.0 ± 0.0 | +30.0 ± 0.0 |" in text
+    assert "| Re:Frame, default | +5.0 ± 0.0 |" in text
+    assert "| Re:Frame, default | 90.0 ± 0.0 |" in text
 
 
 def test_rows_become_tables_and_a_picture(tmp_path, monkeypatch):

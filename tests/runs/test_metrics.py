@@ -182,6 +182,18 @@ def test_a_terminal_shows_brackets_as_they_are():
     assert "task [bold] of [/x]" in terminal.getvalue()
 
 
+def test_progress_tells_how_far_the_first_policy_followed_its_memory(capsys):
+    """An evaluation without a memory tells nothing of it."""
+    with Progress(total=10) as progress:
+        progress.update(5, {"eval/target2/return": [9.0]}, keep=True)
+        values = {"eval/target2/return": [2.0, 4.0], "eval/target2/trust": [0.25, 0.75]}
+        emptied = {"eval/target2_emptied/return": [0.0], "eval/target2_emptied/trust": [0.0]}
+        progress.update(10, values | emptied)
+    first, last = capsys.readouterr().err.splitlines()
+    assert "evaluated" not in first
+    assert "evaluated 3  memory followed 0.5  left" in last
+
+
 def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
     writer = MetricsWriter(tmp_path)
     os.symlink("/dev/full", tmp_path / "full")

@@ -46,7 +46,7 @@ def files(tmp_path):
 
 
 def changed(files, variant="", **overrides):
-    """The experiment's config on CartPole, as small as it goes."""
+    """The literal read on CartPole, as small as it goes: the default takes no discrete actions."""
     fields = {
         "env.id": "gymnax/CartPole-v1",
         "env.options": {"max_steps_in_episode": 50},
@@ -61,7 +61,7 @@ def changed(files, variant="", **overrides):
         "run.eval_episodes": 3,
         "run.eval_envs": 3,
     }
-    config = load_config(f"{CONFIG}:{variant}+smoke" if variant else f"{CONFIG}:smoke")
+    config = load_config(f"{CONFIG}:literal+{variant}+smoke" if variant else f"{CONFIG}:literal+smoke")
     if "transformer" in config.agent:
         fields |= {"agent.targets": (20.0, 10.0), "agent.transformer.max_steps": 500}
         fields |= {"agent.transformer.context": 3, "agent.transformer.layers": 1}
@@ -401,7 +401,7 @@ def test_on_hosts_environments_as_a_user_runs_it(tmp_path, capsys):
     assert main(["train", f"--config={CONFIG}:hopper+smoke", *run, *data]) == 0
     assert main(["evaluate", *run, "--policies=target3600", "--episodes=2"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[-2].split() == ["policy", "return", "length", "score"]
+    assert table[-2].split() == ["policy", "return", "length", "trust", "score"]
     assert main(["evaluate", *run, f"--bank={expert}", "--bank-episodes=2", "--episodes=2"]) == 2
     assert "--swap-bank" in capsys.readouterr().err
     swap = ["--bank-episodes=2", "--swap-bank", "--episodes=2"]

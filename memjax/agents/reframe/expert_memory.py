@@ -83,9 +83,9 @@ def make_choices(
         ConfigError: another kind than "gate" where actions are discrete, or an option makes no sense.
     """
     if kind != "gate" and isinstance(spec.action, Discrete):
-        raise ConfigError("read.kind", "'gate' where actions are discrete", kind)
+        raise ConfigError("agent.read.kind", "'gate' or 'latent' where actions are discrete", kind)
     if k < 1:
-        raise ConfigError("read.k", f"at least 1 for a read of kind '{kind}'", k)
+        raise ConfigError("agent.read.k", f"at least 1 for a read of kind '{kind}'", k)
     memory = _make_memory(kind, spec, k, capacity, method)
     return MemoryChoices(kind, spec, k, method, content, trust, model, read_out, memory)
 

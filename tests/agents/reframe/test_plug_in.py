@@ -16,8 +16,10 @@ from memjax.agents.reframe.advised import make_any_reframe, memory_choices
 from memjax.agents.reframe.contest import contest, contested, held_out, settle
 from memjax.agents.reframe.expert_memory import consult, fill
 from memjax.agents.reframe.plug_in import PlugIn, function_backbone, make_plug_in
+from memjax.configs.reframe import get_config
 from memjax.memory import MemoryState
 from memjax.networks.decision_transformer import to_unit
+from memjax.schema import parse
 from memjax.training.pools import Evaluator
 from memjax.types import Action, ConfigError, Discrete
 
@@ -212,6 +214,12 @@ def test_a_switch_stays_with_what_it_chose_and_a_blend_weighs():
     assert handed("switch", [0.95, 0.0, 0.5]) == [1, 0, 0]
 
 
+def test_the_shipped_switch_is_left_at_eight_times_the_distance_at_which_it_is_entered():
+    trust = parse(advice.TrustConfig, get_config().agent.trust.to_dict(), "trust")
+    weights = [float(advice.confidence(jnp.float32(d), jnp.float32(2.0))) for d in (2.1, 1.9, 15.0, 17.0)]
+    assert handed(trust.handover, weights, trust.enter, trust.leave, 1) == [0, 1, 1, 0]
+
+
 def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
     rng = np.random.default_rng(0)
     o = rng.normal(size=(64, SIZE)).astype(np.float32)
@@ -247,7 +255,7 @@ def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ConfigError, match="'gate' where actions are discrete"):
+    with pytest.raises(ConfigError, match="'gate' or 'latent' where actions are discrete"):
         choices("corrected", Discrete(3))
     with pytest.raises(ConfigError, match=r"read\.k: expected at least 1"):
         choices("gate", k=0)
