@@ -23,83 +23,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.partial_families import Episodes, Family, make_families
+from experiments.partial_plan import (
+    ARMS,
+    BANKED,
+    BLOCK,
+    NOISE,
+    SEEDS,
+    SETTINGS,
+    SOME,
+    TOP,
+    TRAJECTORIES,
+    Setting,
+    Sizes,
+)
 from experiments.partial_play import Acting, Compiled, compiled, flat, padded
+from experiments.partial_predictive import Shown, look_everywhere, make_bank, relabelled
 from experiments.partial_results import COLUMNS, write
 from experiments.result_folder import append_rows, read_rows
-from experiments.small_policies import Policy, Steps, Training
+from experiments.small_policies import Policy, Steps
 from memjax.agents.reframe import bank as banks
 from memjax.agents.reframe.expert_memory import ExpertMemory
 from memjax.types import Discrete, Key, PyTree
-
-SEEDS = [0, 1, 2, 3, 4]
-POOR_EPISODES, TRAJECTORIES = 25, 2  # for each goal, and for each goal that is shown
-PLAYED = 6  # episodes of each goal and arm
-TOP = 0.1  # share of the poor episodes that filtered cloning learns from
-NOISE = 0.03  # of a strong clone
-BLOCK = 2_000  # steps at once
-SOME = 8_000  # poor steps, evenly spaced, that tell which return is usual where
-
-
-class Setting(NamedTuple):
-    """What the experts show."""
-
-    name: str
-    share: float  # of the goals
-    last_half: bool = False  # of each trajectory
-
-
-SETTINGS = (
-    Setting("1/4", 0.25),
-    Setting("1/2", 0.5),
-    Setting("last half", 1.0, last_half=True),
-)
-
-
-class Arm(NamedTuple):
-    """A policy, and how a memory advises it."""
-
-    policy: str  # of `train_policies`
-    handover: str = ""  # "" : no memory
-    cloned: bool = False  # the memory gives the clone's action, not that of the nearest entry
-    content: str = "latents"
-    everywhere: bool = False  # trusted at any distance
-    emptied: bool = False
-    poor: bool = False  # the bank holds a poor episode of each of the same goals
-    compared: bool = False  # no trust in entries that earned less than the poor data do there
-    contest: bool = False  # trusted as far as `contest.py` says, in place of the quantile
-
-
-ARMS = {
-    "backbone": Arm("backbone"),
-    "filtered": Arm("filtered"),
-    "mixed10": Arm("mixed10"),
-    "mixed50": Arm("mixed50"),
-    "filtered50": Arm("filtered50"),
-    "weighted": Arm("weighted"),
-    "bc": Arm("bc"),
-    "nearest": Arm("filtered", "blend", everywhere=True),
-    "gate_bc": Arm("filtered", "blend", cloned=True),
-    "switch_bc": Arm("filtered", "switch", cloned=True),
-    "contest": Arm("filtered", "blend", cloned=True, contest=True),
-    "switch_contest": Arm("filtered", "switch", cloned=True, contest=True),
-    "backbone_bc": Arm("backbone", "blend", cloned=True),
-    "mixed_bc": Arm("filtered50", "blend", cloned=True),
-    "gate": Arm("filtered", "blend"),
-    "shuffled": Arm("filtered", "blend", content="shuffled"),
-    "constant": Arm("filtered", "blend", content="constant"),
-    "poor_bank": Arm("filtered", "switch", poor=True),
-    "poor_compared": Arm("filtered", "switch", poor=True, compared=True),
-    "emptied": Arm("filtered", "blend", emptied=True),
-}
-
-
-class Sizes(NamedTuple):
-    """Of a run."""
-
-    training: Training = Training()
-    poor: int = POOR_EPISODES
-    played: int = PLAYED
-    quantile: float = 0.1
 
 
 class Data(NamedTuple):
@@ -125,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", choices=list(families), default=list(families))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--settings", nargs="+", choices=[s.name for s in SETTINGS], default=None)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--quantile", type=float, default=Sizes().quantile, help="of the calibration")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after these")
     parser.add_argument("--only-tables", action="store_true", help="play nothing")
@@ -134,26 +79,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     deadline = time.monotonic() + 60.0 * arguments.minutes
     sizes = Sizes(quantile=arguments.quantile)
     for name in () if arguments.only_tables else arguments.families:
-        play_family(families[name], arguments.seeds, settings, sizes, arguments.out, deadline)
+        play_family(families[name], arguments.seeds, settings, sizes, arguments.out, deadline, arguments.arms)
     write(arguments.out)
 
 
 def play_family(
-    family: Family, seeds: list[int], settings: list[Setting], sizes: Sizes, out: Path, deadline: float
+    family: Family,
+    seeds: list[int],
+    settings: list[Setting],
+    sizes: Sizes,
+    out: Path,
+    deadline: float,
+    arms: Sequence[str] = tuple(ARMS),
 ) -> None:
-    """All seeds and settings that have no rows yet, in `out`/FAMILY.csv."""
+    """All seeds, settings and arms that have no rows yet, in `out`/FAMILY.csv."""
     path = out / f"{family.spec.id}.csv"
-    done = {(row["setting"], int(row["seed"])) for row in read_rows(path)}
+    done = {(row["setting"], int(row["seed"]), row["arm"]) for row in read_rows(path)}
     programs = compiled(family, sizes.training, _expert_room(family), sizes.quantile)
     for seed in seeds:
-        wanted = [s for s in settings if (s.name, seed) not in done]
+        missing = {s: [arm for arm in arms if (s.name, seed, arm) not in done] for s in settings}
+        wanted = {s: some for s, some in missing.items() if some}
         data = record_data(family, programs, sizes, seed) if wanted else None
         kept: dict[str, Policy] = {}  # what does not depend on the experts
-        for setting in wanted:
+        for setting, some in wanted.items():
             if data is None or time.monotonic() > deadline:
                 return
             began = time.monotonic()
-            rows = play_setting(family, programs, data, setting, sizes, seed, kept)
+            rows = play_setting(family, programs, data, setting, sizes, seed, kept, some)
             append_rows(path, COLUMNS, rows)
             told = ", ".join(f"{r[3]} {r[5]:.0f}" for r in rows if r[4] == "all")
             seconds = time.monotonic() - began
@@ -212,19 +164,24 @@ def play_setting(
     sizes: Sizes,
     seed: int,
     kept: dict[str, Policy],
+    arms: Sequence[str],
 ) -> list[tuple[Any, ...]]:
-    """Trains and plays every arm."""
+    """Trains what some arms need, and plays them."""
     shown = shown_of(family, setting, seed)
-    bank, _ = bank_of(data, setting, shown)
+    bank, episode = bank_of(data, setting, shown)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     memories = _memories(family, programs, data, setting, shown, jax.random.fold_in(key, 0))
-    policies = train_policies(family, programs, data, bank, memories, jax.random.fold_in(key, 1), kept)
+    names = {ARMS[arm].policy for arm in arms} | ({"bc"} if any(ARMS[arm].cloned for arm in arms) else set())
+    key_train = jax.random.fold_in(key, 1)
+    beside = shown_bank(family, data, bank, episode) if "predictive" in names else None
+    policies = train_policies(family, programs, data, bank, memories, key_train, kept, names, beside)
     asked = float(np.asarray(data.experts.returns_to_go)[:, 0].reshape(-1, TRAJECTORIES)[shown].mean())
     contexts = jnp.tile(jnp.arange(family.contexts), sizes.played)
     key_play = jax.random.fold_in(key, 2)
     best = np.asarray(programs.record["expert"](data.world, contexts, key_play).returns_to_go)[:, 0]
     rows = []
-    for name, arm in ARMS.items():
+    for name in arms:
+        arm = ARMS[name]
         memory = memories[("compared" if arm.compared else arm.content) + ("_poor" if arm.poor else "")]
         if arm.emptied or not arm.handover:
             memory = memory.replace(bank=banks.emptied(memory.bank))
@@ -234,7 +191,12 @@ def play_setting(
         if arm.everywhere:
             memory = memory.replace(tau=jnp.float32(1e9))
         acting = Acting(
-            policies[arm.policy], memory, policies["bc"], jnp.asarray(arm.cloned), jnp.float32(asked)
+            policies[arm.policy],
+            memory,
+            policies["bc"] if arm.cloned else None,
+            jnp.float32(0.0 if arm.fixed else asked),
+            jnp.asarray(arm.fixed),
+            beside[0] if arm.shown and beside is not None else None,
         )
         run = programs.play["compared" if arm.compared else arm.handover or "blend"]
         played = jax.device_get(run(data.world, data.scale, acting, contexts, key_play))
@@ -254,8 +216,10 @@ def train_policies(
     memories: dict[str, ExpertMemory],
     key: Key,
     kept: dict[str, Policy],
+    names: set[str],
+    beside: tuple[Shown, np.ndarray] | None,
 ) -> dict[str, Policy]:
-    """Every policy that an arm needs; those that see no expert are trained once and put in `kept`."""
+    """The policies `names`; those that see no expert are trained once and put in `kept`."""
     n, poor, experts = len(data.poor_episode), data.poor, len(bank.returns_to_go)
     steps = Steps(*(_placed(x, y, poor) for x, y in zip(data.steps, bank, strict=True)))
     place = np.arange(len(steps.returns_to_go))
@@ -266,7 +230,8 @@ def train_policies(
     is_best = is_poor.copy()
     is_best[:n] = best[data.poor_episode]
     like = is_poor.astype(np.float64)
-    like[:n] = _likeness(family, programs, data, memories["latents"])
+    if names & {"weighted", "relabelled"}:
+        like[:n] = _likeness(family, programs, data, memories["latents"])
 
     def mix(first: np.ndarray, share: float) -> np.ndarray:
         return (1.0 - share) * first / first.sum() + share * is_expert / experts
@@ -279,12 +244,21 @@ def train_policies(
         "filtered50": (programs.one, mix(is_best, 0.5), 0.0, 0.0),
         "weighted": (programs.one, mix(like, 0.5), 0.0, 0.0),
         "bc": (programs.several, mix(is_poor, 1.0), 0.0, NOISE),
+        "relabelled": (programs.one, mix(is_poor, 0.5), 1.0, 0.0),
+        "predictive": (programs.one, mix(is_poor, 0.5), 1.0, 0.0),
     }
     for number, (name, (run, weight, told, noise)) in enumerate(plans.items()):
-        if name in ("backbone", "filtered") and name in kept:
+        if name not in names or (name in ("backbone", "filtered") and name in kept):
             continue
         numbers = jnp.asarray(weight, jnp.float32), jnp.float32(told), jnp.float32(noise)
-        kept[name] = run(steps, *numbers, jax.random.fold_in(key, number))
+        learned = steps
+        if name == "relabelled":
+            to_go = np.zeros_like(steps.returns_to_go)
+            to_go[:n] = relabelled(like[:n], data.poor_episode, family.steps)
+            learned = steps._replace(returns_to_go=to_go)
+        elif name == "predictive" and beside is not None:
+            learned = steps._replace(observations=look_everywhere(programs.look, *beside, steps))
+        kept[name] = run(learned, *numbers, jax.random.fold_in(key, number))
     return dict(kept)
 
 
@@ -299,6 +273,22 @@ def _memories(
     usual = padded(Steps(*(np.asarray(x)[at] for x in data.steps)), data.poor_episode[at], SOME)
     made = {name: run(experts, usual, key) for name, run in programs.fill.items()}
     return made | {f"{name}_poor": programs.fill[name](poor, usual, key) for name in ("latents", "compared")}
+
+
+def shown_bank(family: Family, data: Data, bank: Steps, episode: np.ndarray) -> tuple[Shown, np.ndarray]:
+    """The experts' steps beside poor episodes of every goal, and whose each step of `data.steps` is."""
+    n, first = len(data.poor_episode), len(data.poor_contexts)
+    few = np.flatnonzero(np.arange(first) % (first // family.contexts) < BANKED)
+    at = np.flatnonzero(np.isin(data.poor_episode, few))
+    both = Steps(
+        *(np.concatenate([np.asarray(x)[at], np.asarray(y)]) for x, y in zip(data.steps, bank, strict=True))
+    )
+    group = np.concatenate([data.poor_episode[at], first + episode])
+    own = np.full(len(np.asarray(data.steps.returns_to_go)), -1, np.int32)
+    own[:n], own[data.poor : data.poor + len(episode)] = data.poor_episode, first + episode
+    scale = float(np.asarray(data.steps.returns_to_go)[:n].std())
+    room = BANKED * family.contexts * family.steps + _expert_room(family)
+    return make_bank(family.spec, both, group, scale, room), own
 
 
 def _likeness(family: Family, programs: Compiled, data: Data, memory: ExpertMemory) -> np.ndarray:

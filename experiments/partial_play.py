@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from experiments.partial_families import Episodes, Family, record
+from experiments.partial_predictive import Shown, look
 from experiments.small_policies import MEMBERS, Policy, Steps, Training, decide, train
 from memjax.agents.offline.shared import Triplets
 from memjax.agents.reframe.advice import TrustConfig, hand_over, not_following
@@ -76,9 +77,10 @@ class Acting(NamedTuple):
 
     policy: Policy
     memory: ExpertMemory
-    clone: Policy  # gives the memory's action
-    cloned: Array  # [] bool, in place of the nearest entry's action
+    clone: Policy | None  # gives the memory's action in place of the nearest entry
     asked: Array  # [] the return asked for
+    fixed: Array  # [] bool, at every step, and not less what was earned
+    shown: Shown | None  # what the policy is shown the nearest steps of
 
 
 class Played(NamedTuple):
@@ -115,11 +117,13 @@ def play(
     def step(carry, key: Key):
         state, to_go, over, following, totals, trusted, begins = carry
         seen = (family.observe(world, state) - scale[0]) / scale[1]
-        own = decide(spec, acting.policy, seen, to_go)
+        none = jnp.full(count, -1, jnp.int32)
+        inputs = seen if acting.shown is None else look(acting.shown, seen, to_go, none)
+        own = decide(spec, acting.policy, inputs, to_go)
         advice = consult(choices, acting.memory, seen)
-        other = decide(spec, acting.clone, seen, to_go)
-        other = jax.nn.softmax(other) if discrete else other
-        advice = advice._replace(action=jnp.where(acting.cloned, other, advice.action))
+        if acting.clone is not None:
+            other = decide(spec, acting.clone, seen, to_go)
+            advice = advice._replace(action=jax.nn.softmax(other) if discrete else other)
         fresh = jnp.full(count, begins)
         chosen, following, weight = hand_over(choices.trust, spec, own, advice, following, fresh)
         if discrete:
@@ -128,7 +132,8 @@ def play(
         after, reward, arrived = family.step(world, state, chosen)
         reward = jnp.where(over, 0.0, reward)
         trusted = trusted + jnp.where(over, 0.0, jnp.stack([weight, jnp.ones(count)]))
-        carry = after, to_go - reward, over | arrived, following, totals + reward, trusted, jnp.asarray(False)
+        to_go = to_go - jnp.where(acting.fixed, 0.0, reward)
+        carry = after, to_go, over | arrived, following, totals + reward, trusted, jnp.asarray(False)
         return carry, None
 
     zero = jnp.zeros(count)
@@ -165,6 +170,7 @@ class Compiled(NamedTuple):
     fill: dict[str, Any]  # (experts, poor steps, key) -> memory; by content, and "compared"
     consult: Any  # (memory, observations) -> `Advice`
     record: dict[str, Any]  # (world, contexts, key) -> `Episodes`, by policy
+    look: Any  # of `partial_predictive.py`
     settle: Any  # (policy, memory, return asked for) -> tau
 
 
@@ -183,5 +189,6 @@ def compiled(family: Family, sizes: Training, capacity: int, quantile: float) ->
         {name: jax.jit(partial(fill, choices)) for name, choices in held.items()},
         jax.jit(partial(consult, read["blend"])),
         {name: jax.jit(partial(record, family, name)) for name in ("poor", "expert")},
+        jax.jit(look),
         jax.jit(partial(settle, family.spec, read["blend"])),
     )

@@ -19,10 +19,13 @@ from experiments.partial_experts import (
 )
 from experiments.partial_families import make_families
 from experiments.partial_play import compiled
+from experiments.partial_predictive import K, look, look_everywhere, make_bank, relabelled
 from experiments.result_folder import read_rows
-from experiments.small_policies import Training
+from experiments.small_policies import Steps, Training
+from memjax.types import Discrete, EnvSpec
 
 FAMILIES = make_families()
+SPEC = EnvSpec("line", (1,), "float32", Discrete(2), 10, False)
 SIZES = Sizes(training=Training(updates=20, batch=16), poor=2, played=1)
 
 
@@ -59,6 +62,30 @@ def test_a_bank_holds_the_goals_that_are_shown_and_no_other():
         np.testing.assert_array_equal(kept, whole[len(whole) // 2 :])
     _, poor = bank_of(data, Setting("", 0.25), few, poor=True)
     assert set(data.poor_contexts[np.unique(poor)]) == set(few)
+
+
+def test_a_likeness_becomes_a_return_to_go_that_experts_have_as_0():
+    likeness = np.array([1.0, 0.5, 1.0, 0.0, 0.25])
+    found = relabelled(likeness, np.array([0, 0, 0, 1, 1]), 10)
+    np.testing.assert_allclose(found, [-0.05, -0.05, 0.0, -0.175, -0.075], atol=1e-6)
+
+
+def test_a_step_is_shown_the_nearest_of_other_trajectories_and_the_return_selects_them():
+    """Two trajectories on the same places, one that earned much and one that earned little."""
+    place = np.tile(np.arange(3.0), 2)[:, None].astype(np.float32)
+    to_go = np.repeat([1.0, 0.0], 3).astype(np.float32)
+    steps = Steps(place, to_go, np.array([0, 0, 0, 1, 1, 1], np.int32))
+    bank = make_bank(SPEC, steps, np.repeat([4, 7], 3), 0.5, 8)
+    nearest_first = 1 + 1  # behind what is seen: how the observation differs, then the action, one-hot
+    for asked, action in ((1.0, [1, 0]), (0.0, [0, 1])):
+        shown = np.asarray(look(bank, place[:3], np.full(3, asked, np.float32), np.full(3, -1)))
+        np.testing.assert_array_equal(shown[:, 0], place[:3, 0])
+        np.testing.assert_array_equal(shown[:, 1], 0.0)
+        np.testing.assert_array_equal(shown[:, nearest_first : nearest_first + 2], [action] * 3)
+    own = look_everywhere(look, bank, np.repeat([4, 7], 3), steps)
+    np.testing.assert_array_equal(own[:, 2:4], [[0, 1]] * 3 + [[1, 0]] * 3)
+    assert own.shape == (6, 1 + K * (1 + 2 + 1))
+    np.testing.assert_array_equal(own[:, 1 + 3 * 4 :], 0.0)  # three entries are left, a fourth is not there
 
 
 @pytest.mark.slow
