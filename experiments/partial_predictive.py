@@ -65,8 +65,12 @@ def make_bank(spec: EnvSpec, steps: Steps, group: np.ndarray, scale: float, room
     def padded(x: np.ndarray, value: float = 0.0) -> np.ndarray:
         return np.pad(x, ((0, room - n),) + ((0, 0),) * (x.ndim - 1), constant_values=value)
 
-    rows = padded(keys).astype(np.float32), padded(content).astype(np.float32)
-    return Shown(*map(jnp.asarray, rows), jnp.asarray(padded(group, -1), jnp.int32), jnp.float32(scale))
+    return Shown(
+        jnp.asarray(padded(keys), jnp.float32),
+        jnp.asarray(padded(content), jnp.float32),
+        jnp.asarray(padded(group, -1), jnp.int32),
+        jnp.float32(scale),
+    )
 
 
 def look(bank: Shown, seen: Array, to_go: Array, own: Array) -> Array:
