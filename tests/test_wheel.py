@@ -1,9 +1,11 @@
 """What `pip install` gives: a wheel, installed alone in a folder, trains a shipped config by its name."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,23 @@ def test_a_wheel_trains_a_shipped_config_by_its_name(tmp_path):
     assert "four_rooms" in done.stdout
     assert (empty / "run" / "checkpoints" / "64").is_dir()
     assert [path.name for path in empty.iterdir()] == ["run"]
+
+
+def test_links_of_the_description_lead_to_the_repository():
+    pytest.importorskip("hatchling", reason="the build is hatchling's, of the extra 'dev'")
+    spec = spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = module_from_spec(spec)
+    spec.loader.exec_module(build)
+    text = (
+        "![map](docs/map.png) and [start](docs/start.md#train), [site](https://a.b), [here](#x)\n"
+        "```\n[code](left.py)\n```\n"
+    )
+    assert build.absolute_links(text, "https://host/us/memjax/") == (
+        "![map](https://host/us/memjax/raw/HEAD/docs/map.png) and "
+        "[start](https://host/us/memjax/blob/HEAD/docs/start.md#train), [site](https://a.b), [here](#x)\n"
+        "```\n[code](left.py)\n```\n"
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"\]\((?!https?:)[^#)]", build.absolute_links(readme, "https://host/us/memjax"))
