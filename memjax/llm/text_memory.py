@@ -13,7 +13,6 @@ only makes the next opening quicker.
 import contextlib
 import dataclasses
 import json
-import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from memjax.llm.run.memory import RowMemory
 from memjax.llm.run.prompts import memory_block, plain
 from memjax.llm.run.records import KEY_CHARS, Event, Experience, Recall, text_hash
 from memjax.llm.run.state import LOG_FILE
+from memjax.llm.text_checks import check_embedder, check_intents, check_lessons, check_vectors
 from memjax.llm.types import Embedder
 from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
@@ -47,6 +47,10 @@ class Found(NamedTuple):
     memories: tuple[Experience, ...]  # those that the prompt shows, best first
     recall: Recall  # their rows, similarities and utilities
     vector: np.ndarray  # [D] f32, of the intent
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{x}: {q:+.2f}" for x, q in zip(self.recall.rows, self.recall.utility, strict=True))
+        return f"Found({self.intent!r}, rows with their utilities {{{rows}}})"
 
 
 class TextMemory:
@@ -77,9 +81,10 @@ class TextMemory:
         seed: int = 0,
     ):
         folder = Path(directory)
+        check_embedder(embedder)
         self.config = config or _stored_config(folder) or preset("neutral", capacity=CAPACITY)
         self.embedder, self.chars, self.batch = embedder, chars, batch
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), False
         values = {
             "experiment": "text memory",
             "batch": batch,
@@ -122,7 +127,12 @@ class TextMemory:
 
         Returns:
           What is shown, in the order of the intents.
+
+        Raises:
+          ConfigError: the intents are no list of texts, or the embedder's vectors do not fit.
         """
+        self._check_open()
+        check_intents(intents)
         if not intents:
             return []
         vectors = self._embed([plain(intent)[:KEY_CHARS] for intent in intents])
@@ -160,9 +170,10 @@ class TextMemory:
           The row of each text, by which `memories` of a later `Found` name it; -1 where none was stored.
 
         Raises:
-          ConfigError: the lists have different lengths, or a reward is not finite.
+          ConfigError: the lists have different lengths, a reward is not finite, or a text is none.
         """
-        _check(found, rewards, experiences, success)
+        self._check_open()
+        check_lessons(found, rewards, experiences, success)
         won = [bool(r and r > 0) for r in rewards] if success is None else list(success)
         rows: list[int] = []
         with self._lock:
@@ -202,7 +213,9 @@ class TextMemory:
     def close(self) -> None:
         """Saves and lets go of the directory."""
         with self._lock, self._stack:
-            self.save()
+            if not self._closed:
+                self.save()
+            self._closed = True
 
     def __enter__(self) -> "TextMemory":
         return self
@@ -218,6 +231,10 @@ class TextMemory:
     def arrays(self) -> MemoryState:
         """Keys, utilities and visits as they are now; the next `learn` consumes them."""
         return self._arrays
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("TextMemory", "one that is open", "one that was closed")
 
     def _open_arrays(self) -> None:
         arrays, self._version = self._rows.init(), 0
@@ -241,10 +258,7 @@ class TextMemory:
         new = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
         if new:
             vectors = np.asarray(self.embedder.embed(list(new.values())), np.float32)
-            wanted = len(new), self.embedder.dim
-            if vectors.shape != wanted or not np.isfinite(vectors).all():
-                got = f"shape {vectors.shape}" if vectors.shape != wanted else "NaN or infinity"
-                raise ConfigError("embedder", f"finite vectors of shape {wanted}", got)
+            check_vectors(vectors, (len(new), self.embedder.dim))
             known |= dict(zip(new, vectors, strict=True))
         return np.stack([known[name] for name in names])
 
@@ -316,19 +330,3 @@ def _stored_config(folder: Path) -> MemRLConfig | None:
     if "memory" not in values:
         raise ConfigError("directory", "one of a TextMemory", f"'{folder}', which holds another run")
     return parse(MemRLConfig, values["memory"], "memory")
-
-
-def _check(
-    found: Sequence[Found],
-    rewards: Sequence[float | None],
-    experiences: Sequence[str | None],
-    success: Sequence[bool] | None,
-) -> None:
-    columns = {"rewards": rewards, "experiences": experiences}
-    columns |= {} if success is None else {"success": success}
-    for name, column in columns.items():
-        if len(column) != len(found):
-            raise ConfigError(name, f"one for each of {len(found)} tasks", len(column))
-    for reward in rewards:
-        if reward is not None and not math.isfinite(reward):
-            raise ConfigError("rewards", "finite numbers, or None", reward)

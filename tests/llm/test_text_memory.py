@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -178,20 +179,36 @@ def test_texts_of_sources_that_are_trusted_less_are_not_shown(tmp_path):
         assert [x.content for x in found.memories] == ["my own"]
 
 
-@pytest.mark.parametrize(
-    ("rewards", "notes", "says"),
-    [
-        ([1.0, 1.0], ["x"], "rewards: expected one for each of 1 tasks, got 2"),
-        ([1.0], [], "experiences: expected one for each of 1 tasks, got 0"),
-        ([float("nan")], ["x"], "rewards: expected finite numbers, or None, got nan"),
-    ],
-)
-def test_wrong_lessons_are_refused_and_leave_no_trace(tmp_path, rewards, notes, says):
+def test_wrong_lessons_are_refused_and_leave_no_trace(tmp_path):
     with opened(tmp_path) as memory:
         found = memory.find([KINDS[0]])
-        with pytest.raises(ConfigError, match=says):
-            memory.learn(found, rewards, notes)
+        for wrong, says in (
+            ((found, [1.0, 1.0], ["x"]), "rewards: expected one for each of 1 tasks, got 2"),
+            ((found, [1.0], []), "experiences: expected one for each of 1 tasks, got 0"),
+            ((found, [float("nan")], ["x"]), "rewards: expected finite numbers, or None, got nan"),
+            ((found, ["good"], ["x"]), "rewards: expected finite numbers, or None, got 'good'"),
+            ((found[0], [1.0], ["x"]), "found: expected a list with one entry for each task"),
+            ((found, 1.0, ["x"]), "rewards: expected a list with one entry for each task, got 1.0"),
+            ((found, [1.0], "x"), "experiences: expected a list with one entry for each task, got 'x'"),
+            ((found, [1.0], [3]), "experiences: expected texts, or None, got 3"),
+        ):
+            with pytest.raises(ConfigError, match=re.escape(says)):
+                memory.learn(*wrong)
+        with pytest.raises(ConfigError, match=r"intents: expected a list of texts, \[text\] for one"):
+            memory.find(KINDS[0])
+        with pytest.raises(ConfigError, match="intents: expected a list of texts, got None in it"):
+            memory.find([None])
         assert len(memory) == 0
+        memory.learn(found, [1.0], ["a note"])
+        (again,) = memory.find([KINDS[0]])
+        assert repr(again) == f"Found({KINDS[0]!r}, rows with their utilities {{0: +0.00}})"
+    with pytest.raises(ConfigError, match="TextMemory: expected one that is open, got one that was closed"):
+        memory.find([KINDS[0]])
+    with pytest.raises(ConfigError, match="one that was closed"):
+        memory.learn([again], [1.0], ["x"])
+    memory.close()  # a second time is no mistake
+    with pytest.raises(ConfigError, match=r"embedder: expected an object .*, got one without `name`"):
+        TextMemory(tmp_path, print)
 
 
 def test_another_owner_embedder_or_config_is_refused(tmp_path):
@@ -234,6 +251,7 @@ def test_the_example_gets_better_and_the_document_shows_it(tmp_path):
         (lambda x: x[:-1], r"shape \(1, 64\)"),
         (lambda x: x[0], r"shape \(64,\)"),
         (lambda x: x * np.nan, "NaN or infinity"),
+        (lambda x: x * 0.0, "one of zeros"),
     ],
 )
 def test_vectors_that_do_not_fit_are_refused_and_nothing_is_stored(tmp_path, spoil, said):
@@ -243,7 +261,7 @@ def test_vectors_that_do_not_fit_are_refused_and_nothing_is_stored(tmp_path, spo
 
     with TextMemory(tmp_path, Spoilt(64), CONFIG) as memory:
         with pytest.raises(
-            ConfigError, match=r"embedder: expected finite vectors of shape \(2, 64\), got " + said
+            ConfigError, match="embedder: expected .*(of shape \\(2, 64\\)|with a direction), got " + said
         ):
             memory.find(["one", "two"])
         assert len(memory) == 0

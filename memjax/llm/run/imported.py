@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 from memjax.agents.memrl.entries import TRUST
 from memjax.llm.run.content import Content, experience_text
 from memjax.llm.run.records import Event, Experience, Recall, text_hash
-from memjax.schema import Fraction, PositiveInt, UserPath
+from memjax.schema import Fraction, PositiveInt, UserPath, did_you_mean
 from memjax.text import decoded
 from memjax.types import ConfigError
 
 _COLUMNS = {"intent", "text", "success", "utility", "source", "trust"}
+_MORE = "\0"  # under which `csv` gives the cells beyond the head's
 _NOTHING = Recall((), (), ())
 
 
@@ -152,7 +153,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         return
     try:
         text = io.StringIO(decoded(path.read_bytes(), str(path), "CSV"), newline="")
-        for number, row in enumerate(csv.DictReader(text), start=2):
+        for number, row in enumerate(csv.DictReader(text, restkey=_MORE), start=2):
+            if _MORE in row:
+                expected = "as many cells as the head has names (a text with a comma in quotes)"
+                raise ConfigError(f"{path}: line {number}", expected, f"{row[_MORE]} beyond them"[:60])
             yield f"{path}: line {number}", {name: value for name, value in row.items() if value != ""}
     except (OSError, csv.Error) as error:
         raise ConfigError(str(path), "CSV in UTF-8", f"{type(error).__name__}: {error}") from None
@@ -161,7 +165,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _memory(row: Mapping[str, Any], where: str) -> Imported:
     unknown = [name for name in row if name not in _COLUMNS]
     if unknown:
-        raise ConfigError(where, f"some of {', '.join(sorted(_COLUMNS))}", repr(unknown[0])[:40])
+        listed = ", ".join(sorted(_COLUMNS))
+        near = did_you_mean(unknown[0].strip().lower(), _COLUMNS)
+        raise ConfigError(where, f"columns among {listed}{near}", repr(unknown[0])[:40])
     for name in ("intent", "text"):
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise ConfigError(f"{where}: {name}", "a text", repr(row.get(name))[:40])

@@ -49,7 +49,9 @@ def test_both_forms_of_a_file_say_the_same(tmp_path):
         ("intent,text,success\na,b,perhaps\n", "line 2: success: expected true or false"),
         ("intent,text,utility\na,b,3\n", "line 2: utility: expected within"),
         ("intent,text,trust\na,b,much\n", "line 2: utility and trust: expected numbers"),
-        ("intent,text,colour\na,b,red\n", "line 2: expected some of"),
+        ("intent,text,colour\na,b,red\n", "line 2: expected columns among intent, .*, got 'colour'"),
+        ("Intent,text\na,b\n", r"\(did you mean 'intent'\?\), got 'Intent'"),
+        ("intent,text\na,b,c\n", r"line 2: expected as many cells .*, got \['c'\] beyond"),
         ("intent,text\n", "at least one memory"),
     ],
 )
