@@ -68,9 +68,9 @@ examples:
 
 REMEMBER = """\
 Plays the tasks of a benchmark with a language model, epoch after epoch, and remembers how they ended; see
-docs/memrl.md. Launch the same command again to continue a run that was stopped or killed. A finished run is
-left as it is; a larger --config.language.epochs extends it. The key of an endpoint is read from an
-environment variable and from nowhere else.
+docs/memrl.md, and docs/own_tasks.md for tasks of your own. Launch the same command again to continue a run
+that was stopped or killed. A finished run is left as it is; a larger --config.language.epochs extends it. The
+key of an endpoint is read from an environment variable and from nowhere else.
 
 examples:
   memjax remember --config=language:lifelong_db --workdir=runs/language/db
@@ -78,6 +78,7 @@ examples:
   memjax remember --config=language:bigcodebench --workdir=runs/language/mine \\
       --config.chat.endpoint.base_url=http://127.0.0.1:8000/v1 --config.chat.endpoint.model=NAME
   memjax remember --config=language:humaneval+local --workdir=runs/language/again --config.store.mode=replay
+  memjax remember --config=language:own+ngrams --workdir=runs/own --config.benchmark.folder=tasks.jsonl
 """
 
 REPORT = """\

@@ -26,6 +26,7 @@ above is taken for a misspelling. With `language.graded` the reward that is lear
 only success.
 """
 
+import ast
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -125,6 +126,9 @@ def load_own(
     """
     check_limit(limit)
     grade = _reward(reward) if reward else None
+    if not Path(folder).exists():
+        got = f"nothing at '{Path(folder).absolute()}'"
+        raise ConfigError("benchmark.folder", "a file of JSON lines, or a folder with tasks.jsonl", got)
     path = Path(folder) if Path(folder).is_file() else find(folder, ("tasks.jsonl.gz", "tasks.jsonl"))
     make = partial(_task, system=system, solved=solved, reward=grade, allow_weak=allow_weak_sandbox)
     rows = [(make(row, where), row.get("split"), where) for where, row in read_lines(path)]
@@ -185,11 +189,14 @@ def _task(
     if "correction" in row:
         cell(row, "correction", str, where)
     if given == ["test"]:
-        test = cell(row, "test", str, where)
+        test = _test(row, where)
         fields: dict[str, Any] = {"solution": "", "complete": _whole, "allow_weak_sandbox": allow_weak}
         return CodeTask(name, intent, prompt, test, "asserts", "", **fields)
     if given == ["answer"]:
-        grade = _by_answer(_text(row, "answer", where))
+        answer = _text(row, "answer", where)
+        if not answer.strip():
+            raise ConfigError(f"{where}: answer", "a text", "an empty one")
+        grade = _by_answer(answer)
     elif given == ["pattern"]:
         grade = _by_pattern(cell(row, "pattern", str, where), where)
     else:
@@ -217,6 +224,18 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     return cell(row, name, str, where)
 
 
+def _test(row: Mapping[str, Any], where: str) -> str:
+    """The assertions of a line. Why they are parsed here: otherwise every reply would fail, at its cost."""
+    test = cell(row, "test", str, where)
+    try:
+        parsed = ast.parse(test)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: test", "Python", str(error)[:80]) from None
+    if not parsed.body:
+        raise ConfigError(f"{where}: test", "assertions", "none, so that every program would pass")
+    return test
+
+
 def _by_answer(answer: str) -> RewardFunction:
     return lambda _, reply: float(same_answer(final_answer(reply) or reply, answer, "exactMatch"))
 
@@ -226,6 +245,9 @@ def _by_pattern(pattern: str, where: str) -> RewardFunction:
         compiled = re.compile(pattern, re.MULTILINE)
     except re.error as error:
         raise ConfigError(f"{where}: pattern", "a regular expression", f"{error}") from None
+    if compiled.search(""):
+        got = f"'{pattern}', which an empty one has"[:60]
+        raise ConfigError(f"{where}: pattern", "a pattern that not every reply has", got)
     return lambda _, reply: float(compiled.search(reply) is not None)
 
 

@@ -82,6 +82,10 @@ def test_splits_are_the_files_or_drawn(tmp_path):
         ({"answer": "x", "ID": "y", "id": None}, "line 1: id: expected a text"),
         ({"answer": "x", "prompt": " "}, "line 1: prompt: expected a text, got an empty one"),
         ({"pattern": "("}, "line 1: pattern: expected a regular expression"),
+        ({"pattern": "x*"}, r"line 1: pattern: expected a pattern that not every reply has, got 'x\*'"),
+        ({"test": "assert f(1) = 2"}, "line 1: test: expected Python, got "),
+        ({"test": "# later"}, "line 1: test: expected assertions, got none"),
+        ({"answer": " "}, "line 1: answer: expected a text, got an empty one"),
         ({"answer": "x", "split": "test"}, "line 1: split: expected 'train' or 'held_out'"),
         ({"answer": "x", "prompt": None}, "line 1: prompt: expected a text"),
     ],
@@ -99,6 +103,8 @@ def test_numbers_are_texts_and_ids_are_unique(tmp_path):
     assert second.attempt(Script("Answer: 4.50"), "").success
     with pytest.raises(ConfigError, match=r"line 2: id: expected one .*, got '1', as in line 1"):
         load_own(written(tmp_path, rows[0], rows[0] | {"id": "1"}))
+    with pytest.raises(ConfigError, match=r"benchmark.folder: .*, got nothing at '/.*/none.jsonl'"):
+        load_own(tmp_path / "none.jsonl")
     (tmp_path / "tasks.jsonl").write_text("\n")
     with pytest.raises(ConfigError, match="one for each task, got an empty file"):
         load_own(tmp_path)
