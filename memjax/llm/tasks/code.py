@@ -15,7 +15,7 @@ LIMITS = Limits(wall_s=120.0, cpu_s=60)
 _FEEDBACK = 700  # the most characters of a failure in the feedback
 _SYSTEM = (
     "You write Python. Answer with one block of code between ``` marks that holds the whole program, with "
-    "its imports and the function named as in the request. No examples of use, no input, no tests."
+    "its imports and the function named as in the request. No docstrings, comments, examples, input or tests."
 )
 
 # Runs together with the program. The result is printed after a random word that the program cannot guess, so

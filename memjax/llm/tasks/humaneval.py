@@ -60,7 +60,7 @@ def _task(row: dict[str, Any], where: str, limits: Limits, allow_weak: bool) -> 
     return CodeTask(
         id=field(row, "task_id", str, where),
         intent=_described(prompt, entry),
-        prompt=f"Complete this program; answer with all of it.\n```python\n{prompt.rstrip()}\n```",
+        prompt=f"Complete this program; answer with its code, without docstrings.\n```python\n{prompt.rstrip()}\n```",
         tests=field(row, "test", str, where),
         kind="check",
         entry=entry,

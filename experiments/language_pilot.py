@@ -1,0 +1,41 @@
+"""Tasks on which the settings of `experiments.language_benchmarks` were chosen, and that no table has."""
+
+from pathlib import Path
+from typing import Any
+
+from memjax.llm.tasks.humaneval import load_humaneval
+from memjax.llm.tasks.lifelong_db import load_lifelong_db
+from memjax.llm.tasks.loading import register_benchmark
+from memjax.llm.tasks.reading import some
+from memjax.llm.types import Benchmark
+
+HELD_OUT = 0.3  # of HumanEval, which has no split
+FIRST_TABLE = 20  # HumanEval tasks of `experiments/results/language_local`
+
+
+def load_pilot_db(
+    folder: str | Path, *, limit: int | None = None, seed: int = 0, turns: int = 15, server: str = ""
+) -> Benchmark:
+    """Held-out database tasks, to choose settings on."""
+    found = load_lifelong_db(folder, limit=limit, seed=seed, turns=turns, server=server)
+    return found._replace(name="pilot_lifelong_db", train=found.held_out, held_out=())
+
+
+def load_pilot_humaneval(
+    folder: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    held_out: float = HELD_OUT,
+    allow_weak_sandbox: bool = False,
+) -> Benchmark:
+    """HumanEval tasks that neither these tables nor earlier ones have."""
+    weak: dict[str, Any] = {"allow_weak_sandbox": allow_weak_sandbox}
+    known = {task.id for task in load_humaneval(folder, limit=FIRST_TABLE).train}
+    found = load_humaneval(folder, held_out=held_out, **weak)
+    left = some([task for task in found.held_out if task.id not in known], limit, seed)
+    return found._replace(name="pilot_humaneval", train=left, held_out=())
+
+
+register_benchmark("pilot_lifelong_db", load_pilot_db)
+register_benchmark("pilot_humaneval", load_pilot_humaneval, runs_programs=True)
