@@ -23,6 +23,7 @@ ARMS = {
     "none": "no memory, greedy",
     "pass_at_k": "no memory, sampled",
     "memrl": "MemRL",
+    "fixed": "MemRL without learning",  # first utilities stay: successes alone, by similarity
     "rag": "RAG",
     "sharing": "context sharing",
 }

@@ -102,6 +102,12 @@ def _requests(folder: Path) -> None:
     redraw(folder)
 
 
+def _benchmarks(folder: Path) -> None:
+    from experiments.language_benchmarks_tables import redraw
+
+    redraw(folder)
+
+
 def _atari(folder: Path) -> None:
     _runs("Montezuma's Revenge", {"AdaMemento": folder / "montezuma_cpu.csv"}, folder / "montezuma_cpu.png")
 
@@ -136,6 +142,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "memrl_stream": _stream,
     "language_local": _language,
     "language_stream": _requests,
+    "language_benchmarks": _benchmarks,
     "spoiled_memories": _language,
     "atari": _atari,
     "mujoco": _mujoco,
