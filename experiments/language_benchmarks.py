@@ -11,8 +11,8 @@ one, and greedy arms share its replies, as those to any other equal request, thr
 command goes on where it was stopped.
 
 Measure, fixed before the first run: success in the last epoch, paired by task, with a bootstrap over tasks.
-Two controls have no memory: "none" is greedy and repeats itself; "pass_at_k" draws samples, so that with the
-greedy reply there are as many calls as MemRL has.
+Two controls have no memory: "none" is greedy and repeats itself; "pass_at_k" draws samples for the tasks that
+"none" did not solve (`--epochs` less one), as many calls with the greedy one as MemRL has.
 `--pilot` plays tasks that no table has; settings were chosen on them.
 """
 
@@ -80,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         places = [(b, a, arguments.runs / f"{b}-{a}") for b in arguments.benchmarks for a in arguments.arms]
         tables([read(b, a, path) for b, a, path in places if (path / LOG_FILE).is_file()], arguments.out)
         return 0
-    changes = {"language.epochs": f"{arguments.epochs}"} | dict(x.split("=", 1) for x in arguments.set)
     for benchmark in arguments.benchmarks:
         for arm in arguments.arms:
+            epochs = arguments.epochs - (arm == "pass_at_k")  # its first call is that of "none"
+            changes = {"language.epochs": f"{epochs}"} | dict(x.split("=", 1) for x in arguments.set)
             code = play(
                 arguments.runs, arguments.data, benchmark, arm, arguments.url, changes, arguments.pilot
             )
@@ -113,6 +114,10 @@ def play(
         settings |= {"benchmark.name": f"pilot_{benchmark}"}
         imports = ["--import=experiments.language_pilot"]
     mode = arm
+    if arm == "pass_at_k":
+        settings |= {"benchmark.name": f"unsolved_{benchmark}"}
+        settings |= {"benchmark.options.of": f"{runs / f'{benchmark}-none'}"}
+        imports = ["--import=experiments.language_pilot"]
     if arm == "fixed":
         mode, settings = "memrl", settings | {"language.memory.step_size": "0"}
     words = [f"--config.{name}={value}" for name, value in (settings | dict(changes)).items()]

@@ -21,7 +21,7 @@ from memjax.llm.run.state import LOG_FILE
 
 ARMS = {
     "none": "no memory, greedy",
-    "pass_at_k": "no memory, sampled",
+    "pass_at_k": "samples of what greedy failed",
     "memrl": "MemRL",
     "fixed": "MemRL without learning",  # first utilities stay: successes alone, by similarity
     "rag": "RAG",
@@ -159,21 +159,29 @@ def _against_samples(arms: Mapping[str, Arm]) -> list[str]:
     epochs = min(len(arms["memrl"].curve.success), len(arms["pass_at_k"].curve.success) + 1)
     if epochs < 2:
         return []
-    mean = paired(own, drawn, epochs, lambda x: x[-1], lambda x: float(np.mean(x[1:])))
-    once = paired(own, drawn, epochs, lambda x: x[-1], any)
-    ever = paired(own, drawn, epochs, any, any)
-    kept = f"one of {epochs} calls without a memory (greedy, then samples)"
+    last, ever = (paired(own, drawn, epochs, of, lambda x: x[-1]) for of in (lambda x: x[-1], any))
+    which = f"one of {epochs} calls without a memory (greedy, then samples)"
     return [
-        f"- MemRL in epoch {epochs} minus the mean of {epochs - 1} samples: {told(mean)}",
-        f"- MemRL in epoch {epochs} minus solved by {kept}: {told(once)}",
-        f"- MemRL at least once in {epochs} epochs minus the same: {told(ever)}",
+        f"- MemRL in epoch {epochs} minus solved by {which}: {told(last)}",
+        f"- MemRL, at least once in {epochs} epochs, minus the same: {told(ever)}",
     ]
 
 
 def calls(greedy: Sequence[Try], samples: Sequence[Try]) -> dict[str, tuple[bool, ...]]:
-    """Of each task without a memory: whether the greedy reply solved it, and each sample."""
-    first, later = outcomes(greedy), outcomes(samples)
-    return {task: (first[task][0], *later[task]) for task in first.keys() & later.keys()}
+    """Of each task without a memory: whether it was solved by so many calls, the greedy one first.
+
+    Args:
+      greedy: of all tasks.
+      samples: of those that the greedy call did not solve.
+    """
+    drawn = outcomes(samples)
+    most = max((len(one) for one in drawn.values()), default=0)
+    found = {}
+    for task, solved in outcomes(greedy).items():
+        one = [solved[0], *drawn.get(task, ())]
+        if solved[0] or len(one) == most + 1:
+            found[task] = tuple(any(one[: n + 1]) for n in range(most + 1))
+    return found
 
 
 def paired(
@@ -241,7 +249,7 @@ def redraw(out: Path) -> None:
             if arm == "pass_at_k":  # all calls so far, of which the first is the greedy one
                 found = list(calls(by_arm["none"], some).values())
                 epochs = [1, *(epoch + 1 for epoch in epochs)] if found else []
-                share = [np.mean([any(one[:epoch]) for one in found]) for epoch in epochs]
+                share = [np.mean([one[epoch - 1] for one in found]) for epoch in epochs]
                 label = "no memory, solved by one of as many calls"
             style = ":" if arm == "pass_at_k" else "-"
             (line,) = axis.plot(epochs, share, f"o{style}", color=colour_of(i), markersize=4)

@@ -1,8 +1,13 @@
-"""Tasks on which the settings of `experiments.language_benchmarks` were chosen, and that no table has."""
+"""Parts of benchmarks for `experiments.language_benchmarks`.
+
+`pilot_...`: tasks on which its settings were chosen, and that no table has. `unsolved_...`: the tasks of its
+tables that a run without a memory did not solve, so that samples are drawn where they can change something.
+"""
 
 from pathlib import Path
 from typing import Any
 
+from memjax.commands.report_language import outcomes
 from memjax.llm.tasks.humaneval import load_humaneval
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
 from memjax.llm.tasks.loading import register_benchmark
@@ -37,5 +42,41 @@ def load_pilot_humaneval(
     return found._replace(name="pilot_humaneval", train=left, held_out=())
 
 
+def load_unsolved_db(
+    folder: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    turns: int = 15,
+    server: str = "",
+    of: str = "",
+) -> Benchmark:
+    """The database tasks that the run in the workdir `of` did not solve in its first epoch."""
+    found = load_lifelong_db(folder, limit=limit, seed=seed, turns=turns, server=server)
+    return _unsolved(found, of)
+
+
+def load_unsolved_humaneval(
+    folder: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    held_out: float = HELD_OUT,
+    allow_weak_sandbox: bool = False,
+    of: str = "",
+) -> Benchmark:
+    """The HumanEval tasks that the run in the workdir `of` did not solve in its first epoch."""
+    weak: dict[str, Any] = {"allow_weak_sandbox": allow_weak_sandbox}
+    return _unsolved(load_humaneval(folder, limit=limit, seed=seed, held_out=held_out, **weak), of)
+
+
+def _unsolved(benchmark: Benchmark, of: str) -> Benchmark:
+    solved = outcomes(Path(of), 0)
+    left = [task for task in benchmark.train if not solved[task.id]]
+    return benchmark._replace(name=f"unsolved_{benchmark.name}", train=left, held_out=())
+
+
 register_benchmark("pilot_lifelong_db", load_pilot_db)
+register_benchmark("unsolved_lifelong_db", load_unsolved_db)
+register_benchmark("unsolved_humaneval", load_unsolved_humaneval, runs_programs=True)
 register_benchmark("pilot_humaneval", load_pilot_humaneval, runs_programs=True)

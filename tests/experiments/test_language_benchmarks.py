@@ -49,19 +49,21 @@ def test_a_memory_of_another_task_helps_and_the_tables_say_how_much(tmp_path, ca
         (folder / f"db_{split}.json").write_text(json.dumps(rows))
     with serve(reply_to) as (url, _):
         words = [f"--runs={tmp_path}", f"--data={tmp_path / 'data'}", f"--url={url}", "--epochs=2"]
-        words += ["--benchmarks=lifelong_db", "--arms", "none", "memrl"]
+        words += ["--benchmarks=lifelong_db", "--arms", "none", "memrl", "pass_at_k"]
         assert language_benchmarks.main(["play", *words]) == 0
     arm = read("lifelong_db", "memrl", tmp_path / "lifelong_db-memrl")
     later = {x.task: (x.solved, x.shown, x.successes, x.failures) for x in arm.tries if x.epoch == 2}
     assert later["db/0"] == (True, "own success", 1, 0)
     assert later["db/1"] == (True, "other tasks'", 1, 0)  # its own failure is not shown
     assert later["db/2"] == (False, "other tasks'", 1, 0)
+    drawn = read("lifelong_db", "pass_at_k", tmp_path / "lifelong_db-pass_at_k")
+    assert [(x.task, x.solved) for x in drawn.tries] == [("db/1", False), ("db/2", False)]
     out = tmp_path / "out"
     language_benchmarks.main(["tables", "--runs", str(tmp_path), "--out", str(out)])
     told = capsys.readouterr().out
     assert "MemRL minus no memory, greedy, in epoch 2: +33.3 points [+0.0, +100.0], 3 tasks" in told
     with open(out / "attempts.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 12
+        assert len(list(csv.DictReader(file))) == 14
     (out / "success.png").unlink()
     redraw(out)
     assert (out / "success.png").stat().st_size > 1_000
@@ -83,6 +85,10 @@ def test_calls_without_a_memory_begin_with_the_greedy_reply():
             for epoch, won in enumerate(outcomes, start=1)
         ]
 
-    greedy = tries("none", {"x": (True, True), "y": (False, False)})
-    drawn = tries("pass_at_k", {"x": (False,), "y": (True,)})
-    assert calls(greedy, drawn) == {"x": (True, False), "y": (False, True)}
+    greedy = tries("none", {"x": (True, True), "y": (False, False), "z": (False, False)})
+    drawn = tries("pass_at_k", {"y": (False, True), "z": (False, False)})
+    assert calls(greedy, drawn) == {
+        "x": (True, True, True),
+        "y": (False, False, True),
+        "z": (False, False, False),
+    }
