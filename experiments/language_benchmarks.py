@@ -8,7 +8,8 @@
 All arms write the same content (the record alone), so that RAG here is MemP as well, and have the same room
 in the prompt; they differ in what they show. A minibatch is a whole epoch: nobody has a memory in the first
 one, and greedy arms share its replies, as those to any other equal request, through the store. The same
-command goes on where it was stopped.
+command goes on where it was stopped. `_imported` arms begin with the solutions of other tasks, those that the
+benchmark holds out, a third of them spoiled (the text of another one).
 
 Measure, fixed before the first run: success in the last epoch, paired by task, with a bootstrap over tasks.
 Two controls have no memory: "none" is greedy and repeats itself; "pass_at_k" draws samples for the tasks that
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.language_benchmarks_tables import ARMS, read, tables
-from experiments.language_pilot import HELD_OUT
+from experiments.language_pilot import HELD_OUT, write_held_out
 from memjax import cli
 from memjax.llm.run.state import LOG_FILE
 
@@ -113,12 +114,16 @@ def play(
     if pilot:
         settings |= {"benchmark.name": f"pilot_{benchmark}"}
         imports = ["--import=experiments.language_pilot"]
-    mode = arm
+    mode, has_imports = arm.removesuffix("_imported"), arm.endswith("_imported")
+    if has_imports:
+        file = runs / f"imported_{benchmark}.jsonl"
+        write_held_out(benchmark, data / folder, file)
+        settings |= {"language.imported.file": f"{file}", "language.imported.spoiled": "0.33"}
     if arm == "pass_at_k":
         settings |= {"benchmark.name": f"unsolved_{benchmark}"}
         settings |= {"benchmark.options.of": f"{runs / f'{benchmark}-none'}"}
         imports = ["--import=experiments.language_pilot"]
-    if arm == "fixed":
+    if mode == "fixed":
         mode, settings = "memrl", settings | {"language.memory.step_size": "0"}
     words = [f"--config.{name}={value}" for name, value in (settings | dict(changes)).items()]
     config = f"--config=language:{benchmark}+{mode}+records+local"

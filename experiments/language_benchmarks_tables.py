@@ -26,6 +26,9 @@ ARMS = {
     "fixed": "MemRL without learning",  # first utilities stay: successes alone, by similarity
     "rag": "RAG",
     "sharing": "context sharing",
+    "memrl_imported": "MemRL, imported",
+    "fixed_imported": "MemRL without learning, imported",
+    "rag_imported": "RAG, imported",
 }
 DRAWS = 10_000
 SHOWN = ("own success", "own failure", "other tasks'", "nothing")  # the first that applies

@@ -4,17 +4,20 @@
 tables that a run without a memory did not solve, so that samples are drawn where they can change something.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from memjax.commands.report_language import outcomes
 from memjax.llm.tasks.humaneval import load_humaneval
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
-from memjax.llm.tasks.loading import register_benchmark
+from memjax.llm.tasks.loading import load, register_benchmark
 from memjax.llm.tasks.reading import some
 from memjax.llm.types import Benchmark
 
 HELD_OUT = 0.3  # of HumanEval, which has no split
+UTILITY = 0.5  # of imported solutions, as of the agent's own
 FIRST_TABLE = 20  # HumanEval tasks of `experiments/results/language_local`
 
 
@@ -74,6 +77,19 @@ def _unsolved(benchmark: Benchmark, of: str) -> Benchmark:
     solved = outcomes(Path(of), 0)
     left = [task for task in benchmark.train if not solved[task.id]]
     return benchmark._replace(name=f"unsolved_{benchmark.name}", train=left, held_out=())
+
+
+def write_held_out(benchmark: str, folder: str | Path, out: Path) -> None:
+    """The solutions of the tasks that a benchmark holds out, as memories that a run can begin with."""
+    options = {"held_out": HELD_OUT} if benchmark == "humaneval" else {}
+    tasks: Sequence[Any] = load(benchmark, folder, **options).held_out
+    texts = [getattr(task, "reference", "") or task.solution for task in tasks]
+    rows = [
+        {"intent": task.intent, "text": text, "utility": UTILITY}
+        for task, text in zip(tasks, texts, strict=True)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 register_benchmark("pilot_lifelong_db", load_pilot_db)
