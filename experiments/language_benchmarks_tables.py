@@ -135,38 +135,46 @@ def success_table(arms: Mapping[str, Arm]) -> list[str]:
 
 
 def differences(arms: Mapping[str, Arm]) -> list[str]:
-    """MemRL's last epoch against the other arms' in the same epoch, and against what samples reach."""
-    if "memrl" not in arms:
+    """MemRL against arms that begin with the same memories, and against none, in their last common epoch."""
+    lines = []
+    for name in ("memrl", "memrl_imported"):
+        if name in arms:
+            ending = name.removeprefix("memrl")
+            rivals = ["none", *(f"{rival}{ending}" for rival in ("fixed", "rag", "sharing"))]
+            for rival in (rival for rival in rivals if rival in arms):
+                lines += _against(arms[name], arms[rival])
+            lines += _against_samples(arms, arms[name])
+    return lines
+
+
+def _against(arm: Arm, rival: Arm) -> list[str]:
+    epochs = min(len(arm.curve.success), len(rival.curve.success))
+    if not epochs:
         return []
-    lines, own = [], outcomes(arms["memrl"].tries)
-    for name, arm in arms.items():
-        if name in ("memrl", "pass_at_k"):
-            continue
-        epochs = min(len(arms["memrl"].curve.success), len(arm.curve.success))
-        if not epochs:
-            continue
-        other, where = outcomes(arm.tries), f"in epoch {epochs}"
-        last = paired(own, other, epochs, lambda x: x[-1])
-        lines.append(f"- MemRL minus {ARMS[name]}, {where}: {told(last)}")
-        if name != "none":
-            ever = paired(own, other, epochs, any, any)
-            lines.append(f"- MemRL minus {ARMS[name]}, solved at least once: {told(ever)}")
-    return lines + _against_samples(arms)
+    own, other, pair = (
+        outcomes(arm.tries),
+        outcomes(rival.tries),
+        f"{ARMS[arm.name]} minus {ARMS[rival.name]}",
+    )
+    lines = [f"- {pair}, in epoch {epochs}: {told(paired(own, other, epochs, lambda x: x[-1]))}"]
+    if rival.name != "none":
+        lines.append(f"- {pair}, solved at least once: {told(paired(own, other, epochs, any))}")
+    return lines
 
 
-def _against_samples(arms: Mapping[str, Arm]) -> list[str]:
-    """MemRL's last epoch against as many calls without a memory: the greedy reply, then samples."""
+def _against_samples(arms: Mapping[str, Arm], arm: Arm) -> list[str]:
+    """The last epoch against as many calls without a memory: the greedy reply, then samples."""
     if "pass_at_k" not in arms or "none" not in arms:
         return []
-    own, drawn = outcomes(arms["memrl"].tries), calls(arms["none"].tries, arms["pass_at_k"].tries)
-    epochs = min(len(arms["memrl"].curve.success), len(arms["pass_at_k"].curve.success) + 1)
+    own, drawn = outcomes(arm.tries), calls(arms["none"].tries, arms["pass_at_k"].tries)
+    epochs = min(len(arm.curve.success), len(arms["pass_at_k"].curve.success) + 1)
     if epochs < 2:
         return []
     last, ever = (paired(own, drawn, epochs, of, lambda x: x[-1]) for of in (lambda x: x[-1], any))
     which = f"one of {epochs} calls without a memory (greedy, then samples)"
     return [
-        f"- MemRL in epoch {epochs} minus solved by {which}: {told(last)}",
-        f"- MemRL, at least once in {epochs} epochs, minus the same: {told(ever)}",
+        f"- {ARMS[arm.name]} in epoch {epochs} minus solved by {which}: {told(last)}",
+        f"- {ARMS[arm.name]}, at least once in {epochs} epochs, minus the same: {told(ever)}",
     ]
 
 
