@@ -13,6 +13,8 @@ from memjax.llm.tasks.code import LIMITS, CodeTask
 from memjax.llm.tasks.reading import apart, check_limit, field, find, read_lines, unique
 from memjax.llm.types import Benchmark
 
+_REQUEST = "Complete this program; answer with its code, without docstrings."
+
 
 def load_humaneval(
     folder: str | Path,
@@ -60,7 +62,7 @@ def _task(row: dict[str, Any], where: str, limits: Limits, allow_weak: bool) -> 
     return CodeTask(
         id=field(row, "task_id", str, where),
         intent=_described(prompt, entry),
-        prompt=f"Complete this program; answer with its code, without docstrings.\n```python\n{prompt.rstrip()}\n```",
+        prompt=f"{_REQUEST}\n```python\n{prompt.rstrip()}\n```",
         tests=field(row, "test", str, where),
         kind="check",
         entry=entry,
