@@ -81,7 +81,7 @@ def _unsolved(benchmark: Benchmark, of: str) -> Benchmark:
 
 def write_held_out(benchmark: str, folder: str | Path, out: Path) -> None:
     """The solutions of the tasks that a benchmark holds out, as memories that a run can begin with."""
-    options = {"held_out": HELD_OUT} if benchmark == "humaneval" else {}
+    options: dict[str, Any] = {"held_out": HELD_OUT} if benchmark == "humaneval" else {}
     tasks: Sequence[Any] = load(benchmark, folder, **options).held_out
     texts = [getattr(task, "reference", "") or task.solution for task in tasks]
     rows = [
