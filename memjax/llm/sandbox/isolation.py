@@ -101,7 +101,9 @@ class Isolation(NamedTuple):
     files: str  # "private": a root of its own; "shared": this machine's files, with this user's rights
     processes: str  # "namespace": sees and leaves no other; "group": only its descendants are ended
     root: bool  # runs with root's rights over its own users and files
-    memory: str  # "watched": limited for all processes together (`watch`); "each": files in memory are not
+    # "group": the kernel limits all processes together, and files in memory with them (`groups`), beside the
+    # watch; "watched": limited for all processes together (`watch`); "each": files in memory are not
+    memory: str
 
 
 def isolate(

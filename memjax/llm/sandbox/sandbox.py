@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import memjax
+from memjax.llm.sandbox import groups
 from memjax.llm.sandbox.isolation import Isolation
 from memjax.types import ConfigError
 
@@ -81,6 +82,7 @@ class Sandbox:
     ):
         self.limits, self._allow_weak = limits or Limits(), allow_weak
         self._process: subprocess.Popen | None = None
+        self._group: groups.Group | None = None
         _remove_leftovers()
         self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         self.shortfall = ""  # why it is not isolated more strongly
@@ -154,6 +156,9 @@ class Sandbox:
             for pipe in filter(None, (process.stdin, process.stdout)):
                 with contextlib.suppress(OSError):  # what it did not read is lost
                     pipe.close()
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
     def _start(self, administrator: bool) -> Isolation:
         """Starts as isolated as can be. Raises ConfigError where that is too little for an administrator."""
@@ -162,6 +167,8 @@ class Sandbox:
             self.shortfall = answer["failed"]
             answer = self._open(administrator, weak=True)
         had = Isolation(**answer)
+        if self._group is not None:
+            had = had._replace(memory="group")
         if had.files == "shared" and not administrator and not self._allow_weak:
             why = self.shortfall or "the kernel gives no namespaces"
             expected = (
@@ -185,6 +192,7 @@ class Sandbox:
             cwd="/",
             start_new_session=True,
         )
+        self._group = self._limited(self._process.pid)  # before it is told what to do, so that all is within
         settings = {
             "weak": weak,
             "administrator": administrator,
@@ -198,6 +206,19 @@ class Sandbox:
         if answer is None:
             raise SandboxError("the sandbox did not start")
         return answer
+
+    def _limited(self, process: int) -> groups.Group | None:
+        """A control group with the limits that hold for all together; None where there can be none."""
+        group = groups.make_group(
+            Path(self._folder).name,
+            memory_bytes=self.limits.total_memory_bytes,
+            disk_bytes=self.limits.disk_bytes,
+            processes=self.limits.processes,
+        )
+        if group is not None and not group.add(process):
+            group.close()
+            return None
+        return group
 
     def _run(self, argv: list[str], files: Mapping[str, str], alone: bool, cwd: str) -> Completed:
         request = {"kind": "run", "alone": alone, **self._request(argv, files, cwd)}
@@ -282,12 +303,13 @@ def check_sandbox(*, allow_weak: bool = False) -> Isolation:
 
 
 def _remove_leftovers() -> None:
-    """Removes the folders of sandboxes whose process was killed."""
+    """Removes the folders and control groups of sandboxes whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, ValueError):
             owner = int(folder.name.removeprefix(_PREFIX).split("-")[0])
             if folder.stat().st_uid == os.geteuid() and not os.path.exists(f"/proc/{owner}"):
                 shutil.rmtree(folder, ignore_errors=True)
+    groups.remove_leftovers(_PREFIX)
 
 
 def _interpreter() -> list[str]:

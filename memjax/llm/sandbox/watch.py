@@ -4,8 +4,8 @@ A limit of address space holds for each process by itself, and root has no limit
 sandbox's first process therefore adds up what all others hold, some twenty times a second, and kills all of
 them once it is too much. In between they can take what they touch in that time. Memory that no process holds
 is limited elsewhere: files by the size of the root file system, which is in memory, and the system calls
-for other kinds are refused (`kernel.restrict_calls`). Control groups would be exact; they are not used, for a
-sandbox is seldom allowed to make one, and one that is made is not always obeyed.
+for other kinds are refused (`kernel.restrict_calls`). Control groups are exact, and hold beside this thread
+where a sandbox is allowed to make one (`groups`), which is seldom.
 """
 
 import contextlib
