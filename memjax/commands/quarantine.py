@@ -17,7 +17,7 @@ def run(workdir: Path, rows: Sequence[int], *, hide: bool = True, why: str = "")
     if not (Path(workdir) / LOG_FILE).is_file():
         raise ConfigError("workdir", f"a directory with {LOG_FILE}", f"'{workdir}'")
     with locked(Path(workdir)):
-        log = open_log(Path(workdir) / LOG_FILE)
+        log = open_log(Path(workdir) / LOG_FILE, read_only=False)
         try:
             log.experiences(rows)
             found = log.built_on(rows)

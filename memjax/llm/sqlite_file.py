@@ -32,7 +32,7 @@ class SqliteFile:
         *,
         version: int,
         durable: bool = True,
-        make: bool = True,
+        read_only: bool = False,
         chained: Sequence[str] = (),
     ):
         """Opens a file, and makes it where there is none.
@@ -42,7 +42,8 @@ class SqliteFile:
           schema: CREATE statements, each but the last followed by a semicolon at the end of its line.
           version: of the schema.
           durable: committed data survives a loss of power, not only the death of the process.
-          make: whether to make a file that does not exist.
+          read_only: whether nothing is written, so that the file may be another process's or lie on a disk
+            that takes nothing.
           chained: tables that are written only by `append`. When the file is opened all their rows are
             checked against the hashes that were stored with them.
 
@@ -52,15 +53,21 @@ class SqliteFile:
         self.path, self._chained = Path(path), tuple(chained)
         schema += f";\n{_CHAIN}" if chained else ""
         self._lock = threading.RLock()
-        if not make and not self.path.is_file():
+        if read_only and not self.path.is_file():
             raise ConfigError(str(path), "an SQLite file", "no file")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            self._prepare(schema, version, durable)
-            self._verify(schema)
+            if read_only:
+                self._connection = reader(self.path)
+                self._check_version(version)
+            else:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+                self._prepare(schema, version, durable)
+            with self._snapshot():
+                self._verify(schema)
         except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as error:
-            raise ConfigError(str(path), "an SQLite file that can be written", f"{error}") from None
+            expected = f"an SQLite file that can be {'read' if read_only else 'written'}"
+            raise ConfigError(str(path), expected, f"{error}") from None
 
     def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """A context whose changes are committed together; none of them is kept where the block raises.
@@ -124,8 +131,23 @@ class SqliteFile:
                 for statement in filter(str.strip, schema.split(";\n")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version}")
-            elif found != version:
-                raise ConfigError(str(self.path), f"a file of version {version}", f"version {found}")
+            else:
+                self._check_version(version)
+
+    def _check_version(self, version: int) -> None:
+        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if found != version:
+            raise ConfigError(str(self.path), f"a file of version {version}", f"version {found}")
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """All that is read in the block is of one moment, whatever another process writes meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
 
     def _verify(self, schema: str) -> None:
         """Raises ConfigError where the file is not what was written."""
@@ -152,6 +174,31 @@ class SqliteFile:
     def _damaged(self, what: str) -> ConfigError:
         expected = "an undamaged file (use a copy, or start anew in another --workdir)"
         return ConfigError(str(self.path), expected, what)
+
+
+def reader(path: Path) -> sqlite3.Connection:
+    """Opens a file for reading alone, also while another process writes it.
+
+    Raises ConfigError where its disk takes no files and its newest rows are in a file beside it.
+    """
+    place = Path(path).resolve().as_uri()
+    connection = None
+    try:
+        connection = _connected(f"{place}?mode=ro")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return connection
+    except sqlite3.OperationalError as error:
+        if connection is not None:
+            connection.close()
+        log = Path(f"{path}-wal")
+        if log.is_file() and log.stat().st_size:
+            expected = f"a disk that can be written (or a copy with {log.name}, which has its newest rows)"
+            raise ConfigError(str(path), expected, error) from None
+    return _connected(f"{place}?immutable=1")  # SQLite then asks for no file of locks
+
+
+def _connected(place: str) -> sqlite3.Connection:
+    return sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _link(connection: sqlite3.Connection, before: str, table: str, entry: int | None) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from memjax import __version__
 from memjax.runs.metrics import METRICS_FILE, replace_file
@@ -180,14 +180,39 @@ def locked(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            got = f"'{workdir}', where process {holder} is running"
+            got = f"'{workdir}', where process {_holder(file)} is running"
             raise ConfigError("workdir", "a directory no other process runs in", got) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)  # before the lock is let go: whoever has it next is another process
+
+
+def _holder(file: IO[str]) -> str:
+    """The process that a lock names. A killed one stands there until the next has written its number."""
+    holder = ""
+    for _ in range(20):
+        file.seek(0)
+        holder = file.read().strip()
+        if holder.isdecimal() and _is_alive(int(holder)):
+            break
+        time.sleep(0.01)
+    return holder or "unknown"
+
+
+def _is_alive(process: int) -> bool:
+    """Whether this machine has such a process; one of another machine counts as none."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def is_running(workdir: Path) -> bool:

@@ -38,7 +38,7 @@ class Store:
         if config.mode == "off":
             raise ConfigError("store.mode", "'cache' or 'replay'", "'off'")
         self.replays = config.mode == "replay"
-        self._data = SqliteFile(config.path, _SCHEMA, version=2, durable=False, make=not self.replays)
+        self._data = SqliteFile(config.path, _SCHEMA, version=2, durable=False, read_only=self.replays)
 
     def reply(self, key: str, server: str) -> Reply | None:
         """The stored reply with `cached` set; None where there is none."""

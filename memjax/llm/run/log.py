@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from memjax.llm.run.records import Attempt, Event, Experience, Plan, Recall
-from memjax.llm.sqlite_file import SqliteFile
+from memjax.llm.sqlite_file import SqliteFile, reader
 from memjax.types import ConfigError
 
 _SCHEMA = """
@@ -44,23 +44,26 @@ _TABLES = ("meta", "tasks", "intents", "plans", "attempts", "events", "experienc
 class ExperienceLog:
     """The log of one run. Safe to use from several threads."""
 
-    def __init__(self, path: Path | str, *, embedder: str, dim: int):
+    def __init__(self, path: Path | str, *, embedder: str, dim: int, read_only: bool = False):
         """Opens the log, or makes it, and checks all its rows.
 
         Args:
           path: the SQLite file.
           embedder: name of the model that embeds the intents.
           dim: width of its vectors.
+          read_only: whether nothing is written, so that it may be the log of a run that is under way.
 
         Raises:
           ConfigError: the log was written with another embedder, or was damaged.
         """
         self.path, self.dim = Path(path), dim
-        self._data = SqliteFile(path, _SCHEMA, version=3, chained=_TABLES)
+        self._data = SqliteFile(path, _SCHEMA, version=3, chained=_TABLES, read_only=read_only)
         want = {"embedder": embedder, "dim": str(dim)}
-        with self._data.transaction() as connection:
-            there = {name for (name,) in connection.execute("SELECT name FROM meta")}
-            self._data.append(connection, "meta", [item for item in want.items() if item[0] not in there])
+        if not read_only:
+            with self._data.transaction() as connection:
+                there = {name for (name,) in connection.execute("SELECT name FROM meta")}
+                new = [item for item in want.items() if item[0] not in there]
+                self._data.append(connection, "meta", new)
         have = dict(self._data.rows("SELECT name, value FROM meta"))
         if any(have[name] != value for name, value in want.items()):
             expected = (
@@ -234,20 +237,20 @@ class ExperienceLog:
         return row[0]
 
 
-def open_log(path: Path) -> ExperienceLog:
+def open_log(path: Path, *, read_only: bool = True) -> ExperienceLog:
     """The log of a run that is there, whatever its embedder. Raises ConfigError where there is none."""
-    data = SqliteFile(path, _SCHEMA, version=3, make=False)
+    data = SqliteFile(path, _SCHEMA, version=3, read_only=True)
     meta = dict(data.rows("SELECT name, value FROM meta"))
     data.close()
     if not meta.keys() >= {"embedder", "dim"}:
         raise ConfigError(str(path), "the log of a run that has begun", "an empty one")
-    return ExperienceLog(path, embedder=meta["embedder"], dim=int(meta["dim"]))
+    return ExperienceLog(path, embedder=meta["embedder"], dim=int(meta["dim"]), read_only=read_only)
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads the log at a path, also while a run writes it."""
-    connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+    connection = reader(path)
     try:
         yield connection
     finally:

@@ -43,6 +43,14 @@ def failure(model, text="hi"):
     return caught.value
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "socks5://127.0.0.1:1", "nonsense"])
+def test_proxies_of_the_environment_are_not_taken(monkeypatch, proxy):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    with serve(Answer(chat_answer("hello"))) as (url, _):
+        assert ask(chat(url)).text == "hello"
+
+
 def test_a_reply_and_what_was_asked():
     with serve(Answer(chat_answer("hello", finish_reason="length"))) as (url, requests):
         reply = ask(chat(url, extra={"top_p": 0.5}))

@@ -1,11 +1,14 @@
 """The experience log: only ever added to, whole minibatches or nothing, one embedder for life."""
 
+import contextlib
 import sqlite3
+import threading
 
 import numpy as np
 import pytest
 
-from memjax.llm.run.log import ExperienceLog
+from memjax.llm import sqlite_file
+from memjax.llm.run.log import ExperienceLog, open_log
 from memjax.llm.run.records import Attempt, Event, Experience, Plan, Recall, text_hash
 from memjax.llm.sqlite_file import FileError
 from memjax.types import ConfigError
@@ -42,6 +45,41 @@ def log(tmp_path):
     with_log = ExperienceLog(tmp_path / "log.sqlite", embedder="e", dim=4)
     yield with_log
     with_log.close()
+
+
+def test_a_log_that_a_run_writes_meanwhile_is_read_as_of_one_moment(log):
+    def write():
+        for number in range(1, 120):
+            log.commit(event(number, rows=(number - 1, -1)), [experience(number - 1)], [])
+
+    counts, writing = [], threading.Thread(target=write)
+    writing.start()
+    while writing.is_alive():
+        with contextlib.closing(open_log(log.path)) as other:
+            counts.append(other.num_experiences())
+    writing.join()
+    assert len(set(counts)) > 2
+
+
+def test_a_log_is_read_where_no_file_can_be_made(log, monkeypatch):
+    """As on a disk that is mounted read-only: SQLite cannot make its file of locks."""
+    log.commit(event(), [experience()], [])
+    connected = sqlite_file._connected
+
+    def refuse(place):
+        if place.endswith("?mode=ro"):
+            place = "file:/nowhere/x.sqlite?mode=ro"
+        return connected(place)
+
+    monkeypatch.setattr(sqlite_file, "_connected", refuse)
+    with pytest.raises(ConfigError, match=r"a disk that can be written \(or a copy with log\.sqlite-wal"):
+        open_log(log.path)
+    log.close()  # which moves the rows into the file
+    with contextlib.closing(open_log(log.path)) as other:
+        assert other.num_experiences() == 1
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="no file"):
+        open_log(log.path.parent / "none.sqlite")
 
 
 def reopened(log):
