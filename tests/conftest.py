@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["stub_run"]
+pytest_plugins = ["stub_run", "fake_bucket"]
 
 # Tracing a program makes hundreds of thousands of objects that stay. Python's collector would walk them again
 # and again.

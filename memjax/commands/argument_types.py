@@ -31,6 +31,19 @@ def path(text: str) -> Path:
     return place
 
 
+def place(text: str) -> Path:
+    """The directory of a run: a path, or the address gs://BUCKET/FOLDER."""
+    if not text.startswith("gs://"):
+        return path(text)
+    from memjax.runs.places import as_path
+    from memjax.types import ConfigError
+
+    try:
+        return as_path(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"expected {error.expected}, got {error.got}") from None
+
+
 def positive(text: str) -> int:
     """1, 2, ..."""
     return _whole(text, 1)

@@ -24,7 +24,7 @@ import numpy as np
 from memjax.commands.campaign_cells import Cell, cells_of, cost, is_done
 from memjax.commands.campaign_file import Campaign, read_campaign
 from memjax.commands.campaign_table import write_tables
-from memjax.runs.metrics import replace_file
+from memjax.runs.places import replace_file
 from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS, locked

@@ -15,7 +15,7 @@ from memjax.agents.adamemento.demonstrations import Demonstrations
 from memjax.data.loading import load
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import import_for_run
-from memjax.runs.metrics import replace_file
+from memjax.runs.places import replace_file
 from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE
 from memjax.training.anakin import Anakin
 from memjax.training.config import load_workdir_config

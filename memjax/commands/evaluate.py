@@ -15,6 +15,7 @@ from memjax.agents.offline.shared import Triplets
 from memjax.memory import MemoryState
 from memjax.runs.imports import import_for_run
 from memjax.runs.metrics import mean
+from memjax.runs.places import as_path
 from memjax.training.offline import Offline, OfflineState
 from memjax.training.recorded import read_bank
 from memjax.training.seals import bank_seals
@@ -98,7 +99,7 @@ def evaluate_workdir(
     for policy in policies or ():
         if policy not in program.agent.policies:
             raise ConfigError("--policies", f"some of {', '.join(program.agent.policies)}", repr(policy))
-    with Checkpoints(Path(workdir) / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
+    with Checkpoints(as_path(workdir) / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None:
         raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")

@@ -1,5 +1,6 @@
 """Moving pictures of episodes: a panel that tells what the memory does beside each picture, and the file."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memjax.envs.pictures import MEMORY, POLICY
+from memjax.runs.places import is_remote, replace_file
 from memjax.types import ConfigError
 
 PANEL, LEAST_HEIGHT = 264, 300  # pixels
@@ -61,6 +63,11 @@ def write_film(images: Sequence[np.ndarray], out: Path, rate: float) -> None:
       ConfigError: another ending, or an MP4 without the package that makes one.
     """
     check_ending(out)
+    if is_remote(out):
+        with tempfile.TemporaryDirectory() as folder:
+            write_film(images, Path(folder) / out.name, rate)
+            replace_file(out, (Path(folder) / out.name).read_bytes())
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     images = _of_one_size(images)
     if out.suffix.lower() == ".gif":

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from memjax.memory import AGE_QUANTILES, MemoryState, describe, num_bytes
+from memjax.runs.places import as_path
 from memjax.runs.stored import read_newest, read_record, restore_leaves
 from memjax.runs.workdir import CHECKPOINTS, steps_in
 from memjax.types import ConfigError
@@ -49,7 +50,7 @@ def run(workdir: Path, *, digest: bool = False, rows: Sequence[int] = ()) -> int
     if language:
         from memjax.commands.inspect_language import show
 
-        has_arrays = bool(steps_in(Path(workdir) / CHECKPOINTS))
+        has_arrays = bool(steps_in(as_path(workdir) / CHECKPOINTS))
         step, leaves = latest_leaves(workdir) if has_arrays else (0, None)
         if leaves is not None and not rows:
             print(f"checkpoint of event {step:,}")
@@ -80,7 +81,7 @@ def latest_digest(workdir: Path) -> tuple[int, str]:
 
 
 def _newest(workdir: Path, read: Callable[[Path, int], T]) -> T:
-    directory = Path(workdir) / CHECKPOINTS
+    directory = as_path(workdir) / CHECKPOINTS
     found, damaged = read_newest(directory, partial(read, directory))
     if found is None:
         told = f" with {len(damaged)} damaged ones" if damaged else ""

@@ -10,6 +10,7 @@ import numpy as np
 from memjax.commands.figures import pyplot, save_figure
 from memjax.envs import landmarks, layout
 from memjax.runs.checkpoint import Checkpoints
+from memjax.runs.places import as_path
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.anakin import Anakin
 from memjax.training.config import load_workdir_config
@@ -47,12 +48,12 @@ def draw_map(workdir: Path, out: Path | None = None, *, seed: int = 0) -> Path |
     program = build(config)
     if walls is None or not isinstance(program, Anakin) or program.env.atlas is None:
         return None
-    with Checkpoints(Path(workdir) / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
+    with Checkpoints(as_path(workdir) / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None:
         return None
     known = _look(program, restored.state, seed, walls.size)
-    out = Path(workdir) / "map.png" if out is None else out
+    out = as_path(workdir) / "map.png" if out is None else out
     marks = landmarks(config.env.id, config.env.options)
     title = f"{config.experiment}, {config.agent_name}, seed {config.seed + seed}, step {restored.step:,}"
     _draw(walls, marks, known, title, out)

@@ -13,6 +13,7 @@ from memjax.data.policies import Act, BehaviourPolicy, network_policy, random_po
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.digest import digest
 from memjax.runs.imports import import_for_run
+from memjax.runs.places import as_path, is_remote
 from memjax.runs.workdir import CHECKPOINTS
 from memjax.training.config import load_workdir_config
 from memjax.training.pools import acting_view
@@ -35,8 +36,8 @@ def load_policy(name: str, spec: EnvSpec, *, mean: bool) -> BehaviourPolicy:
     """
     if name == "random":
         return random_policy(spec)
-    if os.path.isdir(name):
-        return _agent_policy(Path(name), spec, mean=mean)
+    if is_remote(name) or os.path.isdir(name):
+        return _agent_policy(as_path(name), spec, mean=mean)
     return network_policy(name, spec, mean=mean)
 
 

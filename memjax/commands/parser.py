@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         if self.takes_workdirs:
             try:
                 late = [
-                    argument_types.path(word) for word in rest if not word.startswith("-")
+                    argument_types.place(word) for word in rest if not word.startswith("-")
                 ]  # after an option
             except argparse.ArgumentTypeError as error:
                 self.error(str(error))
@@ -81,8 +81,8 @@ def add_command(
     command.takes_workdirs = workdirs
     if workdirs:
         help = "the directory of a run" + ("; may be repeated" if workdirs == "several" else "")
-        command.add_argument("positional", nargs="*", type=argument_types.path, metavar="DIR", help=help)
-        named = {"dest": "named", "action": "append", "default": [], "type": argument_types.path}
+        command.add_argument("positional", nargs="*", type=argument_types.place, metavar="DIR", help=help)
+        named = {"dest": "named", "action": "append", "default": [], "type": argument_types.place}
         command.add_argument("--workdir", metavar="DIR", help="the same", **named)
     imports = {"dest": "imports", "action": "append", "default": []}
     help = "import code of your own first (docs/extending.md); may be repeated"

@@ -36,6 +36,7 @@ from memjax.llm.tasks.loading import benchmark_entry, load
 from memjax.llm.types import Ask, Benchmark, Chat, ChatError
 from memjax.runs.imports import Import, import_for_run
 from memjax.runs.metrics import METRICS_FILE
+from memjax.runs.places import check_local
 from memjax.runs.signals import StopOnSignal
 from memjax.schema import NonNegativeFloat, OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.types import ConfigError
@@ -56,6 +57,7 @@ _FREE = (
     "store",
     "budget",
 )
+_WHY_LOCAL = "experience is kept in SQLite, which needs a disk; copy the folder to the bucket at the end"
 _OPEN_ITEM = (str, int, float, type(None))  # what an option of a loader may be; bool is an int
 
 
@@ -136,6 +138,7 @@ def run(
 
     Raises ConfigError, and RunEnded where the endpoint is down or the budget is spent.
     """
+    check_local(workdir, _WHY_LOCAL)
     with use_compilation_cache(cache):  # before anything is compiled, small as it may be
         imported = import_for_run(workdir, imports)
         config = load_config(source, overrides)
@@ -154,6 +157,7 @@ def remember(config: Mapping[str, Any] | ConfigDict, workdir: Path, *, imports: 
 
     Raises ConfigError, and Stopped where the endpoint is down or the budget is spent.
     """
+    check_local(workdir, _WHY_LOCAL)
     run, workdir = resolve_language(config), Path(workdir)
     with open_models(run.chat, run.embed, run.store, run.budget, workdir) as models:
         benchmark = load_tasks(run.benchmark, models.chat)

@@ -9,6 +9,7 @@ from memjax.commands.aggregates import interquartile_mean, interval
 from memjax.commands.curves import draw, panels_of
 from memjax.commands.figures import STATISTIC
 from memjax.runs.metrics import METRICS_FILE
+from memjax.runs.places import as_path
 from memjax.runs.series import Run, load_runs
 from memjax.types import ConfigError
 
@@ -75,7 +76,7 @@ def report(workdirs: Sequence[Path], out: Path | None = None, *, seed_lines: boo
         raise ConfigError(
             "workdir", "metrics that the report knows", f"none in {runs[0].name}/{METRICS_FILE}"
         )
-    out = Path(workdirs[0]) / "report.png" if out is None else Path(out)
+    out = as_path(workdirs[0]) / "report.png" if out is None else Path(out)
     draw(runs, panels, out, seed_lines=seed_lines)
     print(summary(runs))
     return out

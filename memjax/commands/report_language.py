@@ -24,6 +24,7 @@ from memjax.llm.run.log import reading
 from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
+from memjax.runs.places import is_remote
 from memjax.runs.workdir import CONFIG_FILE, is_running, read_json
 from memjax.types import ConfigError
 
@@ -52,7 +53,7 @@ class Curve(NamedTuple):
 
 def is_language_run(workdir: Path) -> bool:
     """Whether `workdir` is of `memjax remember`."""
-    return (Path(workdir) / LOG_FILE).is_file()
+    return not is_remote(workdir) and (Path(workdir) / LOG_FILE).is_file()
 
 
 def load_curve(workdir: Path) -> Curve:

@@ -15,6 +15,7 @@ from memjax.envs.pictures import Renderer, Scene
 from memjax.envs.renderers import make_renderer
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import import_for_run
+from memjax.runs.places import as_path
 from memjax.runs.stored import Damaged, restore
 from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, read_json, steps_in
 from memjax.training.config import ResolvedConfig, load_workdir_config
@@ -62,7 +63,7 @@ def watch(workdir: Path, request: Request) -> Path:
     Raises:
       ConfigError: there is no such checkpoint, seed or policy, or the environment cannot be drawn.
     """
-    out = Path(workdir) / "watch.gif" if request.out is None else request.out
+    out = as_path(workdir) / "watch.gif" if request.out is None else request.out
     check_ending(out)
     _prepare(workdir)
     config = load_workdir_config(workdir)
@@ -88,7 +89,7 @@ def watch(workdir: Path, request: Request) -> Path:
 
 def _prepare(workdir: Path) -> None:
     """What must happen before envpool is imported, where it will be."""
-    file = Path(workdir) / CONFIG_FILE
+    file = as_path(workdir) / CONFIG_FILE
     env = read_json(file).get("env") if file.is_file() else None
     if isinstance(env, dict) and str(env.get("id")).startswith("envpool/"):
         from memjax.envs.envpool_adapter import load_opengl
@@ -120,7 +121,7 @@ def _row(request: Request, config: ResolvedConfig) -> int:
 
 def _state(workdir: Path, request: Request, config: ResolvedConfig, program: Program) -> tuple[int, Any]:
     """The step and the train state of a checkpoint."""
-    folder = Path(workdir) / CHECKPOINTS
+    folder = as_path(workdir) / CHECKPOINTS
     if request.checkpoint is not None:
         known = steps_in(folder)
         if request.checkpoint not in known:

@@ -1,8 +1,9 @@
 """Checkpoints, written by Orbax and verified: a sha256 of every leaf is stored with them.
 
 One checkpoint is `checkpoints/STEP/` (memjax.runs.stored). Orbax writes it to a temporary folder and renames
-that at the end. A checkpoint counts as saved once it has been opened and lists all its arrays. When it is
-restored, every leaf is compared with its sha256; where one differs, the checkpoint before is used.
+that at the end; in a bucket, which renames nothing, it writes a last object that says so. A checkpoint counts
+as saved once it has been opened and lists all its arrays. When it is restored, every leaf is compared with
+its sha256; where one differs, the checkpoint before is used.
 """
 
 import glob
@@ -19,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from memjax.runs.places import absolute, as_path, is_remote, remove_folder
 from memjax.runs.stored import (
     Damaged,
     Restored,
@@ -47,7 +49,9 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int = 1, *, run: str = ""):
         self._run = run
-        self.directory = Path(directory).resolve()
+        # The clients of a bucket raise what they like.
+        self._failures = Exception if is_remote(directory) else (OSError, ValueError, RuntimeError, Damaged)
+        self.directory = absolute(as_path(directory))
         self.keep = keep  # how many of the newest stay
         self._manager: ocp.CheckpointManager | None = None
         self._damaged: list[int] = []  # newer than the one restored; moved aside before the next save
@@ -76,7 +80,7 @@ class Checkpoints:
         arrays, meta = contents_of(step, state, self._run)
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         self.wait()
-        if self._manager is not None and not self.directory.is_dir():
+        if self._is_gone():
             raise CheckpointError(f"cannot write a checkpoint to {self.directory}: the directory is gone")
         self._guarded(lambda: self._open().save(step, args=items, force=True))
         self._unconfirmed = step
@@ -110,13 +114,13 @@ class Checkpoints:
         if jax.process_count() > 1:  # every process would have to wait for the others before it is removed
             return
         folder = self.directory / "rehearsal"
-        shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed at it
+        remove_folder(folder)  # of a launch that was killed at it
         try:
             with Checkpoints(folder) as checkpoints:
                 checkpoints.save(0, {"array": np.arange(8)})
             self._guarded(lambda: restore_leaves(folder, 0))
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
     def restore_latest(self, abstract_state: PyTree, *, required: bool = True) -> Restored | None:
         """Restores the newest intact checkpoint.
@@ -158,13 +162,14 @@ class Checkpoints:
                 # Why: made in the background, one that cannot be made ends in a time-out of minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not is_remote(self.directory):  # where a folder is what the names of objects begin with
+                self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._plain_path(), options=options)
         return self._manager
 
     def _plain_path(self) -> Path:
         """`directory`, or a link to it where its path has a character that Orbax takes for a pattern's."""
-        if not glob.has_magic(str(self.directory)):
+        if is_remote(self.directory) or not glob.has_magic(str(self.directory)):
             return self.directory
         self._link = Path(tempfile.mkdtemp(prefix="memjax-"))
         if glob.has_magic(str(self._link)):
@@ -180,11 +185,15 @@ class Checkpoints:
         if step is not None:
             self._guarded(lambda: check_readable(self.directory, step))
 
+    def _is_gone(self) -> bool:
+        """Whether somebody removed the directory since the first save; a bucket has no empty directories."""
+        return self._manager is not None and not is_remote(self.directory) and not self.directory.is_dir()
+
     def _guarded(self, call: Callable[[], Any]) -> None:
         try:
             call()
-        except (OSError, ValueError, RuntimeError, Damaged) as error:
-            if self._manager is not None and not self.directory.is_dir():
+        except self._failures as error:
+            if self._is_gone():
                 what = "the directory is gone"
                 raise CheckpointError(f"cannot write a checkpoint to {self.directory}: {what}") from error
             what = str(error).splitlines()[0].split(" [")[0]  # TensorStore adds where in its source it was

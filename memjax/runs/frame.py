@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memjax.runs.metrics import METRICS_FILE
+from memjax.runs.places import as_path, is_remote
 from memjax.runs.series import Run, load_runs
 from memjax.runs.workdir import CONFIG_FILE
 from memjax.types import ConfigError
@@ -59,13 +60,28 @@ def load(runs: PathLike | Iterable[PathLike]) -> "pandas.DataFrame":
 
 def _workdirs(runs: str) -> list[str]:
     """The directory itself, or what a pattern finds. Raises ConfigError where that is nothing."""
-    if os.path.isdir(runs):
+    if is_remote(runs):
+        found = _in_bucket(runs)
+    elif os.path.isdir(runs):
         return [runs]
-    found = [path.rstrip(os.sep) for path in sorted(glob.glob(runs, recursive=True))]
-    workdirs = [path for path in found if _is_run(Path(path))]
+    else:
+        found = [path.rstrip(os.sep) for path in sorted(glob.glob(runs, recursive=True))]
+    workdirs = [path for path in found if _is_run(as_path(path))]
     if not workdirs:
         raise _nothing(f"'{runs}'")
     return workdirs
+
+
+def _in_bucket(runs: str) -> list[str]:
+    """As `glob.glob` in a bucket, where "**" does not work."""
+    if not glob.has_magic(runs):
+        return [runs]
+    if "**" in runs:
+        raise ConfigError("workdir", "a pattern without ** in a bucket", f"'{runs}'")
+    parts = runs.split("/")
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder = as_path("/".join(parts[:first]))
+    return sorted(str(path) for path in folder.glob("/".join(parts[first:])))
 
 
 def _nothing(got: str) -> ConfigError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from memjax.runs.metrics import replace_file
+from memjax.runs.places import absolute, as_path, is_remote, replace_file
 from memjax.text import check_source
 from memjax.types import ConfigError
 
@@ -67,8 +67,8 @@ def imported_modules() -> tuple[ModuleType, ...]:
 
 def read_imports(workdir: Path) -> tuple[Import, ...]:
     """What the run in `workdir` recorded; () where it recorded nothing. Raises ConfigError if damaged."""
-    path = Path(workdir) / IMPORTS_FILE
-    if not os.path.isfile(path):  # False also for what cannot be a path
+    path = as_path(workdir) / IMPORTS_FILE
+    if not (path.is_file() if is_remote(path) else os.path.isfile(path)):  # False for what cannot be a path
         return ()
     try:
         rows = [(row["name"], row["sha256"]) for row in json.loads(path.read_bytes())]
@@ -85,13 +85,13 @@ def write_imports(workdir: Path, imports: Sequence[Import]) -> None:
     """Records in `workdir` what was imported, in one atomic step; without imports, nothing is written."""
     if imports:
         rows = [each._asdict() for each in imports]
-        replace_file(Path(workdir) / IMPORTS_FILE, (json.dumps(rows, indent=2) + "\n").encode())
+        replace_file(as_path(workdir) / IMPORTS_FILE, (json.dumps(rows, indent=2) + "\n").encode())
 
 
 def _import_again(workdir: Path, recorded: Import) -> Import:
     # Files within the workdir are refused: looking at a run from someone else must not execute its code.
     if _is_path(recorded.name):
-        if Path(recorded.name).resolve().is_relative_to(Path(workdir).resolve()):
+        if Path(recorded.name).resolve().is_relative_to(absolute(as_path(workdir))):
             expected = "a file outside of the run's own directory"
             raise ConfigError("--import", expected, f"'{recorded.name}' in {IMPORTS_FILE}")
         if not Path(recorded.name).is_file():

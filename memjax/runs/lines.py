@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from memjax.runs.places import Growing, is_remote
+
 CHECK = "check"
 _DIGITS = 12  # of a checksum: 48 bits
 _TAIL = re.compile(rb', "check": "([0-9a-f]{%d})\.([0-9a-f]{%d})"\}$' % (_DIGITS, _DIGITS))
@@ -64,7 +66,7 @@ class LineWriter:
 
     def __init__(self, path: Path, last: str):
         self.path, self._last = path, last
-        self.file = open(path, "ab")  # noqa: SIM115 - closed in `close`
+        self.file = Growing(path) if is_remote(path) else open(path, "ab")  # noqa: SIM115 - closed in `close`
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Adds one line.
@@ -77,14 +79,17 @@ class LineWriter:
         own = _checksum(self._last.encode(), body)
         with named(self.file.name):
             self.file.write(body + f', "{CHECK}": "{self._last}.{own}"}}\n'.encode())
-            self.file.flush()  # so that a killed process loses no line
+            self.file.flush()  # so that a killed process loses no line, in a bucket those of a minute
         self._last = own
 
     def flush(self) -> None:
         """Returns when all lines are on disk."""
         with named(self.file.name):
-            self.file.flush()
-            os.fsync(self.file.fileno())
+            if isinstance(self.file, Growing):
+                self.file.sync()
+            else:
+                self.file.flush()
+                os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Flushes and closes."""

@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from memjax.runs.metrics import replace_file
+from memjax.runs.places import is_remote, replace_file
 from memjax.runs.sinks import RunInfo, Values
 
 CSV_FILE = "metrics.csv"  # in the workdir
@@ -15,7 +15,12 @@ class LongCSV:
     """One line for each value; the seed is empty where one number stands for all seeds."""
 
     def __init__(self, info: RunInfo):
-        """Goes on after the lines of steps up to `info.after`, and drops those of later ones."""
+        """Goes on after the lines of steps up to `info.after`, and drops those of later ones.
+
+        Raises OSError where the run lies in a bucket.
+        """
+        if is_remote(info.workdir):
+            raise OSError("its file grows, and those of a bucket cannot")
         path, self._first_seed = info.workdir / CSV_FILE, info.first_seed
         if path.exists():
             _truncate(path, info.after)

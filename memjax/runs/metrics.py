@@ -5,7 +5,6 @@ same bytes as one that was never interrupted. Every line has a checksum (memjax.
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from memjax.runs.lines import Lines, LineWriter, read_lines
+from memjax.runs.places import as_path, replace_file
 from memjax.runs.sinks import Sinks
 from memjax.types import ConfigError
 
@@ -35,7 +35,7 @@ class MetricsWriter:
             Lines before it that are missing or damaged are reported on one line; the run does not need them.
           sinks: take a copy of every line, and are closed with this writer.
         """
-        self.workdir = Path(workdir)
+        self.workdir = as_path(workdir)
         metrics, timing = (self.workdir / name for name in (METRICS_FILE, TIMING_FILE))
         begun = metrics.exists()
         lines = truncate_after(metrics, after)
@@ -150,21 +150,10 @@ def truncate_after(path: Path, step: int) -> Lines:
     """
     lines = _readable(path)
     kept = max((line.number for line in lines.intact if line.values["step"] <= step), default=0)
-    content = b"".join(line + b"\n" for line in lines.contents[:kept])
-    if not path.exists() or len(content) == path.stat().st_size:
+    if kept == len(lines.contents) and not lines.cut:
         return lines
-    replace_file(path, content)
+    replace_file(path, b"".join(line + b"\n" for line in lines.contents[:kept]))
     return read_lines(path)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replaces the content of a file atomically: a reader, or a crash, sees the old or the new content."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def mean(value: Any) -> float:

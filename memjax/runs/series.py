@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from memjax.runs.metrics import METRICS_FILE, read_metrics
+from memjax.runs.places import absolute, as_path
 from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, is_running, read_json, steps_in
 from memjax.types import ConfigError
 
@@ -56,7 +57,7 @@ def load_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[Run]:
     Raises:
       ConfigError: a run has no metrics, or damaged ones.
     """
-    runs = [load_run(Path(workdir)) for workdir in workdirs]
+    runs = [load_run(as_path(workdir)) for workdir in workdirs]
     times = Counter(run.name for run in runs)
     return [
         replace(run, name=str(workdir)) if times[run.name] > 1 else run
@@ -76,7 +77,7 @@ def load_run(workdir: Path) -> Run:
     if not isinstance(config.get("experiment"), str):
         raise ConfigError(f"{file}: experiment", "a name", repr(config.get("experiment")))
     steps = "updates" if "data" in config else "environment steps"
-    return Run(workdir.resolve().name, config["experiment"], rows, steps, _first_seed(config, file))
+    return Run(absolute(workdir).name, config["experiment"], rows, steps, _first_seed(config, file))
 
 
 def _written_until(workdir: Path, last: int) -> int:

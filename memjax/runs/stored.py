@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -28,6 +27,7 @@ from memjax.runs.digest import (
     sha256_json,
     sha256_of,
 )
+from memjax.runs.places import absolute, failures_as_oserror, is_remote, kvstore_url
 from memjax.runs.workdir import steps_in
 from memjax.types import ConfigError, PyTree
 
@@ -36,6 +36,14 @@ SCHEMA_VERSION = 2  # of a checkpoint; raised whenever an older one can no longe
 T = TypeVar("T")
 
 _MOST_REPLACED = 50  # checkpoints, until reading them is given up
+# What TensorStore says where a bucket gives no answer, which says nothing of the checkpoint in it.
+_UNREACHABLE = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "RESOURCE_EXHAUSTED",
+)
 _NO_ARRAYS = {"empty": np.zeros(1, np.uint8)}  # Orbax refuses an item without arrays
 
 
@@ -195,11 +203,16 @@ def restore_leaves(directory: Path, step: int) -> dict[str, Any]:
 def read_record(directory: Path, step: int) -> dict[str, Any]:
     """The verified record of checkpoint `step`. Raises Damaged, or ConfigError on another schema version."""
     try:
-        meta = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
+        path = directory / str(step) / "meta" / "metadata"
+        with failures_as_oserror(path):
+            content = path.read_bytes()
+        meta = json.loads(content)
         record = meta["record"]
         intact = sha256_json(record) == meta["sha256"] and record["step"] == step
         schema, writer = record["schema"], record["memjax"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if is_remote(directory) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise  # the bucket cannot be reached, which says nothing of the checkpoint
         raise Damaged(f"its record cannot be read: {type(error).__name__}") from error
     if not intact:
         raise Damaged("its record is not what was saved")
@@ -230,8 +243,8 @@ def _stored_keys(directory: Path, step: int) -> list[str]:
     """All keys in the database of checkpoint `step`; an array NAME has the keys NAME/.zarray, NAME/0, ..."""
     import tensorstore
 
-    folder = (directory / str(step) / "state").resolve()
-    spec = {"driver": "ocdbt", "base": f"file://{quote(str(folder))}/"}
+    folder = absolute(directory / str(step) / "state")
+    spec = {"driver": "ocdbt", "base": kvstore_url(folder)}
     return [key.decode() for key in tensorstore.KvStore.open(spec).result().list().result()]
 
 
@@ -241,7 +254,7 @@ def _read_arrays(
     """What Orbax finds. Any failure is damage: that the leaves fit the program was seen from the record."""
     if not targets:
         return {}
-    folder = (directory / str(step) / "state").resolve()  # Orbax takes absolute paths alone
+    folder = absolute(directory / str(step) / "state")  # Orbax takes absolute paths alone
     try:
         if on_host:
             how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in targets}
@@ -250,6 +263,8 @@ def _read_arrays(
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(folder, dict(targets))
     except Exception as error:  # tensorstore, zarr, JSON: no narrower type covers what a damaged file raises
+        if is_remote(directory) and any(state in str(error) for state in _UNREACHABLE):
+            raise OSError(f"{folder}: {_first_line(error)}") from error
         raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
 
 

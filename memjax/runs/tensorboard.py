@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from memjax.runs.places import is_remote
 from memjax.runs.sinks import RunInfo, Values, by_seed, means
 
 FOLDER = "tensorboard"  # in the workdir
@@ -18,7 +19,12 @@ class TensorBoard:
     """
 
     def __init__(self, info: RunInfo, *, seeds: bool):
-        """Opens the events of the means; with `seeds` those of each seed when its first value comes."""
+        """Opens the events of the means; with `seeds` those of each seed when its first value comes.
+
+        Raises OSError where the run lies in a bucket.
+        """
+        if is_remote(info.workdir):
+            raise OSError("its files grow, and those of a bucket cannot")
         self._info, self._seeds = info, seeds
         self._folder = info.workdir / FOLDER
         self._files = {"": _EventFile(self._folder, info.after)}

@@ -3,10 +3,11 @@
 The key comes from the environment (`WANDB_API_KEY`, or what `wandb login` stored), never from a config.
 """
 
+import tempfile
 import uuid
 from pathlib import Path
 
-from memjax.runs.metrics import replace_file
+from memjax.runs.places import absolute, is_remote, replace_file
 from memjax.runs.sinks import RunInfo, Values, by_seed, means
 
 ID_FILE = "wandb_id"  # in the workdir: which run of W&B a later launch continues
@@ -32,8 +33,8 @@ class WandB:
             project=project,
             entity=entity or None,
             id=_run_id(info.workdir / ID_FILE),
-            name=info.workdir.resolve().name,
-            dir=str(info.workdir),
+            name=absolute(info.workdir).name,
+            dir=tempfile.gettempdir() if is_remote(info.workdir) else str(info.workdir),
             config=dict(info.config),
             mode=mode,
             resume="allow",

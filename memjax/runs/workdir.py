@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from memjax import __version__
-from memjax.runs.metrics import METRICS_FILE, replace_file
+from memjax.runs.lease import LOCK, leased
+from memjax.runs.metrics import METRICS_FILE
+from memjax.runs.places import as_path, is_remote, replace_file, size
 from memjax.types import ConfigError
 
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
 CHECKPOINTS = "checkpoints"
+_COMMITTED = "commit_success.txt"  # Orbax writes it last to a checkpoint in a bucket
 SEAL = "sha256"  # the last field of each JSON file of a run
 
 # Fields that may differ between two launches of one run, since no result depends on them.
@@ -57,13 +60,13 @@ def open_workdir(
       begun: names of further files that show that the run has begun.
 
     Yields:
-      `workdir` as a Path.
+      `workdir` as a path.
 
     Raises:
       ConfigError: the directory cannot be written, another process runs in it, it belongs to another config
         or its config is missing, or it has checkpoints and `resume` is False.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     with locked(workdir):
         checkpoints = _checkpoints_in(workdir)
         if not resume and checkpoints:
@@ -97,7 +100,7 @@ def record_launch(workdir: Path, about: Mapping[str, Any]) -> None:
 
     Raises ConfigError where the manifest that is there is damaged.
     """
-    path = Path(workdir) / MANIFEST_FILE
+    path = as_path(workdir) / MANIFEST_FILE
     launches = read_json(path).get("launches") if path.exists() else []
     if not isinstance(launches, list):
         raise ConfigError(f"{path}: launches", "a list, as this command writes it", type(launches).__name__)
@@ -168,6 +171,10 @@ def locked(workdir: Path) -> Iterator[None]:
 
     Raises ConfigError where the directory cannot be written or another process holds its lock.
     """
+    if is_remote(workdir):
+        with leased(workdir):
+            yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(workdir / "lock", "a+")  # noqa: SIM115 - closed below
@@ -216,7 +223,12 @@ def _is_alive(process: int) -> bool:
 
 
 def is_running(workdir: Path) -> bool:
-    """Whether a process holds the lock of a workdir. Asking keeps others from taking it for an instant."""
+    """Whether a process holds the lock of a workdir. Asking keeps others from taking it for an instant.
+
+    In a bucket the lock of a process that was killed stays until the next launch, and counts as held.
+    """
+    if is_remote(workdir):
+        return (workdir / LOCK).exists()
     try:
         with open(workdir / "lock", "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -231,7 +243,10 @@ def steps_in(directory: Path) -> list[int]:
     """Steps of the checkpoints in `directory`, oldest first, intact or not."""
     if not directory.is_dir():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name))
+    steps = sorted(int(path.name) for path in directory.iterdir() if re.fullmatch(r"[0-9]{1,18}", path.name))
+    if is_remote(directory):  # a save that was killed has left objects under the same name
+        return [step for step in steps if (directory / str(step) / _COMMITTED).exists()]
+    return steps
 
 
 def _checkpoints_in(workdir: Path) -> list[str]:
@@ -244,7 +259,7 @@ def _checkpoints_in(workdir: Path) -> list[str]:
 
 
 def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+    return path.is_file() and size(path) > 0
 
 
 def _check_same_run(workdir: Path, config: Mapping[str, Any], free: Collection[str]) -> None:

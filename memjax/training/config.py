@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
+from memjax.runs.places import as_path
 from memjax.runs.workdir import CONFIG_FILE, read_json
 from memjax.schema import Between, Fraction, NonNegativeInt, OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.training.sinks import resolve_sinks
@@ -287,7 +288,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_workdir_config(workdir: Path, **registries: Any) -> ResolvedConfig:
     """The config of the run in `workdir`. Raises ConfigError where there is none, or it is not readable."""
-    path = Path(workdir) / CONFIG_FILE
+    path = as_path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise ConfigError("workdir", f"a directory of a run, with {CONFIG_FILE} in it", f"'{workdir}'")
     return resolve(read_json(path), **registries)

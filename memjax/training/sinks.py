@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from memjax.runs.places import as_path
 from memjax.runs.sinks import RunInfo, Sink, Sinks
 from memjax.schema import check_section, one_of, parse
 from memjax.types import ConfigError
@@ -154,7 +155,7 @@ def open_sinks(
     makers: dict[str, Callable[[RunInfo], Sink]] = {
         name: _bound(SINKS[name].make, section) for name, section in sections.items() if section.on
     }
-    return Sinks(makers, RunInfo(Path(workdir), config, after, first_seed))
+    return Sinks(makers, RunInfo(as_path(workdir), config, after, first_seed))
 
 
 def _bound(make: MakeSink, section: Any) -> Callable[[RunInfo], Sink]:

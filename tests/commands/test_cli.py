@@ -230,7 +230,7 @@ def test_two_directories_of_one_run_are_a_mistake(command, capsys):
     assert "expected one directory of a run, got a, b" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["gs://bucket/run", "s3://bucket/run", "file:///runs/a"])
+@pytest.mark.parametrize("where", ["s3://bucket/run", "file:///runs/a"])
 def test_an_address_is_not_taken_for_a_local_folder(where, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words in (["train", "--config=four_rooms", where], ["report", f"--workdir={where}"]):
