@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from memjax.runs.imports import IMPORTS_FILE, import_all, import_for_run, read_imports, write_imports
+from memjax.runs.imports import (
+    IMPORTS_FILE,
+    import_all,
+    import_for_run,
+    imported_modules,
+    read_imports,
+    write_imports,
+)
 from memjax.types import ConfigError
 
 
@@ -34,6 +41,7 @@ def test_a_file_and_a_module_are_recorded_and_imported_again(lab, tmp_path, caps
     said = capsys.readouterr().err.splitlines()
     assert said == [f"memjax: importing {each.name}, as the run did" for each in found]
     assert len(seen) == 1  # a second import would register its parts twice
+    assert {seen[0], "json.tool"} <= {module.__name__ for module in imported_modules()}
 
 
 def test_a_changed_file_is_said(lab, tmp_path, capsys):

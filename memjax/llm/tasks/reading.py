@@ -40,6 +40,8 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}: line {number}"
+            if line.lstrip().startswith("["):
+                raise ConfigError(where, "an object, one in each line", "the beginning of a list")
             row = _parsed(line, where)
             yield where, typed(row, dict, where)
 
@@ -58,7 +60,11 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(where, "JSON", f"{error} in {text[:40]!r}") from None
+        told = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line = f"line {error.lineno}, " if "\n" in text else ""  # else `where` has the line
+            told = f"{error.msg} at {line}column {error.colno}"
+        raise ConfigError(where, "JSON", f"{told} in {text[:40]!r}") from None
 
 
 def typed(value: Any, kind: type[T], where: str) -> T:

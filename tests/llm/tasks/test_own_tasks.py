@@ -105,6 +105,13 @@ def test_numbers_are_texts_and_ids_are_unique(tmp_path):
         load_own(written(tmp_path, rows[0], rows[0] | {"id": "1"}))
     with pytest.raises(ConfigError, match=r"benchmark.folder: .*, got nothing at '/.*/none.jsonl'"):
         load_own(tmp_path / "none.jsonl")
+    for text, says in (
+        ('{"id": 1, "prompt": "a"\n', r"line 1: expected JSON, got Expecting ',' delimiter at column 24 in"),
+        ('\n[{"id": 1}]', "line 2: expected an object, one in each line, got the beginning of a list"),
+    ):
+        (tmp_path / "tasks.jsonl").write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_own(tmp_path)
     (tmp_path / "tasks.jsonl").write_text("\n")
     with pytest.raises(ConfigError, match="one for each task, got an empty file"):
         load_own(tmp_path)
