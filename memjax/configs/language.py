@@ -274,7 +274,7 @@ def _local(config: ConfigDict) -> None:
     config.chat.endpoint.update(base_url="http://127.0.0.1:8080/v1", model=LOCAL_MODEL)
     config.chat.endpoint.update(timeout=900.0, retries=1)
     config.chat.endpoint.key_env = config.budget.tokens = None
-    config.benchmark.limit = 24
+    config.benchmark.limit = None if config.benchmark.name in OTHERS else 24
     config.chat.token_field = "max_tokens"
     programs = SOURCE.get(config.benchmark.name, "bigcodebench") == "bigcodebench"
     config.language.update(epochs=3, batch=4, concurrency=1, give_up_after=4, save_every=1)
