@@ -58,15 +58,24 @@ def shared_tasks(tasks: Sequence[str], *arms: Mapping[str, np.ndarray]) -> list[
     return [task for task in tasks if all(task in arm for arm in arms)]
 
 
+def tasks_of(tasks: Sequence[str], table: Table) -> list[str]:
+    """The tasks of a group that its arms are compared on; an arm that has run none of them does not count."""
+    return shared_tasks(tasks, *(arm for arm in table.values() if any(task in arm for task in tasks)))
+
+
 def by_group(campaign: Campaign, table: Table) -> str:
-    """Interquartile means, and the first arm's probability of improvement over each; 95 % intervals."""
+    """Interquartile means, and the first arm's probability of improvement over each; 95 % intervals.
+
+    The means are over the tasks that all arms have run, but for arms that have run none of the group; a
+    probability is over those that both arms have run.
+    """
     first = next(iter(campaign.arms))
     heads = [f"{group}: IQM | {group}: P({first} better)" for group in campaign.groups]
     lines = ["| arm | " + " | ".join(heads) + " |", "|---" * (2 * len(heads) + 1) + "|"]
     for arm in campaign.arms:
         cells = []
         for tasks in campaign.groups.values():
-            own = _scores(table[arm], shared_tasks(tasks, *table.values()))
+            own = _scores(table[arm], tasks_of(tasks, table))
             cells.append(with_interval(interquartile_mean, own) if own else "-")
             both = shared_tasks(tasks, table[first], table[arm])
             pair = _scores(table[first], both), _scores(table[arm], both)
@@ -91,8 +100,8 @@ def by_task(campaign: Campaign, table: Table) -> str:
 def draw(campaign: Campaign, table: Table, out: Path) -> None:
     """Interquartile means with intervals of every group, performance profiles below, and every task.
 
-    A group is shown where some task of it has scores of all arms, a task where it has scores of any. A task
-    that is all of its group is not shown twice.
+    A group is shown where some task of it has scores of all arms that have run any of it, a task where it has
+    scores of any arm. A task that is all of its group is not shown twice.
 
     Args:
       campaign: whose groups, tasks and arms.
@@ -100,7 +109,7 @@ def draw(campaign: Campaign, table: Table, out: Path) -> None:
       out: the picture.
     """
     plt = pyplot()
-    groups = {group: shared_tasks(tasks, *table.values()) for group, tasks in campaign.groups.items()}
+    groups = {group: tasks_of(tasks, table) for group, tasks in campaign.groups.items()}
     groups = {group: tasks for group, tasks in groups.items() if tasks}
     alone = [tasks[0] for tasks in groups.values() if len(tasks) == 1]
     tasks = [task for task in campaign.tasks if any(task in x for x in table.values()) and task not in alone]
@@ -120,7 +129,7 @@ def draw(campaign: Campaign, table: Table, out: Path) -> None:
     if tasks:
         axes = list(parts.pop(0).subplots(rows, columns, squeeze=False).flat)
         for i, (axis, task) in enumerate(zip(axes, tasks, strict=False)):
-            scores = {arm: _scores(table[arm], [task] if task in table[arm] else []) for arm in table}
+            scores = {arm: _scores(table[arm], [task]) for arm in table}
             _draw_bars(axis, scores, task, named=i % columns == 0, dots=True)
         for axis in axes[len(tasks) :]:
             axis.axis("off")
@@ -160,6 +169,8 @@ def _draw_profiles(axis: Any, scores: Mapping[str, Scores]) -> None:
     thresholds = np.linspace(0.0, 1.0, 101)
     lines: dict[Any, str] = {}
     for i, (arm, own) in enumerate(scores.items()):
+        if not own:
+            continue
         width = 3.2 - 2.0 * i / max(1, len(scores) - 1)  # so that of equal curves both are seen
         shares = performance_profile(own, thresholds)
         style = {"color": colour_of(i), "linestyle": style_of(i), "linewidth": width}
@@ -175,7 +186,8 @@ def _draw_profiles(axis: Any, scores: Mapping[str, Scores]) -> None:
 
 
 def _scores(arm: Mapping[str, np.ndarray], tasks: Sequence[str]) -> Scores:
-    return [arm[task] for task in tasks]
+    """Those of every task; none where the arm lacks some of them."""
+    return [arm[task] for task in tasks] if all(task in arm for task in tasks) else []
 
 
 def with_interval(statistic: Callable[..., float], *groups: Scores, form: str = ".2f") -> str:

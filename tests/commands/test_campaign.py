@@ -365,6 +365,22 @@ def test_two_campaigns_in_one_workdir_are_refused(tmp_path):
         run_missing(None, [], tmp_path, lambda rows: None, 1, dry_run=False)
 
 
+def test_an_arm_that_ran_nothing_of_a_group_does_not_keep_the_others_from_being_compared(file, tmp_path):
+    text = SMALL.replace('"CartPole"]', '"CartPole"]\nlater = ["Pendulum"]') + "Pendulum = [0, 1]\n"
+    file.write_text(text.replace("[scale]", "SIL = 'sil'\n[scale]"))
+    one = np.array([1.0, 1.0])
+    table = {
+        "Own": {"FourRooms": one, "Pendulum": one},
+        "PPO": {"FourRooms": 0 * one},
+        "SIL": {"Pendulum": one},
+    }
+    own, ppo, sil = campaign_table.by_group(read_campaign(file), table).splitlines()[2:]
+    full, half = "1.00 [1.00, 1.00]", "0.50 [0.50, 0.50]"
+    assert own == f"| Own | {full} | - | {full} | - |"
+    assert ppo == f"| PPO | 0.00 [0.00, 0.00] | {full} | - | - |"
+    assert sil == f"| SIL | - | - | {full} | {half} |"
+
+
 def test_no_panel_of_the_picture_is_empty_and_runs_of_a_single_task_are_dots(file, monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(campaign_table, "save_figure", lambda figure, out: kept.append(figure))

@@ -119,6 +119,30 @@ REPEATED = [
     ),
     (("README.md", "docs/concepts.md"), "PPO 0.67", "suite/tables.md", "| CartPole | 0.79 | 0.67 |"),
     (
+        ("docs/adamemento.md",),
+        "| AdaMemento | 1.00 [1.00, 1.00] | | 0.70 [0.65, 0.74] | |",
+        "suite/tables.md",
+        "| AdaMemento | 1.00 [1.00, 1.00] | - | - | - | -0.02 [-0.08, 0.07] | - | 0.70 [0.65, 0.74] | - |",
+    ),
+    (
+        ("docs/adamemento.md",),
+        "0.68 [0.63, 0.73] | 0.61 [0.46",
+        "suite/tables.md",
+        "0.68 [0.63, 0.73] | 0.61 [0.46",
+    ),
+    (
+        ("docs/adamemento.md",),
+        "0.63 [0.58, 0.69] | 0.63 [0.47",
+        "suite/tables.md",
+        "0.63 [0.58, 0.69] | 0.63 [0.47",
+    ),
+    (
+        ("docs/adamemento.md",),
+        "0.50 [0.25, 0.69] | 0.70 [0.59",
+        "suite/tables.md",
+        "0.50 [0.25, 0.69] | 0.70 [0.59",
+    ),
+    (
         ("README.md",),
         "| 60 % | RAG",
         "language_stream/tables.md",
