@@ -16,7 +16,7 @@ FRAME_SKIP = 4  # of envpool's Atari games, where a config says nothing else
 
 # Fields that configs did not always have, with the values under which they do nothing. With such a value a
 # config is the same as without the field, so that results from before it was there stay valid.
-NEUTRAL: dict[str, Any] = {}
+NEUTRAL = {"until_reward": False, "failures_per_success": 1, "fade_updates": 0}
 
 
 class Cell(NamedTuple):

@@ -46,6 +46,7 @@ def ppo() -> ConfigDict:
             "extrinsic_weight": 2.0,  # (spec)
             "intrinsic_weight": 1.0,  # (spec)
             "offpolicy": "mask",  # (spec) mask | is | bc
+            "fade_updates": 0,  # rollouts until the intrinsic weight is 0; 0: constant
             "clone_weight": 0.1,  # (spec) of "bc"
             "reference_every": 0,  # environments; 0: the intrinsic reward is not constrained
             "constraint_rate": 0.05,  # of Adam
@@ -87,6 +88,7 @@ def adamemento() -> ConfigDict:
                 "failures": True,
                 "capacity": 4096,  # steps, each bank
                 "episode_steps": 100,  # longer episodes keep their last ones
+                "until_reward": False,
                 "episodes_per_update": 8,  # per rollout, each bank
                 "last_frame": False,
                 "key_dim": 0,  # of a random projection; 0: the observation is the key
@@ -113,6 +115,7 @@ def adamemento() -> ConfigDict:
                 "weight_decay": 0.0,
                 "minibatches": 4,  # (spec) per rollout
                 "minibatch": 512,  # steps
+                "failures_per_success": 1,
                 "cloned_share": 0.5,  # of a minibatch, at most, from episodes the memory played itself
                 "holdout": 10,  # every 10th episode (spec: 10 %)
                 "calibrate_every": 10,  # rollouts
@@ -219,16 +222,14 @@ def sinks() -> ConfigDict:
 def with_agent(config: ConfigDict, name: str) -> None:
     """Replaces the agent by a baseline on the same hyper-parameters: "ppo", "rnd" or "sil"."""
     section = config.agent.ppo if "ppo" in config.agent else config.agent
+    plain = merged(section, reference_every=0, fade_updates=0, novelty=merged(section.novelty, kind="none"))
     if name == "sil":
-        config.agent = merged(
-            sil(), ppo=merged(section, reference_every=0, novelty=merged(section.novelty, kind="none"))
-        )
+        config.agent = merged(sil(), ppo=plain)
     elif name == "rnd":  # its observation statistics keep moving, as published
         novel = merged(section.novelty, kind="rnd", standardize_rollouts=0)
         config.agent = merged(section, name="ppo", reference_every=0, novelty=novel)
     else:
-        novel = merged(section.novelty, kind="none")
-        config.agent = merged(section, name="ppo", reference_every=0, novelty=novel)
+        config.agent = merged(plain, name="ppo")
 
 
 def _baseline(config: ConfigDict, name: str) -> None:
@@ -241,7 +242,7 @@ def _novelty(config: ConfigDict, kind: str) -> None:
     section = config.agent.ppo if "ppo" in config.agent else config.agent
     section.novelty.kind = kind
     if kind == "none":
-        section.reference_every = 0
+        section.reference_every = section.fade_updates = 0
     if kind == "rnd":  # as in `with_agent`
         section.novelty.standardize_rollouts = 0
 

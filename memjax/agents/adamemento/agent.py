@@ -28,7 +28,8 @@ import jax.numpy as jnp
 
 from memjax.agents.adamemento import advantage, assist, banks, demonstrations, labels, reflection
 from memjax.agents.adamemento.advantage import AdvantageNet
-from memjax.agents.adamemento.config import AdaMementoConfig, GateConfig
+from memjax.agents.adamemento.config import AdaMementoConfig
+from memjax.agents.adamemento.gate import next_kappa, ready
 from memjax.agents.adamemento.labels import ReturnWindow
 from memjax.agents.adamemento.reflection import ReflectionNets, ReflectionState
 from memjax.agents.online import ppo, reference
@@ -37,7 +38,9 @@ from memjax.agents.online.episodes import (
     Scratch,
     append,
     init_scratch,
+    init_stretch,
     keep_last,
+    keep_stretch,
     take_episodes,
 )
 from memjax.agents.online.learner import Learner, PPOState, make_learner
@@ -59,6 +62,7 @@ class AdaMementoState(flax.struct.PyTreeNode):
     written: Array  # [2] i32, episodes ever written to the success and the failure bank
     kappa: Array  # [] f32
     projection: Array  # [d, D] of observations to keys, fixed
+    stretch: Any = ()  # Stretch with `bank.until_reward`
     advantage: Any = ()  # AdvantageState with `gate.advantage`
     assist: Any = ()  # AssistState with `gate.measured`
 
@@ -118,13 +122,14 @@ def init(ada: AdaMemento, num_envs: int, key: Key, demonstrated: Episodes | None
     """The state before the first rollout of `num_envs` environments; demonstrations are successes."""
     # PPO's parameters come from the same key as in plain PPO, so that runs can be compared step by step.
     key_nets, key_projection = jax.random.split(jax.random.fold_in(key, 1))
-    config, gains = ada.config, ada.advantage
+    config, gains, size = ada.config, ada.advantage, (ada.config.bank.episode_steps, num_envs)
     state = AdaMementoState(
         ppo=ppo.init(ada.learner, num_envs, key),
         nets=reflection.init(ada.nets, key_nets),
         success=ada.success.init(),
         failure=ada.failure.init(),
-        scratch=init_scratch(ada.stored, config.bank.episode_steps, num_envs),
+        scratch=init_scratch(ada.stored, *size),
+        stretch=init_stretch(ada.stored, *size) if config.bank.until_reward else (),
         label=labels.init_window(config.label),
         written=jnp.zeros(2, jnp.int32),
         kappa=jnp.float32(config.gate.kappa),
@@ -184,7 +189,7 @@ def act(
     explore = found.sample(key)
     remembered, confidence = propose(ada, state, observation, jax.random.fold_in(key, 1))
     helped, carry = help_of(ada, state, carry, timestep, jax.random.fold_in(key, 3), policy)
-    gate = ready(ada.config.gate, state) & (confidence > state.kappa) & helped
+    gate = is_ready(ada, state) & (confidence > state.kappa) & helped
     if ada.advantage:
         gate &= gains(ada, state, observation, remembered, explore)
     if policy in ("policy", "memory"):
@@ -233,6 +238,7 @@ def acting(ada: AdaMemento, state: AdaMementoState) -> AdaMementoState:
         success=state.success if ada.config.reflection.prediction == "nearest" else (),
         failure=(),
         scratch=(),
+        stretch=(),
         label=(),
     )
 
@@ -262,7 +268,7 @@ def update(
         "gate/rate": masked_mean(gate, own),
         "gate/confidence": masked_mean(rollout.extras["confidence"], own),
         "gate/kappa": state.kappa,
-        "gate/ready": ready(ada.config.gate, state).astype(jnp.float32),
+        "gate/ready": is_ready(ada, state).astype(jnp.float32),
         # Spec 6.3: a right confidence is high only where the memory's action has an advantage >= 0.
         "gate/negative_advantage": masked_mean(found.total < 0, gate & own),
     }
@@ -280,7 +286,7 @@ def measure(
         )
         state, metrics = state.replace(advantage=learned), {"loss/advantage": error}
     if config.measured:
-        ended = rollout.done & rollout.valid & ready(config, state)
+        ended = rollout.done & rollout.valid & is_ready(ada, state)
         ended &= ~reference.is_reference(ada.learner, ended.shape[1])
         helped, returns = rollout.extras["helped"], rollout.stats.episode_return
         state = state.replace(assist=assist.update(config, state.assist, returns, helped, ended))
@@ -298,9 +304,10 @@ def remember(
     window, success, failure = labels.label(config.label, ada.spec, state.label, rollout)
     score = labels.score(config.label, rollout)
     chance = jax.random.uniform(key, score.shape)  # any failure teaches: take some of them
-    best = take_episodes(timeline, rollout, success, score, config.bank.episodes_per_update)
+    count = config.bank.episodes_per_update
+    best = take_episodes(timeline, rollout, success, score, count, state.stretch)
     good = _write(ada, state, best, best.score, success=True)
-    some = take_episodes(timeline, rollout, failure, chance, config.bank.episodes_per_update)
+    some = take_episodes(timeline, rollout, failure, chance, count)
     bad = _write(ada, state, some, some.episode_return, success=False)
     good = ada.success.remove(good, labels.stale(config.label, ada.spec, window, good.values["return"]))
     counts = jnp.stack([jnp.sum(best.chosen), jnp.sum(some.chosen)])
@@ -308,6 +315,7 @@ def remember(
         success=good,
         failure=bad,
         scratch=keep_last(timeline, config.bank.episode_steps),
+        stretch=keep_stretch(state.stretch, timeline, rollout),
         label=window,
         written=state.written + counts.astype(jnp.int32),
     )
@@ -330,18 +338,6 @@ def _write(
     return banks.write_episodes(*where, episodes, worth, first_id, holdout=ada.config.reflection.holdout)
 
 
-def ready(gate: GateConfig, state: AdaMementoState) -> Array:
-    """[] bool: enough episodes in both banks and enough training for the gate to open (spec 3.4)."""
-    enough = jnp.all(state.written >= gate.min_episodes)
-    return enough & (state.nets.updates >= gate.min_updates)
-
-
-def next_kappa(gate: GateConfig, kappa: Array, confidence: Array) -> Array:
-    """The threshold [] under which at most `max_share` of the last rollout would have been the memory's.
-
-    confidence [T, B] is that of the rollout; kappa [] stays as it is unless the gate is adaptive.
-    """
-    if not gate.adaptive:
-        return kappa
-    quantile = jnp.quantile(confidence, 1.0 - gate.max_share)
-    return jnp.maximum(gate.kappa, quantile).astype(jnp.float32)
+def is_ready(ada: AdaMemento, state: AdaMementoState) -> Array:
+    """[] bool: the gate may open."""
+    return ready(ada.config.gate, state.written, state.nets.updates)

@@ -24,6 +24,7 @@ class BanksConfig:
     failures: bool  # False: no failure bank; the reflection network tells successes from random actions
     capacity: PositiveInt  # steps, each bank
     episode_steps: PositiveInt  # L: longer episodes keep their last L steps
+    until_reward: bool  # of a longer success the L steps up to its last reward above 0 instead, if it had one
     episodes_per_update: PositiveInt  # E: at most so many enter each bank per rollout
     last_frame: bool  # images: store, and show to P and C, the newest plane only
     key_dim: NonNegativeInt  # width of a random projection of the observation; 0: the observation itself
@@ -76,7 +77,8 @@ class ReflectionConfig:
     fail_credit: Fraction  # a failed episode's step weighs fail_credit ** steps to its end; 1: all alike
     learning_rate: PositiveFloat
     minibatches: PositiveInt  # per rollout, for P and for C
-    minibatch: PositiveInt  # steps; for C, half from each bank
+    minibatch: PositiveInt  # steps
+    failures_per_success: PositiveInt  # in a minibatch of C; 1: half from each bank
     cloned_share: Fraction  # most of a minibatch that may come from episodes the memory itself played
     holdout: NonNegativeInt  # every so-many-th episode is kept for calibration; 0: none
     calibrate_every: NonNegativeInt  # rollouts between calibrations of C; 0: never
@@ -124,6 +126,10 @@ class AdaMementoConfig:
 
     def check(self) -> None:
         """Raises ConfigError where the sections contradict each other."""
+        if self.reflection.failures_per_success >= self.reflection.minibatch:
+            expected = f"less than {self.reflection.minibatch}, a minibatch"
+            got = self.reflection.failures_per_success
+            raise ConfigError("reflection.failures_per_success", expected, got)
         if self.reflection.neighbours > self.bank.capacity:
             expected = f"at most bank.capacity ({self.bank.capacity})"
             raise ConfigError("reflection.neighbours", expected, self.reflection.neighbours)

@@ -94,7 +94,8 @@ def _check(path: Path, found: Demonstrations, spec: EnvSpec) -> None:
 def make_episodes(config: AdaMementoConfig, spec: EnvSpec) -> Episodes | None:
     """The demonstrations that a config names, as they are written to the success bank; None for none.
 
-    Of a longer episode the last `episode_steps` are kept, as of those that the agent plays itself.
+    Of a longer episode the last `episode_steps` are kept, or with `until_reward` those up to its last reward
+    above 0, as of those that the agent plays itself.
 
     Raises:
       ConfigError: the file cannot be read (see `read`), or the bank is too small for them.
@@ -108,9 +109,10 @@ def make_episodes(config: AdaMementoConfig, spec: EnvSpec) -> Episodes | None:
         expected = f"at least {count} demonstrations * episode_steps = {count * length}"
         raise ConfigError("agent.bank.capacity", expected, config.bank.capacity)
     first = np.concatenate([[0], last[:-1] + 1])
-    rows = last[:, None] - np.arange(length - 1, -1, -1)[None, :]  # [E, L], the last step at L - 1
+    kept = _last_rewards(found, first, last, length) if config.bank.until_reward else last
+    rows = kept[:, None] - np.arange(length - 1, -1, -1)[None, :]  # [E, L], the last step at L - 1
     mask = rows >= first[:, None]
-    rows = np.where(mask, rows, last[:, None])
+    rows = np.where(mask, rows, kept[:, None])
     total = last - first + 1
     earned = np.add.reduceat(found.rewards, first, dtype=np.float64).astype(np.float32)
     return Episodes(
@@ -124,3 +126,13 @@ def make_episodes(config: AdaMementoConfig, spec: EnvSpec) -> Episodes | None:
         score=jnp.asarray(earned * config.label.length_discount**total, jnp.float32),
         gate_share=jnp.zeros(count),
     )
+
+
+def _last_rewards(found: Demonstrations, first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:
+    """The step [E] at which each episode paid last; its end where it never did, or is short enough."""
+    kept = last.copy()
+    for i, (begin, end) in enumerate(zip(first, last, strict=True)):
+        paid = np.flatnonzero(found.rewards[begin : end + 1] > 0.0)
+        if len(paid) and end - begin + 1 > length:
+            kept[i] = begin + paid[-1]
+    return kept

@@ -127,7 +127,7 @@ def learn(
     """
     config = nets.config
     key_draw, key_check = jax.random.split(key)
-    drawn = draw(nets, success, failure, observe, config.minibatches * config.minibatch, key_draw)
+    drawn = draw(nets, success, failure, observe, config.minibatches, key_draw)
     success = nets.success.touch(success, drawn[0].slots)
     failure = nets.failure.touch(failure, drawn[1].slots) if nets.failures else failure
     batches = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), drawn)
@@ -152,15 +152,21 @@ def learn(
 
 
 def draw(
-    nets: ReflectionNets, success: MemoryState, failure: MemoryState, observe: Observe, n: int, key: Key
+    nets: ReflectionNets, success: MemoryState, failure: MemoryState, observe: Observe, batches: int, key: Key
 ) -> tuple[Steps, Steps]:
-    """n steps of successes, and n // 2 negatives: failures, or successes with random actions."""
+    """So many minibatches of n successes, and of m negatives: failures, or successes with random actions."""
     key_good, key_bad = jax.random.split(key)
-    good = draw_steps(nets.success, success, observe, n, key_good)
+    good = draw_steps(nets.success, success, observe, batches * nets.config.minibatch, key_good)
+    count = batches * negatives(nets.config)
     if nets.failures:
-        return good, draw_steps(nets.failure, failure, observe, n // 2, key_bad)
-    half = jax.tree.map(lambda x: x[: n // 2], good)
-    return good, half.replace(action=_random_actions(nets.spec, n // 2, key_bad))
+        return good, draw_steps(nets.failure, failure, observe, count, key_bad)
+    same = jax.tree.map(lambda x: x[:count], good)
+    return good, same.replace(action=_random_actions(nets.spec, count, key_bad))
+
+
+def negatives(config: ReflectionConfig) -> int:
+    """m, the negatives in a minibatch of C; the rest of its n steps are successes."""
+    return config.minibatch * config.failures_per_success // (config.failures_per_success + 1)
 
 
 def _step(
@@ -174,14 +180,14 @@ def _step(
 
 
 def loss(nets: ReflectionNets, params: PyTree, good: Steps, bad: Steps) -> tuple[Array, dict[str, Array]]:
-    """The losses of P and of C on n successes and n // 2 negatives, and both as metrics."""
+    """The losses of P and of C on n successes and m negatives, and both as metrics."""
     config, clone = nets.config, jnp.zeros(())
     if config.prediction == "network":
         found = cast(Distribution, nets.predictor.apply(params["prediction"], good.observation))
         log_prob = _smoothed_log_prob(found, good.action, config.label_smoothing)
         clone = losses.clone_loss(log_prob, good.train * _clone_weight(config, good))
     credit = config.fail_credit ** bad.to_go.astype(jnp.float32)
-    both, outcome = _paired(config, good, bad.replace(train=bad.train * credit))
+    both, outcome = paired(config, good, bad.replace(train=bad.train * credit))
     # C also learns while only failures are known, and so begins doubtful. Waiting for both banks was
     # worse on Four Rooms: 17 of 20 seeds solved instead of 19.
     logit = logits(nets, params, both.observation, both.action)
@@ -213,13 +219,13 @@ def neighbours_vote(spec: EnvSpec, found: Retrieved) -> Distribution:
 
 def calibrate(nets: ReflectionNets, state: ReflectionState, good: Steps, bad: Steps) -> ReflectionState:
     """Temperature scaling (Guo et al. 2017) on held-out episodes, by search; unchanged where none are."""
-    both, outcome = _paired(nets.config, good, bad)
+    both, outcome = paired(nets.config, good, bad)
     logit = logits(nets, state.params, both.observation, both.action)
     candidates = jnp.logspace(-3.0, 3.0, TEMPERATURES, base=2.0)
     cost = jax.vmap(lambda t: losses.binary_cross_entropy(logit / t, outcome, both.held))(candidates)
     chosen = candidates[jnp.argmin(cost)]
     temperature = jnp.where(
-        jnp.any(both.held[: bad.held.shape[0]] > 0) & jnp.any(bad.held > 0), chosen, state.temperature
+        jnp.any(both.held[: -bad.held.shape[0]] > 0) & jnp.any(bad.held > 0), chosen, state.temperature
     )
     ece = calibration_error(jax.nn.sigmoid(logit / temperature), outcome, both.held)
     return state.replace(temperature=temperature, ece=ece)
@@ -241,7 +247,7 @@ def _calibrate_on_draw(
     key: Key,
     state: ReflectionState,
 ) -> ReflectionState:
-    good, bad = draw(nets, success, failure, observe, nets.config.minibatch, key)
+    good, bad = draw(nets, success, failure, observe, 1, key)
     return calibrate(nets, state, good, bad)
 
 
@@ -269,11 +275,11 @@ def _smoothed_log_prob(distribution: Distribution, action: Array, smoothing: flo
     )
 
 
-def _paired(config: ReflectionConfig, good: Steps, bad: Steps) -> tuple[Steps, Array]:
-    """As many successes as there are negatives, then those, and what C should say of each."""
-    half = jax.tree.map(lambda x: x[: bad.train.shape[0]], good)
-    both = jax.tree.map(lambda *x: jnp.concatenate(x), half, bad)
-    return both, jnp.concatenate([_outcome(config, half), jnp.zeros_like(bad.train)])
+def paired(config: ReflectionConfig, good: Steps, bad: Steps) -> tuple[Steps, Array]:
+    """Successes and negatives in the proportion that C learns from, and what it should say of each."""
+    some = jax.tree.map(lambda x: x[: bad.train.shape[0] // config.failures_per_success], good)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), some, bad)
+    return both, jnp.concatenate([_outcome(config, some), jnp.zeros_like(bad.train)])
 
 
 def _outcome(config: ReflectionConfig, good: Steps) -> Array:

@@ -57,6 +57,7 @@ class PPOConfig:
     scale_rewards: bool  # by the running std of the discounted return, clipped to +-10
     extrinsic_weight: NonNegativeFloat  # c_ext
     intrinsic_weight: NonNegativeFloat  # c_int
+    fade_updates: NonNegativeInt  # rollouts over which c_int falls to 0, linearly; 0: it stays
     offpolicy: Literal["mask", "is", "bc"]  # what PPO makes of actions it did not choose
     clone_weight: NonNegativeFloat  # eta of "bc"
     reference_every: NonNegativeInt  # every so-many-th environment is a reference's without bonus; 0: none
@@ -65,6 +66,8 @@ class PPOConfig:
 
     def check(self) -> None:
         """Raises ConfigError where fields contradict each other."""
+        if self.fade_updates and self.novelty.kind == "none":
+            raise ConfigError("fade_updates", "0, as there is no intrinsic reward", self.fade_updates)
         if self.reference_every == 1:
             raise ConfigError("reference_every", "0 or int >= 2, so that an explorer is left", 1)
         if self.reference_every and self.novelty.kind == "none":

@@ -34,6 +34,7 @@ class PPOState(flax.struct.PyTreeNode):
     observations: Any  # Running [n], or ()
     returns: Any  # (Running [], discounted sums [B]), or ()
     reference: Any = ()  # ReferenceState where the intrinsic reward is constrained
+    rollouts: Any = ()  # [] i32, learned from, where the intrinsic reward fades
 
 
 class Minibatch(flax.struct.PyTreeNode):
@@ -135,7 +136,7 @@ def optimise(
       The state, metrics, and the advantages.
     """
     config = learner.config
-    weight = config.intrinsic_weight if intrinsic_weight is None else intrinsic_weight
+    weight = bonus_weight(learner, state) if intrinsic_weight is None else intrinsic_weight
     found = advantages(config, rollout, reward, bonus, *values_along(learner, state, rollout), weight=weight)
     batch = Minibatch(
         observation=observe(learner, state, rollout.observation[:-1]),
@@ -148,6 +149,14 @@ def optimise(
     )
     state, metrics = fit(learner, state, jax.tree.map(merge, batch), key)
     return state, metrics, found
+
+
+def bonus_weight(learner: Learner, state: PPOState) -> Array | float:
+    """c_int, what the intrinsic stream weighs in the rollout that is learned from next."""
+    config = learner.config
+    if not config.fade_updates:
+        return config.intrinsic_weight
+    return config.intrinsic_weight * jnp.maximum(1.0 - state.rollouts / config.fade_updates, 0.0)
 
 
 def values_along(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[Array, Array]:

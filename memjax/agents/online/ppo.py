@@ -6,6 +6,9 @@ One update of a rollout, in this order (`learn`):
   3. epochs of minibatches: clipped policy loss, value losses, entropy, one Adam step each;
   4. the novelty module learns.
 
+With `fade_updates` the weight of the intrinsic reward falls to 0 over so many rollouts: a bonus that does not
+fade by itself would keep the policy from the best return. Our addition.
+
 Where `reference_every` is set, a reference that learns from the task's reward alone acts in some environments
 and holds the weight of the intrinsic reward down: memjax/agents/online/reference.py.
 
@@ -24,6 +27,7 @@ from memjax.agents.online.learner import (
     Advantages,
     Learner,
     PPOState,
+    bonus_weight,
     distribution,
     make_learner,
     merge,
@@ -68,6 +72,7 @@ def init(learner: Learner, num_envs: int, key: Key) -> PPOState:
         observations=Running.init(spec.observation_shape) if config.normalize_observations else (),
         returns=(Running.init(), jnp.zeros(num_envs)) if config.scale_rewards else (),
         reference=reference.init(learner, jax.random.fold_in(key, 1)) if config.reference_every else (),
+        rollouts=jnp.zeros((), jnp.int32) if config.fade_updates else (),
     )
 
 
@@ -131,6 +136,9 @@ def learn(
     improve = reference.optimise_both if learner.config.reference_every else optimise
     state, more, found = improve(learner, state, rollout, reward, extra, gate, key_epochs)
     metrics |= more
+    if learner.config.fade_updates:
+        metrics |= {"intrinsic/weight": jnp.asarray(bonus_weight(learner, state))}
+        state = state.replace(rollouts=state.rollouts + 1)
     if novelty:
         novel, more = novelties.learn(
             novelty, state.novelty, rollout.next_observation, rollout.valid, key_novelty

@@ -25,7 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from memjax.agents.online.learner import Advantages, Learner, PPOState, distribution, optimise, values_along
+from memjax.agents.online.learner import (
+    Advantages,
+    Learner,
+    PPOState,
+    bonus_weight,
+    distribution,
+    optimise,
+    values_along,
+)
 from memjax.ops.returns import generalized_advantage
 from memjax.ops.statistics import masked_mean
 from memjax.types import Array, ConfigError, Key, PyTree, Rollout
@@ -117,7 +125,7 @@ def optimise_both(
     rows = is_reference(learner, reward.shape[1])
     theirs, mine = np.flatnonzero(~rows), np.flatnonzero(rows)
     known, own = state.reference, _own(learner)
-    weight = learner.config.intrinsic_weight / (1.0 + known.alpha)
+    weight = bonus_weight(learner, state) / (1.0 + known.alpha)
     explorer = _part(rollout, theirs), reward[:, theirs], bonus[:, theirs], gate[:, theirs]
     reference = _part(rollout, mine), reward[:, mine], bonus[:, mine], gate[:, mine]
     state, metrics, ahead = optimise(learner, state, *explorer, key_explorer, intrinsic_weight=weight)
@@ -165,7 +173,9 @@ def _gain(own: Learner, state: PPOState, rollout: Rollout, reward: Array) -> Arr
 def _own(learner: Learner) -> Learner:
     """The reference's static parts: the same network without an intrinsic value."""
     return learner._replace(
-        config=replace(learner.config, reference_every=0), net=learner.net.clone(heads=1), novelty=None
+        config=replace(learner.config, reference_every=0, fade_updates=0),
+        net=learner.net.clone(heads=1),
+        novelty=None,
     )
 
 

@@ -25,9 +25,9 @@ def arrays(**changes):
     return made | changes
 
 
-def config_of(path, count=0):
+def config_of(path, count=0, **bank):
     def change(config):
-        config.agent.bank.update(demonstrations=str(path), num_demonstrations=count)
+        config.agent.bank.update(demonstrations=str(path), num_demonstrations=count, **bank)
         config.agent.reflection.learning_rate = 1e-2
 
     return small(change=change).agent
@@ -51,6 +51,17 @@ def test_the_last_steps_of_each_episode_stand_at_the_end(path):
     np.testing.assert_allclose(found.score, config.label.length_discount ** np.array(LENGTHS), rtol=1e-6)
     assert demonstrations.make_episodes(config_of(path, 1), SPEC).length.tolist() == [3]
     assert demonstrations.make_episodes(small().agent, SPEC) is None
+
+
+def test_of_a_longer_one_the_steps_up_to_its_last_reward_stand_there_where_asked(tmp_path):
+    rewards = np.zeros(sum(LENGTHS))
+    rewards[[0, 4, 6]] = 1.0  # the short one pays at its first step, the long one at its second and fourth
+    told = arrays(rewards=rewards)
+    np.savez(tmp_path / "shown.npz", **told)
+    found = demonstrations.make_episodes(config_of(tmp_path / "shown.npz", until_reward=True), SPEC)
+    np.testing.assert_array_equal(found.mask.sum(1), [3, 4])
+    np.testing.assert_allclose(found.observation[0, -3:], told["observations"][:3], rtol=1e-6)
+    np.testing.assert_allclose(found.observation[1, -4:], told["observations"][3:7], rtol=1e-6)
 
 
 def test_they_are_successes_before_the_first_step_and_all_are_learned_from(path):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from acting_case import first_rollout, small
 
-from memjax.agents.adamemento import advantage, agent, assist
+from memjax.agents.adamemento import advantage, agent, assist, reflection
 from memjax.agents.online import ppo, reference
-from memjax.agents.online.learner import optimise
+from memjax.agents.online.learner import bonus_weight, optimise
 from memjax.envs import make_env
 from memjax.training.train import build
 from memjax.types import ConfigError, Discrete, EnvSpec
@@ -25,6 +25,9 @@ def everything(config):
     config.agent.ppo.reference_every = 2
     config.agent.gate.update(advantage=True, measured=True, kappa=0.0, min_updates=0, margin=10.0)
     config.agent.gate.min_episodes = 0
+    config.agent.bank.until_reward = True
+    config.agent.reflection.failures_per_success = 4
+    config.agent.ppo.fade_updates = 4
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +169,23 @@ def test_both_policies_learn_and_the_measures_are_finite(trained):
     for name in ("constraint/alpha", "constraint/difference", "gate/help_pays", "loss/advantage"):
         assert np.isfinite(metrics[name]).all()
     assert float(state.agent.assist.count.sum()) > 0
+    length = np.asarray(state.agent.stretch.length)
+    assert length.shape == (1, 8)
+    assert ((length >= 0) & (length <= program.config.agent.bank.episode_steps)).all()
+
+
+def test_the_bonus_fades_linearly_and_stays_at_nothing(trained):
+    program, before, state, metrics = trained
+    assert (int(before.agent.ppo.rollouts[0]), int(state.agent.ppo.rollouts[0])) == (0, 2)
+    config = program.config.agent.ppo
+    np.testing.assert_allclose(
+        np.mean(metrics["intrinsic/weight"]), config.intrinsic_weight * (1.0 + 0.75) / 2
+    )
+    learner, own = ppo.make_learner(config, program.env.spec), state.agent.ppo
+    weights = [float(bonus_weight(learner, own.replace(rollouts=jnp.int32(n)))) for n in (0, 1, 4, 9)]
+    np.testing.assert_allclose(weights, config.intrinsic_weight * np.array([1.0, 0.75, 0.0, 0.0]))
+    constant = learner._replace(config=replace(config, fade_updates=0))
+    assert bonus_weight(constant, own) == config.intrinsic_weight
 
 
 def test_without_a_difference_the_explorers_learning_is_the_unconstrained_one():
@@ -197,6 +217,27 @@ def test_without_a_difference_the_explorers_learning_is_the_unconstrained_one():
 def test_mistakes_are_named(fields, message):
     with pytest.raises(ConfigError, match=message):
         small(change=lambda config: config.agent.ppo.update(fields))
+
+
+@pytest.mark.parametrize(("ratio", "negatives", "successes"), [(1, 16, 16), (4, 25, 6), (16, 30, 1)])
+def test_c_learns_from_as_many_failures_per_success_as_asked(ratio, negatives, successes):
+    config = small(change=lambda c: c.agent.reflection.update(failures_per_success=ratio)).agent
+    nets, ada = agent.make_parts(config, SPEC).nets, agent.make_parts(config, SPEC)
+
+    def shapes():
+        bank = ada.success.init(), ada.failure.init()
+        good, bad = reflection.draw(nets, *bank, lambda x: x, 2, jax.random.key(0))
+        first = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:])[0], (good, bad))
+        return first, reflection.paired(config.reflection, *first)
+
+    (good, bad), (both, outcome) = jax.eval_shape(shapes)
+    assert (good.train.shape, bad.train.shape) == ((32,), (negatives,))
+    assert both.train.shape == outcome.shape == (successes + negatives,)
+
+
+def test_so_many_failures_that_no_success_is_left_are_refused():
+    with pytest.raises(ConfigError, match="failures_per_success: expected less than 32"):
+        small(change=lambda c: c.agent.reflection.update(failures_per_success=32))
 
 
 def test_a_bound_below_the_least_share_is_a_mistake():
