@@ -170,11 +170,12 @@ def findings(curve: Curve, log: Path) -> list[str]:
         r = "" if np.isnan(found.binned) else f"; r over these bins {found.binned:+.2f}"
         lines.append(f"  success by utility, low to high: {shares}{r}")
     if not np.isnan(found.gain):
-        told = (
-            f"{found.gain:+.1%} from the first epoch to the last; nearest other task {found.similarity:.2f}"
-        )
-        r = found.gain_by_similarity
-        lines.append(f"  gain {told}" + ("" if np.isnan(r) else f", r of a task's gain with it {r:+.2f}"))
+        told = [f"{found.gain:+.1%} from the first epoch to the last"]
+        if not np.isnan(found.similarity):
+            told.append(f"nearest other task {found.similarity:.2f}")
+        if not np.isnan(found.gain_by_similarity):
+            told.append(f"r of a task's gain with it {found.gain_by_similarity:+.2f}")
+        lines.append(f"  gain {'; '.join(told)}")
     if found.spoiled:
         shares = ", ".join(f"{share:.0%}" for share in found.spoiled)
         lines.append(f"  spoiled among the memories shown, by epoch: {shares}")

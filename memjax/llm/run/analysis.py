@@ -35,8 +35,8 @@ class Analysis(NamedTuple):
     bins: tuple[tuple[float, float, int], ...]  # (mean utility, share of success, uses), of equal counts
     binned: float  # Pearson's r over those bins, as the source's figure: chance within a bin is averaged out
     confident: tuple[Confident, ...]  # failures whose mean utility was in the top bin, highest first
-    similarity: float  # mean over tasks of the cosine to the nearest other task
-    gain: float  # last epoch's success less the first's
+    similarity: float  # mean over tasks of the cosine to the nearest other task; NaN where none was embedded
+    gain: float  # last epoch's success less the first's; NaN where not all tasks were played in both
     gain_by_similarity: float  # Pearson's r over tasks of that gain with that cosine
     spoiled: tuple[float, ...]  # of each epoch, the share of uses that were spoiled memories
 
@@ -58,7 +58,8 @@ def analyse(path: Path) -> Analysis:
     learned = [event for event in events if event.phase == "learn"]
     solved, intents = _by_task(learned)
     utility, success, bad, epoch = _uses(learned, spoiled)
-    similar, gains = _similarity(solved, {task: vectors.get(name) for task, name in intents.items()})
+    gains, similar = _gains(solved), _nearest({task: vectors.get(name) for task, name in intents.items()})
+    both = [task for task in gains if task in similar]
     bins = success_by_utility(utility, success)
     return Analysis(
         uses=len(utility),
@@ -66,9 +67,9 @@ def analyse(path: Path) -> Analysis:
         bins=bins,
         binned=over_bins(bins),
         confident=_confident(learned, solved, names, utility),
-        similarity=float(np.mean(similar)) if len(similar) else float("nan"),
-        gain=float(np.mean(gains)) if len(gains) else float("nan"),
-        gain_by_similarity=pearson(similar, gains),
+        similarity=float(np.mean(list(similar.values()))) if similar else float("nan"),
+        gain=float(np.mean(list(gains.values()))) if gains else float("nan"),
+        gain_by_similarity=pearson(np.array([similar[x] for x in both]), np.array([gains[x] for x in both])),
         spoiled=tuple(float(np.mean(bad[epoch == e])) for e in np.unique(epoch)) if spoiled else (),
     )
 
@@ -154,18 +155,24 @@ def _confident(
     return tuple(sorted(found, key=lambda x: -x.utility))
 
 
-def _similarity(
-    solved: dict[int, dict[int, bool]], vectors: dict[int, np.ndarray | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """[n] the cosine of each task to its nearest other one, and [n] its gain from first to last epoch.
+def _gains(solved: dict[int, dict[int, bool]]) -> dict[int, float]:
+    """Each task's success in the last epoch less that in the first, of epochs in which all tasks were played.
 
-    Of tasks that were played in more than one epoch and have a vector.
+    So there is none where solved tasks are left out later, which would count the others alone.
     """
-    tasks = [task for task, epochs in solved.items() if vectors[task] is not None and len(epochs) > 1]
-    if len(tasks) < 3:
-        return np.zeros(0), np.zeros(0)
-    keys = np.stack([np.asarray(vectors[task]) for task in tasks])
+    common = set.intersection(*(set(epochs) for epochs in solved.values())) if solved else set()
+    if len(common) < 2:
+        return {}
+    first, last = min(common), max(common)
+    return {task: float(epochs[last]) - float(epochs[first]) for task, epochs in solved.items()}
+
+
+def _nearest(vectors: dict[int, np.ndarray | None]) -> dict[int, float]:
+    """The cosine of each task with a vector to its nearest other one; none for fewer than three tasks."""
+    known = {task: np.asarray(vector) for task, vector in vectors.items() if vector is not None}
+    if len(known) < 3:
+        return {}
+    keys = np.stack(list(known.values()))
     cosines = keys @ keys.T
     np.fill_diagonal(cosines, -np.inf)
-    ends = [(solved[task][min(solved[task])], solved[task][max(solved[task])]) for task in tasks]
-    return cosines.max(axis=1), np.array([float(last) - float(first) for first, last in ends])
+    return dict(zip(known, cosines.max(axis=1).tolist(), strict=True))

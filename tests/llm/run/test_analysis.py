@@ -14,11 +14,12 @@ from memjax.llm.run.loop import run_language
 from memjax.llm.run.records import Event, Experience, Recall
 
 
-def written(path, played, spoiled=()):
+def written(path, played, spoiled=(), *, embedded=True):
     """A log of (epoch, task, utilities shown, success); memory i is shown at place i."""
     log = ExperienceLog(path, embedder="e", dim=2)
     log.number_tasks([f"t{n}" for n in range(4)])
-    log.keep_vectors({f"h{n}": np.array([math.cos(n), math.sin(n)], np.float32) for n in range(4)})
+    vectors = {f"h{n}": np.array([math.cos(n), math.sin(n)], np.float32) for n in range(4)}
+    log.keep_vectors(vectors if embedded else {})
     for number, (epoch, task, utilities, success) in enumerate(played, start=1):
         rows = tuple(range(len(utilities)))
         recall = Recall(rows, (0.5,) * len(rows), utilities)
@@ -69,6 +70,17 @@ def test_a_confident_failure_is_found_with_what_followed(tmp_path):
     # Gains of the three tasks: +1, -1, +1; nearest other task: the same angle for all.
     assert found.gain == pytest.approx(1 / 3)
     assert found.similarity == pytest.approx(math.cos(1))
+
+
+def test_a_gain_is_of_epochs_in_which_all_tasks_were_played(tmp_path):
+    played = [(0, t, (0.0,), t == 0) for t in range(3)] + [(1, t, (0.0,), True) for t in (1, 2)]
+    left_out = written(tmp_path / "solved_tasks_are_left.sqlite", played)
+    assert math.isnan(left_out.gain)
+    assert left_out.similarity == pytest.approx(math.cos(1))
+    found = written(tmp_path / "log.sqlite", [*played, (1, 0, (0.0,), False)], embedded=False)
+    assert found.gain == pytest.approx(1 / 3)
+    assert math.isnan(found.similarity)
+    assert math.isnan(found.gain_by_similarity)
 
 
 def test_where_nothing_was_shown_there_is_nothing_to_say(tmp_path):
