@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from memjax.commands.campaign_cells import Cell, cells_of, cost, is_done
+from memjax.commands.campaign_cells import Cell, cells_of, cost, is_done, rows_of
 from memjax.commands.campaign_file import Campaign, read_campaign
 from memjax.commands.campaign_table import write_tables
 from memjax.runs.places import replace_file
 from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
-from memjax.runs.workdir import CHECKPOINTS, locked
+from memjax.runs.workdir import CHECKPOINTS, is_running, locked
 from memjax.types import ConfigError, RunEnded
 
 RESULTS = "results.csv"
@@ -84,7 +84,7 @@ def run_missing(
     dry_run: bool,
     hours: float | None = None,
 ) -> int:
-    """Runs those cells that have no rows yet, then calls `write` with all rows. Returns the exit code.
+    """Runs those cells that have no rows yet, then calls `write` with the rows of all. Returns the exit code.
 
     Raises RunEnded where a run failed, after the others were finished and what there is was written, and
     ConfigError where another process runs cells in `workdir`.
@@ -103,8 +103,12 @@ def run_missing(
     if stop.requested:
         return stop.exit_code
     rows = read_rows(workdir / RESULTS)
-    if rows:
-        write(rows)
+    own = rows_of(cells, rows)
+    if len(own) < len(rows):
+        left = f"{len(rows) - len(own)} rows of other configs or seeds"
+        print(f"memjax: {workdir / RESULTS}: {left} are not in the tables", file=sys.stderr)
+    if own:
+        write(own)
     if failed:
         raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
     return 0
@@ -125,14 +129,15 @@ def run_cells(
     to end: each saves itself, and goes on with the next launch.
     """
     waiting, running, failed = list(cells), {}, []
+    left: set[Cell] = set()  # by a launch that was killed: they still run
     try:
         while (waiting or running) and not stop.requested:
             if time.monotonic() >= deadline:
-                left = f"{len(running) + len(waiting)} runs are left, and the same command goes on"
-                print(f"memjax: the time is up: {left}", file=sys.stderr)
+                rest = f"{len(running) + len(waiting)} runs are left, and the same command goes on"
+                print(f"memjax: the time is up: {rest}", file=sys.stderr)
                 break
-            while waiting and len(running) < workers:
-                cell = waiting.pop(0)
+            while len(running) < workers and (cell := _free(waiting, left)) is not None:
+                waiting.remove(cell)
                 running[cell] = _start(cell), time.monotonic()
             for cell, (process, began) in list(running.items()):
                 if process.poll() is None:
@@ -140,8 +145,8 @@ def run_cells(
                 del running[cell]
                 seconds = time.monotonic() - began
                 what = f"failed: {_last_line(cell)}" if process.returncode else "done"
-                left = f"{len(waiting)} waiting"
-                print(f"memjax: {cell.name}: {what}, {seconds:.0f} s, {left}", file=sys.stderr)
+                rest = f"{len(waiting)} waiting"
+                print(f"memjax: {cell.name}: {what}, {seconds:.0f} s, {rest}", file=sys.stderr)
                 if process.returncode:
                     failed.append(cell.name)
                     continue
@@ -156,6 +161,17 @@ def run_cells(
         for process, _ in running.values():
             process.wait()
     return failed
+
+
+def _free(cells: Sequence[Cell], left: set[Cell]) -> Cell | None:
+    """The first cell in whose folder no process runs; those that are passed over are said once."""
+    for cell in cells:
+        if not is_running(cell.folder):
+            return cell
+        if cell not in left:
+            left.add(cell)
+            print(f"memjax: {cell.name}: still runs, as an earlier launch left it; waiting", file=sys.stderr)
+    return None
 
 
 def _start(cell: Cell) -> subprocess.Popen:

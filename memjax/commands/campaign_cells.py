@@ -121,3 +121,14 @@ def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:
         if (row["task"], row["arm"], row["config"]) == (cell.task, cell.arm, cell.digest)
     }
     return have >= set(range(cell.first_seed, cell.first_seed + cell.seeds))
+
+
+def rows_of(cells: Sequence[Cell], rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows that these cells wrote. Others are of a file that was changed since, or of other seeds."""
+    seeds: dict[tuple[str, str, str], set[int]] = {}
+    for cell in cells:
+        own = range(cell.first_seed, cell.first_seed + cell.seeds)
+        seeds.setdefault((cell.task, cell.arm, cell.digest), set()).update(own)
+    return [
+        row for row in rows if int(row["seed"]) in seeds.get((row["task"], row["arm"], row["config"]), ())
+    ]

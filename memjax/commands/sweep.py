@@ -60,13 +60,9 @@ def run(request: Request, workdir: Path, *, workers: int, dry_run: bool) -> int:
     flags = [f"--import={name}" for name in request.imports]
     flags += [] if request.cache else ["--no-compilation-cache"]
     cells = [cell._replace(flags=tuple(flags)) for cell in cells_of(campaign, workdir)]
-    own = {(cell.task, cell.arm, cell.digest) for cell in cells}
-    seeds = range(request.first_seed, request.first_seed + request.seeds)
 
     def write(rows: Sequence[Mapping[str, str]]) -> None:
-        # Other sweeps, and other seeds, may have rows in the same file.
-        rows = [row for row in rows if (row["task"], row["arm"], row["config"]) in own]
-        write_sweep(campaign, [row for row in rows if int(row["seed"]) in seeds], workdir, request.config)
+        write_sweep(campaign, rows, workdir, request.config)
 
     return run_missing(campaign, cells, workdir, write, workers, dry_run)
 

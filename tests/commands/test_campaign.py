@@ -1,8 +1,10 @@
 """`memjax campaign`: statistics against oracles, the file, resuming, and tables from rows."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +239,53 @@ def test_a_changed_config_is_run_anew(file, tmp_path, monkeypatch):
     assert main(["campaign", str(file), f"--workdir={work}"]) == 0
     assert len(started) == 4
     assert len(read_rows(work / "results.csv")) == 16  # in place of the old ones
+
+
+def test_rows_of_a_file_that_was_changed_since_are_in_no_table(file, tmp_path, monkeypatch, capsys):
+    """Killed half way, gone on with other settings: what cannot be run anew in its folder is left out."""
+    work = tmp_path / "work"
+    words = ["campaign", str(file), f"--workdir={work}"]
+    pretend(monkeypatch, fails=("CartPole/PPO", "CartPole/Own"))
+    assert main(words) == 1
+    file.write_text(SMALL.replace('Own = "smoke"', 'Own = { variant = "smoke", "agent.ppo.clip" = 0.3 }'))
+    capsys.readouterr()
+    started = pretend(monkeypatch)
+
+    def refuse(cell):
+        started.append(cell.name)
+        return subprocess.Popen([sys.executable, "-S", "-c", "import sys; sys.exit(2)"])
+
+    monkeypatch.setattr(campaign, "_start", refuse)
+    assert main(words) == 1
+    assert sorted(started) == ["CartPole/Own", "CartPole/PPO", "FourRooms/Own"]  # FourRooms/PPO is unchanged
+    said = capsys.readouterr()
+    assert "results.csv: 4 rows of other configs or seeds are not in the tables" in said.err
+    tables = (work / "tables.md").read_text()
+    assert re.search(r"^\| FourRooms \| - \| \d", tables, re.M)
+    assert "| CartPole | - | - |" in tables
+    assert len(read_rows(work / "results.csv")) == 8  # nothing was deleted
+
+
+def test_a_run_that_a_killed_campaign_left_is_waited_for(file, tmp_path, monkeypatch, capsys):
+    work = tmp_path / "work"
+    first = work / "FourRooms" / "Own"
+    started, held = pretend(monkeypatch), contextlib.ExitStack()
+    held.enter_context(locked(first))
+    start = campaign._start
+
+    def start_or_let_go(cell):
+        if len(started) == 3:
+            shutil.rmtree(first)
+        process = start(cell)
+        if len(started) == 3:
+            held.close()
+        return process
+
+    monkeypatch.setattr(campaign, "_start", start_or_let_go)
+    assert main(["campaign", str(file), f"--workdir={work}"]) == 0
+    assert started == ["FourRooms/PPO", "CartPole/Own", "CartPole/PPO", "FourRooms/Own"]
+    line = "memjax: FourRooms/Own: still runs, as an earlier launch left it; waiting\n"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 @pytest.mark.parametrize(
