@@ -1,6 +1,7 @@
 """What may import what, and what no module of the package may do. Read from the source, not run."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,23 @@ def test_the_face_test_can_fail():
     ]
     assert sorted(memjax.memory.__all__) == sorted(set(memjax.memory.__all__))
     assert all(hasattr(memjax.memory, name) for name in memjax.memory.__all__)
+
+
+WALL_CLOCK = {  # written for people to read, and a date that a server asks to wait for
+    "runs/metrics.py",
+    "runs/workdir.py",
+    "runs/tensorboard.py",
+    "llm/clients/retry.py",
+}
+
+
+def test_the_time_of_day_decides_nothing():
+    """A clock may go backwards: what waits, times or orders something asks a monotonic one."""
+    words = re.compile(
+        r"\btime\.time\b|\bdatetime\.(now|utcnow|today)\b|st_[mc]time|getmtime|time\.localtime"
+    )
+    found = {str(path.relative_to(PACKAGE)) for path in FILES if words.search(path.read_text())}
+    assert found == WALL_CLOCK
 
 
 def test_every_part_has_its_place():

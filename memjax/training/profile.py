@@ -9,7 +9,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ _INSTRUCTION = re.compile(r'^ *(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
 _FUSION = re.compile(r"^ *(?:ROOT )?%?([\w.-]+) = .*calls=%?([\w.-]+)")
 _SCOPE = re.compile(r"(?:^|[/(])(memory\.\w+|environment|policy|data|learning)(?=[/)]|$)")
+_TRACES = "*.xplane.pb"
 _CONTAINER = re.compile(r"(while|call|closed_call|conditional)(\.|$)")  # its operations are events too
 
 
@@ -62,13 +63,14 @@ def profile(run: Any, arguments: tuple[Any, ...], folder: Path, *, iterations: i
         began = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, *others))
         seconds.append(time.perf_counter() - began)
+    before = set(folder.rglob(_TRACES))
     with jax.profiler.trace(str(folder)):
         jax.block_until_ready(compiled(state, *others))
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     return Profile(
         compile_seconds=compile_seconds,
         seconds=statistics.median(seconds) / iterations,
-        parts=shares(traced(folder), parts_of(compiled.as_text())),
+        parts=shares(traced(folder, before), parts_of(compiled.as_text())),
         product_flops=flops / iterations,
         flops=float(cost.get("flops", math.nan)),
         bytes=float(cost.get("bytes accessed", math.nan)),
@@ -145,10 +147,10 @@ def parts_of(program: str) -> dict[str, str]:
     return found
 
 
-def traced(folder: Path) -> Iterable[tuple[str, float]]:
-    """(instruction, ns) of every operation in the newest trace of a folder."""
-    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+def traced(folder: Path, before: Collection[Path] = ()) -> Iterable[tuple[str, float]]:
+    """(instruction, ns) of every operation in the trace of a folder that is not one of those `before`."""
+    paths = sorted(folder.rglob(_TRACES), key=lambda path: (path not in before, path.name, path))
+    for plane in jax.profiler.ProfileData.from_file(str(paths[-1])).planes:
         for line in plane.lines:
             for event in line.events:
                 name = dict(event.stats).get("hlo_op")

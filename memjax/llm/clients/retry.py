@@ -113,7 +113,8 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
 
     Args:
       headers: of the answer, names in lower case.
-      now: the time in seconds since 1970, for headers that give a date.
+      now: the time in seconds since 1970, for headers that give a date in an answer without one of its own.
+        Why the answer's own is preferred: the clock of this machine may be wrong, and change.
     """
     value = headers.get("retry-after")
     if value is None:
@@ -121,8 +122,16 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
-        except ValueError:
+        then, sent = _seconds_of(value), _seconds_of(headers.get("date", ""))
+        if then is None:
             return None
+        seconds = then - (now() if sent is None else sent)
     return max(seconds, 0.0) if seconds < float("inf") else None
+
+
+def _seconds_of(date: str) -> float | None:
+    """The time that a header gives, in seconds since 1970; None where it is no date."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -203,6 +203,16 @@ def test_reading_retry_after(text, seconds):
     assert retry_after({"retry-after": text}, now=lambda: 1000.0) == seconds
 
 
+@pytest.mark.parametrize("clock", [0.0, 1e9, 4e9])
+def test_a_date_is_read_by_the_clock_that_wrote_it(clock):
+    """Whatever this machine takes the time to be: behind by years, or ahead."""
+    headers = {"date": "Thu, 01 Jan 2026 00:00:00 GMT", "retry-after": "Thu, 01 Jan 2026 00:00:07 GMT"}
+    assert retry_after(headers, now=lambda: clock) == 7.0
+    past = headers | {"retry-after": "Wed, 31 Dec 2025 23:00:00 GMT"}
+    assert retry_after(past, now=lambda: clock) == 0.0
+    assert retry_after(headers | {"date": "today"}, now=lambda: 1767225600.0) == 7.0
+
+
 def test_no_retry_after():
     assert retry_after({}) is None
 
