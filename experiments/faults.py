@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments import fault_flips, fault_inputs, fault_kills
+from experiments import fault_disks, fault_flips, fault_inputs, fault_kills, fault_values
 from experiments.fault_matrix import HEAD, HOW, ROWS
 from experiments.fault_tests import ROOT
 from memjax.runs.workdir import describe_launch, read_json, write_json
@@ -29,6 +29,9 @@ from memjax.runs.workdir import describe_launch, read_json, write_json
 RESULTS = ROOT / "experiments" / "results" / "faults" / "results.json"
 PAGE = ROOT / "docs" / "reliability.md"
 CONFIGS = 100
+VALUES = 200  # of both systems together
+UPDATES = 10_000_000
+DISKS = 50  # small disks, and as many races
 PARTS = sorted({part for row in ROWS.values() for part in row.parts})
 
 
@@ -41,19 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--signals", type=int, default=4, help="SIGTERM and SIGINT (default 4)")
     parser.add_argument("--flips", type=int, default=120, help="flipped bits in all (default 120)")
     parser.add_argument("--minutes", type=float, default=30.0, help="no trial begins after them (default 30)")
-    parser.add_argument("--only", default="", help="rows, such as R1,R3; default: all")
+    parser.add_argument("--only", default="", help="rows or parts, such as R1,flips; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--anew", action="store_true", help="forget what these rows counted before")
     parser.add_argument("--write", action="store_true", help="write the page, run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     rows = arguments.only.split(",") if arguments.only else list(ROWS)
-    if set(rows) - ROWS.keys():
-        parser.error(f"--only: expected rows of R1 .. R{len(ROWS)}, got {arguments.only!r}")
+    if set(rows) - ROWS.keys() - set(PARTS):
+        expected = f"rows of R1 .. R{len(ROWS)}, or some of {', '.join(PARTS)}"
+        parser.error(f"--only: expected {expected}, got {arguments.only!r}")
     path = arguments.results
     results = read_json(path) if path.exists() else {"parts": {}}
     if not arguments.write:
-        wanted = [part for part in PARTS if any(part in ROWS[row].parts for row in rows)]
+        wanted = [p for p in PARTS if p in rows or any(p in ROWS[row].parts for row in rows if row in ROWS)]
         if arguments.anew:
             results["parts"] = {part: found for part, found in results["parts"].items() if part not in wanted}
         deadline = time.monotonic() + 60 * arguments.minutes
@@ -95,13 +99,31 @@ def run_part(
         counts = before.get("files", {})
         counts = fault_flips.campaign(kinds, folder, arguments.flips, deadline, arguments.seed, counts)
         return {"trials": sum(sum(c.values()) for c in counts.values()), "files": counts}
+    if kind == "values":
+        place, counts, number = folder / part.replace(" ", "-"), before.get("files", {}), VALUES // 2
+        found = fault_values.campaign(name, place, number, deadline, arguments.seed, counts)
+        found["trials"] = sum(sum(c.values()) for c in counts.values()) - begin
+        return _together(before, found) | {"files": counts}
+    if part == "updates":
+        return before if begin else fault_values.try_updates(UPDATES, arguments.seed)
+    if part in ("full disks", "races"):
+        place, number = folder / part.replace(" ", "-"), max(begin, DISKS)
+        found = fault_disks.campaign(part.split()[0], place, number, deadline, arguments.seed, begin)
+        counts = {name: before.get(name, 0) + found[name] for name in ("full", "room") if name in found}
+        return _together(before, found) | counts
     if part == "configs":
         found = fault_inputs.try_configs(CONFIGS, arguments.seed, begin)
     elif part == "datasets":
         found = fault_inputs.try_datasets(begin)
     else:
         return fault_inputs.try_canary()
-    return {"trials": begin + found["trials"], "faults": before.get("faults", []) + found["faults"]}
+    return _together(before, found)
+
+
+def _together(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The counts of an earlier call and of this one."""
+    trials = before.get("trials", 0) + found["trials"]
+    return {"trials": trials, "faults": before.get("faults", []) + found["faults"]}
 
 
 def broken(found: dict[str, Any]) -> int:
@@ -129,6 +151,23 @@ def sentence(part: str, found: dict[str, Any]) -> str:
             for name, c in found["files"].items()
         ]
         return f"{found['trials']} flipped bits: {'; '.join(cells)}"
+    if part.startswith("values"):
+        cells = [
+            f"{name} {c['found']} found at once, {c['later']} later, {c['same']} without effect, "
+            f"{c['silent']} silent"
+            for name, c in found["files"].items()
+        ]
+        return f"{found['trials']} values that are not finite: {'; '.join(cells)}"
+    if part == "updates":
+        text = f"{found['trials']:,} updates of utilities in a row, each way of computing them"
+        return f"{text}: at most {found['error']:.1g} from an oracle in float64"
+    if part == "full disks":
+        text = f"{found['trials']} runs on disks of {fault_disks.KIB[0]} to {fault_disks.KIB[1]} KiB"
+        text += f", {found.get('full', 0)} of which were full: {len(found['faults'])} faults"
+        return f"{text}; each went on with more room, and ended like the run with enough from the start"
+    if part == "races":
+        text = f"{found['trials']} races of {fault_disks.RACERS} processes for one workdir"
+        return f"{text}: {len(found['faults'])} not won by one alone, or not refused with its number"
     if part == "canary":
         text = f"{found['trials']} files and streams of a run with {found['requests']} requests"
         return f"{text}: key in {len(found['faults'])}"
