@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from scripted import Script
 
+from memjax.configs import language
 from memjax.llm.tasks import own
 from memjax.llm.tasks.own import load_own, register_reward
 from memjax.runs import imports
@@ -115,6 +116,13 @@ def test_numbers_are_texts_and_ids_are_unique(tmp_path):
     (tmp_path / "tasks.jsonl").write_text("\n")
     with pytest.raises(ConfigError, match="one for each task, got an empty file"):
         load_own(tmp_path)
+
+
+def test_a_small_model_plays_all_of_ones_own_tasks_and_some_of_a_benchmarks():
+    limits = {
+        name: language.get_config(f"{name}+local").benchmark.limit for name in ("own", "inspect", "hle")
+    }
+    assert limits == {"own": None, "inspect": None, "hle": 24}
 
 
 def test_a_reward_is_found_by_its_name_in_what_is_imported(tmp_path, monkeypatch):
