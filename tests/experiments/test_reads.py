@@ -1,6 +1,7 @@
 """The campaign of reads that act: banks, windows, files and tables."""
 
 import csv
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,13 @@ import pytest
 
 pytest.importorskip("experiments.reads_plan", reason="no experiments beside the tests")
 
-from experiments import reads_default, reads_default_results, reads_results
+from experiments import (
+    follow_return,
+    follow_return_results,
+    reads_default,
+    reads_default_results,
+    reads_results,
+)
 from experiments.reads_data import TaskData, load, save
 from experiments.reads_evaluation import ARMS, COLUMNS
 from experiments.reads_plan import Bank, banks, episodes_of, experts_of, load_task, numbers_of, target_of
@@ -143,6 +150,36 @@ def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
     assert "| Re:Frame, default | +30.0 ± 0.0 | +30.0 ± 0.0 | +30.0 ± 0.0 |" in text
     assert "| Re:Frame, default | +5.0 ± 0.0 |" in text
     assert "| Re:Frame, default | 90.0 ± 0.0 |" in text
+
+
+def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_says(task):
+    """Experts earn 3 a step for 50 steps, poor episodes 1 for 20."""
+    experts = jnp.asarray(numbers_of(task, Bank("clean", 2, 0)), jnp.int32)
+    given = follow_return.Numbers(jnp.asarray(True), None, jnp.float32(0.0), jnp.int32(6), jnp.float32(10.0))  # pyright: ignore
+    draw = jax.jit(partial(follow_return.batch_of, context=4, poor_steps=120))
+    found = draw(task.steps, jnp.asarray(task.totals), experts, given, jax.random.key(0))
+    own = np.isin(np.asarray(found.episode), np.asarray(experts))
+    assert own.sum() == 6
+    newest = np.asarray(found.returns_to_go)[:, -1]
+    np.testing.assert_allclose(newest, np.where(own, 1.5, 0.2), rtol=1e-5)
+    assert np.all(np.asarray(found.episode)[~own] < 6)
+    hidden = follow_return.hide(found, jnp.asarray(True))
+    assert not np.any(hidden.actions)
+    np.testing.assert_array_equal(hidden.observations, found.observations)
+
+
+def test_what_was_earned_for_much_is_held_against_what_was_earned_for_little(tmp_path, monkeypatch):
+    rows = [
+        ("hopper", "episode", seed, asked, level + seed, 1.0)
+        for seed in (0, 1, 2)
+        for asked, level in (("expert", 80.0), ("poor", 20.0))
+    ]
+    append_rows(tmp_path / "hopper.csv", follow_return_results.COLUMNS, rows)
+    monkeypatch.setattr(follow_return_results, "RESULTS", tmp_path / "results")
+    follow_return_results.write(tmp_path)
+    text = (tmp_path / "results" / "tables.md").read_text()
+    assert "| told the episode's return | 81.0 ± 1.0 | 21.0 ± 1.0 | +60.0 ± 0.0 |" in text
+    assert set(follow_return.CELLS) == set(follow_return_results.NAMES)
 
 
 def test_rows_become_tables_and_a_picture(tmp_path, monkeypatch):
