@@ -126,7 +126,14 @@ def run_task(task: Task, experts: str, arguments: argparse.Namespace, deadline: 
         returned, trust = play(task, step, state, carry, len(wanted), arguments.episodes, 0)
         scores, near = normalised_score(task.spec.id, returned), beginnings(task, ARMS[name], state)
         rows = [
-            (task.name, *bank, name, round(float(s), 3), round(float(r), 2), round(float(t), 4), float(n))
+            (
+                task.name,
+                *bank,
+                name,
+                round(float(s), 3),
+                round(float(r), 2),
+                *(round(float(x), 4) for x in (t, n)),
+            )
             for bank, s, r, t, n in zip(wanted, scores.mean(1), returned.mean(1), trust, near, strict=True)
         ]
         append_rows(path, COLUMNS, rows)
@@ -226,7 +233,7 @@ def beginnings(task: Task, arm: Arm, state: PlugInState) -> np.ndarray:
     first = jnp.asarray(normalise(poor.observations[poor.starts[:-1]], task.mean, task.std))
     choices = choices_of(task, arm)
     asked = jax.jit(jax.vmap(lambda memory: consult(choices, memory, first).confidence))(state.memory)
-    return np.asarray(jnp.mean(asked >= choices.trust.enter, axis=1)).round(4)
+    return np.asarray(jnp.mean(asked >= choices.trust.enter, axis=1))
 
 
 def _stack(trees: list[Any]) -> Any:
