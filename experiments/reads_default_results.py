@@ -88,6 +88,7 @@ def draw(rows: Rows, path: Path) -> None:
         axis.set_title(task, fontsize=11)
         axis.set(xlabel="expert episodes (*: with noise)", ylabel="D4RL score")
         plain(axis)
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     legend_below(figure, {line: NAMES[arm] for arm, line in lines.items()}, columns=2)
     figure.suptitle("mean ± deviation over seeds", fontsize=11)
     save_figure(figure, path)

@@ -10,9 +10,12 @@ are made again too, since they come from the same rows.
 
 import argparse
 import csv
+import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from experiments.result_folder import read_rows
 from experiments.study import RESULTS, STUDIES, write_tables
 from memjax.commands.curves import draw, panels_of
 from memjax.runs.series import Run
@@ -50,21 +53,18 @@ def _campaign(folder: Path) -> None:
 
 def _reads(folder: Path) -> None:
     from experiments.reads_results import cells_of, draw
-    from experiments.result_folder import read_rows
 
     draw(cells_of(read_rows(folder / "scores.csv"))[0], folder / "figure.png")
 
 
-def _ablation(folder: Path) -> None:
-    from experiments.reads_ablation import draw
-    from experiments.result_folder import read_rows
-
-    draw(read_rows(folder / "scores.csv"), folder / "figure.png")
+def _from_rows(module: str, folder: Path) -> None:
+    """The module's own picture of all rows."""
+    draw_rows = importlib.import_module(f"experiments.{module}").draw
+    draw_rows(read_rows(folder / "scores.csv"), folder / "figure.png")
 
 
 def _partial(folder: Path) -> None:
     from experiments.partial_results import cells_of, draw
-    from experiments.result_folder import read_rows
 
     draw(cells_of(read_rows(folder / "scores.csv"), "score"), folder / "figure.png")
 
@@ -135,7 +135,8 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
     **dict.fromkeys(("causes", "demonstrations", "gate", "suite"), _campaign),
     "reads": _reads,
-    "reads_ablation": _ablation,
+    "reads_ablation": partial(_from_rows, "reads_ablation"),
+    "reads_default": partial(_from_rows, "reads_default_results"),
     "partial_experts": _partial,
     "reframe": _reframe,
     "memrl_simulator": _simulator,

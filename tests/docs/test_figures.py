@@ -95,6 +95,9 @@ REPEATED = [
     (("README.md", "docs/results.md", "docs/concepts.md"), "+12.6 ± 4.8", "reads/tables.md", "+12.6 ± 4.8"),
     (("README.md", "docs/results.md"), "+60.2 ± 11.6", "reads/tables.md", "+60.2 ± 11.6"),
     (("README.md", "docs/results.md"), "+83.8 ± 7.1", "reads/tables.md", "+83.8 ± 7.1"),
+    (("docs/reframe.md",), "+85.9 ± 16.0", "reads_default/tables.md", "+85.9 ± 16.0"),
+    (("docs/reframe.md",), "+47.6 ± 22.8", "reads_default/tables.md", "+47.6 ± 22.8"),
+    (("docs/reframe.md", "docs/results.md"), "-0.1 ± 0.4", "reads_default/tables.md", "-0.1 ± 0.4"),
     (("docs/results.md", "docs/concepts.md"), "-0.1 ± 0.5", "reframe/tables.md", "-0.1 ± 0.5"),
     (
         ("docs/published_scores.md",),
