@@ -52,7 +52,7 @@ class AgentEntry(NamedTuple):
 AGENTS: dict[str, AgentEntry] = {
     "adamemento": AgentEntry(AdaMementoConfig, make_adamemento, shards=True),
     "ppo": AgentEntry(PPOConfig, make_ppo),
-    "sil": AgentEntry(SILConfig, make_sil),
+    "sil": AgentEntry(SILConfig, make_sil, shards=True),
     "bc": AgentEntry(CloningConfig, make_cloning, "windows"),
     "nearest": AgentEntry(NearestConfig, make_nearest, "windows"),
     "reframe": AgentEntry(ReframeConfig, make_any_reframe, "windows"),

@@ -150,6 +150,29 @@ def test_a_memory_is_split_over_its_slots_by_one_field(on, prediction):
     assert_close(again, metrics, 1e-3)
 
 
+def sil(memory):
+    config = base.experiment("test", "gymnax/CartPole-v1")
+    config.agent = base.sil()
+    config.agent.ppo.update(rollout_steps=16, widths=(8,), epochs=1, minibatches=2)
+    config.agent.imitation.update(
+        capacity=128, episode_steps=16, episodes_per_update=4, minibatches=1, minibatch=16
+    )
+    config.env.num_envs, config.run.memory = 8, memory
+    config.run.update(log_every=1, total_steps=8 * 16 * 3, eval_every=0, checkpoint_every=0)
+    return resolve(config.lock())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 8])
+def test_the_bank_of_self_imitation_is_split_by_the_same_field(on, n):
+    whole, metrics = trained(on(sil("replicated"), n))
+    state, again = trained(on(sil("sharded"), n))
+    assert np.asarray(state.agent.bank.valid).any()
+    assert devices_of(state.agent.bank.valid)[1][1] == 128 // n
+    assert_close(state.agent, whole.agent)
+    assert_close(again, metrics)
+
+
 @pytest.mark.slow
 def test_checkpoints_move_between_devices_and_kinds_of_memory(on, tmp_path):
     """From 4 devices with split memories to 2, and to one; the indices, of other shapes, are made anew."""

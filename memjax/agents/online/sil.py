@@ -11,6 +11,7 @@ here the weight alone does that, as the value of every drawn step is computed an
 Every function takes first a `SIL`, the parts that do not change while a run learns.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -55,9 +56,11 @@ class SIL(NamedTuple):
     memory: Memory
 
 
-def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
-    """The agent called "sil". Raises ConfigError where spec and config do not fit."""
-    sil = make_parts(config, spec)
+def make_sil(
+    config: SILConfig, spec: EnvSpec, num_envs: int, *, memory: Callable[..., Memory] = make_memory
+) -> Agent:
+    """The agent called "sil"; `memory` makes its bank. Raises ConfigError where parts do not fit."""
+    sil = make_parts(config, spec, memory)
     return Agent(
         init=partial(init, sil, num_envs),
         initial_carry=no_carry,
@@ -67,16 +70,20 @@ def make_sil(config: SILConfig, spec: EnvSpec, num_envs: int) -> Agent:
         policies=("policy", "greedy"),
         acting=acting,
         bonus=partial(bonus, sil) if sil.learner.novelty else None,
+        reindex=lambda state: state.replace(bank=sil.memory.rebuild(state.bank)),
     )
 
 
-def make_parts(config: SILConfig, spec: EnvSpec) -> SIL:
-    """PPO and the memory of one environment. Raises ConfigError where spec and config do not fit."""
+def make_parts(config: SILConfig, spec: EnvSpec, memory: Callable[..., Memory] = make_memory) -> SIL:
+    """PPO and the memory of one environment. Raises ConfigError where spec and config do not fit.
+
+    `memory` is `make_memory`, or one with its arguments that splits the slots over devices.
+    """
     observation = jnp.zeros(spec.observation_shape, spec.observation_dtype)
     value_like = {"observation": observation, "action": spec.zero_actions(), "return": jnp.zeros(())}
     # Nothing is looked up by nearness: the key is a constant of one number.
-    memory = make_memory(config.imitation.capacity, 1, value_like, evict="fifo")
-    return SIL(config, make_learner(config.ppo, spec), memory)
+    bank = memory(config.imitation.capacity, 1, value_like, evict="fifo")
+    return SIL(config, make_learner(config.ppo, spec), bank)
 
 
 def init(sil: SIL, num_envs: int, key: Key) -> SILState:
