@@ -68,7 +68,7 @@ def training_adamemento(_: Options) -> list[Figure]:
 
 @case("training_envpool")
 def training_envpool(_: Options) -> list[Figure]:
-    """envpool acting with a 2 x 64 policy, against envpool stepping random actions, at the same batch."""
+    """envpool acting with PPO's policy, and training it, against envpool stepping random actions."""
     figures = []
     for name, batch, steps, pools in (
         ("HalfCheetah-v4", 64, 128, 2),
@@ -91,6 +91,11 @@ def training_envpool(_: Options) -> list[Figure]:
             floor="envpool stepping random actions (for envpool rows)",
         )
         figures.append(compared(policy, "random actions", share, 0.8))
+        seconds, waits = _training(f"envpool/{name}", batch, steps, pools)
+        of_random = statistics.median(times[0]) / seconds
+        told = f"{batch * steps / seconds:,.0f} steps/s, {of_random:.0%} of random"
+        training = Figure(f"training PPO ({told}; the learner waits {waits:.0%})", setting, seconds)
+        figures.append(compared(training, "random actions", of_random, 0.8))
     return figures
 
 
@@ -199,6 +204,28 @@ def _collector(env_id: str, batch: int, steps: int, pools: int) -> Callable[[], 
     collector = Collector(resolved, program.agent, program._act, first_iteration=0)
     key = jax.random.key(0)
     return lambda: collector.collect(view, key).reward
+
+
+def _training(env_id: str, batch: int, steps: int, pools: int, rounds: int = 9) -> tuple[float, float]:
+    """Median seconds of an iteration of PPO as shipped, and the share of them that its learner waits.
+
+    Why not in turns with the others: the next rollout goes on in a thread while the learner has returned.
+    """
+    config = _experiment(env_id, base.merged(base.ppo(), name="ppo", rollout_steps=steps))
+    config.env.num_envs, config.run.pools = batch, pools
+    config.run.update(log_every=1, eval_every=0, total_steps=(rounds + 3) * batch * steps)
+    program: Any = build(resolve(config))
+    state, seconds = program.init(), []
+    for _ in range(2):  # the first compiles, the second begins with what was collected meanwhile
+        state, _ = program.chunk(state)
+    waited = program.waited
+    for _ in range(rounds):
+        began = time.perf_counter()
+        state, _ = program.chunk(state)
+        seconds.append(time.perf_counter() - began)
+    waits = (program.waited - waited) / sum(seconds)
+    program.close()
+    return statistics.median(seconds), waits
 
 
 def _random_pool(name: str, batch: int, steps: int) -> Callable[[], Any]:
