@@ -1,6 +1,6 @@
-"""Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460) on CartPole, trained in one program.
+"""Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460), trained in one program.
 
-    python examples/mfec.py
+    python examples/mfec.py gymnax/CartPole-v1       # or gymnax/Breakout-MinAtar
 
 Each action has a memory of states with the highest return that followed; it is worth the mean of the k states
 nearest to this one. The paper's settings for Atari are k = 11, discount 1, epsilon 0.005, a random projection
@@ -8,6 +8,7 @@ to 64 numbers and a million entries for each action. Different here: observation
 are played side by side before they are written, and a memory is smaller.
 """
 
+import sys
 from functools import partial
 
 import jax
@@ -18,7 +19,7 @@ from memjax.envs.episodes import play_episodes
 from memjax.memory import make_memory
 from memjax.ops.episodic import remember
 
-ACTIONS, SCALE = 2, jnp.array([2.4, 2.0, 0.21, 2.0])  # typical size of CartPole's four numbers
+SCALE = {"gymnax/CartPole-v1": jnp.array([2.4, 2.0, 0.21, 2.0])}  # typical size of its four numbers
 
 
 def worth(memory, state, keys):
@@ -29,37 +30,38 @@ def worth(memory, state, keys):
     return jnp.where(found.mask[:, 0], value, jnp.inf)
 
 
-def main(rounds=40, limit=500, capacity=10_000, k=11, epsilon=0.005, width=64, batch=8, seed=0):
+def main(task="gymnax/CartPole-v1", *, rounds=40, limit=500, capacity=10_000, k=11, epsilon=0.005, width=64):
     """Mean return of random actions, of the memory's after training, and of each round of training."""
-    env = make_env("gymnax/CartPole-v1", options={"max_steps_in_episode": limit})
+    env = make_env(task, options={"max_steps_in_episode": limit})
+    size, actions = jnp.zeros(env.spec.observation_shape).size, jnp.arange(env.spec.action[0])  # Discrete(n)
     memory = make_memory(capacity, width, (), evict="lru", k=k, metric="l2")
-    keys = jax.random.split(jax.random.key(seed), rounds + 2)
-    projection = jax.random.normal(keys[0], (4, width)) / jnp.sqrt(width)
+    keys = jax.random.split(jax.random.key(0), rounds + 2)
+    projection = jax.random.normal(keys[0], (size, width)) / jnp.sqrt(width)
 
     def act(states, epsilon, observation, key):
         coin, draw = jax.random.split(key)
-        keys = (observation / SCALE) @ projection
+        keys = (observation / SCALE.get(task, 1.0)).reshape(-1, size) @ projection
         best = jnp.argmax(jax.vmap(partial(worth, memory), (0, None))(states, keys), axis=0)
-        random = jax.random.randint(draw, best.shape, 0, ACTIONS)
+        random = jax.random.randint(draw, best.shape, 0, len(actions))
         return jnp.where(jax.random.uniform(coin, best.shape) < epsilon, random, best), keys
 
     def play(states, epsilon, key, batch):  # [T, B, ...] each
         return play_episodes(env, partial(act, states, epsilon), key, batch=batch, steps=limit)
 
     def learn(states, key):
-        steps = play(states, epsilon, key, batch)
-        mine = (steps.action.ravel() == jnp.arange(ACTIONS)[:, None]) & steps.mask.ravel()  # [A, T * B]
+        steps = play(states, epsilon, key, 8)
+        mine = (steps.action.ravel() == actions[:, None]) & steps.mask.ravel()  # [A, T * B]
         returns = jax.lax.cumsum(steps.reward, reverse=True).ravel()  # discount 1
         store = jax.vmap(partial(remember, memory, keep="highest"), (0, None, None, 0))  # eq. 1
         states = store(states, steps.extras.reshape(-1, width), returns, mine)
         return states, steps.reward.sum(axis=0).mean()
 
-    empty = jax.vmap(memory.init)(jnp.arange(ACTIONS, dtype=jnp.uint32))  # one memory for each action
+    empty = jax.vmap(memory.init)(actions.astype(jnp.uint32))  # one memory for each action
     states, history = jax.lax.scan(learn, empty, keys[2:])
     random, learned = play(empty, 1.0, keys[1], 32).reward, play(states, 0.0, keys[1], 32).reward
     return random.sum(axis=0).mean(), learned.sum(axis=0).mean(), history
 
 
 if __name__ == "__main__":
-    before, after, history = main()
-    print(f"return of random actions {before:.0f}, of the memory {after:.0f}; while training {history[::4]}")
+    before, after, history = main(*sys.argv[1:])
+    print(f"return of random actions {before:.1f}, of the memory {after:.1f}; while training {history[::4]}")

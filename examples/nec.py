@@ -1,13 +1,13 @@
-"""Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988) on CartPole, trained in one program.
+"""Neural episodic control (Pritzel et al. 2017, arXiv 1703.01988), trained in one program.
 
-    python examples/nec.py
+    python examples/nec.py gymnax/CartPole-v1       # or gymnax/Breakout-MinAtar
 
 A network makes keys of observations. Each action has a memory of keys with N-step returns, and is worth their
 mean over the nearest keys, weighted by distance. The error trains the network and moves the entries.
-As published: delta 0.001, discount 0.99, known keys move by 0.1. Different: CartPole, a small network, Adam,
-N of 20 for 100, 16 neighbours for 50, 8 episodes at a time, smaller memories.
+As published: delta 0.001, discount 0.99, known keys move by 0.1. Smaller: network, memories, N, neighbours.
 """
 
+import sys
 from functools import partial
 
 import flax.linen as nn
@@ -21,23 +21,24 @@ from memjax.memory import make_memory
 from memjax.ops.episodic import kernel_average, remember
 from memjax.ops.returns import n_step_returns
 
-ACTIONS, DISCOUNT, DELTA, SAMPLES = 2, 0.99, 1e-3, 64
+DISCOUNT, DELTA, SAMPLES, RATE = 0.99, 1e-3, 64, 0.1
 
 
-def main(rounds=30, limit=200, capacity=2_000, k=16, width=16, n=20, batch=8, updates=50, rate=0.1, seed=0):
+def main(task="gymnax/CartPole-v1", *, rounds=30, limit=200, capacity=2000, k=16, width=16, n=20, updates=50):
     """Mean return of each round of training, [rounds]; in the first one all actions are random."""
-    env = make_env("gymnax/CartPole-v1", options={"max_steps_in_episode": limit})
+    env = make_env(task, options={"max_steps_in_episode": limit})
+    size, actions = jnp.zeros(env.spec.observation_shape).size, env.spec.action[0]  # Discrete(n)
     memory = make_memory(capacity, width, (), evict="lru", k=k, metric="l2", step_size=0.1)
-    like = {"seen": jnp.zeros(4), "action": jnp.int32(0), "return": jnp.float32(0)}
-    replay, adam = make_memory(20_000, 4, like, evict="fifo"), optax.adam(1e-3)
-    net = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(width)])
+    like = {"seen": jnp.zeros(size), "action": jnp.int32(0), "return": jnp.float32(0)}
+    replay, adam = make_memory(20_000, size, like, evict="fifo"), optax.adam(1e-3)
+    net = nn.Sequential([lambda seen: seen.reshape(-1, size), nn.Dense(64), nn.relu, nn.Dense(width)])
     worth = jax.vmap(partial(kernel_average, memory, delta=DELTA), (0, None))  # [A, B]
     store = jax.vmap(partial(remember, memory, keep="average"), (0, None, None, 0))
 
     def act(params, states, epsilon, seen, key):
         coin, draw = jax.random.split(key)
         q = worth(states, net.bind(params)(seen))
-        random = jax.random.randint(draw, q.shape[1:], 0, ACTIONS)
+        random = jax.random.randint(draw, q.shape[1:], 0, actions)
         explore = jax.random.uniform(coin, random.shape) < epsilon
         return jnp.where(explore, random, q.argmax(axis=0)), q.max(axis=0)
 
@@ -48,32 +49,31 @@ def main(rounds=30, limit=200, capacity=2_000, k=16, width=16, n=20, batch=8, up
     def improve(past, carry, key):
         params, moments, states = carry
         entries = {"keys": states.keys, "utility": states.utility}
-        drawn, _, _ = replay.sample(past, key, SAMPLES)
-        slope, moved = jax.grad(loss, argnums=(0, 1))(params, entries, states, drawn)
+        slope, moved = jax.grad(loss, (0, 1))(params, entries, states, replay.sample(past, key, SAMPLES)[0])
         change, moments = adam.update(slope, moments)
-        entries = jax.tree.map(lambda x, g: x - rate * g, entries, moved)
+        entries = jax.tree.map(lambda x, g: x - RATE * g, entries, moved)
         states = jax.vmap(memory.rebuild)(states.replace(**entries))  # norms of the new keys
         return (optax.apply_updates(params, change), moments, states), None
 
     def learn(carry, x):
         (params, moments, states, past), (key, epsilon) = carry, x
         keys, actor = jax.random.split(key, updates + 1), partial(act, params, states, epsilon)
-        seen, action, reward, mask, best = play_episodes(env, actor, keys[0], batch=batch, steps=limit)
+        seen, action, reward, mask, best = play_episodes(env, actor, keys[0], batch=8, steps=limit)
         returns = n_step_returns(reward, best * mask, steps=n, discount=DISCOUNT)  # eq. 3
-        steps = {"seen": seen.reshape(-1, 4), "action": action.ravel(), "return": returns.ravel()}
-        mine = (steps["action"] == jnp.arange(ACTIONS)[:, None]) & mask.ravel()
+        steps = {"seen": seen.reshape(-1, size), "action": action.ravel(), "return": returns.ravel()}
+        mine = (steps["action"] == jnp.arange(actions)[:, None]) & mask.ravel()
         states = store(states, net.bind(params)(steps["seen"]), steps["return"], mine)
         past, _ = replay.write(past, steps["seen"], steps, mask=mask.ravel())
         carry = jax.lax.scan(partial(improve, past), (params, moments, states), keys[1:])[0]
         return (*carry, past), reward.sum(axis=0).mean()
 
-    keys = jax.random.split(jax.random.key(seed), rounds + 1)
+    keys = jax.random.split(jax.random.key(0), rounds + 1)
     params = net.init(keys[0], like["seen"])
-    empty = jax.vmap(memory.init)(jnp.arange(ACTIONS, dtype=jnp.uint32))  # one memory for each action
+    empty = jax.vmap(memory.init)(jnp.arange(actions, dtype=jnp.uint32))  # one memory for each action
     epsilon = jnp.maximum(0.01, 1.0 - 3.0 * jnp.arange(rounds) / rounds)
     begin = params, adam.init(params), empty, replay.init()
     return jax.lax.scan(learn, begin, (keys[1:], epsilon))[1]
 
 
 if __name__ == "__main__":
-    print("return while training, by random actions at first:", main()[::3])
+    print("return while training, by random actions at first:", main(*sys.argv[1:])[::3])

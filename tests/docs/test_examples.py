@@ -77,8 +77,9 @@ def test_episodic_control_learns():
 
 
 def test_neural_episodic_control_is_one_program():
-    sizes = dict(rounds=3, limit=6, capacity=8, k=2, width=2, n=2, batch=2, updates=2)
-    assert jax.eval_shape(partial(load("nec").main, **sizes)).shape == (3,)
+    sizes = dict(rounds=3, limit=6, capacity=8, k=2, width=2, n=2, updates=2)
+    for task in ("gymnax/CartPole-v1", "gymnax/Breakout-MinAtar"):
+        assert jax.eval_shape(partial(load("nec").main, task, **sizes)).shape == (3,)
 
 
 @pytest.mark.slow
