@@ -11,8 +11,8 @@
 #   experiments/launch/tpu.sh keep --config=four_rooms:ppo   # all of these, again after each preemption
 #   DRY_RUN=1 experiments/launch/tpu.sh keep     # prints the commands
 #
-# All machines must see one workdir, and it must outlive them: BUCKET is mounted at /mnt/memjax with gcsfuse and
-# the run is kept in it. A preempted run continues from its newest checkpoint there.
+# All machines must see one workdir, and it must outlive them: the run is kept in BUCKET, which the machines' service
+# account may read and write. A preempted run continues from its newest checkpoint there.
 #
 # Only the dry run was tried, on no TPU.
 set -euo pipefail
@@ -28,7 +28,7 @@ PYTHON=${PYTHON:-python3.11} # 3.11 or later, on the machines
 REVISION=${REVISION:-main}
 CONFIG=${CONFIG:-four_rooms}
 BUCKET=${BUCKET:-}           # of Cloud Storage, without gs://; none: the disk of the one machine
-WORKDIR=${WORKDIR:-${BUCKET:+/mnt/memjax/}runs/four_rooms}
+WORKDIR=${WORKDIR:-${BUCKET:+gs://$BUCKET/}runs/four_rooms}
 MAX_LAUNCHES=${MAX_LAUNCHES:-100}
 PAUSE=${PAUSE:-60}           # seconds between two looks at a queued resource
 
@@ -65,21 +65,17 @@ setup() {
   source=$(printf '%q' "$SOURCE")
   revision=$(printf '%q' "$REVISION")
   on_all_workers "test -d memjax || git clone $source memjax; cd memjax && git fetch && git checkout $revision && \
-$PYTHON -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu]'"
+$PYTHON -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 }
 
 run() {
-  local words=() default flag line mount=
+  local words=() default flag line
   for default in "--config=$CONFIG" "--workdir=$WORKDIR"; do
     flag=${default%%=*}  # left out where the caller gives the same one
     [[ " $* " == *" $flag="* || " $* " == *" $flag "* ]] || words+=("$default")
   done
-  if [[ -n "$BUCKET" ]]; then
-    mount="sudo mkdir -p /mnt/memjax && sudo chown \$USER /mnt/memjax && \
-{ mountpoint -q /mnt/memjax || gcsfuse --implicit-dirs $(printf '%q' "$BUCKET") /mnt/memjax; } && "
-  fi
   line=$(printf '%q ' .venv/bin/memjax train "${words[@]}" "$@")
-  on_all_workers "${mount}cd memjax && $line"
+  on_all_workers "cd memjax && $line"
 }
 
 delete() { tpu queued-resources delete "$NAME" --force --quiet; }

@@ -74,7 +74,7 @@ def test_several_slurm_nodes_train_one_run():
 
 def test_a_preempted_tpu_slice_is_made_again_and_its_run_is_kept_in_a_bucket():
     place = {"NAME": "n", "PROJECT": "p", "ZONE": "z"}
-    variables = place | {"TYPE": "v4-32", "SOURCE": "https://x/m", "BUCKET": "b", "WORKDIR": "/mnt/memjax/w"}
+    variables = place | {"TYPE": "v4-32", "SOURCE": "https://x/m", "BUCKET": "b"}
     create, setup, run, delete = dry("tpu.sh", "keep", "--config=c.py", **variables)
     where = ["--project=p", "--zone=z"]
     queued, workers = (
@@ -86,9 +86,7 @@ def test_a_preempted_tpu_slice_is_made_again_and_its_run_is_kept_in_a_bucket():
     assert "git clone https://x/m memjax" in setup[-3]
     assert run[:-3] == [*workers, "n", "--worker=all"]
     assert run[-3].split() == shlex.split(
-        "--command=sudo mkdir -p /mnt/memjax '&&' sudo chown '$USER' /mnt/memjax '&&' '{' mountpoint -q "
-        "/mnt/memjax '||' gcsfuse --implicit-dirs b '/mnt/memjax;' '}' '&&' cd memjax '&&' "
-        ".venv/bin/memjax train --workdir=/mnt/memjax/w --config=c.py"
+        "--command=cd memjax '&&' .venv/bin/memjax train --workdir=gs://b/runs/four_rooms --config=c.py"
     )
     assert delete == [*queued, "delete", "n", "--force", "--quiet", *where]
 
