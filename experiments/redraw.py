@@ -133,7 +133,7 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
 
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
-    **dict.fromkeys(("causes", "demonstrations", "gate", "suite"), _campaign),
+    **dict.fromkeys(("causes", "demonstrations", "gate", "suite", "switches"), _campaign),
     "reads": _reads,
     "reads_ablation": partial(_from_rows, "reads_ablation"),
     "reads_default": partial(_from_rows, "reads_default_results"),
