@@ -53,7 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Between two files, or two tests of one, drops the compiled programs of a process with too many."""
-    jax, last = sys.modules.get("jax"), nextitem is None or nextitem.path != item.path
+    if nextitem is None:  # the process is at its end
+        return
+    jax, last = sys.modules.get("jax"), nextitem.path != item.path
     full = _resident_bytes() > (RESIDENT_BYTES if last else MOST_BYTES) or (last and _mappings() > MAPPINGS)
     if jax is not None and full:
         jax.clear_caches()

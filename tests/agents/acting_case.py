@@ -4,6 +4,8 @@ from functools import partial
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from memjax.configs import base
 from memjax.training.config import resolve
@@ -37,6 +39,18 @@ def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
     if change is not None:
         change(config)
     return resolve(base.apply(config, variant, base.VARIANTS))
+
+
+def stand_in(init):
+    """A state as `init(key)` makes, with any numbers above zero in it and nothing compiled."""
+    rng = np.random.default_rng(0)
+
+    def filled(x):
+        real = jnp.issubdtype(x.dtype, jnp.floating)
+        numbers = rng.uniform(0.1, 1.0, x.shape) if real else np.zeros(x.shape)
+        return jnp.asarray(numbers, x.dtype)
+
+    return jax.tree.map(filled, jax.eval_shape(init, jax.random.key(0)))
 
 
 def first_rollout(config):

@@ -114,9 +114,8 @@ def finite(values):
 COMPILED = [name for name in FILES if not resolved(name).env.id.startswith("envpool/")]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "four_rooms" else pytest.mark.slow) for n in COMPILED]
-)
+@pytest.mark.slow  # that of four_rooms is the run of tests/commands/test_end_to_end.py
+@pytest.mark.parametrize("name", COMPILED)
 def test_smoke_trains_to_the_end(name, tmp_path):
     assert finite(trained(name, "smoke", tmp_path))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from acting_case import first_rollout, small
+from acting_case import first_rollout, small, stand_in
 
 from memjax.agents.adamemento import agent, reflection
 from memjax.agents.online import ppo, sil
@@ -277,7 +277,7 @@ def test_what_act_reads_is_all_in_its_view():
     """The host loop hands `act` a copy of `acting(state)` alone."""
     for variant in ("", "ppo", "rnd", "sil"):
         program = build(small(variant))
-        state = jax.jit(program.agent.init)(jax.random.key(0))
+        state = stand_in(program.agent.init)
         observation = jax.random.normal(jax.random.key(1), (5, 26))
         timestep = TimeStep(observation, observation, *(jnp.zeros(5),) * 6)
         act = partial(program.agent.act, carry=(), timestep=timestep, key=jax.random.key(2))
@@ -297,7 +297,7 @@ def test_parts_hold_no_arrays_and_are_static_arguments():
         assert isinstance(hash(parts), int)
         assert not [x for x in jax.tree.leaves(parts) if isinstance(x, jax.Array)]
     ada = made[0]
-    state = jax.jit(agent.init, static_argnums=(0, 1))(ada, 4, jax.random.key(0))
+    state = stand_in(partial(agent.init, ada, 4))
     propose = jax.jit(agent.propose, static_argnums=0)
     action, confidence = propose(ada, state, jnp.zeros((4, 26)), jax.random.key(1))
     assert (action.shape, confidence.shape) == ((4,), (4,))

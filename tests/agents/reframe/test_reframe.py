@@ -145,12 +145,17 @@ def test_a_bank_swapped_at_evaluation_acts_through_the_memory_alone_and_back():
     assert latents.content_hash(same) == latents.content_hash(state.bank)
 
 
+@cache
+def by_operation(content):
+    """Agent and state, made operation by operation: two programs may round one sum differently."""
+    agent = make_reframe(config(bank={"content": content}), spec(), summary())
+    return agent, agent.init(random.key(0))
+
+
 @pytest.mark.parametrize("content", ["shuffled", "constant"])
 def test_controls_of_the_bank_change_nothing_but_the_read(content):
-    # Operation by operation: two programs may round one sum differently, and every bit is compared here.
-    state = made()[0].init(random.key(0))
-    agent = made(bank={"content": content})[0]
-    control = agent.init(random.key(0))
+    _, state = by_operation("latents")  # every bit is compared here
+    agent, control = by_operation(content)
     for name in ("params", "encoder", "optimizer", "statistics"):
         for a, b in zip(
             jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(control, name)), strict=True
