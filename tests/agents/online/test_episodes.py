@@ -58,15 +58,21 @@ def stream(rng, rounds, ends=0.25, pays=0.0):
         yield rollout, ended
 
 
+@jax.jit
+def taken(scratch, stretch, rollout):
+    """What stays of a rollout for the next one, and all episodes that end in it, the earliest first."""
+    timeline = append(scratch, rollout, rollout.observation[:-1], jnp.zeros((T, B), bool))
+    score = -jnp.arange(T * B, dtype=jnp.float32).reshape(T, B)
+    found = take_episodes(timeline, rollout, rollout.done, score, T * B, stretch)
+    return keep_last(timeline, L), keep_stretch(stretch, timeline, rollout), found
+
+
 @settings(max_examples=25)
 @given(st.integers(0, 2**31))
 def test_episodes_come_out_whole_across_rollouts(seed):
     scratch = init_scratch(SPEC, L, B)
     for rollout, ended in stream(np.random.default_rng(seed), rounds=4):
-        timeline = append(scratch, rollout, rollout.observation[:-1], jnp.zeros((T, B), bool))
-        score = -jnp.arange(T * B, dtype=jnp.float32).reshape(T, B)  # the earliest first
-        found = take_episodes(timeline, rollout, rollout.done, score, count=T * B)
-        scratch = keep_last(timeline, L)
+        scratch, _, found = taken(scratch, (), rollout)
         assert int(found.chosen.sum()) == len(ended)
         for i, (_, steps) in enumerate(ended):
             kept = np.asarray(found.observation)[i, np.asarray(found.mask)[i], 0]
@@ -83,10 +89,7 @@ def test_of_a_longer_episode_the_steps_up_to_its_last_reward_are_kept(seed):
     for rollout, ended in stream(np.random.default_rng(seed), rounds=9, ends=0.05, pays=0.07):
         serials = np.asarray(rollout.observation)[:-1, :, 0].astype(int)
         paid |= dict(zip(serials.ravel(), np.asarray(rollout.reward).ravel() > 0, strict=True))
-        timeline = append(scratch, rollout, rollout.observation[:-1], jnp.zeros((T, B), bool))
-        score = -jnp.arange(T * B, dtype=jnp.float32).reshape(T, B)
-        found = take_episodes(timeline, rollout, rollout.done, score, T * B, stretch)
-        scratch, stretch = keep_last(timeline, L), keep_stretch(stretch, timeline, rollout)
+        scratch, stretch, found = taken(scratch, stretch, rollout)
         assert int(found.chosen.sum()) == len(ended)
         for i, (_, steps) in enumerate(ended):
             rewarded = [k for k, serial in enumerate(steps) if paid[serial]]
