@@ -94,7 +94,8 @@ ROWS = {
         "a value that is not finite stops the run with exit code 3 and keeps the last good checkpoint",
         "training/test_train.py::test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint",
         ("values adamemento", "values reframe"),
-        "the arrays of a language run's memory",
+        "the arrays of a language run's memory; what turns into NaN in the stored keys of a bank, or into "
+        "infinity in the optimiser's second moments, stops no run",
     ),
     "R14": Row(
         "a damaged or hostile dataset is one line and exit code 2",
