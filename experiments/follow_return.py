@@ -8,7 +8,7 @@ Poor data of one policy, and two expert episodes as a share of each batch: two q
 apart. A small transformer learns from both and is asked for the experts' mean return and for the poor one. It
 follows the return if what it earns differs. `CELLS` change one thing at a time: how the return is told, how
 long the context is, whether earlier actions are in it, noise on observations, the share of experts, the scale
-of the return, the width. "Context 1" is the same transformer with a window of one step.
+of the return, the width, whether a step's time is told, dropout. "Context 1" is a window of one step.
 
 Whatever is in `--out` is not made again. Results: `experiments/results/follow_return/`.
 """
@@ -16,6 +16,7 @@ Whatever is in `--out` is not made again. Results: `experiments/results/follow_r
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,8 @@ class Cell(NamedTuple):
     share: float = 0.5  # of a batch from the experts
     louder: float = 1.0  # the return is multiplied by this
     width: int = SIZES.width
+    timeless: bool = False  # every step has the same time
+    dropout: float = 0.1
 
 
 CELLS = {
@@ -71,6 +74,11 @@ CELLS = {
     "share": Cell(share=0.9),
     "louder": Cell(louder=10.0),
     "wide": Cell(width=64),
+    "experts_single": Cell(context=1, share=1.0),
+    "timeless_single": Cell(context=1, timeless=True),
+    "experts_timeless_single": Cell(context=1, share=1.0, timeless=True),
+    "undropped_single": Cell(context=1, timeless=True, dropout=0.0),
+    "timeless": Cell(timeless=True),
 }
 
 
@@ -79,6 +87,7 @@ class Numbers(NamedTuple):
 
     whole: Array  # [] bool
     hidden: Array  # [] bool
+    timeless: Array  # [] bool
     noise: Array  # [] f32
     experts: Array  # [] i32 windows of a batch
     louder: Array  # [] f32
@@ -158,7 +167,9 @@ def run_cell(task: Task, name: str, seeds: list[int], episodes: int) -> list[tup
 def parts_of(task: Task, cell: Cell) -> Parts:
     """The transformer of a cell."""
     sizes = SIZES._replace(context=cell.context, width=cell.width)
-    return make_parts(transformer_config(sizes), task.spec)
+    config = transformer_config(sizes)
+    transformer = replace(config.transformer, dropout=cell.dropout)
+    return make_parts(replace(config, transformer=transformer), task.spec)
 
 
 def train(task: Task, cell: Cell, parts: Parts, seeds: list[int]) -> PyTree:
@@ -172,6 +183,7 @@ def train(task: Task, cell: Cell, parts: Parts, seeds: list[int]) -> PyTree:
     numbers = Numbers(
         jnp.asarray(cell.whole),
         jnp.asarray(cell.hidden),
+        jnp.asarray(cell.timeless),
         jnp.float32(cell.noise),
         jnp.int32(round(cell.share * SIZES.batch)),
         jnp.float32(cell.louder),
@@ -190,7 +202,7 @@ def make_step(parts: Parts, cell: Cell) -> Step:
         if cell.whole:  # the episode's return is asked for at every step
             timestep = timestep.replace(reward=jnp.zeros_like(timestep.reward))
         context = observe(state.statistics, context, timestep, state.statistics.targets[0])
-        windows = hide(context.windows(), jnp.asarray(cell.hidden))
+        windows = hide(context.windows(), jnp.asarray(cell.hidden), jnp.asarray(cell.timeless))
         found = _predicted(parts, state.params, windows, None)
         action, unit = choose(parts.spec, found[:, -1])
         return action, context.chosen(unit), jnp.zeros(unit.shape[0])
@@ -198,9 +210,11 @@ def make_step(parts: Parts, cell: Cell) -> Step:
     return jax.jit(jax.vmap(step))
 
 
-def hide(windows: Windows, hidden: Array) -> Windows:
-    """The same with zeros for actions where they are hidden."""
-    return windows._replace(actions=jnp.where(hidden, 0.0, windows.actions))
+def hide(windows: Windows, hidden: Array, timeless: Array) -> Windows:
+    """The same with zeros for actions where they are hidden, and for times where they are."""
+    return windows._replace(
+        actions=jnp.where(hidden, 0.0, windows.actions), timesteps=jnp.where(timeless, 0, windows.timesteps)
+    )
 
 
 def batch_of(
@@ -247,7 +261,7 @@ def _updates(
             windows = in_units(parts.spec, windows)
 
             def loss(params: PyTree) -> Array:
-                found = _predicted(parts, params, hide(windows, numbers.hidden), key_drop)
+                found = _predicted(parts, params, hide(windows, numbers.hidden, numbers.timeless), key_drop)
                 return masked_mean(action_errors(parts.spec, found, windows.actions), windows.mask)
 
             gradient = jax.grad(loss)(learner.params)

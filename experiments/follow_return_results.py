@@ -23,6 +23,11 @@ NAMES = {
     "share": "the episode's return, experts 90 % of each batch",
     "louder": "the episode's return, ten times its scale",
     "wide": "the episode's return, width 64",
+    "experts_single": "experts alone, context 1",
+    "timeless_single": "the episode's return, context 1, no time",
+    "experts_timeless_single": "experts alone, context 1, no time",
+    "undropped_single": "the episode's return, context 1, no time, no dropout",
+    "timeless": "the episode's return, no time",
 }
 ASKED = {"expert": "the experts' return asked", "poor": "the poor return asked"}
 Rows = list[dict[str, str]]

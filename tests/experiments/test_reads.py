@@ -155,7 +155,9 @@ def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
 def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_says(task):
     """Experts earn 3 a step for 50 steps, poor episodes 1 for 20."""
     experts = jnp.asarray(numbers_of(task, Bank("clean", 2, 0)), jnp.int32)
-    given = follow_return.Numbers(jnp.asarray(True), None, jnp.float32(0.0), jnp.int32(6), jnp.float32(10.0))  # pyright: ignore
+    given = follow_return.Numbers(
+        jnp.asarray(True), None, None, jnp.float32(0.0), jnp.int32(6), jnp.float32(10.0)
+    )  # pyright: ignore
     draw = jax.jit(partial(follow_return.batch_of, context=4, poor_steps=120))
     found = draw(task.steps, jnp.asarray(task.totals), experts, given, jax.random.key(0))
     own = np.isin(np.asarray(found.episode), np.asarray(experts))
@@ -163,7 +165,9 @@ def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_say
     newest = np.asarray(found.returns_to_go)[:, -1]
     np.testing.assert_allclose(newest, np.where(own, 1.5, 0.2), rtol=1e-5)
     assert np.all(np.asarray(found.episode)[~own] < 6)
-    hidden = follow_return.hide(found, jnp.asarray(True))
+    hidden = follow_return.hide(found, jnp.asarray(True), jnp.asarray(True))
+    assert np.any(found.timesteps)
+    assert not np.any(hidden.timesteps)
     assert not np.any(hidden.actions)
     np.testing.assert_array_equal(hidden.observations, found.observations)
 
