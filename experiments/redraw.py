@@ -137,6 +137,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "reads": _reads,
     "reads_ablation": partial(_from_rows, "reads_ablation"),
     "reads_default": partial(_from_rows, "reads_default_results"),
+    "follow_return": partial(_from_rows, "follow_return_results"),
     "partial_experts": _partial,
     "reframe": _reframe,
     "memrl_simulator": _simulator,

@@ -405,11 +405,11 @@ def test_on_hosts_environments_as_a_user_runs_it(tmp_path, capsys):
     assert main(["train", f"--config={CONFIG}:hopper+smoke", *run, *data]) == 0
     assert main(["evaluate", *run, "--policies=target3600", "--episodes=2"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[-2].split() == ["policy", "return", "length", "trust", "score"]
+    assert table[-2].split() == ["policy", "return", "length", "trust"]
     assert main(["evaluate", *run, f"--bank={expert}", "--bank-episodes=2", "--episodes=2"]) == 2
     assert "--swap-bank" in capsys.readouterr().err
     swap = ["--bank-episodes=2", "--swap-bank", "--episodes=2"]
     assert main(["evaluate", *run, f"--bank={expert}", *swap]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
     assert main(["inspect", str(tmp_path / "run")]) == 0
-    assert "agent.bank" in capsys.readouterr().out
+    assert "agent.memory.bank" in capsys.readouterr().out
