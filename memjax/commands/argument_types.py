@@ -41,7 +41,7 @@ def place(text: str) -> Path:
     try:
         return as_path(text)
     except ConfigError as error:
-        raise argparse.ArgumentTypeError(f"expected {error.expected}, got {error.got}") from None
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:
