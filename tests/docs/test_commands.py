@@ -52,6 +52,12 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def buckets(monkeypatch):
+    """Addresses of buckets are understood, although what opens them is an extra."""
+    monkeypatch.setattr(places, "PACKAGES", ("json",))
+
+
 def parsed(words):
     """What the parser makes of a command, and its config fields."""
     rest, overrides, problem = cli._split_overrides(words)
@@ -70,7 +76,6 @@ def expected_error(name, words):
 @pytest.mark.parametrize(("name", "words"), COMMANDS, ids=ids)
 def test_a_command_is_understood(name, words, files, monkeypatch):
     monkeypatch.chdir(files)
-    monkeypatch.setattr(places, "PACKAGES", ("json",))  # what opens a bucket is an extra
     arguments, overrides = parsed(words)
     if arguments.command == "configs":
         load_config(arguments.name or "four_rooms")
