@@ -24,7 +24,7 @@ from pathlib import Path
 from experiments.language_benchmarks_tables import ARMS, read, tables
 from experiments.language_pilot import HELD_OUT, write_held_out
 from memjax import cli
-from memjax.llm.run.state import LOG_FILE
+from memjax.runs.metrics import METRICS_FILE, read_metrics
 
 TASKS, EPOCHS = 60, 3
 SETTINGS = {
@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.out is None:
             parser.error("tables: --out is required")
         places = [(b, a, arguments.runs / f"{b}-{a}") for b in arguments.benchmarks for a in arguments.arms]
-        tables([read(b, a, path) for b, a, path in places if (path / LOG_FILE).is_file()], arguments.out)
+        found = [place for place in places if has_epoch(place[-1])]
+        tables([read(benchmark, arm, path) for benchmark, arm, path in found], arguments.out)
         return 0
     for benchmark in arguments.benchmarks:
         for arm in arguments.arms:
@@ -91,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code:
                 return code
     return 0
+
+
+def has_epoch(path: Path) -> bool:
+    """Whether a run has finished an epoch, in one minibatch, beside what it may have imported."""
+    return (path / METRICS_FILE).is_file() and any(row["tasks"] for row in read_metrics(path / METRICS_FILE))
 
 
 def play(
