@@ -236,7 +236,8 @@ def utility_table(arms: Mapping[str, Arm]) -> list[str]:
             continue
         bins = ", ".join(f"{q:+.2f}: {100 * won:.0f} % of {n}" for q, won, n in found.bins) or "-"
         cells = [mean_of([found.correlation]), mean_of([found.binned]), bins]
-        cells += [f"{100 * found.gain:+.1f}", mean_of([found.gain_by_similarity])]
+        gain = "-" if np.isnan(found.gain) else f"{100 * found.gain:+.1f}"
+        cells += [gain, mean_of([found.gain_by_similarity])]
         lines.append(f"| {ARMS[name]} | " + " | ".join(cells) + " |")
     return [*lines, f"| the source's MemRL (other models and benchmarks) | - | {SOURCE[2]} | - | - | - |"]
 
