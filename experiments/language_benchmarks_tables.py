@@ -244,12 +244,13 @@ def utility_table(arms: Mapping[str, Arm]) -> list[str]:
 
 def redraw(out: Path) -> None:
     """The picture of a folder from its CSV."""
-    from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
+    from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure, style_of
 
     with open(out / ATTEMPTS, newline="", encoding="utf-8") as file:
         tries = [_read_try(row) for row in csv.DictReader(file)]
-    plt, names = pyplot(), list(dict.fromkeys(x.benchmark for x in tries))
-    size = (4.6 * len(names), 3.9)
+    plt, names = pyplot(), list(dict.fromkeys(x.benchmark for x in tries if x.epoch > 1))
+    names = names or list(dict.fromkeys(x.benchmark for x in tries))
+    size = (max(4.6 * len(names), 7.6), 3.9)  # room for the legend
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, layout="constrained", squeeze=False)
     lines = {}
     for axis, benchmark in zip(axes[0], names, strict=True):
@@ -258,16 +259,20 @@ def redraw(out: Path) -> None:
             epochs = sorted({x.epoch for x in some})
             share = [np.mean([x.solved for x in some if x.epoch == epoch]) for epoch in epochs]
             label = ARMS[arm]
-            if arm == "pass_at_k":  # all calls so far, of which the first is the greedy one
+            if arm == "pass_at_k" and some:  # all calls so far, of which the first is the greedy one
                 found = list(calls(by_arm["none"], some).values())
                 epochs = [1, *(epoch + 1 for epoch in epochs)] if found else []
                 share = [np.mean([one[epoch - 1] for one in found]) for epoch in epochs]
                 label = "no memory, solved by one of as many calls"
-            style = ":" if arm == "pass_at_k" else "-"
+            style = ":" if arm == "pass_at_k" else style_of(i)
             (line,) = axis.plot(epochs, share, f"o{style}", color=colour_of(i), markersize=4)
             if epochs:
                 lines.setdefault(label, line)
-        axis.set(title=benchmark, xlabel="epoch", xticks=sorted({x.epoch for x in tries}))
+        axis.set(
+            title=benchmark,
+            xlabel="epoch",
+            xticks=sorted({x.epoch for x in tries if x.benchmark == benchmark}),
+        )
         plain(axis)
     axes[0][0].set_ylabel("share of the tasks solved")
     legend_below(figure, {line: label for label, line in lines.items()}, columns=3)
