@@ -36,7 +36,9 @@ def _cosine(query: Array, keys: Array) -> Array:
     """
     squares = _sum(keys * keys)
     usual = (squares > _TINY) & (squares < _HUGE)
-    scores = _sum(query * keys) / jnp.sqrt(jnp.where(usual, squares, 1.0))
+    # Why a barrier: without it the programs of shards and of one device may round the quotient in two ways.
+    norms = lax.optimization_barrier(jnp.sqrt(jnp.where(usual, squares, 1.0)))
+    scores = _sum(query * keys) / norms
     rare = in_any(~jnp.all(usual))
     scaled = lax.cond(rare, lambda: _sum(query * normalize(keys)), lambda: jnp.zeros_like(squares))
     return jnp.where(usual, scores, scaled)
