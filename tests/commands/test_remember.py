@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,17 @@ def launch(argv, requests, at, number):
         time.sleep(0.01)
     process.send_signal(number)
     return process.wait(timeout=120)
+
+
+def test_events_without_a_line_in_the_curve_are_said(whole, tmp_path, capsys):
+    copy = shutil.copytree(whole / "whole", tmp_path / "copy")
+    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    load_curve(copy)
+    assert capsys.readouterr().err == ""
+    (copy / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    load_curve(copy)
+    number = len(lines)
+    assert f"lacks lines between steps {number - 1} and {number}\n" in capsys.readouterr().err
 
 
 def test_stopped_killed_and_resumed_it_is_the_same_run(whole):

@@ -134,6 +134,81 @@ def test_a_kill_between_two_saves_costs_nothing(tmp_path):
         assert digest(memory.arrays) == killed
 
 
+KILLED_AT_CALL = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_text_memory import live, opened
+
+def kill_at(folder, at):
+    calls = 0
+    def hit():
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def count(event, arguments):
+        if event.split(".")[0] in ("open", "os", "shutil") and any(folder in str(a) for a in arguments):
+            hit()
+    sys.addaudithook(count)
+    memory = opened(folder)
+    memory._log._data._connection.set_trace_callback(lambda statement: hit())
+    for seed in (100, 101):
+        live(memory, 1, seed)
+    memory.save()
+    live(memory, 1, 102)
+    memory.close()
+
+for line in sys.stdin:  # children of a process that has imported all this
+    folder, at = line.rsplit(maxsplit=1)
+    child = os.fork()
+    if not child:
+        kill_at(folder, int(at))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_call_to_the_file_system_or_sqlite_loses_nothing_committed(tmp_path):
+    with opened(tmp_path / "whole") as memory:
+        for seed in range(3):
+            live(memory, 1, seed)
+    shutil.copytree(tmp_path / "whole", tmp_path / "begun")
+    with opened(tmp_path / "whole") as memory:
+        expected = {3: digest(memory.arrays)}
+        for number, seed in enumerate((100, 101, 102), 4):
+            live(memory, 1, seed)
+            expected[number] = digest(memory.arrays)
+    words, seen, at = [sys.executable, "-c", KILLED_AT_CALL, str(Path(__file__).parent)], [], 1
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        while True:
+            folder = tmp_path / f"at-{at}"
+            shutil.copytree(tmp_path / "begun", folder)
+            print(folder, at, file=parent.stdin, flush=True)
+            code = int(parent.stdout.readline())
+            with TextMemory.load(folder, HashedNgrams(64)) as memory:
+                done = memory._log.last_event()
+                assert digest(memory.arrays) == expected[done], at
+                for seed in (100, 101, 102)[done - 3 :]:
+                    live(memory, 1, seed)
+                assert digest(memory.arrays) == expected[6], at
+            assert not list(folder.glob("checkpoints/*tmp*")), at
+            shutil.rmtree(folder)
+            seen.append(done)
+            if code == 0:
+                break
+            assert code == -9
+            at += 1
+        parent.stdin.close()
+    assert seen == sorted(seen)
+    assert set(seen) == {3, 4, 5, 6}
+    assert at > 60
+
+
 def test_what_does_not_fit_is_passed_over_and_earns_nothing(tmp_path):
     with opened(tmp_path, chars=700) as memory:
         (nothing,) = memory.find([KINDS[0]])
