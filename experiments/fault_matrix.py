@@ -92,10 +92,10 @@ ROWS = {
     ),
     "R13": Row(
         "a value that is not finite stops the run with exit code 3 and keeps the last good checkpoint",
-        "training/test_train.py::test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint",
+        "training/test_train.py::test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint "
+        "training/test_finite.py",
         ("values adamemento", "values reframe"),
-        "the arrays of a language run's memory; what turns into NaN in the stored keys of a bank, or into "
-        "infinity in the optimiser's second moments, stops no run",
+        "the arrays of a language run's memory; what no metric shows is found at the next save, not at once",
     ),
     "R14": Row(
         "a damaged or hostile dataset is one line and exit code 2",

@@ -20,7 +20,8 @@ from memjax.memory.utility import q_update_batched, q_update_sequential
 from memjax.runs.digest import as_array, is_key
 from memjax.runs.signals import Diverged
 from memjax.training.config import resolve
-from memjax.training.train import build, check_finite
+from memjax.training.finite import AgentCheck, check_finite
+from memjax.training.train import build
 
 FOUND, LATER, SAME, SILENT = "found", "later", "same", "silent"
 BEFORE, AFTER = 4, 4  # iterations before a value is put in, and those that may find it
@@ -125,13 +126,17 @@ def _inject(
         state,
         is_leaf=_is_key_data,
     )
-    now = _on_device(injured)
+    check, now = AgentCheck(_on_device(state).agent), _on_device(injured)
     for iteration in range(AFTER):
         now, metrics = program.chunk(now)
         try:
             check_finite(metrics, iteration, 1, True)
         except Diverged:
             return LATER if iteration else FOUND
+    try:
+        check(now.agent, AFTER)  # as before every save
+    except Diverged:
+        return LATER
     found = _leaves(_on_host(now))
     return SAME if all(_same(found[p], right[p], value if p == path else None) for p in right) else SILENT
 

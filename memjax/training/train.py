@@ -19,12 +19,13 @@ from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import MetricsWriter
 from memjax.runs.progress import Progress
-from memjax.runs.signals import Diverged, StopOnSignal
+from memjax.runs.signals import StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS, identity, open_workdir, write_manifest
 from memjax.training import hosts
 from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_room, rollout_bytes
+from memjax.training.finite import AgentCheck, check_finite
 from memjax.training.program import Program
 from memjax.training.sinks import check_sinks, open_sinks
 
@@ -117,8 +118,15 @@ def _run(
         _say_where(workdir, restored is not None, done * per_iteration, done >= total)
     if done < total:
         checkpoints.rehearse()
-    saved = done
+    saved, check = done, AgentCheck(state.agent) if config.run.stop_on_nan else None
     with _reports(config, workdir, total * per_iteration, done * per_iteration) as (writer, progress):
+
+        def save() -> None:
+            if check is not None:
+                check(state.agent, done * per_iteration)
+            writer.flush()
+            checkpoints.save(done * per_iteration, program.stored(state))
+
         while done < total and not hosts.agree(stop.exit_code):
             began, waited = time.monotonic(), program.waited
             state, metrics = program.chunk(state)
@@ -137,12 +145,10 @@ def _run(
             progress.update(done * per_iteration, values)
             due = config.run.checkpoint_every and done % config.run.checkpoint_every == 0
             if due and done < total:
-                writer.flush()
-                checkpoints.save(done * per_iteration, program.stored(state))
+                save()
                 saved = done
         if done > saved:
-            writer.flush()
-            checkpoints.save(done * per_iteration, program.stored(state))
+            save()
     return hosts.agree(stop.exit_code)
 
 
@@ -196,17 +202,3 @@ def summarize(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     with np.errstate(invalid="ignore"):
         means = {name: x / np.where(episodes > 0, episodes, np.nan) for name, x in totals.items()}
     return {"train/episodes": episodes} | falls | means | rest
-
-
-def check_finite(metrics: dict[str, np.ndarray], done: int, per_iteration: int, stop: bool) -> None:
-    """Raises Diverged at the first iteration of a chunk with a value that is not finite."""
-    if not stop:
-        return
-    bad = {name: ~np.isfinite(x).all(axis=0) for name, x in metrics.items()}
-    firsts = {name: int(np.argmax(x)) for name, x in bad.items() if x.any()}
-    if firsts:
-        # Of several in one iteration, the cause before its consequences: rewards, then losses.
-        quantity = min(firsts, key=lambda name: (firsts[name], not name.startswith("train/"), name))
-        at = firsts[quantity]
-        column = metrics[quantity][:, at]
-        raise Diverged((done + at + 1) * per_iteration, quantity, float(column[~np.isfinite(column)][0]))
