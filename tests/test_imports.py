@@ -195,6 +195,12 @@ def test_the_time_of_day_decides_nothing():
     assert found == WALL_CLOCK
 
 
+def test_no_two_files_of_tests_have_one_name():
+    # pytest imports them by it: of two in one process it cannot collect the second.
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_every_part_has_its_place():
     assert {part_of(path) for path in FILES} <= set(BELOW)
 

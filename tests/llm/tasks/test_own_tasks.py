@@ -56,7 +56,7 @@ def test_a_function_grades_what_has_no_grading(tmp_path):
     assert second.attempt(Script("x"), "").success
     with pytest.raises(ConfigError, match=r"a reward from 0 to 1 for the task t0, got 1\.25"):
         first.attempt(Script("abcde"), "")
-    with pytest.raises(ConfigError, match=r"reward: expected .*did you mean 'share'.*--import"):
+    with pytest.raises(ConfigError, match=r"reward: expected .*--import.*did you mean 'share'"):
         load_own(file, reward="shares")
     with pytest.raises(ConfigError, match="a name that is not taken"):
         register_reward("share", print)
