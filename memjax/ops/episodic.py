@@ -6,7 +6,6 @@ al. 2017, arXiv 1703.01988). The return of a state is the utility of its entry.
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from memjax.memory import Memory, MemoryState
@@ -69,10 +68,11 @@ def kernel_average(memory: Memory, state: MemoryState, keys: Array, *, delta: fl
     Returns:
       [Q] f32; 0 while the memory is empty.
     """
-    # Why not the scores that `retrieve` gives: they use stored norms, by which there is no gradient.
-    near = memory.retrieve(*jax.lax.stop_gradient((state, keys))).slots.clip(0, memory.capacity - 1)
-    weight = state.valid[near] / (jnp.sum((keys[:, None] - state.keys[near]) ** 2, axis=-1) + delta)
-    return (weight * state.utility[near]).sum(axis=1) / weight.sum(axis=1).clip(1e-9)
+    found = memory.retrieve(state, keys)
+    # Why 0 where there is none: minus infinity has no gradient.
+    distance = jnp.where(found.mask, -found.scores, 0.0)  # squared
+    weight = found.mask / (distance + delta)
+    return (weight * found.utility).sum(axis=1) / weight.sum(axis=1).clip(1e-9)
 
 
 def _keys_of(state: MemoryState) -> Array:

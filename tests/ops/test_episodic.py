@@ -68,3 +68,17 @@ def test_neighbours_weigh_by_their_distance_and_have_gradients():
     for slope in slopes(state.keys, state.utility, KEYS + 1.0):
         assert np.isfinite(slope).all()
         assert np.abs(np.asarray(slope)[:2]).min() > 0  # the two entries, the two queries
+
+
+def test_an_entry_in_the_last_slot_counts_once_where_there_are_fewer_than_k():
+    state, _ = MEMORY.write(MEMORY.init(), KEYS, (), utility=jnp.array([1.0, 5.0]))
+    last = MEMORY.capacity - 1
+    moved = state.replace(
+        keys=jnp.roll(state.keys, -2, axis=0),
+        utility=jnp.roll(state.utility, -2),
+        valid=jnp.roll(state.valid, -2),
+    )
+    assert bool(moved.valid[last])
+    expected = kernel_average(MEMORY, state, KEYS, delta=1e-3)
+    average = kernel_average(MEMORY, MEMORY.rebuild(moved), KEYS, delta=1e-3)
+    np.testing.assert_allclose(average, expected, rtol=1e-6)
