@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
-from experiments.reads_evaluation import COLUMNS, Step, play
+from experiments.reads_evaluation import COLUMNS, Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
     EPISODE_STEPS,
@@ -34,6 +34,7 @@ from experiments.reads_plan import (
     banks,
     experts_of,
     load_task,
+    stack,
     summary,
     target_of,
     trust_config,
@@ -44,12 +45,12 @@ from memjax.agents.offline.shared import make_statistics
 from memjax.agents.reframe import bank as latents
 from memjax.agents.reframe.expert_memory import Kind, MemoryChoices, make_choices, refilled
 from memjax.agents.reframe.gains import GainsConfig
-from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState, act, initial_carry
+from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState
 from memjax.agents.reframe.read_out import ReadOutConfig
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
 from memjax.data.scores import normalised_score
 from memjax.data.trajectories import returns
-from memjax.types import PyTree, TimeStep
+from memjax.types import PyTree
 
 RESULTS = Path(__file__).parent / "results" / "reads_ablation"
 SEEDS = [0, 1, 2, 3, 4]
@@ -204,15 +205,9 @@ def make_arm(
     memory = _memory(arm, choices, task, wanted, made)
     make = partial(make_statistics, summary(task), task.spec, RETURN_SCALE)
     statistics = [make((target_of(task, bank),)) for bank in wanted]
-    state = PlugInState(_stack(policies), memory, _stack(statistics))
-
-    def step(state: PlugInState, carry: PyTree, timestep: TimeStep):
-        found = act(parts, state, carry, timestep, jax.random.key(0))
-        return found.action, found.carry, found.extras["trust"]
-
-    carry = initial_carry(parts, episodes)
-    carries = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(wanted), *x.shape)), carry)
-    return jax.jit(jax.vmap(step)), state, carries
+    state = PlugInState(stack(policies), memory, stack(statistics))
+    step, carry = advised(parts, len(wanted), episodes)
+    return step, state, carry
 
 
 def choices_of(task: Task, arm: Arm) -> MemoryChoices:
@@ -236,7 +231,7 @@ def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], ma
     if key not in made.memories:
         fill = jax.jit(lambda pair: refilled(choices, (), *pair))
         rows = [experts_of(task, bank, poor=arm.poor) for bank in wanted]
-        made.memories[key] = _stack(
+        made.memories[key] = stack(
             [
                 fill((jax.tree.map(jnp.asarray, steps), jax.random.key(bank.seed)))
                 for steps, bank in zip(rows, wanted, strict=True)
@@ -329,10 +324,6 @@ def _placed(steps: Any, experts: Any, at: int) -> np.ndarray:
     placed = np.array(steps)
     placed[at : at + len(experts)] = experts
     return placed
-
-
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
 if __name__ == "__main__":

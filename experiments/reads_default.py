@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
 from experiments.reads_default_results import COLUMNS, write
-from experiments.reads_evaluation import Step, play
+from experiments.reads_evaluation import Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
     EPISODE_STEPS,
@@ -37,6 +37,7 @@ from experiments.reads_plan import (
     banks,
     experts_of,
     load_task,
+    stack,
     summary,
     target_of,
     transformer_config,
@@ -55,12 +56,12 @@ from memjax.agents.offline.shared import make_statistics
 from memjax.agents.reframe.advised import memory_choices, transformer_backbone
 from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.expert_memory import ExpertMemory, MemoryChoices, consult, hold, learn_read_out
-from memjax.agents.reframe.plug_in import PlugIn, PlugInState, act, initial_carry
+from memjax.agents.reframe.plug_in import PlugIn, PlugInState
 from memjax.configs.reframe import get_config
 from memjax.data.scores import normalised_score
 from memjax.data.windows import normalise
 from memjax.schema import parse
-from memjax.types import PyTree, TimeStep
+from memjax.types import PyTree
 
 SEEDS = [0, 1, 2, 3, 4]
 SIZES = Sizes(width=32, layers=1, context=5, updates=2_000, learning_rate=1e-3, warmup=200)
@@ -153,19 +154,13 @@ def make_arm(
     transformers = train_transformers(task, wanted, out)
     memories = [fill(task, arm, choices, bank, out) for bank in wanted]
     make = partial(make_statistics, summary(task), task.spec, 1000.0)
-    statistics = _stack([make((target_of(task, bank),)) for bank in wanted])
+    statistics = stack([make((target_of(task, bank),)) for bank in wanted])
     seeds = sorted({bank.seed for bank in wanted})
     own = np.array([seeds.index(bank.seed) for bank in wanted])
     backbone = jax.tree.map(lambda x: x[own], transformers).replace(statistics=statistics)
-    state = PlugInState(backbone, _stack(memories), statistics)
-
-    def step(state: PlugInState, carry: PyTree, timestep: TimeStep):
-        found = act(parts, state, carry, timestep, jax.random.key(0))
-        return found.action, found.carry, found.extras["trust"]
-
-    carry = initial_carry(parts, episodes)
-    carries = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(wanted), *x.shape)), carry)
-    return jax.jit(jax.vmap(step)), state, carries
+    state = PlugInState(backbone, stack(memories), statistics)
+    step, carry = advised(parts, len(wanted), episodes)
+    return step, state, carry
 
 
 def choices_of(task: Task, arm: Arm) -> MemoryChoices:
@@ -234,10 +229,6 @@ def beginnings(task: Task, arm: Arm, state: PlugInState) -> np.ndarray:
     choices = choices_of(task, arm)
     asked = jax.jit(jax.vmap(lambda memory: consult(choices, memory, first).confidence))(state.memory)
     return np.asarray(jnp.mean(asked >= choices.trust.enter, axis=1))
-
-
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
 if __name__ == "__main__":

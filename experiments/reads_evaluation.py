@@ -176,12 +176,18 @@ def make_arm(
     if read.emptied:
         memory = memory.replace(bank=latents.emptied(memory.bank))
     state = PlugInState(transformers["backbone"], memory, transformers["backbone"].statistics)
+    step, carry = advised(parts, v, episodes)
+    return step, state, carry
 
-    def advised(state: PlugInState, carry: PyTree, timestep: TimeStep):
+
+def advised(parts: PlugIn, v: int, episodes: int) -> tuple[Step, PyTree]:
+    """How V states of a policy beside its memory act, and the carries [V, ...] that they begin with."""
+
+    def step(state: PlugInState, carry: PyTree, timestep: TimeStep):
         found = act(parts, state, carry, timestep, jax.random.key(0))
         return found.action, found.carry, found.extras["trust"]
 
-    return jax.jit(jax.vmap(advised)), state, _tiled(initial_carry(parts, episodes), v)
+    return jax.jit(jax.vmap(step)), _tiled(initial_carry(parts, episodes), v)
 
 
 def play(

@@ -5,9 +5,11 @@ first 25 expert episodes the banks hold (smaller banks are part of larger ones),
 network and all batches. Settings may be tried on seeds from 100 on, whose experts are the other 5 episodes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,7 +38,7 @@ from memjax.data.trajectories import (
     take,
 )
 from memjax.data.windows import DeviceData, normalise, to_device
-from memjax.types import Box, EnvSpec
+from memjax.types import Box, EnvSpec, PyTree
 
 COUNTS = (1, 2, 5)
 EXPERTS = ("clean", "noisy")
@@ -226,6 +228,11 @@ def choices_of(
         read_out=read_out_config(sizes, noise, labels, members),
         method="plain",  # maps over banks on any device
     )
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """One tree with leaves [V, ...] of V trees."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
 def stacked(rows: list[Triplets]) -> Triplets:
