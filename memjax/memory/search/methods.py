@@ -39,7 +39,8 @@ _SHORT_ON_GPU = 2**12  # a row of this length and more is chosen from by groups,
 def plain(search: Search, k: int, block: int | None) -> Array:
     """All ranks at once: [Q, N] in memory."""
     del block
-    return _slots(top(rank(search, 0, search.table.capacity), k), search)
+    pick = _top_on_gpu if jax.default_backend() == "gpu" else top
+    return _slots(pick(rank(search, 0, search.table.capacity), k), search)
 
 
 def streamed(search: Search, k: int, block: int | None) -> Array:

@@ -17,7 +17,7 @@ from memjax.memory.checks import check_array, check_size
 from memjax.memory.search.dispatch import choose
 from memjax.memory.search.final import best
 from memjax.memory.search.methods import METHODS, approx_max_k
-from memjax.memory.search.ranks import far_from_origin, prepare
+from memjax.memory.search.ranks import far_from_origin, one_by_one, prepare
 from memjax.memory.search.similarity import METRICS
 from memjax.memory.search.table import Table
 from memjax.types import Array, ConfigError
@@ -29,6 +29,7 @@ _MISSING = {
     "group": "the groups of the slots",
     "exclude_group": "the group that each query must not find",
 }
+_DIFFERENCES, _SCORES = 2**28, 2**24  # on an accelerator distances of no more are taken one by one
 
 
 class Neighbors(NamedTuple):
@@ -97,6 +98,7 @@ def nearest(
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, k + 16 if metric == "l2" else k)
     fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)), norms=_fixed(table.norms))
+    few = q * n * d <= _DIFFERENCES and q * n <= _SCORES
 
     def find(table: Table) -> Array:
         measured = metric != "dot" and table.norms is None
@@ -107,7 +109,13 @@ def nearest(
             return METHODS[by](search, shortlist, block)
         return approx_max_k(search, shortlist, block, recall_target)
 
-    return Neighbors(*best(queries, table, _where_precise(find, fixed, metric), k, metric))
+    if metric == "l2" and method == "auto" and few and jax.default_backend() != "cpu":
+        # Why: the host would take longer to choose how squares are expanded than the device to take them.
+        search = one_by_one(jnp.asarray(lax.stop_gradient(queries)), fixed, exclude_group)
+        slots = METHODS["plain"](search, shortlist, block)
+    else:
+        slots = _where_precise(find, fixed, metric)
+    return Neighbors(*best(queries, table, slots, k, metric))
 
 
 def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) -> Array:

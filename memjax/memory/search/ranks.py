@@ -6,7 +6,7 @@ and c the shift, it is
 - "dot": q.x
 - "cosine": (q / |q|).x / |x|, which is the score, up to rounding
 - "l2": 2 (q - c).(x - c) - |x - c|^2, which is -|q - x|^2 but for a part that all keys of a query share. With
-  stored norms c is the origin.
+  stored norms c is the origin. For few queries, and by `one_by_one`, it is -|q - x|^2 itself.
 
 and -inf for a key that the query must not find: one that is not valid, of the excluded group, or whose rank
 is not finite.
@@ -39,6 +39,12 @@ def prepare(queries: Array, table: Table, exclude_group: Array | None, metric: s
     return Search(queries, table, exclude_group, shift, metric)
 
 
+def one_by_one(queries: Array, table: Table, exclude_group: Array | None) -> Search:
+    """A search by "l2" whose ranks are the negative squared distances themselves, not their expansion."""
+    table = table._replace(norms=None, group=None if exclude_group is None else table.group)
+    return Search(queries.astype(jnp.float32), table, exclude_group, None, "l2")
+
+
 def rank(search: Search, start: Array | int, size: int) -> Array:
     """Ranks [Q, size] of the keys of the slots from `start` on."""
 
@@ -49,8 +55,8 @@ def rank(search: Search, start: Array | int, size: int) -> Array:
     stored, start = pin(table.keys, start)
     scale = None if table.scale is None else piece(table.scale)
     keys = _shifted(search, piece(stored), scale)
-    if search.metric == "l2" and table.norms is None and search.queries.shape[0] <= 2:
-        # Why: for so few the differences themselves cost less than products and norms that must be measured.
+    if search.metric == "l2" and table.norms is None and (search.shift is None or len(search.queries) <= 2):
+        # Why: for few the differences themselves cost less than products and norms that must be measured.
         ranks = -jnp.sum((keys[None] - search.queries[:, None]) ** 2, axis=-1)
     else:
         # Why: below the highest precision, accelerators multiply float32 in bfloat16 or TF32.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
 
 from memjax.memory import CODE, EXACT_METHODS, PAPER, key_norms, make_memory, nearest, nearest_sharded
 from memjax.memory.search.ranks import far_from_origin
@@ -470,3 +471,24 @@ def test_a_score_on_the_threshold(inclusive, hits):
     memory = make_memory(2, 1, jnp.zeros(()), evict="fifo", threshold=2.0, inclusive=inclusive)
     state, _ = memory.write(memory.init(), jnp.array([[2.0]]), jnp.zeros(1))
     assert int(memory.retrieve(state, jnp.ones((1, 1))).mask.sum()) == hits
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_accelerators_formulas_give_the_cpus_answer(monkeypatch, metric):
+    """Whole numbers, so that no sum rounds; with ties, keys that are not finite, groups and free slots."""
+    rng = np.random.default_rng(0)
+    queries, keys = (rng.integers(-3, 4, (rows, 16)).astype(np.float32) for rows in (6, 300))
+    keys[5], keys[7], keys[9] = np.nan, np.inf, 0.0
+    options = {"valid": rng.random(300) < 0.8, "group": rng.integers(-1, 4, 300)}
+    options["exclude_group"] = rng.integers(-1, 4, 6)
+    here = nearest(queries, keys, 9, metric=metric, **options)
+
+    def elsewhere(*operands, default, **others):
+        del others
+        return default(*operands)
+
+    monkeypatch.setattr(lax, "platform_dependent", elsewhere)
+    monkeypatch.setattr(jax, "default_backend", lambda: "another")
+    there = nearest(queries, keys, 9, metric=metric, **options)
+    np.testing.assert_array_equal(there.slots, here.slots)
+    np.testing.assert_allclose(there.scores, here.scores, rtol=1e-6)
