@@ -15,8 +15,16 @@ from memjax.types import ConfigError, EnvSpec
 FRAME_SKIP = 4  # of envpool's Atari games, where a config says nothing else
 
 # Fields that configs did not always have, with the values under which they do nothing. With such a value a
-# config is the same as without the field, so that results from before it was there stay valid.
-NEUTRAL = {"until_reward": False, "failures_per_success": 1, "fade_updates": 0}
+# config is the same as without the field, so that results from before it was there stay valid. PPO's own
+# fields are the agent's where it is PPO alone.
+NEUTRAL = {
+    "agent.bank.until_reward": False,
+    "agent.reflection.failures_per_success": 1,
+    "agent.ppo.fade_updates": 0,
+    "agent.fade_updates": 0,
+    "agent.imitation.demonstrations": "",
+    "agent.imitation.num_demonstrations": 0,
+}
 
 
 class Cell(NamedTuple):
@@ -105,12 +113,12 @@ def digest_of(raw: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _known_before(values: Any) -> Any:
-    """Values without the fields of `NEUTRAL` that do nothing, at any depth."""
+def _known_before(values: Any, prefix: str = "") -> Any:
+    """Values without the fields of `NEUTRAL` that do nothing; `prefix` is the section's name with its dot."""
     if not isinstance(values, Mapping):
         return values
-    kept = {k: v for k, v in values.items() if not (k in NEUTRAL and v == NEUTRAL[k])}
-    return {k: _known_before(v) for k, v in kept.items()}
+    kept = {k: v for k, v in values.items() if NEUTRAL.get(prefix + k, ...) != v}
+    return {k: _known_before(v, f"{prefix}{k}.") for k, v in kept.items()}
 
 
 def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:

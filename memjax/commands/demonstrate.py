@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from memjax.agents.adamemento.demonstrations import Demonstrations
+from memjax.agents.online.demonstrations import Demonstrations
 from memjax.data.loading import load
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import import_for_run

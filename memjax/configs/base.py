@@ -170,6 +170,8 @@ def sil() -> ConfigDict:
                 "minibatch": 512,  # steps
                 "weight": 1.0,  # of the imitation loss
                 "value_weight": 0.01,
+                "demonstrations": "",
+                "num_demonstrations": 0,
             },
         }
     )

@@ -401,11 +401,14 @@ def test_rows_that_are_cut_or_damaged_are_left_out_and_said(tmp_path, capsys):
 
 
 def test_a_field_that_does_nothing_does_not_make_another_config(monkeypatch):
-    monkeypatch.setattr(campaign_cells, "NEUTRAL", {"fade": 0})
-    old = {"seed": 1, "agent": {"rate": 1, "ppo": {"clip": 0.2}}}
-    new = {"seed": 2, "agent": {"rate": 1, "fade": 0, "ppo": {"clip": 0.2, "fade": 0}}}
+    monkeypatch.setattr(campaign_cells, "NEUTRAL", {"agent.fade": 0, "agent.ppo.fade": 0})
+    old = {"seed": 1, "agent": {"rate": 1, "bank": {"fade": 0}, "ppo": {"clip": 0.2}}}
+    new = {"seed": 2, "agent": {"rate": 1, "fade": 0, "bank": {"fade": 0}, "ppo": {"clip": 0.2, "fade": 0}}}
     assert campaign_cells.digest_of(new) == campaign_cells.digest_of(old)
-    new["agent"]["ppo"]["fade"] = 1
+    for section in ("bank", "ppo"):  # the bank always had the field, so its value counts
+        changed = {"agent": new["agent"] | {section: {**new["agent"][section], "fade": 1}}}
+        assert campaign_cells.digest_of(changed) != campaign_cells.digest_of(old)
+    del new["agent"]["bank"]["fade"]
     assert campaign_cells.digest_of(new) != campaign_cells.digest_of(old)
 
 

@@ -6,7 +6,7 @@ import pytest
 from acting_case import small
 from offline_files import episodes_of, fields_of, write_hdf5
 
-from memjax.agents.adamemento import demonstrations
+from memjax.agents.online import demonstrations
 from memjax.cli import main
 from memjax.commands import demonstrate
 from memjax.training.train import build

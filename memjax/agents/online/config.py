@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from memjax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Widths
+from memjax.schema import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UserPath,
+    Widths,
+)
 from memjax.types import ConfigError
 
 
@@ -103,9 +111,13 @@ class ImitationConfig:
     minibatch: PositiveInt  # steps
     weight: NonNegativeFloat
     value_weight: NonNegativeFloat  # beta_sil
+    demonstrations: UserPath  # a file that `memjax demonstrate` made; "": none
+    num_demonstrations: NonNegativeInt  # its first episodes; 0: all
 
     def check(self) -> None:
-        """Raises ConfigError where one rollout's episodes would overflow the memory."""
+        """Raises ConfigError where fields contradict each other."""
+        if self.num_demonstrations and not self.demonstrations:
+            raise ConfigError("num_demonstrations", "0 without demonstrations", self.num_demonstrations)
         need = self.episode_steps * self.episodes_per_update
         if need > self.capacity:
             raise ConfigError(

@@ -8,6 +8,9 @@ One update of a rollout, in this order:
 Departure: steps are drawn uniformly. The paper draws by max(R - V, 0) and then weighs the losses by it;
 here the weight alone does that, as the value of every drawn step is computed anyway.
 
+With `imitation.demonstrations` the memory begins with episodes from elsewhere, and gives up the episode that
+earned least before others, so that failures do not push the demonstrations out. Our addition.
+
 Every function takes first a `SIL`, the parts that do not change while a run learns.
 """
 
@@ -20,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from memjax.agents.online import ppo
+from memjax.agents.online import demonstrations, ppo
 from memjax.agents.online.config import SILConfig
-from memjax.agents.online.episodes import Scratch, append, init_scratch, keep_last, take_episodes
+from memjax.agents.online.episodes import Episodes, Scratch, append, init_scratch, keep_last, take_episodes
 from memjax.agents.online.ppo import Learner, PPOState, make_learner
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.distributions import Distribution
@@ -60,9 +63,17 @@ def make_sil(
     config: SILConfig, spec: EnvSpec, num_envs: int, *, memory: Callable[..., Memory] = make_memory
 ) -> Agent:
     """The agent called "sil"; `memory` makes its bank. Raises ConfigError where parts do not fit."""
-    sil = make_parts(config, spec, memory)
+    sil, imitation = make_parts(config, spec, memory), config.imitation
+    shown = demonstrations.make_episodes(
+        imitation.demonstrations,
+        imitation.num_demonstrations,
+        spec,
+        section="agent.imitation",
+        capacity=imitation.capacity,
+        length=imitation.episode_steps,
+    )
     return Agent(
-        init=partial(init, sil, num_envs),
+        init=partial(init, sil, num_envs, demonstrated=shown),
         initial_carry=no_carry,
         act=partial(act, sil),
         update=partial(update, sil),
@@ -82,14 +93,16 @@ def make_parts(config: SILConfig, spec: EnvSpec, memory: Callable[..., Memory] =
     observation = jnp.zeros(spec.observation_shape, spec.observation_dtype)
     value_like = {"observation": observation, "action": spec.zero_actions(), "return": jnp.zeros(())}
     # Nothing is looked up by nearness: the key is a constant of one number.
-    bank = memory(config.imitation.capacity, 1, value_like, evict="fifo")
+    evict = "lowest_utility" if config.imitation.demonstrations else "fifo"
+    bank = memory(config.imitation.capacity, 1, value_like, evict=evict)
     return SIL(config, make_learner(config.ppo, spec), bank)
 
 
-def init(sil: SIL, num_envs: int, key: Key) -> SILState:
-    """The state before the first rollout of `num_envs` environments."""
+def init(sil: SIL, num_envs: int, key: Key, demonstrated: Episodes | None = None) -> SILState:
+    """The state before the first rollout of `num_envs` environments; demonstrations are remembered."""
     scratch = init_scratch(sil.learner.spec, sil.config.imitation.episode_steps, num_envs)
-    return SILState(ppo.init(sil.learner, num_envs, key), sil.memory.init(), scratch)
+    state = SILState(ppo.init(sil.learner, num_envs, key), sil.memory.init(), scratch)
+    return state if demonstrated is None else state.replace(bank=_write(sil, state.bank, demonstrated))
 
 
 def act(
@@ -128,6 +141,13 @@ def remember(sil: SIL, state: SILState, rollout: Rollout, key: Key) -> SILState:
     # Of episodes that earned the same, chance decides.
     rank = rollout.stats.episode_return + 1e-3 * jax.random.uniform(key, ended.shape)
     episodes = take_episodes(timeline, rollout, ended, rank, imitation.episodes_per_update)
+    return state.replace(
+        bank=_write(sil, state.bank, episodes), scratch=keep_last(timeline, imitation.episode_steps)
+    )
+
+
+def _write(sil: SIL, bank: MemoryState, episodes: Episodes) -> MemoryState:
+    """The memory with the steps of E episodes; an episode's return is the worth of its steps."""
     n = episodes.mask.size
     to_go = returns_to_go(episodes.reward, episodes.mask, discount=sil.config.ppo.discount)
     values = {
@@ -135,8 +155,9 @@ def remember(sil: SIL, state: SILState, rollout: Rollout, key: Key) -> SILState:
         "action": episodes.action.reshape(n, *episodes.action.shape[2:]),
         "return": to_go.reshape(n),
     }
-    bank, _ = sil.memory.write(state.bank, jnp.zeros((n, 1)), values, mask=episodes.mask.reshape(n))
-    return state.replace(bank=bank, scratch=keep_last(timeline, imitation.episode_steps))
+    worth = jnp.repeat(episodes.episode_return, episodes.mask.shape[1])
+    bank, _ = sil.memory.write(bank, jnp.zeros((n, 1)), values, utility=worth, mask=episodes.mask.reshape(n))
+    return bank
 
 
 def imitate(sil: SIL, state: PPOState, bank: MemoryState, key: Key) -> tuple[PPOState, dict[str, Array]]:
