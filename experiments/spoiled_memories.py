@@ -151,6 +151,7 @@ def config(mode: Mode, seed: int, epochs: int, **memory: Any) -> LanguageConfig:
         graded=False,
         memory=preset("neutral", capacity=512, **memory),
         imported=ImportedConfig("given by the program", None, 1 / 3, seed),
+        shards=1,
         save_every=100,
         give_up_after=4,
     )

@@ -157,6 +157,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "spoiled": 0.0,  # share of them that get the text of another one
                     "seed": 0,
                 },
+                "shards": 1,  # devices that the memory's slots are split over
                 "save_every": 10,
                 "give_up_after": 5,  # at most `batch`: an endpoint that is down costs the rest of one at most
             },

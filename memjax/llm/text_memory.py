@@ -65,9 +65,11 @@ class TextMemory:
       chars: most characters of a prompt.
       batch: intents or lessons of one compiled call. More are taken in turns.
       seed: of exploration, where the config asks for it.
+      shards: devices that the arrays are split over; may change from one opening to the next.
 
     Raises:
-      ConfigError: the directory belongs to another config, embedder or run, or another process uses it.
+      ConfigError: the directory belongs to another config, embedder or run, or another process uses it, or
+        there are not so many devices.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class TextMemory:
         chars: int = 4_000,
         batch: int = 8,
         seed: int = 0,
+        shards: int = 1,
     ):
         folder = Path(directory)
         check_embedder(embedder)
@@ -96,7 +99,7 @@ class TextMemory:
             self._log = ExperienceLog(folder / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
             stack.callback(self._log.close)
             self._checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS))
-            self._rows = RowMemory(self.config, embedder.dim, batch, seed)
+            self._rows = RowMemory(self.config, embedder.dim, batch, seed, shards)
             self._finds = 0
             self._open_arrays()
             self._stack = stack.pop_all()
@@ -108,7 +111,7 @@ class TextMemory:
         Args:
           directory: where it is.
           embedder: the one that it was made with.
-          **options: `chars`, `batch` and `seed` of the constructor.
+          **options: `chars`, `batch`, `seed` and `shards` of the constructor.
 
         Raises:
           ConfigError: there is none in `directory`, or another embedder made it.
@@ -206,7 +209,7 @@ class TextMemory:
         """Writes the arrays to disk. Nothing is lost without it: they are made again from the texts' file."""
         with self._lock:
             if self._saved != self._version:
-                self._checkpoints.save(self._version, self._arrays)
+                self._checkpoints.save(self._version, self._rows.stored(self._arrays))
                 self._checkpoints.wait()
                 self._saved = self._version
 
@@ -237,10 +240,11 @@ class TextMemory:
             raise ConfigError("TextMemory", "one that is open", "one that was closed")
 
     def _open_arrays(self) -> None:
-        arrays, self._version = self._rows.init(), 0
-        restored = self._checkpoints.restore_latest(arrays, required=False)
-        if restored is not None:
-            arrays, self._version = restored.state, restored.step
+        restored = self._checkpoints.restore_latest(self._rows.stored_like(), required=False)
+        if restored is None:
+            arrays, self._version = self._rows.init(), 0
+        else:
+            arrays, self._version = self._rows.opened(restored.state), restored.step
         self._saved = self._version
         self._arrays = self._rows.warm_up(arrays)
         for event in self._log.events(self._version):

@@ -93,6 +93,7 @@ def config(mode: str = "memrl", **changes: Any) -> LanguageConfig:
         graded=False,
         memory=memory,
         imported=ImportedConfig("", None, 0.0, 0),
+        shards=1,
         save_every=2,
         give_up_after=50,
     )

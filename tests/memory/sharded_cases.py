@@ -15,6 +15,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from memjax.agents.memrl.agent import compiled as memrl_compiled
 from memjax.agents.memrl.agent import make_memrl, preset
+from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.text_memory import TextMemory
 from memjax.memory import PAPER, POLICIES, make_memory, make_sharded_memory, shardings
 from memjax.memory.eviction import tree as index
 from memjax.memory.exchange import share
@@ -511,6 +513,55 @@ def test_memrl_is_one_memory_too():
     assert any(np.any(found.mask) for found, _, _ in many[0])
     assert_same(one[0], many[0])
     assert_same_state(one[1], many[1])
+
+
+def text_rounds(memory, rounds):
+    """What is found in some rounds of a memory of texts that earns by what it shows."""
+    said = []
+    for t in rounds:
+        found = memory.find([f"task {(5 * t + i) % 23}" for i in range(6)])
+        rewards = [(-1.0) ** len(one.prompt) for one in found]
+        memory.learn(found, rewards, [f"note {t} {i}" * (i + 1) for i in range(6)])
+        said.append([(one.prompt, one.recall) for one in found])
+    memory.quarantine([20, 27])
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [2, 8])
+def test_memrl_in_one_compiled_program_with_seeds_side_by_side(shards):
+    """The simulator's loop, under `vmap` and `scan`: the same regret to the last bit."""
+    from experiments.memrl_simulator import MAIN
+    from experiments.memrl_simulator import run as simulate
+
+    config = preset("paper", "os", capacity=256, recall=10, keep=1, threshold=0.5, epsilon=0.1)
+    sharded = functools.partial(make_sharded_memory, mesh_of(str(shards)), "slots")
+    found = []
+    for make in (make_memory, sharded):
+        memrl = make_memrl(config, MAIN.key_dim, jnp.zeros((), jnp.int32), make=make)
+        program = jax.jit(jax.vmap(functools.partial(simulate, MAIN, memrl, 20, False)))
+        found.append(program(jnp.arange(3)))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize(("shards", "then"), [(8, 8), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_a_memory_of_texts_is_split_by_one_argument_and_moves(shards, then, tmp_path):
+    """A language-model agent's: the same answers on any number of devices, and from one to another."""
+    config = preset("paper", "db", capacity=64, recall=4, keep=2, threshold=-0.5, evict="lru")
+    said, opened = [], []
+    for number, (before, after) in enumerate([(1, shards), (shards, then)]):
+        folder, embedder = tmp_path / str(number), HashedNgrams(D)
+        with TextMemory(folder, embedder, config, batch=6, shards=before) as memory:
+            said.append(text_rounds(memory, range(13)))
+            assert len(memory.arrays.keys.sharding.device_set) == before
+        with TextMemory.load(folder, embedder, batch=6, shards=after) as memory:
+            said[-1] += text_rounds(memory, range(13, 15))
+            opened.append(memory.arrays)
+    assert int(opened[0].count) > 64, "some were evicted"
+    assert said[0] == said[1]
+    assert_same_state(*opened)
+    with pytest.raises(ConfigError, match="shards: expected at most the 8 devices that there are, got 9"):
+        TextMemory(tmp_path / "9", HashedNgrams(D), config, shards=9)
 
 
 def test_only_what_is_shown_is_found():

@@ -36,7 +36,7 @@ Mode = Literal[
 Reward = Annotated[float, Between(-1.0, 1.0)]
 
 # Fields that may change when a run is continued, since they do not affect what is learned.
-_FREE = ("concurrency", "save_every", "give_up_after")
+_FREE = ("concurrency", "save_every", "give_up_after", "shards")
 
 # The others write all.
 _WRITES: dict[str, Literal["failures", "none"]] = {
@@ -73,6 +73,7 @@ class LanguageConfig:
     memory: MemRLConfig
     imported: ImportedConfig
 
+    shards: PositiveInt  # devices that the memory's slots are split over; 1: it is on the first
     save_every: PositiveInt  # minibatches between two checkpoints of the arrays; the log is always complete
     give_up_after: PositiveInt  # the run ends when so many tasks in a row could not be played
 
@@ -85,6 +86,9 @@ class LanguageConfig:
         if self.memory.credit == "leave_one_out":
             got = "'leave_one_out', which needs replays of a task"
             raise ConfigError("memory.credit", "'equal' or 'similarity'", got)
+        if self.memory.capacity % self.shards:
+            expected = f"a divisor of memory.capacity ({self.memory.capacity})"
+            raise ConfigError("shards", expected, self.shards)
 
     @property
     def remembers(self) -> bool:

@@ -2,7 +2,7 @@
 
 An event is learned by the same compiled function on a batch of the same size, whether it just happened or is
 read from the log. So arrays that are rebuilt from the log equal, bit for bit, those of a run that never
-stopped.
+stopped. The slots may be split over several devices, with the same answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from memjax.agents.memrl.agent import Found, MemRL, make_memrl
 from memjax.agents.memrl.config import MemRLConfig
 from memjax.agents.memrl.entries import TRUST
 from memjax.llm.run.records import Event, Recall
-from memjax.memory import MemoryState, gather_values
-from memjax.types import Array, Key
+from memjax.memory import MemoryState, make_memory, make_sharded_memory, shardings
+from memjax.types import Array, ConfigError, Key, PyTree
+
+_SLOTS = "slots"  # the axis of the mesh
 
 
 class Lessons(NamedTuple):
@@ -44,16 +47,32 @@ class RowMemory:
       dim: width D of an embedding.
       batch: most tasks of a minibatch.
       seed: of exploration.
+      shards: devices that the slots are split over.
+
+    Raises:
+      ConfigError: there are not so many devices, or the capacity is no multiple of their number.
     """
 
-    def __init__(self, config: MemRLConfig, dim: int, batch: int, seed: int):
-        self.memrl, self._find, self._learn = _compiled(config, dim)
+    def __init__(self, config: MemRLConfig, dim: int, batch: int, seed: int, shards: int = 1):
+        self.memrl, self._find, self._learn, self._layout = _compiled(config, dim, shards)
         self.batch, self.dim = batch, dim
         self._key = jax.random.key(seed)
 
     def init(self) -> MemoryState:
         """An empty memory."""
         return self.memrl.init()
+
+    def stored(self, state: MemoryState) -> MemoryState:
+        """What a checkpoint holds of a state: the same, index included, for any number of devices."""
+        return state if self._layout is None else self._layout.stored(state)
+
+    def stored_like(self) -> PyTree:
+        """Shapes and placement of what `stored` gives."""
+        return jax.eval_shape(self.memrl.init) if self._layout is None else self._layout.like
+
+    def opened(self, stored: MemoryState) -> MemoryState:
+        """The state that `stored` was made of."""
+        return stored if self._layout is None else self.memrl.memory.rebuild(stored)
 
     def warm_up(self, state: MemoryState) -> MemoryState:
         """Compiles both functions by calls without effect. Returns an equal state; `state` is donated."""
@@ -172,11 +191,46 @@ def stored_rows(state: MemoryState) -> dict[int, int]:
     return {int(rows[slot]): int(slot) for slot in np.flatnonzero(valid)}
 
 
+class _Layout(NamedTuple):
+    """Between a memory that is split over devices and the layout that it has on one."""
+
+    stored: Callable[[MemoryState], MemoryState]
+    like: PyTree  # shapes and placement of what that gives
+
+
+class _Compiled(NamedTuple):
+    memrl: MemRL
+    find: Callable
+    learn: Callable
+    layout: _Layout | None  # None: the memory is on one device
+
+
 @lru_cache(maxsize=16)
-def _compiled(config: MemRLConfig, dim: int) -> tuple[MemRL, Callable, Callable]:
+def _compiled(config: MemRLConfig, dim: int, shards: int) -> _Compiled:
     """The compiled functions of one config, cached so that several runs in a process compile them once."""
-    memrl = make_memrl(config, dim, {"row": jnp.zeros((), jnp.int32)})
-    return memrl, jax.jit(partial(_find, memrl)), jax.jit(partial(_learn, memrl), donate_argnums=0)
+    make: Callable[..., MemRL] = partial(make_memrl, config, dim, {"row": jnp.zeros((), jnp.int32)})
+    mesh = _mesh(shards)
+    memrl = make(make=make_memory if mesh is None else partial(make_sharded_memory, mesh, _SLOTS))
+    layout = None if mesh is None else _layout(make(), mesh)
+    return _Compiled(
+        memrl, jax.jit(partial(_find, memrl)), jax.jit(partial(_learn, memrl), donate_argnums=0), layout
+    )
+
+
+def _mesh(shards: int) -> Mesh | None:
+    """The first `shards` devices; None: one, which needs no mesh."""
+    devices = jax.local_devices()
+    if shards > len(devices):
+        raise ConfigError("shards", f"at most the {len(devices)} devices that there are", shards)
+    return None if shards == 1 else Mesh(np.array(devices[:shards]), (_SLOTS,))
+
+
+def _layout(plain: MemRL, mesh: Mesh) -> _Layout:
+    """`plain` is the memory of the same config on one device."""
+    shapes = jax.eval_shape(plain.init)
+    places = shardings(mesh, _SLOTS, shapes)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
+    return _Layout(jax.jit(plain.memory.rebuild, out_shardings=places), like)
 
 
 def _find(memrl: MemRL, state: MemoryState, intents: Array, key: Key) -> tuple[Array, Array, Array]:
@@ -190,7 +244,7 @@ def _learn(memrl: MemRL, state: MemoryState, lessons: Lessons) -> MemoryState:
     usual = jnp.where(lessons.success, config.initial_success, config.initial_failure)
     state, _ = memrl.learn(
         state,
-        _located(state, lessons),
+        _located(memrl, state, lessons),
         lessons.rewards,
         lessons.intents,
         {"row": lessons.rows},
@@ -203,13 +257,13 @@ def _learn(memrl: MemRL, state: MemoryState, lessons: Lessons) -> MemoryState:
     return state
 
 
-def _located(state: MemoryState, lessons: Lessons) -> Found:
+def _located(memrl: MemRL, state: MemoryState, lessons: Lessons) -> Found:
     """The slots where the recalled rows are now. Rows that were evicted since are masked."""
     stored = jnp.where(state.valid, state.values.payload["row"], -2)
     same = lessons.recalled[..., None] == stored
     mask = jnp.any(same, axis=-1)
     slots = jnp.where(mask, jnp.argmax(same, axis=-1), state.capacity).astype(jnp.int32)
-    ids, utility, task = gather_values((state.values.id, state.utility, state.group), slots, mask)
+    ids, utility, task = memrl.memory.gather(state, slots, _id_utility_task, mask)
     return Found(
         payload=(),
         slots=slots,
@@ -221,3 +275,7 @@ def _located(state: MemoryState, lessons: Lessons) -> Found:
         pool=jnp.sum(mask, axis=-1, dtype=jnp.int32),
         clock=state.count,
     )
+
+
+def _id_utility_task(state: MemoryState) -> tuple[Array, Array, Array]:
+    return state.values.id, state.utility, state.group

@@ -61,7 +61,8 @@ class RunState:
         self.imported = list(imported) if config.imports else []
         self.workdir, self.config, self.log = workdir, config, log
         self._checkpoints, self._saved = checkpoints, 0
-        self._memory = RowMemory(config.bank, dim, config.batch, config.seed) if config.remembers else None
+        where = config.bank, dim, config.batch, config.seed, config.shards
+        self._memory = RowMemory(*where) if config.remembers else None
         sizes = len(benchmark.train), len(benchmark.held_out), len(self.imported)
         self.slots = schedule(config, *sizes)
         if log.last_event() > len(self.slots):
@@ -155,7 +156,8 @@ class RunState:
         """
         if self._arrays is None or self._saved == self.version or (self._checkpoints.busy and not last):
             return
-        self._checkpoints.save(self.version, self._arrays)
+        assert self._memory is not None
+        self._checkpoints.save(self.version, self._memory.stored(self._arrays))
         self._saved = self.version
 
     def is_solved(self, task_id: str) -> bool:
@@ -188,10 +190,11 @@ class RunState:
         last = self.log.last_event()
         if self._memory is None:
             return None, last
-        arrays, self.version = self._memory.init(), 0
-        restored = self._checkpoints.restore_latest(arrays, required=False)
-        if restored is not None:
-            arrays, self.version = restored.state, restored.step
+        restored = self._checkpoints.restore_latest(self._memory.stored_like(), required=False)
+        if restored is None:
+            arrays, self.version = self._memory.init(), 0
+        else:
+            arrays, self.version = self._memory.opened(restored.state), restored.step
         self._saved = self.version
         if last < len(self.slots):
             self._checkpoints.rehearse()
