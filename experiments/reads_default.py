@@ -1,15 +1,17 @@
-"""The shipped default of Re:Frame against its own Decision Transformer, both at a size that a CPU trains.
+"""The shipped default of Re:Frame against its own Decision Transformer.
 
     python -m experiments.reads_data --policies DIR --out runs/reads/data       # the datasets, with envpool
     python -m experiments.reads_default --data runs/reads/data                  # trains, plays, writes tables
+    python -m experiments.reads_default --data runs/reads/data --size config    # with an accelerator
     python -m experiments.reads_default --only-tables
 
 Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts. Read, trust
-and clone are those of `memjax/configs/reframe.py`, so a change of that file changes this experiment; clones
-train for `CLONE_STEPS` updates of `CLONE_BATCH`, and the transformer has `SIZES`. That of a seed is trained
-once and shared by all arms, which only read. No arm touches an environment before it is played.
+and clone are those of `memjax/configs/reframe.py`, so a change of that file changes this experiment. Size
+"config" takes the transformer and the training of the clones from there too; "small" is what a CPU trains,
+see `SMALL`. The transformer of a seed is trained once and shared by all arms, which only read. No arm touches
+an environment before it is played.
 
-Whatever is in `--out` is not made again. Results: `experiments/results/reads_default/`.
+Whatever is in `--out`/SIZE is not made again. Results: `experiments/results/reads_default/`.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ from experiments.reads_plan import (
     COUNTS,
     EPISODE_STEPS,
     EXPERTS,
+    RETURN_SCALE,
     Bank,
     Sizes,
     Task,
@@ -38,6 +41,7 @@ from experiments.reads_plan import (
     experts_of,
     load_task,
     stack,
+    stacked,
     summary,
     target_of,
     transformer_config,
@@ -56,7 +60,7 @@ from memjax.agents.offline.shared import make_statistics
 from memjax.agents.reframe.advised import memory_choices, transformer_backbone
 from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.expert_memory import ExpertMemory, MemoryChoices, consult, hold, learn_read_out
-from memjax.agents.reframe.plug_in import PlugIn, PlugInState
+from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState, function_backbone
 from memjax.configs.reframe import get_config
 from memjax.data.scores import normalised_score
 from memjax.data.windows import normalise
@@ -64,9 +68,24 @@ from memjax.schema import parse
 from memjax.types import PyTree
 
 SEEDS = [0, 1, 2, 3, 4]
-SIZES = Sizes(width=32, layers=1, context=5, updates=2_000, learning_rate=1e-3, warmup=200)
-CLONE_STEPS, CLONE_BATCH = 2_000, 128
 CHUNK = 200  # updates of one compiled call
+
+
+class Setup(NamedTuple):
+    """How large the parts are."""
+
+    name: str
+    transformer: Sizes
+    clone_steps: int  # updates of each network of a clone
+    clone_batch: int
+
+
+SMALL = Setup(
+    "small",
+    Sizes(width=32, layers=1, context=5, updates=2_000, learning_rate=1e-3, warmup=200),
+    clone_steps=2_000,
+    clone_batch=128,
+)
 
 
 class Arm(NamedTuple):
@@ -74,6 +93,7 @@ class Arm(NamedTuple):
 
     memory: bool = True
     everywhere: bool = False  # trusted at any distance: the clone alone
+    single: bool = False  # the first of the clone's networks in place of their mean
     former: bool = False  # followed up to the 95 % quantile, and left at ten per cent of confidence
     content: Literal["latents", "shuffled", "constant"] = "latents"
     poor: bool = False  # the bank holds poor episodes
@@ -84,11 +104,11 @@ ARMS = {
     "default": Arm(),
     "former": Arm(former=True),
     "clone": Arm(everywhere=True),
+    "single": Arm(everywhere=True, single=True),
     "shuffled": Arm(content="shuffled"),
     "constant": Arm(content="constant"),
     "poor_bank": Arm(poor=True),
 }
-CONTROLS = ("shuffled", "constant", "poor_bank")  # played with two experts alone
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,34 +118,64 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads_default"), metavar="DIR")
+    parser.add_argument("--size", choices=("small", "config"), default="small")
     parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--experts", nargs="+", choices=EXPERTS, default=list(EXPERTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--episodes", type=int, default=4, help="of each bank and arm (default 4)")
+    parser.add_argument("--updates", type=int, help="of the transformers (default: those of the size)")
+    parser.add_argument(
+        "--train-minutes", type=float, default=1e6, help="end the transformers' training then"
+    )
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after these")
     parser.add_argument("--only-tables", action="store_true", help="train and play nothing")
     arguments = parser.parse_args(argv)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    folder = arguments.out / arguments.size
+    folder.mkdir(parents=True, exist_ok=True)
+    setup = SMALL if arguments.size == "small" else setup_of_config()
+    if arguments.updates is not None:
+        setup = setup._replace(transformer=setup.transformer._replace(updates=arguments.updates))
     deadline = time.monotonic() + 60.0 * arguments.minutes
-    for experts in () if arguments.only_tables else arguments.experts:
-        for name in arguments.task:
-            run_task(load_task(name, arguments.data), experts, arguments, deadline)
+    for name in () if arguments.only_tables else arguments.task:
+        run_task(load_task(name, arguments.data), setup, folder, arguments, deadline)
     write(arguments.out)
 
 
-def run_task(task: Task, experts: str, arguments: argparse.Namespace, deadline: float) -> None:
-    """All arms that have no rows yet, in `--out`/TASK.csv."""
-    path = arguments.out / f"{task.name}.csv"
-    done = {row["arm"] for row in read_rows(path) if row["experts"] == experts}
+def setup_of_config() -> Setup:
+    """The sizes of the shipped config."""
+    config = get_config()
+    transformer, optimizer = config.agent.transformer, config.agent.optimizer
+    sizes = Sizes(
+        width=transformer.width,
+        layers=transformer.layers,
+        context=transformer.context,
+        batch=config.agent.batch,
+        updates=config.run.total_steps,
+        learning_rate=optimizer.learning_rate,
+        warmup=optimizer.warmup,
+    )
+    return Setup("config", sizes, config.agent.read_out.steps, config.agent.read_out.batch)
+
+
+def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespace, deadline: float) -> None:
+    """All arms that have no rows yet, in `folder`/TASK.csv."""
+    path = folder / f"{task.name}.csv"
     for name in arguments.arms:
-        wanted = banks(arguments.seeds, (experts,), (2,) if name in CONTROLS else COUNTS)
-        if name in done or time.monotonic() > deadline:
+        done = {row["experts"] for row in read_rows(path) if row["arm"] == name}
+        experts = tuple(kind for kind in arguments.experts if kind not in done)
+        if not experts or time.monotonic() > deadline:
             continue
         began = time.monotonic()
-        step, state, carry = make_arm(name, task, wanted, arguments.out, arguments.episodes)
-        returned, trust = play(task, step, state, carry, len(wanted), arguments.episodes, 0)
-        scores, near = normalised_score(task.spec.id, returned), beginnings(task, ARMS[name], state)
+        wanted = banks(arguments.seeds, experts)
+        updates = "none"  # a clone that is followed everywhere needs no transformer
+        if not ARMS[name].everywhere:
+            updates = train_transformers(task, setup.transformer, wanted, folder, arguments.train_minutes)
+        with jax.default_matmul_precision("highest"):  # else accelerators round what is seen to ten bits
+            step, state, carry = make_arm(name, task, setup, wanted, folder, arguments.episodes)
+            returned, trust = play(task, step, state, carry, len(wanted), arguments.episodes, 0)
+            near = beginnings(task, setup, ARMS[name], state)
+        scores = normalised_score(task.spec.id, returned)
         rows = [
             (
                 task.name,
@@ -134,6 +184,8 @@ def run_task(task: Task, experts: str, arguments: argparse.Namespace, deadline: 
                 round(float(s), 3),
                 round(float(r), 2),
                 *(round(float(x), 4) for x in (t, n)),
+                setup.name,
+                updates,
             )
             for bank, s, r, t, n in zip(wanted, scores.mean(1), returned.mean(1), trust, near, strict=True)
         ]
@@ -143,28 +195,33 @@ def run_task(task: Task, experts: str, arguments: argparse.Namespace, deadline: 
 
 
 def make_arm(
-    name: str, task: Task, wanted: list[Bank], out: Path, episodes: int
+    name: str, task: Task, setup: Setup, wanted: list[Bank], folder: Path, episodes: int
 ) -> tuple[Step, PlugInState, PyTree]:
-    """How an arm acts, its states [V, ...], and the carries that it begins with."""
+    """How an arm acts, its states [V, ...], and the carries that it begins with.
+
+    Raises FileNotFoundError where `train_transformers` was not called before.
+    """
     arm = ARMS[name]
-    choices = choices_of(task, arm)
-    parts = PlugIn(
-        transformer_backbone(transformer_config(SIZES), task.spec, summary(task)), choices, ("policy",), 1
-    )
-    transformers = train_transformers(task, wanted, out)
-    memories = [fill(task, arm, choices, bank, out) for bank in wanted]
-    make = partial(make_statistics, summary(task), task.spec, 1000.0)
+    make = partial(make_statistics, summary(task), task.spec, RETURN_SCALE)
     statistics = stack([make((target_of(task, bank),)) for bank in wanted])
-    seeds = sorted({bank.seed for bank in wanted})
-    own = np.array([seeds.index(bank.seed) for bank in wanted])
-    backbone = jax.tree.map(lambda x: x[own], transformers).replace(statistics=statistics)
-    state = PlugInState(backbone, stack(memories), statistics)
+    if arm.everywhere:  # whatever the backbone says is not done
+        zeros = jnp.zeros((episodes, task.data.poor.actions.shape[1]))
+        backbone: Backbone = function_backbone(lambda *_: zeros, context=1)
+        own: PyTree = ()
+    else:
+        backbone = transformer_backbone(transformer_config(setup.transformer), task.spec, summary(task))
+        transformers = restore_transformers(task, setup.transformer, wanted, folder)
+        seeds = sorted({bank.seed for bank in wanted})
+        rows = np.array([seeds.index(bank.seed) for bank in wanted])
+        own = jax.tree.map(lambda x: x[rows], transformers).replace(statistics=statistics)
+    state = PlugInState(own, fill(task, setup, arm, wanted, folder), statistics)
+    parts = PlugIn(backbone, choices_of(task, setup, arm), ("policy",), 1)
     step, carry = advised(parts, len(wanted), episodes)
     return step, state, carry
 
 
-def choices_of(task: Task, arm: Arm) -> MemoryChoices:
-    """Those of the shipped config, with clones that train for a shorter time."""
+def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
+    """Those of the shipped config, with clones that train as long as the size says."""
     section = get_config().agent.to_dict()
     del section["name"]
     config = parse(ReframeConfig, section, "agent")
@@ -174,61 +231,92 @@ def choices_of(task: Task, arm: Arm) -> MemoryChoices:
             config,
             trust=trust,
             read=replace(config.read, method="plain"),  # maps over banks on any device
-            read_out=replace(config.read_out, steps=CLONE_STEPS, batch=CLONE_BATCH),
+            read_out=replace(config.read_out, steps=setup.clone_steps, batch=setup.clone_batch),
             bank=replace(config.bank, capacity=max(COUNTS) * EPISODE_STEPS, content=arm.content),
         ),
         task.spec,
     )
 
 
-def train_transformers(task: Task, wanted: list[Bank], out: Path) -> PyTree:
-    """The Decision Transformer of every seed on the poor data; trained where there is no file of them."""
+def train_transformers(task: Task, sizes: Sizes, wanted: list[Bank], folder: Path, minutes: float) -> int:
+    """Trains the Decision Transformer of every seed on the poor data where there is no file of them.
+
+    Returns the updates that they have: those of `sizes`, or those that `minutes` sufficed for.
+    """
     rows = first_of_each_seed(wanted)
-    path = out / f"{task.name}_transformers_{'_'.join(str(bank.seed) for bank in rows)}.npz"
-    states = transformer_states(task, SIZES, rows)
-    if not path.exists():
-        unused = jnp.zeros(len(rows), jnp.int32)
-        plan = Plan(jnp.zeros((len(rows), 1), jnp.int32), unused + 1, unused > 0, unused > 0)
-        poor = int(task.data.poor.starts[-1])
-        run = jax.jit(partial(learn, transformer_agent(task, SIZES), SIZES, CHUNK, poor), donate_argnums=0)
-        keys = jnp.stack([jax.random.fold_in(jax.random.key(bank.seed), 7) for bank in rows])
-        trained = states
-        for done in range(0, SIZES.updates, CHUNK):
-            trained, _ = run(trained, plan, task.steps, jnp.asarray(task.totals), keys, done)
-        save(path, trained.params)
-        states = transformer_states(task, SIZES, rows)
-    return states.replace(params=restore(path, states.params), optimizer=())
-
-
-def fill(task: Task, arm: Arm, choices: MemoryChoices, bank: Bank, out: Path) -> ExpertMemory:
-    """The memory of a bank; its clones are trained where there is no file of them."""
-    steps = jax.tree.map(jnp.asarray, experts_of(task, bank, poor=arm.poor))
-    key = jax.random.key(bank.seed)
-    what = "poor" if arm.poor else arm.content
-    path = out / f"{task.name}_{what}_{'_'.join(str(part) for part in bank)}.npz"
-    train = jax.jit(partial(learn_read_out, choices, ()))
-    network: Any
+    path = _transformers_path(task, rows, folder)
     if path.exists():
-        network = restore(path, jax.eval_shape(train, steps, key))
-    else:
-        network = train(steps, key)
-        save(path, network)
-    memory = jax.jit(partial(hold, choices, ()))(network, steps, key)
+        with np.load(path, allow_pickle=False) as file:
+            return int(file["updates"])
+    began = time.monotonic()
+    unused = jnp.zeros(len(rows), jnp.int32)
+    plan = Plan(jnp.zeros((len(rows), 1), jnp.int32), unused + 1, unused > 0, unused > 0)
+    poor, chunk = int(task.data.poor.starts[-1]), min(CHUNK, sizes.updates)
+    run = jax.jit(partial(learn, transformer_agent(task, sizes), sizes, chunk, poor), donate_argnums=0)
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(bank.seed), 7) for bank in rows])
+    trained, done = transformer_states(task, sizes, rows), 0
+    while done < sizes.updates and (done == 0 or time.monotonic() < began + 60.0 * minutes):
+        trained, losses = run(trained, plan, task.steps, jnp.asarray(task.totals), keys, done)
+        done += chunk
+        loss = float(jnp.mean(losses))  # waits
+        if done == chunk or done % (25 * chunk) == 0:
+            each = (time.monotonic() - began) / done
+            print(f"{task.name}: {done} updates, {1e3 * each:.2f} ms each, loss {loss:.4f}", flush=True)
+    save(path, trained.params, updates=done)
+    return done
+
+
+def restore_transformers(task: Task, sizes: Sizes, wanted: list[Bank], folder: Path) -> PyTree:
+    """The states [seeds, ...] of what `train_transformers` has saved, without an optimizer's."""
+    rows = first_of_each_seed(wanted)
+    states = transformer_states(task, sizes, rows)
+    params = restore(_transformers_path(task, rows, folder), states.params)
+    return states.replace(params=params, optimizer=())
+
+
+def fill(task: Task, setup: Setup, arm: Arm, wanted: list[Bank], folder: Path) -> ExpertMemory:
+    """The memories [V, ...] of some banks; clones are trained where there is no file of them.
+
+    An accelerator trains those of all banks at once, a CPU one after the other.
+    """
+    choices = choices_of(task, setup, arm)
+    steps = stacked([experts_of(task, bank, poor=arm.poor) for bank in wanted])
+    keys = jnp.stack([jax.random.key(bank.seed) for bank in wanted])
+    what = "poor" if arm.poor else arm.content
+    paths = [folder / f"{task.name}_{what}_{'_'.join(str(part) for part in bank)}.npz" for bank in wanted]
+    train = jax.jit(jax.vmap(partial(learn_read_out, choices, ())))
+    missing = np.array([i for i, path in enumerate(paths) if not path.exists()], int)
+    together = 1 if jax.default_backend() == "cpu" else max(len(missing), 1)
+    for some in (missing[i : i + together] for i in range(0, len(missing), together)):
+        trained = train(*jax.tree.map(lambda x, some=some: x[some], (steps, keys)))
+        for place, i in enumerate(some):
+            save(paths[i], jax.tree.map(lambda x, place=place: x[place], trained))
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(train, steps, keys)
+    )
+    networks = stack([restore(path, like) for path in paths])
+    if arm.single:
+        networks = jax.tree.map(lambda x: x[:, :1], networks)
+    memory = jax.jit(jax.vmap(partial(hold, choices, ())))(networks, steps, keys)
     if not arm.memory:  # nothing is found: a confidence of 0
         return memory.replace(bank=memory.bank.replace(valid=jnp.zeros_like(memory.bank.valid)))
     return memory.replace(tau=jnp.full_like(memory.tau, 1e9)) if arm.everywhere else memory
 
 
-def beginnings(task: Task, arm: Arm, state: PlugInState) -> np.ndarray:
+def beginnings(task: Task, setup: Setup, arm: Arm, state: PlugInState) -> np.ndarray:
     """[V] share of the poor episodes whose first observation is near enough for the memory to be followed.
 
     Known without an environment, so it tells beforehand whether a memory will be used.
     """
     poor = task.data.poor
     first = jnp.asarray(normalise(poor.observations[poor.starts[:-1]], task.mean, task.std))
-    choices = choices_of(task, arm)
+    choices = choices_of(task, setup, arm)
     asked = jax.jit(jax.vmap(lambda memory: consult(choices, memory, first).confidence))(state.memory)
     return np.asarray(jnp.mean(asked >= choices.trust.enter, axis=1))
+
+
+def _transformers_path(task: Task, rows: list[Bank], folder: Path) -> Path:
+    return folder / f"{task.name}_transformers_{'_'.join(str(bank.seed) for bank in rows)}.npz"
 
 
 if __name__ == "__main__":

@@ -107,14 +107,21 @@ def test_a_tree_comes_back_and_one_of_another_size_does_not(tmp_path):
 
 def test_the_study_of_the_default_has_the_shipped_read_and_trust(task):
     shipped = reads_default.get_config().agent
-    made = reads_default.choices_of(task, reads_default.ARMS["default"])
+    small, whole = reads_default.SMALL, reads_default.setup_of_config()
+    made = reads_default.choices_of(task, small, reads_default.ARMS["default"])
     assert (made.kind, made.trust.handover, made.trust.quantile) == (
         "clone",
         "switch",
         shipped.trust.quantile,
     )
     assert made.read_out.noise == shipped.read_out.noise
-    former = reads_default.choices_of(task, reads_default.ARMS["former"])
+    sizes = whole.transformer
+    assert (sizes.width, sizes.layers, sizes.context) == tuple(
+        getattr(shipped.transformer, name) for name in ("width", "layers", "context")
+    )
+    shipped_clone = reads_default.choices_of(task, whole, reads_default.ARMS["default"]).read_out
+    assert (shipped_clone.steps, shipped_clone.batch) == (shipped.read_out.steps, shipped.read_out.batch)
+    former = reads_default.choices_of(task, small, reads_default.ARMS["former"])
     assert (former.trust.quantile, former.trust.leave) == (0.95, 0.1)
     assert set(reads_default.ARMS) == set(reads_default_results.NAMES)
 
@@ -123,33 +130,39 @@ def test_the_study_of_the_default_has_the_shipped_read_and_trust(task):
 def test_the_default_stands_beside_the_transformer_and_alone_it_is_the_transformer(
     task, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reads_default, "SIZES", reads_default.SIZES._replace(width=8, updates=2, batch=4))
     monkeypatch.setattr(reads_default, "CHUNK", 2)
-    monkeypatch.setattr(reads_default, "CLONE_STEPS", 2)
+    sizes = reads_default.SMALL.transformer._replace(width=8, updates=4, batch=4)
+    setup = reads_default.Setup("small", sizes, clone_steps=2, clone_batch=8)
     wanted = banks([0], ("clean",), (1,))
-    for name, near in (("dt", 0.0), ("clone", 1.0)):
-        step, state, carry = reads_default.make_arm(name, task, wanted, tmp_path, 3)
+    assert reads_default.train_transformers(task, sizes, wanted, tmp_path, minutes=0.0) == 2  # one chunk
+    assert reads_default.train_transformers(task, sizes, wanted, tmp_path, minutes=9.0) == 2  # is there
+    for name, near in (("dt", 0.0), ("clone", 1.0), ("single", 1.0)):
+        step, state, carry = reads_default.make_arm(name, task, setup, wanted, tmp_path, 3)
         now = TimeStep(*(jnp.zeros((1, 3, 11)),) * 2, jnp.zeros((1, 3)), *(jnp.zeros((1, 3), bool),) * 3,
                        jnp.ones((1, 3), bool), jnp.zeros((1, 3), jnp.int32))  # fmt: skip
         action, _, trust = step(state, carry, now)
         assert action.shape == (1, 3, 3)
         np.testing.assert_array_equal(trust, near)
-        np.testing.assert_array_equal(reads_default.beginnings(task, reads_default.ARMS[name], state), near)
+        np.testing.assert_array_equal(
+            reads_default.beginnings(task, setup, reads_default.ARMS[name], state), near
+        )
 
 
 def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
     for arm, level, weight in (("dt", 20.0, 0.0), ("default", 50.0, 0.9), ("clone", 45.0, 1.0)):
         rows = [
-            ("hopper", b.experts, b.count, b.seed, arm, level + b.seed, 1.0, weight, weight)
+            ("hopper", b.experts, b.count, b.seed, arm, level + b.seed, 1.0, weight, weight, "small", 7)
             for b in banks([0, 1, 2], ("clean",))
         ]
-        append_rows(tmp_path / "hopper.csv", reads_default_results.COLUMNS, rows)
+        (tmp_path / "small").mkdir(exist_ok=True)
+        append_rows(tmp_path / "small" / "hopper.csv", reads_default_results.COLUMNS, rows)
     monkeypatch.setattr(reads_default_results, "RESULTS", tmp_path / "results")
     reads_default_results.write(tmp_path)
     text = (tmp_path / "results" / "tables.md").read_text()
     assert "| Re:Frame, default | +30.0 ± 0.0 | +30.0 ± 0.0 | +30.0 ± 0.0 |" in text
     assert "| Re:Frame, default | +5.0 ± 0.0 |" in text
     assert "| Re:Frame, default | 90.0 ± 0.0 |" in text
+    assert "| the better of both | 3 | +5.0 ± 0.0 | +5.0 |" in text
 
 
 def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_says(task):
