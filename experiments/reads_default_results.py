@@ -74,16 +74,15 @@ def tables(rows: Rows, source: str) -> list[str]:
         lines += [*together(of_size, size), ""]
         for task in _known(of_size, "task", ENVIRONMENTS):
             settings = [s for s in settings_of(of_size) if s.task == task]
-            updates = max(
-                int(row["updates"]) for row in of_size if row["arm"] == "dt" and row["task"] == task
-            )
+            own = [row for row in of_size if row["task"] == task]
+            updates = max((int(row["updates"]) for row in own if row["arm"] == "dt"), default=0)
             for title, of in parts.items():
                 lines += [f"## {task}, {SIZES[size]}, {updates:,} updates: {title}", ""]
                 lines += ["| | " + " | ".join(f"{s.count} {TITLES[s.experts]}" for s in settings) + " |"]
                 lines += ["|---" * (len(settings) + 1) + "|"]
                 lines += [
                     f"| {NAMES[arm]} | " + " | ".join(of(arm, setting) for setting in settings) + " |"
-                    for arm in _known([row for row in of_size if row["task"] == task], "arm", NAMES)
+                    for arm in _known(own, "arm", NAMES)
                 ]
                 lines.append("")
     return lines
