@@ -29,7 +29,7 @@ _MISSING = {
     "group": "the groups of the slots",
     "exclude_group": "the group that each query must not find",
 }
-_DIFFERENCES, _SCORES = 2**28, 2**24  # on an accelerator distances of no more are taken one by one
+_DIFFERENCES = 2**25  # on an accelerator squared distances of no more numbers are taken one by one
 
 
 class Neighbors(NamedTuple):
@@ -98,7 +98,6 @@ def nearest(
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, k + 16 if metric == "l2" else k)
     fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)), norms=_fixed(table.norms))
-    few = q * n * d <= _DIFFERENCES and q * n <= _SCORES
 
     def find(table: Table) -> Array:
         measured = metric != "dot" and table.norms is None
@@ -109,10 +108,10 @@ def nearest(
             return METHODS[by](search, shortlist, block)
         return approx_max_k(search, shortlist, block, recall_target)
 
-    if metric == "l2" and method == "auto" and few and jax.default_backend() != "cpu":
+    if metric == "l2" and method == "auto" and q * n * d <= _DIFFERENCES and jax.default_backend() != "cpu":
         # Why: the host would take longer to choose how squares are expanded than the device to take them.
         search = one_by_one(jnp.asarray(lax.stop_gradient(queries)), fixed, exclude_group)
-        slots = METHODS["plain"](search, shortlist, block)
+        slots = METHODS["plain"](search, min(n, k), block)
     else:
         slots = _where_precise(find, fixed, metric)
     return Neighbors(*best(queries, table, slots, k, metric))
