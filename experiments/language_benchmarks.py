@@ -1,37 +1,46 @@
-"""Plays two real benchmarks with a local model, one arm after another: does MemRL's memory pay?
+"""Plays two real benchmarks with a local model: does MemRL's memory pay?
 
-  python experiments/launch/local_model.py MODEL.gguf --context 16384 --parallel 8
-  python -m experiments.language_benchmarks play --runs runs/benchmarks --data runs/data
+  python experiments/launch/batched_model.py MODEL.gguf --long-slots 32
+  python -m experiments.language_benchmarks play --runs runs/benchmarks --data runs/data --processes 16
   python -m experiments.language_benchmarks tables --runs runs/benchmarks \\
       --out experiments/results/language_benchmarks
 
-All arms write the same content (the record alone), so that RAG here is MemP as well, and have the same room
-in the prompt; they differ in what they show. A minibatch is a whole epoch: nobody has a memory in the first
-one, and greedy arms share its replies, as those to any other equal request, through the store. The same
-command goes on where it was stopped. `_imported` arms begin with the solutions of other tasks, those that the
-benchmark holds out, a third of them spoiled (the text of another one).
+All arms but Mem0's facts and Reflexion's reflections write the same content (the record alone), so that RAG
+here is MemP as well, and have the same room in the prompt, but for long context; they differ in what they
+show. `_imported` arms begin with the solutions of other tasks, those that the benchmark holds out, a third of
+them spoiled (the text of another one). Those with `_3` show three memories. Tasks of a minibatch do not see
+each other's memories, those of the next one do. The same command goes on where it was stopped; equal
+requests, as those of the arms without a memory yet, have one reply.
 
 Measure, fixed before the first run: success in the last epoch, paired by task, with a bootstrap over tasks.
 Two controls have no memory: "none" is greedy and repeats itself; "pass_at_k" draws samples for the tasks that
-"none" did not solve (`--epochs` less one), as many calls with the greedy one as MemRL has.
+"none" did not solve (`--epochs` less one), as many calls with the greedy one as MemRL has. After the last
+epoch arms that began with nothing play the tasks held out, with the memory frozen.
 `--pilot` plays tasks that no table has; settings were chosen on them.
 """
 
 import argparse
+import contextlib
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from experiments.language_benchmarks_tables import ARMS, read, tables
 from experiments.language_pilot import HELD_OUT, write_held_out
 from memjax import cli
+from memjax.llm.clients.cache import Store
+from memjax.llm.clients.config import StoreConfig
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 
-TASKS, EPOCHS = 60, 3
+EPOCHS, STORE = 3, "store.sqlite"
 SETTINGS = {
-    "benchmark.limit": f"{TASKS}",
-    "language.batch": f"{TASKS}",
-    "language.concurrency": "8",
+    "benchmark.limit": "None",
+    "language.batch": "60",
+    "language.concurrency": "60",
     "language.memory.keep": "1",  # short prompts; and what is solved asks for the same reply again
+    "language.memory.capacity": "2048",  # nothing is evicted
     "language.memory.initial_success": "0.5",
     "language.memory.initial_failure": "-0.5",
     # Failures are stored, but MemRL does not show them: no memory below this is shown. In the pilot the model
@@ -43,7 +52,7 @@ BENCHMARKS: dict[str, tuple[str, dict[str, str]]] = {
     "lifelong_db": (
         "lifelongagentbench",
         {
-            "language.max_tokens": "160",  # of the 60 tasks 8 need more for their answer: nobody solves them
+            "language.max_tokens": "400",
             "language.content_chars": "500",
             "language.inject_chars": "1100",
         },
@@ -52,12 +61,31 @@ BENCHMARKS: dict[str, tuple[str, dict[str, str]]] = {
         "humaneval",
         {
             "benchmark.options.held_out": f"{HELD_OUT}",
-            "language.max_tokens": "320",
+            "language.max_tokens": "400",
             "language.content_chars": "600",
             "language.inject_chars": "1200",
         },
     ),
+    "bigcodebench": (
+        "bigcodebench",
+        {
+            "benchmark.limit": "120",
+            "benchmark.options.checked": "None",  # tasks that cannot be judged here fail for all arms
+            "language.max_tokens": "600",
+            "language.content_chars": "2400",
+            "language.inject_chars": "2900",
+        },
+    ),
 }
+PLAYED = ["lifelong_db", "humaneval"]  # where none is named
+# Settings of a mode, and of arms with an ending.
+MODES = {
+    "long_context": {"language.inject_chars": "20000"},
+    "mem0": {"language.summary_max_tokens": "200"},
+    "reflexion": {"language.summaries": "True", "language.summary_max_tokens": "200"},
+    "fixed": {"language.memory.step_size": "0"},
+}
+THREE = 3  # memories, with as much room each
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("play", "tables"))
     parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--data", type=Path, default=Path("runs/data"), metavar="FOLDER")
-    parser.add_argument("--benchmarks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
+    parser.add_argument("--benchmarks", nargs="+", choices=list(BENCHMARKS), default=PLAYED)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1")
+    parser.add_argument("--processes", type=int, default=1, help="arms that are played at the same time")
     parser.add_argument("--pilot", action="store_true", help="play tasks that no table has")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
@@ -82,8 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [place for place in places if has_epoch(place[-1])]
         tables([read(benchmark, arm, path) for benchmark, arm, path in found], arguments.out)
         return 0
-    for benchmark in arguments.benchmarks:
-        for arm in arguments.arms:
+    if arguments.processes > 1:
+        return play_together(arguments, sys.argv[1:] if argv is None else argv)
+    for arm in arguments.arms:
+        for benchmark in arguments.benchmarks:
             epochs = arguments.epochs - (arm == "pass_at_k")  # its first call is that of "none"
             changes = {"language.epochs": f"{epochs}"} | dict(x.split("=", 1) for x in arguments.set)
             code = play(
@@ -94,9 +125,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def play_together(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Plays the arms in processes of their own, so many at a time, in their order. Returns the worst code."""
+    store = StoreConfig(mode="cache", path=f"{arguments.runs / STORE}")
+    command = [sys.executable, "-m", "experiments.language_benchmarks", *words, "--processes=1"]
+    begun: dict[tuple[str, str], Future[int]] = {}
+
+    def one(benchmark: str, arm: str) -> int:
+        if arm == "pass_at_k" and (benchmark, "none") in begun:
+            begun[benchmark, "none"].result()  # whose failures it plays
+        which = [f"--benchmarks={benchmark}", f"--arms={arm}"]
+        with open(arguments.runs / f"{benchmark}-{arm}.log", "a") as log:
+            return subprocess.run([*command, *which], stdout=log, stderr=subprocess.STDOUT).returncode
+
+    # Open meanwhile, so that no two processes make the file, and none removes the journal that others use.
+    with contextlib.closing(Store(store)), ThreadPoolExecutor(arguments.processes) as pool:
+        for arm in arguments.arms:
+            for benchmark in arguments.benchmarks:
+                begun[benchmark, arm] = pool.submit(one, benchmark, arm)
+        codes = {f"{benchmark} {arm}": job.result() for (benchmark, arm), job in begun.items()}
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        print(f"ended with an error, as their .log says: {', '.join(failed)}", file=sys.stderr)
+    return max(codes.values(), default=0)
+
+
 def has_epoch(path: Path) -> bool:
-    """Whether a run has finished an epoch, in one minibatch, beside what it may have imported."""
-    return (path / METRICS_FILE).is_file() and any(row["tasks"] for row in read_metrics(path / METRICS_FILE))
+    """Whether a run has finished an epoch."""
+    file = path / METRICS_FILE
+    return file.is_file() and any("success_rate" in row for row in read_metrics(file))
 
 
 def play(
@@ -114,23 +171,28 @@ def play(
     settings |= {
         "benchmark.folder": f"{data / folder}",
         "chat.endpoint.base_url": url,
-        "store.path": f"{runs / 'store.sqlite'}",
+        "store.path": f"{runs / STORE}",
     }
     imports = []
     if pilot:
         settings |= {"benchmark.name": f"pilot_{benchmark}"}
         imports = ["--import=experiments.language_pilot"]
-    mode, has_imports = arm.removesuffix("_imported"), arm.endswith("_imported")
-    if has_imports:
+    mode = arm.removesuffix("_imported").removesuffix("_3")
+    if arm.endswith("_3"):
+        room = THREE * int(own["language.inject_chars"])
+        settings |= {"language.memory.keep": f"{THREE}", "language.inject_chars": f"{room}"}
+    settings |= MODES.get(mode, {})
+    if arm.endswith("_imported"):
         file = runs / f"imported_{benchmark}.jsonl"
         write_held_out(benchmark, data / folder, file)
         settings |= {"language.imported.file": f"{file}", "language.imported.spoiled": "0.33"}
+    elif mode not in ("pass_at_k", "reflexion") and not pilot:
+        settings |= {"language.transfer": "True"}
     if arm == "pass_at_k":
         settings |= {"benchmark.name": f"unsolved_{benchmark}"}
         settings |= {"benchmark.options.of": f"{runs / f'{benchmark}-none'}"}
         imports = ["--import=experiments.language_pilot"]
-    if mode == "fixed":
-        mode, settings = "memrl", settings | {"language.memory.step_size": "0"}
+    mode = "memrl" if mode == "fixed" else mode
     words = [f"--config.{name}={value}" for name, value in (settings | dict(changes)).items()]
     config = f"--config=language:{benchmark}+{mode}+records+local"
     return cli.main(["remember", config, f"--workdir={runs / f'{benchmark}-{arm}'}", *imports, *words])

@@ -5,11 +5,13 @@ tables that a run without a memory did not solve, so that samples are drawn wher
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from memjax.commands.report_language import outcomes
+from memjax.llm.tasks.bigcodebench import load_bigcodebench
 from memjax.llm.tasks.humaneval import load_humaneval
 from memjax.llm.tasks.lifelong_db import load_lifelong_db
 from memjax.llm.tasks.loading import load, register_benchmark
@@ -73,6 +75,20 @@ def load_unsolved_humaneval(
     return _unsolved(load_humaneval(folder, limit=limit, seed=seed, held_out=held_out, **weak), of)
 
 
+def load_unsolved_bigcodebench(
+    folder: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    checked: str | None = None,
+    allow_weak_sandbox: bool = False,
+    of: str = "",
+) -> Benchmark:
+    """The BigCodeBench tasks that the run in the workdir `of` did not solve in its first epoch."""
+    weak: dict[str, Any] = {"allow_weak_sandbox": allow_weak_sandbox}
+    return _unsolved(load_bigcodebench(folder, limit=limit, seed=seed, checked=checked, **weak), of)
+
+
 def _unsolved(benchmark: Benchmark, of: str) -> Benchmark:
     solved = outcomes(Path(of), 0)
     left = [task for task in benchmark.train if not solved[task.id]]
@@ -89,10 +105,13 @@ def write_held_out(benchmark: str, folder: str | Path, out: Path) -> None:
         for task, text in zip(tasks, texts, strict=True)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary = out.with_name(f"{out.name}.{os.getpid()}")  # other processes may read the file already
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(out)
 
 
 register_benchmark("pilot_lifelong_db", load_pilot_db)
 register_benchmark("unsolved_lifelong_db", load_unsolved_db)
 register_benchmark("unsolved_humaneval", load_unsolved_humaneval, runs_programs=True)
+register_benchmark("unsolved_bigcodebench", load_unsolved_bigcodebench, runs_programs=True)
 register_benchmark("pilot_humaneval", load_pilot_humaneval, runs_programs=True)

@@ -1,6 +1,7 @@
 """The comparison on real benchmarks: what a run reads back as, and how differences are paired."""
 
 import csv
+import gzip
 import json
 import re
 
@@ -9,7 +10,17 @@ import pytest
 from fake_endpoint import Answer, chat_answer, serve
 
 from experiments import language_benchmarks
-from experiments.language_benchmarks_tables import Try, calls, paired, read, redraw
+from experiments.language_benchmarks_tables import (
+    Arm,
+    Try,
+    calls,
+    held_out,
+    outcomes,
+    paired,
+    read,
+    redraw,
+)
+from memjax.commands.report_language import Curve
 
 TABLE = {
     "name": "stock",
@@ -62,8 +73,11 @@ def test_a_memory_of_another_task_helps_and_the_tables_say_how_much(tmp_path, ca
     language_benchmarks.main(["tables", "--runs", str(tmp_path), "--out", str(out)])
     told = capsys.readouterr().out
     assert "MemRL minus no memory, greedy, in epoch 2: +33.3 points [+0.0, +100.0], 3 tasks" in told
-    with open(out / "attempts.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 14
+    with gzip.open(out / "attempts.csv.gz", "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    kept = [(row["arm"], row["task"], row["solved"]) for row in rows if row["epoch"] == "0"]
+    assert kept == [("none", "db/0", "1"), ("memrl", "db/0", "1")]  # the tasks held out
     (out / "success.png").unlink()
     redraw(out)
     assert (out / "success.png").stat().st_size > 1_000
@@ -75,6 +89,20 @@ def test_differences_are_of_the_tasks_and_epochs_that_both_have():
     assert paired(own, other, 2, lambda x: x[-1]).tolist() == [100.0, 0.0]  # a, c
     assert paired(own, other, 3, lambda x: x[-1], any).tolist() == [0.0, -100.0]
     assert paired(own, other, 3, np.mean).tolist() == pytest.approx([100 / 3, -100 / 3])
+
+
+def test_what_reflexion_has_solved_stays_solved(tmp_path):
+    played = {"a": (True,), "b": (False, True), "c": (False, False, False)}
+    tries = [
+        Try("b", "reflexion", epoch, task, won, "nothing", 0, 0, 1, 1)
+        for task, outcomes in played.items()
+        for epoch, won in enumerate(outcomes, start=1)
+    ]
+    tries.append(Try("b", "reflexion", 0, "held out", True, "nothing", 0, 0, 1, 1))
+    curve = Curve(*(None,) * len(Curve._fields))._replace(success=(0.3, 0.7, 0.7))
+    arm = Arm("b", "reflexion", tmp_path, curve, tuple(tries))
+    assert outcomes(arm) == {"a": (True,) * 3, "b": (False, True, True), "c": (False,) * 3}
+    assert held_out(arm) == {"held out": (True,)}
 
 
 def test_calls_without_a_memory_begin_with_the_greedy_reply():
