@@ -105,7 +105,8 @@ def blank_summary(config: DataConfig, spec: EnvSpec) -> DataSummary:
     zeros, observations = np.zeros(count, np.float32), np.zeros((count, size), np.float32)
     number = np.arange(count, dtype=np.int32)
     bank = Triplets(zeros, observations, spec.zero_actions(count), number)
-    return DataSummary(np.zeros(size), np.ones(size), experts=bank if config.experts else None)
+    experts = bank if config.experts else None
+    return DataSummary(np.zeros(size), np.ones(size), experts, more=bank if config.encoder_steps else None)
 
 
 def _read(config: DataConfig, spec: EnvSpec, longest: int | None) -> tuple[Trajectories, Trajectories | None]:

@@ -80,10 +80,13 @@ def make_choices(
     """Checks the choices of a memory of `capacity` steps and binds them.
 
     Raises:
-        ConfigError: another kind than "gate" where actions are discrete, or an option makes no sense.
+        ConfigError: corrections where actions are discrete, or an option makes no sense.
     """
-    if kind != "gate" and isinstance(spec.action, Discrete):
-        raise ConfigError("agent.read.kind", "'gate' or 'latent' where actions are discrete", kind)
+    if isinstance(spec.action, Discrete) and kind == "corrected":
+        raise ConfigError("agent.read.kind", "another kind where actions are discrete", kind)
+    trained = kind in ("difference", "clone")
+    if isinstance(spec.action, Discrete) and trained and read_out.labels == "corrected":
+        raise ConfigError("agent.read_out.labels", "'recorded' where actions are discrete", read_out.labels)
     if k < 1:
         raise ConfigError("agent.read.k", f"at least 1 for a read of kind '{kind}'", k)
     memory = _make_memory(kind, spec, k, capacity, method)
@@ -143,12 +146,13 @@ def learn_read_out(choices: MemoryChoices, model: Any, experts: Triplets, key: K
     given = _given(choices, experts, gain, places, key)
     return train_read_out(
         choices.read_out,
-        entries._replace(actions=to_unit(choices.spec.action, given["action"])),
+        entries._replace(actions=_features(choices.spec, given["action"])),
         places,
         given.get("gain"),
         neighbours=choices.k if choices.kind == "difference" else 0,
         hidden_steps=choices.trust.hidden_steps,
         key=jax.random.fold_in(key, 1),
+        discrete=isinstance(choices.spec.action, Discrete),
     )[0]
 
 
@@ -190,7 +194,7 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
     found = choices.memory.retrieve(memory.bank, gains.lifted_query(x) if corrected else x)
     entries: Array = found.values["observation"]
     away = x[:, None, :] - entries
-    actions: Array = to_unit(choices.spec.action, found.values["action"])
+    actions = _features(choices.spec, found.values["action"])
     if corrected:
         # Why again: the inner product loses small costs to cancellation.
         cost = gains.cost_of_key(memory.bank.keys.at[found.slots].get(mode="clip"), x.shape[1])
@@ -199,8 +203,6 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
         actions = jnp.clip(actions, -1.0, 1.0)
     else:
         distance = jnp.linalg.norm(away, axis=-1)
-    if isinstance(choices.spec.action, Discrete):
-        actions = jax.nn.one_hot(actions, choices.spec.action.n)
     scores, order = lax.top_k(jnp.where(found.mask, -distance, -jnp.inf), min(choices.k, distance.shape[1]))
     mask, slots, returns = (
         jnp.take_along_axis(z, order, axis=1)
@@ -211,7 +213,8 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
     weight = weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1e-9)
     if choices.trained:
         near = Neighbourhood(entries, actions, found.mask) if choices.kind == "difference" else None
-        action = read_out(choices.read_out, memory.read_out, x, near, actions.shape[-1])
+        discrete = isinstance(choices.spec.action, Discrete)
+        action = read_out(choices.read_out, memory.read_out, x, near, actions.shape[-1], discrete=discrete)
     else:
         chosen = jnp.take_along_axis(actions, order[..., None], axis=1)
         action = jnp.sum(jnp.where(mask[..., None], weight[..., None] * chosen, 0.0), axis=1)
@@ -260,6 +263,13 @@ def _steps(spec: EnvSpec, triplets: Triplets) -> gains.Steps:
     return gains.Steps(jnp.asarray(triplets.observations), actions, jnp.asarray(triplets.episode))
 
 
+def _features(spec: EnvSpec, actions: Array) -> Array:
+    """[..., A] actions in units, or [..., n] one-hot of discrete ones."""
+    if isinstance(spec.action, Discrete):
+        return jax.nn.one_hot(actions, spec.action.n)
+    return to_unit(spec.action, actions)
+
+
 def places_of(episode: Array) -> Places:
     """Of entries that stand trajectory by trajectory."""
     n = episode.shape[0]
@@ -284,7 +294,11 @@ def _given(
         source = shuffled_slots(places.valid, jax.random.fold_in(key, 0))
         return {name: x[source] for name, x in given.items()}
     if choices.content == "constant":
-        return {name: _mean_everywhere(x, places.valid) for name, x in given.items()}
+        constant = {name: _mean_everywhere(x, places.valid) for name, x in given.items()}
+        if isinstance(choices.spec.action, Discrete):  # numbers of actions have no mean
+            votes = jnp.sum(_features(choices.spec, given["action"]) * places.valid[:, None], axis=0)
+            constant["action"] = jnp.full_like(given["action"], jnp.argmax(votes))
+        return constant
     return given
 
 

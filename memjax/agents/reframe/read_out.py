@@ -4,6 +4,8 @@
 trained on the bank alone, an entry's own trajectory excluded, with noise on its queries. "clone": f(o) alone,
 behaviour cloning of the bank, the limit of a memory that is compressed into weights. Where gains are known
 (`gains.py`), the target at o_i + e is a_i - K_i e, which steers back, in place of a_i; that part is ours.
+
+Of discrete actions the network is a classifier: entries' actions are one-hot, and it gives a share to each.
 """
 
 from dataclasses import dataclass
@@ -38,16 +40,18 @@ class ReadOutConfig:
 
 
 class ReadOut(nn.Module):
-    """Features [..., F] to actions in units [..., A]."""
+    """Features [..., F] to actions in units [..., A], or to logits of discrete ones."""
 
     widths: Widths
-    size: int  # A
+    size: int  # A, or the number of discrete actions
+    discrete: bool = False
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """Of any leading shape."""
         flat = features.reshape(-1, features.shape[-1])
-        found = jnp.tanh(nn.Dense(self.size)(MLP(self.widths, "tanh")(flat)))
+        found = nn.Dense(self.size)(MLP(self.widths, "tanh")(flat))
+        found = found if self.discrete else jnp.tanh(found)
         return found.reshape(*features.shape[:-1], self.size)
 
 
@@ -60,11 +64,21 @@ class Neighbourhood(NamedTuple):
 
 
 def read_out(
-    config: ReadOutConfig, params: PyTree, queries: Array, near: Neighbourhood | None, size: int
+    config: ReadOutConfig,
+    params: PyTree,
+    queries: Array,
+    near: Neighbourhood | None,
+    size: int,
+    *,
+    discrete: bool = False,
 ) -> Array:
-    """Actions [B, A] in units for queries [B, O], the mean of all members; `size` is A."""
-    one = partial(_of_member, ReadOut(config.widths, size))
-    return jnp.mean(jax.vmap(one, in_axes=(0, None, None))(params, queries, near), axis=0)
+    """Actions [B, A] in units for queries [B, O], the mean of all members; `size` is A.
+
+    Of `discrete` actions: [B, size], the share that each of them has.
+    """
+    one = partial(_of_member, ReadOut(config.widths, size, discrete))
+    each = jax.vmap(one, in_axes=(0, None, None))(params, queries, near)
+    return jnp.mean(jax.nn.softmax(each) if discrete else each, axis=0)
 
 
 def _of_member(net: ReadOut, params: PyTree, queries: Array, near: Neighbourhood | None) -> Array:
@@ -85,23 +99,26 @@ def train_read_out(
     neighbours: int,
     hidden_steps: int,
     key: Key,
+    discrete: bool = False,
 ) -> tuple[PyTree, Array]:
-    """Fits the bank's own actions by AdamW on the squared error; one compiled scan.
+    """Fits the bank's own actions by AdamW on the squared error or the cross-entropy; one compiled scan.
 
     Args:
         config: network and training.
-        entries: N steps.
+        entries: N steps; discrete actions are one-hot.
         places: where they were recorded; what is not valid is never drawn.
         gain: [N, A, O], for corrected labels.
         neighbours: k of "difference"; 0: "clone".
         hidden_steps: of a bank of one trajectory, entries this close in time are no neighbours.
         key: draws parameters, batches and noise.
+        discrete: the network is a classifier.
 
     Returns:
         The parameters, each leaf [members, ...], and the losses [members, steps].
     """
     given = entries, places, gain
-    train = partial(_train_member, config, *given, neighbours=neighbours, hidden_steps=hidden_steps)
+    numbers = dict(neighbours=neighbours, hidden_steps=hidden_steps, discrete=discrete)
+    train = partial(_train_member, config, *given, **numbers)
     return jax.vmap(lambda key: train(key=key))(jax.random.split(key, config.members))
 
 
@@ -113,11 +130,12 @@ def _train_member(
     *,
     neighbours: int,
     hidden_steps: int,
+    discrete: bool,
     key: Key,
 ) -> tuple[PyTree, Array]:
     """One network of `train_read_out`."""
     n, size = entries.actions.shape
-    net = ReadOut(config.widths, size)
+    net = ReadOut(config.widths, size, discrete)
     key_net, key_draw = jax.random.split(key)
     held = jnp.maximum(jnp.sum(places.valid), 1)
     width = entries.observations.shape[1]
@@ -146,7 +164,10 @@ def _train_member(
         if gain is not None and config.labels == "corrected":
             wanted = jnp.clip(wanted - jnp.einsum("bao,bo->ba", gain[slots], away), -1.0, 1.0)
         near = others(slots, queries) if neighbours else None
-        return jnp.mean((_of_member(net, params, queries, near) - wanted) ** 2)
+        found = _of_member(net, params, queries, near)
+        if discrete:
+            return jnp.mean(optax.softmax_cross_entropy(found, wanted))
+        return jnp.mean((found - wanted) ** 2)
 
     def step(carry, number: Array):
         params, state = carry

@@ -21,6 +21,7 @@ from memjax.memory import MemoryState
 from memjax.networks.decision_transformer import to_unit
 from memjax.schema import parse
 from memjax.training.pools import Evaluator
+from memjax.training.recorded import blank_summary
 from memjax.types import Action, ConfigError, Discrete
 
 KINDS = ("gate", "corrected", "difference", "clone")
@@ -241,6 +242,28 @@ def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
         assert np.mean((found - wanted) ** 2) < 0.15 * np.var(wanted)
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"), [("clone", "latents"), ("clone", "constant"), ("difference", "latents")]
+)
+def test_of_discrete_actions_a_read_out_is_a_classifier(kind, content):
+    """The action says on which side of two lines an observation lies; action 2 is the most frequent."""
+    rng = np.random.default_rng(0)
+    o, new = (rng.normal(size=(n, SIZE)).astype(np.float32) for n in (64, 200))
+
+    def right(o):
+        return np.where(o[:, 0] > 0.2, np.where(o[:, 1] > 0.0, 0, 1), 2).astype(np.int32)
+
+    action = Discrete(3)
+    steps = triplets(action, 8, 8)._replace(observations=jnp.asarray(o), actions=jnp.asarray(right(o)))
+    labels = dict(widths=(32,), steps=200, batch=32, learning_rate=1e-2, noise=0.0, labels="recorded")
+    k = 3 if kind == "difference" else 1
+    made, memory = filled(kind, action, k, steps, read_out=labels, bank={"content": content})
+    found = consulted(made, memory, jnp.asarray(new)).action
+    np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
+    expected = np.full(200, 2) if content == "constant" else right(new)
+    assert np.mean(np.argmax(found, 1) == expected) > 0.85
+
+
 def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
     agent = make_any_reframe(config(read={"kind": "corrected", "k": 1}), spec(), summary())
     state = begun(agent)
@@ -255,8 +278,10 @@ def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ConfigError, match="'gate' or 'latent' where actions are discrete"):
+    with pytest.raises(ConfigError, match=r"read\.kind: expected another kind where actions are discrete"):
         choices("corrected", Discrete(3))
+    with pytest.raises(ConfigError, match=r"labels: expected 'recorded' where actions are discrete"):
+        choices("clone", Discrete(3))
     with pytest.raises(ConfigError, match=r"read\.k: expected at least 1"):
         choices("gate", k=0)
     with pytest.raises(ConfigError, match=r"leave: expected at most enter"):
@@ -315,6 +340,19 @@ def test_where_poor_data_earn_more_the_memory_is_not_trusted():
     assert 0.5 < np.mean(more > 0) < 1.0
     with pytest.raises(ConfigError, match=r"trust\.returns: expected 'ignored' without poor data"):
         fill(made, experts, None, jax.random.key(0))
+
+
+def test_a_state_that_compares_returns_is_restored_without_its_data():
+    """As an evaluation does: shapes from a blank summary, numbers from the checkpoint."""
+    section = SimpleNamespace(num_experts=4, experts="experts.hdf5", encoder_steps=30)
+    blank = blank_summary(section, spec())  # pyright: ignore[reportArgumentType]
+    made = config(read={"kind": "gate", "k": 1}, trust={"returns": "compared"})
+    real = summary()._replace(more=triplets(trajectories=3, seed=5))
+    known, restored = (
+        jax.eval_shape(make_any_reframe(made, spec(), data).init, jax.random.key(0)) for data in (real, blank)
+    )
+    assert jax.tree.structure(known) == jax.tree.structure(restored)
+    assert jax.tree.leaves(known) == jax.tree.leaves(restored)
 
 
 def test_a_contest_trusts_the_memory_where_it_beats_the_policy():
