@@ -20,6 +20,8 @@ FRAME_SKIP = 4  # of envpool's Atari games, where a config says nothing else
 NEUTRAL = {
     "agent.bank.until_reward": False,
     "agent.reflection.failures_per_success": 1,
+    "agent.reflection.imitation_weight": 0.0,
+    "agent.reflection.imitation_minibatches": 4,
     "agent.ppo.fade_updates": 0,
     "agent.fade_updates": 0,
     "agent.imitation.demonstrations": "",

@@ -120,6 +120,8 @@ def adamemento() -> ConfigDict:
                 "holdout": 10,  # every 10th episode (spec: 10 %)
                 "calibrate_every": 10,  # rollouts
                 "outcome_discount": 0.99,  # per step to the end of the episode
+                "imitation_weight": 0.0,
+                "imitation_minibatches": 4,
             },
             "gate": {
                 "kappa": 0.6,  # (spec, toy column)
@@ -276,6 +278,11 @@ def _constrained(config: ConfigDict) -> None:
     section.reference_every = 2
 
 
+def _imitate(config: ConfigDict) -> None:
+    """The policy learns from the success bank, with the weight that SIL gives to imitation."""
+    config.agent.reflection.imitation_weight = 1.0
+
+
 def _gate(config: ConfigDict, **fields) -> None:
     """Other conditions for the memory's action."""
     config.agent.gate.update(fields)
@@ -294,6 +301,7 @@ VARIANTS: dict[str, Variant] = {
     "constrained": _constrained,
     "advantage": partial(_gate, advantage=True),
     "measured": partial(_gate, measured=True),
+    "imitate": _imitate,
     "coarse": partial(_novelty, kind="coarse"),
     "fine": partial(_novelty, kind="fine"),
     "rnd_memory": partial(_novelty, kind="rnd"),

@@ -5,7 +5,8 @@ One update of a rollout, in this order (the paper's, from a summary of it; docs/
   2. the prediction network P(a | s) learns from successes;
   3. the reflection network C(s, a) learns from successes and failures, and is calibrated;
   4. PPO learns from the extrinsic and the coarse-fine intrinsic reward; steps whose action the memory chose
-     do not enter its policy loss (`offpolicy` "mask"), see memjax/agents/online/ppo.py.
+     do not enter its policy loss (`offpolicy` "mask"), see memjax/agents/online/ppo.py;
+  5. with `reflection.imitation_weight`, the policy imitates successes that went better than its value says.
 
 Acting: the memory proposes a_m, the mode of P, and the policy a_e. The gate opens, and a_m is executed, where
   - the confidence C(s, a_m) is above kappa;
@@ -26,7 +27,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from memjax.agents.adamemento import advantage, assist, banks, demonstrations, labels, reflection
+from memjax.agents.adamemento import advantage, assist, banks, demonstrations, labels, reflection, rehearsal
 from memjax.agents.adamemento.advantage import AdvantageNet
 from memjax.agents.adamemento.config import AdaMementoConfig
 from memjax.agents.adamemento.gate import next_kappa, ready
@@ -264,6 +265,10 @@ def update(
     gate, own = rollout.extras["gate"], rollout.valid
     learned, more, found = ppo.learn(ada.learner, state.ppo, rollout, gate, key)
     state, measured = measure(ada, state, rollout, found.extrinsic, jax.random.fold_in(key, 2))
+    if ada.config.reflection.imitation_weight:
+        parts = (ada.config.reflection, ada.learner, learned, ada.success, success)
+        learned, loss = rehearsal.learn(*parts, jax.random.fold_in(key, 3))
+        more |= loss
     return state.replace(ppo=learned), metrics | more | measured | {
         "gate/rate": masked_mean(gate, own),
         "gate/confidence": masked_mean(rollout.extras["confidence"], own),
@@ -335,7 +340,8 @@ def _write(
     memory, bank = (ada.success, state.success) if success else (ada.failure, state.failure)
     where = (memory, bank, state.projection, ada.stored)
     first_id = state.written[0 if success else 1]
-    return banks.write_episodes(*where, episodes, worth, first_id, holdout=ada.config.reflection.holdout)
+    kept = {"holdout": ada.config.reflection.holdout, "discount": ada.config.ppo.discount}
+    return banks.write_episodes(*where, episodes, worth, first_id, **kept)
 
 
 def is_ready(ada: AdaMemento, state: AdaMementoState) -> Array:

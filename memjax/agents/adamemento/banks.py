@@ -2,7 +2,8 @@
 
 One bank has one slot per step. Values of a slot: the observation, the action, steps to the episode's end
 ("to_go"), the episode's return, the share of its steps that the memory chose ("gate_share"), and whether it
-is held out for calibration ("holdout"). A slot's group is the number of its episode.
+is held out for calibration ("holdout"); where the policy imitates successes, the discounted return from the
+step on ("gain"). A slot's group is the number of its episode.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from memjax.agents.adamemento.config import AdaMementoConfig, BanksConfig
 from memjax.agents.online.episodes import Episodes
 from memjax.agents.online.novelty import frame_size, last_frame
 from memjax.memory import Memory, MemoryState, make_memory
+from memjax.ops.returns import returns_to_go
 from memjax.types import Array, EnvSpec, Key
 
 Observe = Callable[[Array], Array]  # stored observations [n, ...] -> as the networks see them
@@ -47,6 +49,8 @@ def make_bank(
         "gate_share": jnp.zeros(()),
         "holdout": jnp.zeros((), bool),
     }
+    if config.reflection.imitation_weight:
+        value_like["gain"] = jnp.zeros(())
     key_dim = config.bank.key_dim or frame_size(spec)
     k = config.reflection.neighbours
     return make(config.bank.capacity, key_dim, value_like, evict=evict, k=k, metric="l2")
@@ -90,6 +94,7 @@ def write_episodes(
     first_id: Array,
     *,
     holdout: int,
+    discount: float = 1.0,
 ) -> MemoryState:
     """The bank after E episodes of L steps were written, step by step.
 
@@ -102,6 +107,7 @@ def write_episodes(
       worth: [E] f32, the utility of all steps of an episode.
       first_id: [] i32, the number of the first episode; the others follow it.
       holdout: every so-many-th episode is kept for calibration; 0: none.
+      discount: of "gain", where the bank has it.
     """
     count, length = episodes.mask.shape
     ids = first_id + jnp.cumsum(episodes.chosen) - 1
@@ -120,6 +126,9 @@ def write_episodes(
         "gate_share": spread(episodes.gate_share),
         "holdout": spread(held),
     }
+    if "gain" in bank.values:
+        gain = returns_to_go(episodes.reward, episodes.mask, discount=discount)
+        values["gain"] = gain.reshape(count * length)
     bank, _ = memory.write(
         bank,
         keys_of(projection, flat, spec),

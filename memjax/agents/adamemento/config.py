@@ -84,6 +84,8 @@ class ReflectionConfig:
     calibrate_every: NonNegativeInt  # rollouts between calibrations of C; 0: never
     outcome_discount: Fraction  # of "value"
     weight_decay: NonNegativeFloat
+    imitation_weight: NonNegativeFloat  # of what the policy learns from the success bank; 0: nothing
+    imitation_minibatches: PositiveInt  # of `minibatch` steps, per rollout
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class AdaMementoConfig:
             expected = f"less than {self.reflection.minibatch}, a minibatch"
             got = self.reflection.failures_per_success
             raise ConfigError("reflection.failures_per_success", expected, got)
+        if self.reflection.imitation_weight and self.bank.last_frame:
+            expected = "0 with bank.last_frame, as the policy sees more than the bank stores"
+            raise ConfigError("reflection.imitation_weight", expected, self.reflection.imitation_weight)
         if self.reflection.neighbours > self.bank.capacity:
             expected = f"at most bank.capacity ({self.bank.capacity})"
             raise ConfigError("reflection.neighbours", expected, self.reflection.neighbours)

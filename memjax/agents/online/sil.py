@@ -5,9 +5,6 @@ One update of a rollout, in this order:
   2. PPO as in memjax/agents/online/ppo.py;
   3. minibatches of the memory: imitate actions whose return exceeded the value, Eq. 1-3 of the paper.
 
-Departure: steps are drawn uniformly. The paper draws by max(R - V, 0) and then weighs the losses by it;
-here the weight alone does that, as the value of every drawn step is computed anyway.
-
 With `imitation.demonstrations` the memory begins with episodes from elsewhere, and gives up the episode that
 earned least before others, so that failures do not push the demonstrations out. Our addition.
 
@@ -16,21 +13,18 @@ Every function takes first a `SIL`, the parts that do not change while a run lea
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
-from memjax.agents.online import demonstrations, ppo
+from memjax.agents.online import demonstrations, imitation, ppo
 from memjax.agents.online.config import SILConfig
 from memjax.agents.online.episodes import Episodes, Scratch, append, init_scratch, keep_last, take_episodes
 from memjax.agents.online.ppo import Learner, PPOState, make_learner
 from memjax.memory import Memory, MemoryState, make_memory
-from memjax.networks.distributions import Distribution
 from memjax.ops.returns import returns_to_go
-from memjax.ops.statistics import masked_mean
 from memjax.types import Action, Agent, Array, EnvSpec, Key, PyTree, Rollout, TimeStep, no_carry
 
 
@@ -40,15 +34,6 @@ class SILState(flax.struct.PyTreeNode):
     ppo: PPOState
     bank: MemoryState
     scratch: Scratch
-
-
-class Remembered(flax.struct.PyTreeNode):
-    """n steps drawn from the memory."""
-
-    observation: Array  # [n, ...] as the networks see it
-    action: Array  # [n, ...]
-    returns: Array  # [n] f32, discounted return from the step on
-    mask: Array  # [n] bool, there was a step to draw
 
 
 class SIL(NamedTuple):
@@ -63,14 +48,14 @@ def make_sil(
     config: SILConfig, spec: EnvSpec, num_envs: int, *, memory: Callable[..., Memory] = make_memory
 ) -> Agent:
     """The agent called "sil"; `memory` makes its bank. Raises ConfigError where parts do not fit."""
-    sil, imitation = make_parts(config, spec, memory), config.imitation
+    sil, section = make_parts(config, spec, memory), config.imitation
     shown = demonstrations.make_episodes(
-        imitation.demonstrations,
-        imitation.num_demonstrations,
+        section.demonstrations,
+        section.num_demonstrations,
         spec,
         section="agent.imitation",
-        capacity=imitation.capacity,
-        length=imitation.episode_steps,
+        capacity=section.capacity,
+        length=section.episode_steps,
     )
     return Agent(
         init=partial(init, sil, num_envs, demonstrated=shown),
@@ -134,15 +119,15 @@ def update(sil: SIL, state: SILState, rollout: Rollout, key: Key) -> tuple[SILSt
 
 def remember(sil: SIL, state: SILState, rollout: Rollout, key: Key) -> SILState:
     """Step 1: writes the steps of the episodes that ended, those that earned most first."""
-    imitation = sil.config.imitation
+    config = sil.config.imitation
     never = jnp.zeros_like(rollout.valid)
     timeline = append(state.scratch, rollout, rollout.observation[:-1], never)
     ended = rollout.done & rollout.valid
     # Of episodes that earned the same, chance decides.
     rank = rollout.stats.episode_return + 1e-3 * jax.random.uniform(key, ended.shape)
-    episodes = take_episodes(timeline, rollout, ended, rank, imitation.episodes_per_update)
+    episodes = take_episodes(timeline, rollout, ended, rank, config.episodes_per_update)
     return state.replace(
-        bank=_write(sil, state.bank, episodes), scratch=keep_last(timeline, imitation.episode_steps)
+        bank=_write(sil, state.bank, episodes), scratch=keep_last(timeline, config.episode_steps)
     )
 
 
@@ -162,30 +147,9 @@ def _write(sil: SIL, bank: MemoryState, episodes: Episodes) -> MemoryState:
 
 def imitate(sil: SIL, state: PPOState, bank: MemoryState, key: Key) -> tuple[PPOState, dict[str, Array]]:
     """Step 3: optimiser steps on minibatches of the memory."""
-    imitation = sil.config.imitation
-    values, _, mask = sil.memory.sample(bank, key, imitation.minibatches * imitation.minibatch)
-    observed = ppo.observe(sil.learner, state, values["observation"])
-    drawn = Remembered(observed, values["action"], values["return"], mask)
-    batches = jax.tree.map(lambda x: x.reshape(imitation.minibatches, -1, *x.shape[1:]), drawn)
-    start = (state.params, state.optimizer)
-    (params, opt_state), errors = jax.lax.scan(partial(_step, sil), start, batches)
-    return state.replace(params=params, optimizer=opt_state), {"loss/imitation": errors.mean()}
-
-
-def _step(sil: SIL, carry: tuple[PyTree, Any], batch: Remembered) -> tuple[tuple[PyTree, Any], Array]:
-    """One optimiser step on one minibatch."""
-    params, opt_state = carry
-    value, gradient = jax.value_and_grad(partial(loss, sil))(params, batch)
-    updates, opt_state = sil.learner.optimizer.update(gradient, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state), value
-
-
-def loss(sil: SIL, params: PyTree, batch: Remembered) -> Array:
-    """Eq. 1-3 of the paper: imitation of actions, and of values, where the return exceeded the value."""
-    imitation = sil.config.imitation
-    found = sil.learner.net.apply(params, batch.observation)
-    distribution, value = cast(tuple[Distribution, Array], found)
-    gain = jnp.maximum(batch.returns - value[:, 0], 0.0)
-    likelihood = -masked_mean(distribution.log_prob(batch.action) * jax.lax.stop_gradient(gain), batch.mask)
-    error = masked_mean(gain**2, batch.mask)
-    return imitation.weight * (likelihood + imitation.value_weight * 0.5 * error)
+    config = sil.config.imitation
+    values, _, mask = sil.memory.sample(bank, key, config.minibatches * config.minibatch)
+    drawn = imitation.Remembered(values["observation"], values["action"], values["return"], mask)
+    losses = imitation.Imitation(config.weight, config.value_weight)
+    state, error = imitation.imitate(sil.learner, state, drawn, config.minibatches, losses)
+    return state, {"loss/imitation": error}
