@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # type: ignore[import-not-found]  # no dependency of memjax's
-from batched_slots import Answer, Model, Request, Slots  # first: it says which packages are missing
+from batched_slots import Answer, Model, Request, Slots, torch
 
 
 class Engine:
