@@ -49,6 +49,7 @@ RIVALS = {
     "rag": ("none",),
     "rag_imported": ("none",),
 }
+PICTURED = ("none", "memrl", "rag", "sharing", "pass_at_k")  # and the imported arms
 HELD_OUT_EPOCH = 0  # of the attempts at held-out tasks, with the memory frozen
 DRAWS = 10_000
 SHOWN = ("own success", "own failure", "other tasks'", "nothing")  # the first that applies
@@ -302,7 +303,8 @@ def redraw(out: Path) -> None:
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, layout="constrained", squeeze=False)
     lines = {}
     for axis, benchmark in zip(axes[0], names, strict=True):
-        by_arm = {arm: [x for x in tries if (x.benchmark, x.arm) == (benchmark, arm)] for arm in ARMS}
+        drawn = [arm for arm in ARMS if arm in PICTURED or arm.endswith("_imported")]
+        by_arm = {arm: [x for x in tries if (x.benchmark, x.arm) == (benchmark, arm)] for arm in drawn}
         for i, (arm, some) in enumerate(by_arm.items()):
             epochs = sorted({x.epoch for x in some if x.epoch != HELD_OUT_EPOCH})
             share = [np.mean([x.solved for x in some if x.epoch == epoch]) for epoch in epochs]
