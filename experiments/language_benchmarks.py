@@ -34,10 +34,10 @@ from memjax.llm.clients.cache import Store
 from memjax.llm.clients.config import StoreConfig
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 
-EPOCHS, STORE = 3, "store.sqlite"
+EPOCHS, STORE = 5, "store.sqlite"
 SETTINGS = {
     "benchmark.limit": "None",
-    "language.batch": "60",
+    "language.batch": "121",  # a third of the DB tasks
     "language.concurrency": "60",
     "language.memory.keep": "1",  # short prompts; and what is solved asks for the same reply again
     "language.memory.capacity": "2048",  # nothing is evicted
