@@ -161,7 +161,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)  # the thread that runs the model is to wait little for the others
     began = time.monotonic()
     dtype = getattr(torch, arguments.dtype)
-    model = Model(arguments.model, arguments.tokenizer, arguments.device, dtype)
+    model = Model.load(arguments.model, arguments.tokenizer, arguments.device, dtype)
     sizes = [(arguments.slots, arguments.context), (arguments.long_slots, arguments.long_context)]
     eager = arguments.eager or not cuda
     engine = Engine(model, [Slots(model, n, context, eager=eager) for n, context in sizes if n])

@@ -60,24 +60,34 @@ class Place(NamedTuple):
 
 
 class Model:
-    """The model, whose attention reads and writes the slots of a `Place`."""
+    """The model, whose attention reads and writes the slots of a `Place`.
 
-    def __init__(self, path: Path, tokenizer: Path | None, device: str, dtype: torch.dtype):
+    Args:
+      net: a decoder of transformers'.
+      tokenizer: with a chat template.
+      device: of `net`.
+      ends: tokens that end a reply.
+    """
+
+    def __init__(self, net: Any, tokenizer: Any, device: str, ends: set[int]):
         AttentionInterface.register("slots", self._attend)
-        where: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-        folder = path.parent if where else path
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or folder, **({} if tokenizer else where))
-        found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="slots", **where
-        )
-        self.net, self.device = found.to(device).eval(), device
-        ends = [self.tokenizer.eos_token_id, self.net.generation_config.eos_token_id]
-        known = self.tokenizer.get_vocab()
-        ends += [known.get(name) for name in ("<|endoftext|>", "<|im_end|>", "<|eot_id|>")]
-        flat = [x for end in ends for x in (end if isinstance(end, list) else [end])]
-        self.ends = {x for x in flat if x is not None}
+        net.set_attn_implementation("slots")
+        self.net, self.tokenizer, self.device, self.ends = net, tokenizer, device, ends
         self.place: Place | None = None
         self._lock = threading.Lock()  # the tokenizer is not safe under several threads
+
+    @classmethod
+    def load(cls, path: Path, tokenizer: Path | None, device: str, dtype: torch.dtype) -> "Model":
+        """Reads a GGUF file, or a folder of transformers'."""
+        where: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+        folder = path.parent if where else path
+        words = AutoTokenizer.from_pretrained(tokenizer or folder, **({} if tokenizer else where))
+        net = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **where).to(device).eval()
+        known = words.get_vocab()
+        ends = [words.eos_token_id, net.generation_config.eos_token_id]
+        ends += [known.get(name) for name in ("<|endoftext|>", "<|im_end|>", "<|eot_id|>")]
+        flat = [x for end in ends for x in (end if isinstance(end, list) else [end])]
+        return cls(net, words, device, {x for x in flat if x is not None})
 
     def encode(self, messages: Sequence[dict[str, str]]) -> np.ndarray:
         """The tokens of a conversation, up to where the reply begins."""
