@@ -58,7 +58,8 @@ def test_the_policy_comes_to_play_the_successes_and_an_empty_bank_changes_nothin
     for i in range(20):
         learned, metrics = learn(learned, bank=bank, key=jax.random.key(i))
         errors.append(float(metrics["loss/imitation"]))
-    assert errors[0] > 0 and errors[-1] < 0.1 * errors[0]  # until the values are those of the returns
+    assert errors[0] > 0
+    assert errors[-1] < 0.1 * errors[0]  # until the values are those of the returns
     played = ppo.distribution(ada.learner, learned, jnp.asarray(OBSERVATIONS)).mode()
     np.testing.assert_array_equal(played, ACTIONS)
 
