@@ -249,8 +249,13 @@ def test_importing_loads_nothing_heavy_and_touches_no_device():
         "    importlib.import_module(module)\n"
         f"    heavy = sorted({HEAVY!r} & {{name.split('.')[0] for name in sys.modules}})\n"
         "    bridge = sys.modules.get('jax._src.xla_bridge')\n"
-        "    print(module, heavy, bool(bridge and bridge._backends))"
+        "    print(module, heavy, bool(bridge and bridge._backends))\n"
+        "importlib.import_module(module).spec_of('gymnax/CartPole-v1', {})\n"
+        "print(sorted({'gymnax', 'seaborn', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)))\n"
+        "print(sys.modules['gymnax.environments.misc.rooms'].plt.__name__)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == [f"{module} [] False" for module in modules]
+    *lines, for_an_environment, for_pictures = run.stdout.splitlines()
+    assert lines == [f"{module} [] False" for module in modules]
+    assert (for_an_environment, for_pictures) == ("['gymnax']", "matplotlib.pyplot")
     assert run.stderr == ""

@@ -6,9 +6,12 @@ DeepSea at every end) counts as terminated: there is nothing to bootstrap from.
 """
 
 import dataclasses
+import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -94,9 +97,26 @@ def build_gymnax(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _gymnax_environments() -> dict[str, Callable[..., Any]]:
     """Constructors of the environments that gymnax has, by name."""
-    import gymnax  # and with it matplotlib, seaborn and pandas, which our own worlds do without
-
+    gymnax = _gymnax()
     return {name: partial(_made_by_gymnax, gymnax.make, name) for name in gymnax.registered_envs}
+
+
+class _Later(ModuleType):
+    """Stands for a module that is imported once one of its attributes is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _gymnax() -> Any:
+    """The package, without what it imports for pictures alone, which takes six times as long as the rest."""
+    later = {name: _Later(name) for name in ("seaborn", "matplotlib.pyplot") if name not in sys.modules}
+    sys.modules.update(later)
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name in later:
+            del sys.modules[name]
 
 
 def _made_by_gymnax(make: Callable[..., Any], name: str, **arguments: Any) -> Any:

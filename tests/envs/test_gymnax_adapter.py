@@ -1,5 +1,6 @@
 """gymnax environments as `types.Env`: every id, the shape of a time step, options and errors."""
 
+import importlib
 import subprocess
 import sys
 from functools import cache
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-gymnax = pytest.importorskip("gymnax")
+from memjax.envs import backend_of, gymnax_adapter, layout, make_env, spec_of
+from memjax.types import Box, ConfigError, Discrete
 
-from memjax.envs import backend_of, layout, make_env, spec_of  # noqa: E402
-from memjax.types import Box, ConfigError, Discrete  # noqa: E402
+gymnax = gymnax_adapter._gymnax()
 
 # One of each suite in `make test`, as each environment is a program to compile; the others are slow tests.
 QUICK = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "Catch-bsuite", "FourRooms-misc", "Pong-misc")
@@ -177,6 +178,14 @@ def test_actions_other_than_discrete_or_a_flat_box_are_refused(monkeypatch):
         monkeypatch.setattr(Pendulum, "action_space", lambda self, params, space=space: space)
         with pytest.raises(ConfigError, match=r"^env.id: .*gymnax/Pendulum-v1"):
             make_env("gymnax/Pendulum-v1", options={})
+
+
+def test_a_module_for_pictures_is_imported_when_something_of_it_is_asked_for():
+    later = gymnax_adapter._Later("colorsys")
+    assert later.__name__ == "colorsys"
+    assert later.rgb_to_hsv is importlib.import_module("colorsys").rgb_to_hsv
+    with pytest.raises(AttributeError):
+        _ = later.nothing
 
 
 def test_backend_of():

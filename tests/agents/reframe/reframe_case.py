@@ -97,16 +97,27 @@ def timestep(batch, seed=0, **fields):
     return made.replace(**fields)
 
 
-def _moved(params):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(9), len(leaves))
-    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, leaves)
-
-
 def opened(state, gate=0.7):
     """The state with its gate open; every other parameter moved a little, so that none is zero."""
-    params = jax.jit(_moved)(state.params)
+    rng = np.random.default_rng(9)
+    params = jax.tree.map(lambda x: x + jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype), state.params)
     if "gate" in params.get("memory", {"params": {}})["params"]:
         params["memory"]["params"]["gate"] = jnp.float32(gate)
     return state.replace(params=params)
+
+
+def adopted(agent, state):
+    """A first state of `agent` for tests to which its numbers are nothing: those of `state` where both have
+    the same array, and drawn where not. Nothing is compiled, as it is for `agent.init`.
+    """
+    rng = np.random.default_rng(1)
+    known = dict(jax.tree_util.tree_leaves_with_path(state))
+
+    def leaf(path, like):
+        own = known.get(path)
+        if own is not None and (own.shape, own.dtype) == (like.shape, like.dtype):
+            return own
+        drawn = 0.3 * rng.normal(size=like.shape)
+        return jnp.asarray(drawn if jnp.issubdtype(like.dtype, jnp.floating) else 0 * drawn, like.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(agent.init, jax.random.key(0)))
