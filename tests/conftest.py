@@ -92,7 +92,8 @@ def on_eight_devices(request: pytest.FixtureRequest) -> Callable[[str, str], Non
     def run(name: str, mark: str) -> None:
         cases = str(request.path.with_name(name))
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-        command = [sys.executable, "-m", "pytest", cases, "-m", mark, "-p", "no:xdist", "-x", "--tb=short"]
+        plugins = ["--disable-plugin-autoload", "-p", "hypothesispytest"]  # their import takes a second
+        command = [sys.executable, "-m", "pytest", cases, "-m", mark, *plugins, "-x", "--tb=short"]
         environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stdout[-6000:]

@@ -292,26 +292,31 @@ def test_a_million_slots_are_written_in_place(evict):
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_norms_belong_to_their_keys(metric, dtype):
     """Written, overwritten, refused, masked, removed and, after keys were put there by hand, rebuilt."""
-    memory = make_memory(N, D, VALUE, evict="lru", k=K, metric=metric, key_dtype=jnp.dtype(dtype))
-    state, write = memory.init(), jax.jit(memory.write)
+    memory = with_compiled_parts(
+        make_memory(N, D, VALUE, evict="lru", k=K, metric=metric, key_dtype=jnp.dtype(dtype))
+    )
+    rebuild = jax.jit(memory.rebuild)
+    bare_nearest = jax.jit(functools.partial(nearest, k=K, metric=metric))
+    state = memory.init()
     oracles.assert_norms(state)
     for seed in range(3):
         keys, values, fields = batch(seed)
         keys[0], keys[1, 2] = 0.0, np.nan if seed == 1 else 1e-3
-        state, _ = write(state, keys, values, **fields, mask=np.arange(B) != seed)
+        state, _ = memory.write(state, keys, values, **fields, mask=np.arange(B) != seed)
         oracles.assert_norms(state)
         found = memory.retrieve(state, queries())
-        bare = nearest(queries(), state.keys, K, scale=state.scale, valid=state.valid, metric=metric)
+        bare = bare_nearest(queries(), state.keys, scale=state.scale, valid=state.valid)
         assert_equal((found.scores, found.slots), (bare.scores, bare.slots))
     with pytest.raises(AssertionError):
         oracles.assert_norms(replace(state, norms={metric: state.norms[metric].at[2].mul(1.001)}))
     moved = replace(state, keys=state.keys[::-1], scale=None if state.scale is None else state.scale[::-1])
     with pytest.raises(AssertionError):
         oracles.assert_norms(moved)
-    oracles.assert_norms(memory.rebuild(moved))
-    assert_equal(memory.rebuild(state), state)
+    oracles.assert_norms(rebuild(moved))
+    assert_equal(rebuild(state), state)
     removed = memory.remove(state, np.arange(N) < 2)
-    state, _ = write(removed, *batch(5, 2)[:2])
+    keys, values, fields = batch(5)
+    state, _ = memory.write(removed, keys, values, **fields, mask=np.arange(B) < 2)
     oracles.assert_norms(state)
 
 
@@ -328,13 +333,15 @@ def test_a_checkpoint_without_norms_is_refused_in_one_line(tmp_path):
 
 def test_only_the_metric_of_a_memory_has_norms():
     """By another metric a memory is read as one without: the keys are measured."""
+    asked = np.ones((1, 2), np.float32)
+    keys = np.array([[1.0, 2.0], [3.0, 0.5], [-1.0, 1.0], [0.0, 0.0]], np.float32)
+    metrics = ("dot", "cosine", "l2")
+    read = jax.jit(lambda state: {other: retrieve(state, asked, 4, metric=other) for other in metrics})
     for metric, kept in (("dot", []), ("cosine", ["cosine"]), ("l2", ["l2"])):
         memory = make_memory(4, 2, jnp.zeros(()), evict="fifo", k=4, metric=metric)
         assert list(memory.init().norms) == kept
-        keys = jnp.array([[1.0, 2.0], [3.0, 0.5], [-1.0, 1.0], [0.0, 0.0]])
-        state, _ = memory.write(memory.init(), keys, jnp.zeros(4))
-        for other in ("dot", "cosine", "l2"):
-            found, asked = retrieve(state, jnp.array([[1.0, 1.0]]), 4, metric=other), np.ones((1, 2))
+        state, _ = jax.jit(memory.write)(memory.init(), keys, np.zeros(4, np.float32))
+        for other, found in read(state).items():
             expected = np.argsort(-oracles.similarity(asked, keys, other), axis=1, kind="stable")
             np.testing.assert_array_equal(found.slots, expected)
 
@@ -469,7 +476,7 @@ def test_nothing_asked_and_nothing_said(name):
 
 
 def test_a_step_size_for_each_reward_and_for_a_call():
-    memory = made("fifo")
+    memory = compiled("fifo")
     state = full("fifo").replace(utility=jnp.zeros(N))
     slots, rewards = jnp.array([[0, 1], [1, 2]]), jnp.ones((2, 2))
     state = memory.update(state, slots, rewards, step_size=jnp.array([[0.1, 0.5], [0.5, 1.0]]))

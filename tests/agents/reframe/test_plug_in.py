@@ -79,10 +79,9 @@ def test_training_is_the_backbones_own_and_leaves_the_memory_alone():
     agent = make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), summary())
     alone = make_any_reframe(config(memory="null"), spec(), summary())
     state, plain = begun(agent), begun(alone)
-    # As users compile: with the code generator of `make test`, two programs may round one sum differently.
-    as_users = partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
-    after, metrics = as_users(agent.update)(state, windows(), jax.random.key(1))
-    expected, _ = as_users(alone.update)(plain, windows(), jax.random.key(1))
+    # In one program: with the code generator of `make test`, two may round one sum differently.
+    updates = jax.jit(lambda a, b, *seen: (agent.update(a, *seen), alone.update(b, *seen)))
+    (after, metrics), (expected, _) = updates(state, plain, windows(), jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, after.backbone.params, expected.params)
     jax.tree.map(np.testing.assert_array_equal, after.memory, state.memory)
     assert 0.0 <= metrics["memory/trust_in_data"] <= 1.0
@@ -333,7 +332,7 @@ def test_where_poor_data_earn_more_the_memory_is_not_trusted():
     poor = poor._replace(returns_to_go=poor.observations[:, 0])
     made = choices(trust={"returns": "compared", "tolerance": 1e6})
     memory = jax.jit(partial(fill, made, experts, poor))(jax.random.key(0))
-    asked = consult(made, memory, experts.observations)
+    asked = consulted(made, memory, experts.observations)
     more = np.asarray(experts.returns_to_go) - np.asarray(experts.observations)[:, 0]
     clear = np.abs(more) > 0.05  # beside what the regression leaves
     np.testing.assert_array_equal(asked.confidence[clear], more[clear] > 0)
@@ -367,7 +366,7 @@ def test_a_contest_trusts_the_memory_where_it_beats_the_policy():
     steps = triplets(Discrete(3), trajectories=4, length=6)
     steps = steps._replace(observations=jnp.asarray(x, jnp.float32), actions=jnp.asarray(right, jnp.int32))
     made, memory = filled("gate", Discrete(3), steps=steps)
-    distance, error = held_out(made, memory, jnp.arange(24))
+    distance, error = jax.jit(partial(held_out, made))(memory, jnp.arange(24))
     apart = np.linalg.norm(x[:, None] - x, axis=-1)
     other = np.arange(24)[:, None] // 6 != np.arange(24) // 6
     near = np.where(other, apart, np.inf).argmin(1)
@@ -399,8 +398,8 @@ def test_a_policy_is_asked_what_it_would_have_seen_on_an_experts_way():
     made = choices("gate")
     agent = make_plug_in(function_backbone(function, 4), made, statistics, steps, None, ("policy",))
     parts = PlugIn(function_backbone(function, 4), made, ("policy",), 1)
-    after = settle(parts, agent.init(jax.random.key(0)))
+    after = settle(parts, begun(agent))
     assert seen[-1] == (1, 4)
-    _, error = held_out(made, after.memory, contested(after.memory))
+    _, error = jax.jit(partial(held_out, made))(after.memory, contested(after.memory))
     np.testing.assert_allclose(error[:48], 0.0, atol=1e-6)
     assert float(after.memory.tau) > 0.1  # the memory is a little better everywhere
