@@ -150,9 +150,9 @@ def synthetic_banks(key, capacity=4096, ratio=16):
             "gate_share": zeros,
             "holdout": jnp.arange(n) % 5 == 0,
         }
-        return memory.write(memory.init(), states, values)[0], states, action
+        return memory.write(memory.init(), states, values)[0]
 
-    keys = jax.random.split(key)
+    keys, fill = jax.random.split(key), jax.jit(fill, static_argnums=(1, 2))
     return memory, fill(keys[0], capacity // ratio, False), fill(keys[1], capacity, True)
 
 
@@ -174,7 +174,7 @@ def test_reflection_tells_two_policies_apart_at_one_to_sixteen(confidence):
 
     config = small(change=change).agent
     spec = EnvSpec("test", (4,), "float32", Discrete(2), 10, True)
-    memory, (success, *_), (failure, *_) = synthetic_banks(jax.random.key(0))
+    memory, success, failure = synthetic_banks(jax.random.key(0))
     nets = reflection.make_nets(config.reflection, config.ppo, spec, memory, memory, failures=True)
     learn = jax.jit(lambda s, k: reflection.learn(nets, s, success, failure, lambda x: x, k)[0])
     state = jax.jit(partial(reflection.init, nets))(jax.random.key(1))
@@ -182,9 +182,11 @@ def test_reflection_tells_two_policies_apart_at_one_to_sixteen(confidence):
         state = learn(state, jax.random.key(i))
     states = jax.random.normal(jax.random.key(99), (400, 4))
     right = (states[:, 0] > 0).astype(jnp.int32)
-    good, bad = (reflection.confidence(nets, state, states, action) for action in (right, 1 - right))
+    confident = jax.jit(partial(reflection.confidence, nets))
+    good, bad = (confident(state, states, action) for action in (right, 1 - right))
     assert auc(good, bad) > 0.95
-    prediction = reflection.predict(nets, state, states, success, states).mode()
+    predict = jax.jit(lambda *given: reflection.predict(nets, *given).mode())
+    prediction = predict(state, states, success, states)
     assert float(jnp.mean(prediction == right)) > 0.9  # P clones the successes
 
 
@@ -281,7 +283,8 @@ def test_what_act_reads_is_all_in_its_view():
         observation = jax.random.normal(jax.random.key(1), (5, 26))
         timestep = TimeStep(observation, observation, *(jnp.zeros(5),) * 6)
         act = partial(program.agent.act, carry=(), timestep=timestep, key=jax.random.key(2))
-        assert_trees_equal(act(state), act(program.agent.acting(state)))
+        both = jax.jit(lambda *states, act=act: [act(state) for state in states])
+        assert_trees_equal(*both(state, program.agent.acting(state)))
         assert len(jax.tree.leaves(program.agent.acting(state))) < len(jax.tree.leaves(state))
 
 
@@ -332,7 +335,7 @@ def test_images_are_stored_and_found_by_their_newest_plane(key_dim):
         config.agent.reflection.prediction = "nearest"
         config.env.options = {"max_steps_in_episode": 10, "size": 6}
 
-    config = small(env_id="memjax/DarkChamber-v0", change=change)
+    config = small("no_novelty", env_id="memjax/DarkChamber-v0", change=change)
     _, state, rows = train_chunks(config)
     assert state.agent.failure.keys.shape[-1] == (key_dim or 32 * 32)
     assert bool(state.agent.failure.valid.any())

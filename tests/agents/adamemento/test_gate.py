@@ -136,14 +136,14 @@ def trained():
     """One chunk of all parts together, the state before it, and its metrics."""
     program = build(small(change=everything))
     before = program.init()
-    kept = jax.tree.map(jnp.copy, before)
+    kept = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(before)
     state, metrics = program.chunk(before)
     return program, kept, state, metrics
 
 
 def test_reference_environments_are_never_the_memorys(trained):
     program, before, _, _ = trained
-    own = jax.tree.map(lambda x: x[0], (before.agent, before.actor))
+    own = jax.jit(lambda both: jax.tree.map(lambda x: x[0], both))((before.agent, before.actor))
     timestep = own[1].timestep
     begun = timestep.replace(truncated=jnp.ones_like(timestep.truncated))  # every episode is drawn anew
     act = jax.jit(program.agent.act, static_argnames="policy")
