@@ -27,17 +27,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.language_benchmarks_tables import ARMS, read, tables
+from experiments.language_benchmarks_runs import ARMS, read
+from experiments.language_benchmarks_tables import tables
 from experiments.language_pilot import HELD_OUT, write_held_out
 from memjax import cli
 from memjax.llm.clients.cache import Store
 from memjax.llm.clients.config import StoreConfig
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 
-EPOCHS, STORE = 5, "store.sqlite"
+EPOCHS, STORE = 3, "store.sqlite"
 SETTINGS = {
     "benchmark.limit": "None",
-    "language.batch": "121",  # a third of the DB tasks
+    "language.batch": "60",
     "language.concurrency": "60",
     "language.memory.keep": "1",  # short prompts; and what is solved asks for the same reply again
     "language.memory.capacity": "2048",  # nothing is evicted

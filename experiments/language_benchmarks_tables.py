@@ -1,4 +1,4 @@
-"""Reads the runs of `experiments.language_benchmarks`, and writes their CSV, tables and picture.
+"""Writes the CSV, tables and picture of the runs of `experiments.language_benchmarks`.
 
 Differences are paired by task; their 95 % intervals are a bootstrap over the tasks, so they hold for other
 tasks of the kind, not for other models or other draws of the samples.
@@ -7,109 +7,40 @@ tasks of the kind, not for other models or other draws of the samples.
 import csv
 import gzip
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from experiments.language_benchmarks_runs import (
+    ARMS,
+    HELD_OUT_EPOCH,
+    SHOWN,
+    Arm,
+    Try,
+    calls,
+    held_out,
+    outcomes,
+)
 from experiments.language_results import SOURCE, mean_of, provenance
-from memjax.commands.report_language import Curve, load_curve
-from memjax.llm.run.log import events_of, reading
-from memjax.llm.run.records import Attempt, Event
-from memjax.llm.run.state import LOG_FILE
+from memjax.llm.run.analysis import pearson, success_by_utility
 
-# In the order of their worth, in which they are played.
-ARMS = {
-    "none": "no memory, greedy",
-    "memrl": "MemRL",
-    "rag": "RAG",
-    "memrl_imported": "MemRL, imported",
-    "rag_imported": "RAG, imported",
-    "fixed_imported": "MemRL without learning, imported",
-    "fixed": "MemRL without learning",  # first utilities stay: successes alone, by similarity
-    "sharing": "context sharing",
-    "sharing_imported": "context sharing, imported",
-    "pass_at_k": "samples of what greedy failed",
-    "long_context": "long context",
-    "self_rag": "Self-RAG's manner",
-    "reflexion": "Reflexion's manner",
-    "mem0": "Mem0's manner",
-    "memrl_3": "MemRL, three memories",
-    "rag_3": "RAG, three memories",
-    "fixed_3": "MemRL without learning, three memories",
-}
 # Each arm's rivals: those that begin with the same memories and show as many, and none.
 RIVALS = {
     "memrl": ("none", "fixed", "rag", "sharing", "long_context", "self_rag", "mem0", "reflexion"),
     "memrl_imported": ("none", "fixed_imported", "rag_imported", "sharing_imported"),
     "memrl_3": ("none", "memrl", "fixed_3", "rag_3"),
+    "fixed": ("rag",),
+    "fixed_3": ("none", "rag_3"),
     "rag": ("none",),
     "rag_imported": ("none",),
+    "long_context": ("none",),
+    "reflexion": ("none",),
 }
 PICTURED = ("none", "memrl", "rag", "sharing", "pass_at_k")  # and the imported arms
-HELD_OUT_EPOCH = 0  # of the attempts at held-out tasks, with the memory frozen
 DRAWS = 10_000
-SHOWN = ("own success", "own failure", "other tasks'", "nothing")  # the first that applies
 ATTEMPTS = "attempts.csv.gz"
-
-
-class Try(NamedTuple):
-    """One attempt at one task."""
-
-    benchmark: str
-    arm: str
-    epoch: int  # from 1, or HELD_OUT_EPOCH
-    task: str
-    solved: bool
-    shown: str  # one of SHOWN
-    successes: int  # memories of successes that were shown, of any task
-    failures: int  # the same of failures
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class Arm(NamedTuple):
-    """One run."""
-
-    benchmark: str
-    name: str
-    path: Path
-    curve: Curve
-    tries: tuple[Try, ...]
-
-
-def read(benchmark: str, name: str, path: Path) -> Arm:
-    """The finished epochs of a run."""
-    curve = load_curve(path)
-    with reading(path / LOG_FILE) as connection:
-        events = [*events_of(connection, "learn"), *events_of(connection, "transfer")]
-        ids = dict(connection.execute("SELECT number, task_id FROM tasks").fetchall())
-        query = "SELECT row, task_id, success FROM experiences"
-        memories = {row: (task, bool(won)) for row, task, won in connection.execute(query)}
-        query = "SELECT phase, epoch, body FROM attempts"
-        bodies = [(place, Attempt(*json.loads(body))) for *place, body in connection.execute(query)]
-    attempts = {(*place, attempt.task_id): attempt for place, attempt in bodies}
-    tries = []
-    for event in events:
-        whole = event.epoch < len(curve.success) if event.phase == "learn" else curve.transfer is not None
-        for number, recall in zip(event.tasks, event.recalls, strict=True) if whole else ():
-            attempt = attempts[event.phase, event.epoch, ids[number]]
-            found = [memories[row] for row in recall.rows]
-            tries.append(_try(benchmark, name, event, attempt, found))
-    return Arm(benchmark, name, path, curve, tuple(tries))
-
-
-def _try(benchmark: str, name: str, event: Event, attempt: Attempt, found: Sequence[tuple[str, bool]]) -> Try:
-    own = [won for task, won in found if task == attempt.task_id]
-    shown = SHOWN[0 if any(own) else 1 if own else 2 if found else 3]
-    won = sum(success for _, success in found)
-    tokens = attempt.prompt_tokens, attempt.completion_tokens
-    counts = won, len(found) - won
-    epoch = event.epoch + 1 if event.phase == "learn" else HELD_OUT_EPOCH
-    return Try(benchmark, name, epoch, attempt.task_id, attempt.success, shown, *counts, *tokens)
 
 
 def tables(arms: Sequence[Arm], out: Path) -> None:
@@ -126,36 +57,10 @@ def tables(arms: Sequence[Arm], out: Path) -> None:
         first = next(iter(here.values()))
         text += [f"## {benchmark}: {first.curve.played} tasks, {first.curve.model}", ""]
         text += [provenance(first.path), "", *success_table(here), "", *differences(here), ""]
-        text += [*shown_table(here), "", *utility_table(here), ""]
+        text += [*shown_table(here), "", *utility_table(here), "", *others_table(here), ""]
     (out / "tables.md").write_text("\n".join(text), encoding="utf-8")
     redraw(out)
     print("\n".join(text))
-
-
-def outcomes(arm: Arm) -> dict[str, tuple[bool, ...]]:
-    """Whether each task was solved, by epoch; a task that was skipped is missing.
-
-    What Reflexion has solved it does not play again: it stays solved.
-    """
-    found = by_task(arm.tries)
-    if arm.name == "reflexion":
-        epochs = len(arm.curve.success)
-        found = {task: x + (True,) * (epochs - len(x)) if x[-1] else x for task, x in found.items()}
-    return found
-
-
-def by_task(tries: Sequence[Try]) -> dict[str, tuple[bool, ...]]:
-    """Whether each task was solved, by the epochs in which it was played."""
-    found: dict[str, list[bool]] = {}
-    for x in tries:
-        if x.epoch != HELD_OUT_EPOCH:
-            found.setdefault(x.task, []).append(x.solved)
-    return {task: tuple(solved) for task, solved in found.items()}
-
-
-def held_out(arm: Arm) -> dict[str, tuple[bool, ...]]:
-    """Whether each held-out task was solved, with the memory frozen."""
-    return {x.task: (x.solved,) for x in arm.tries if x.epoch == HELD_OUT_EPOCH}
 
 
 def success_table(arms: Mapping[str, Arm]) -> list[str]:
@@ -221,23 +126,6 @@ def _against_samples(arms: Mapping[str, Arm], arm: Arm) -> list[str]:
     ]
 
 
-def calls(greedy: Sequence[Try], samples: Sequence[Try]) -> dict[str, tuple[bool, ...]]:
-    """Of each task without a memory: whether it was solved by so many calls, the greedy one first.
-
-    Args:
-      greedy: of all tasks.
-      samples: of those that the greedy call did not solve.
-    """
-    drawn = by_task(samples)
-    most = max((len(one) for one in drawn.values()), default=0)
-    found = {}
-    for task, solved in by_task(greedy).items():
-        one = [solved[0], *drawn.get(task, ())]
-        if solved[0] or len(one) == most + 1:
-            found[task] = tuple(any(one[: n + 1]) for n in range(most + 1))
-    return found
-
-
 def paired(
     own: Mapping[str, Sequence[bool]],
     rival: Mapping[str, Sequence[bool]],
@@ -289,6 +177,23 @@ def utility_table(arms: Mapping[str, Arm]) -> list[str]:
         *lines,
         f"| the source's MemRL (other models and benchmarks) | - | {SOURCE[2]} | - | - | - | - | - |",
     ]
+
+
+def others_table(arms: Mapping[str, Arm]) -> list[str]:
+    """Success by the utility of other tasks' memories, where no own one was shown, from the second epoch on.
+
+    Over all uses utility is confounded: a solved task is shown its own success again, whatever that is worth
+    to others.
+    """
+    head = ["arm, other tasks' memories alone, from epoch 2", "r(Q), uses", "success by utility"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, arm in arms.items():
+        if arm.curve.mode.startswith("memrl") and len(np.unique(arm.others[:, 0])) > 1:
+            utility, solved = arm.others.T
+            bins = success_by_utility(utility, solved)
+            told = ", ".join(f"{q:+.2f}: {100 * won:.0f} % of {n}" for q, won, n in bins)
+            lines.append(f"| {ARMS[name]} | {mean_of([pearson(utility, solved)])} | {told} |")
+    return lines
 
 
 def redraw(out: Path) -> None:

@@ -10,16 +10,8 @@ import pytest
 from fake_endpoint import Answer, chat_answer, serve
 
 from experiments import language_benchmarks
-from experiments.language_benchmarks_tables import (
-    Arm,
-    Try,
-    calls,
-    held_out,
-    outcomes,
-    paired,
-    read,
-    redraw,
-)
+from experiments.language_benchmarks_runs import Arm, Try, calls, held_out, outcomes, read
+from experiments.language_benchmarks_tables import paired, redraw
 from memjax.commands.report_language import Curve
 
 TABLE = {
@@ -67,6 +59,7 @@ def test_a_memory_of_another_task_helps_and_the_tables_say_how_much(tmp_path, ca
     assert later["db/0"] == (True, "own success", 1, 0)
     assert later["db/1"] == (True, "other tasks'", 1, 0)  # its own failure is not shown
     assert later["db/2"] == (False, "other tasks'", 1, 0)
+    assert arm.others.tolist() == [[0.5, 1.0], [0.5, 0.0]]  # of db/1 and db/2: the lamp's, not used before
     drawn = read("lifelong_db", "pass_at_k", tmp_path / "lifelong_db-pass_at_k")
     assert [(x.task, x.solved) for x in drawn.tries] == [("db/1", False), ("db/2", False)]
     out = tmp_path / "out"
@@ -100,7 +93,7 @@ def test_what_reflexion_has_solved_stays_solved(tmp_path):
     ]
     tries.append(Try("b", "reflexion", 0, "held out", True, "nothing", 0, 0, 1, 1))
     curve = Curve(*(None,) * len(Curve._fields))._replace(success=(0.3, 0.7, 0.7))
-    arm = Arm("b", "reflexion", tmp_path, curve, tuple(tries))
+    arm = Arm("b", "reflexion", tmp_path, curve, tuple(tries), np.zeros((0, 2)))
     assert outcomes(arm) == {"a": (True,) * 3, "b": (False, True, True), "c": (False,) * 3}
     assert held_out(arm) == {"held out": (True,)}
 
