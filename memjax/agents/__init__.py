@@ -55,7 +55,7 @@ AGENTS: dict[str, AgentEntry] = {
     "sil": AgentEntry(SILConfig, make_sil, shards=True),
     "bc": AgentEntry(CloningConfig, make_cloning, "windows"),
     "nearest": AgentEntry(NearestConfig, make_nearest, "windows"),
-    "reframe": AgentEntry(ReframeConfig, make_any_reframe, "windows"),
+    "reframe": AgentEntry(ReframeConfig, make_any_reframe, "windows", shards=True),
 }
 
 

@@ -18,6 +18,7 @@ from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
 from memjax.training.evaluate import evaluate
 from memjax.training.program import (
+    Placement,
     TrainState,
     episode_metrics,
     make_agents,
@@ -44,35 +45,29 @@ class Anakin:
         self.env = make_env(config.env.id, options=config.env.options)
         self.iterations = round_up(config.iterations, config.run.log_every)
         self.mesh = meshes.make_mesh(config.num_seeds, config.env.num_envs)
-        self.agent, self._plain = make_agents(config, self.mesh, self.env.spec, config.env.num_envs)
+        agents = make_agents(config, self.mesh, self.env.spec, config.env.num_envs)
+        self.agent, self._plain = agents
+        self._placement = Placement(self.mesh, agents, config.env.num_envs, self._init_all)
         over_seeds = partial(map_seeds, config.num_seeds)
         step = partial(iterate, self.env, self.agent)
         self._chunk_fn = over_seeds(partial(run_iterations, step, config.run.log_every))
         self._compiled: dict[Any, Any] = {}
-        # Traced once, for the shapes and for the state itself.
-        self._init_jitted = jax.jit(partial(self._init_all, self.agent))
-        self._stored_shapes = self._init_jitted
-        if self.agent is not self._plain:
-            self._stored_shapes = jax.jit(partial(self._init_all, self._plain))
 
     def init(self) -> TrainState:
         """R seeds, each from its own key."""
-        placed = self._shardings(self._init_jitted)
-        if placed is None:
-            return self._init_jitted()
-        return jax.jit(partial(self._init_all, self.agent), out_shardings=placed)()
+        return self._placement.start()
 
     def abstract_state(self) -> TrainState:
         """Shapes and placement."""
-        return meshes.placed(jax.eval_shape(self._stored_shapes), self._shardings(self._stored_shapes))
+        return self._placement.abstract()
 
     def opened(self, stored: TrainState) -> TrainState:
         """With the indices of memories that are split."""
-        return self._reindexed(self.agent, self._init_jitted, stored)
+        return self._placement.opened(stored)
 
     def stored(self, state: TrainState) -> TrainState:
         """With the indices that memories have on one device."""
-        return self._reindexed(self._plain, self._stored_shapes, state)
+        return self._placement.stored(state)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled program."""
@@ -87,7 +82,7 @@ class Anakin:
     def compiled_chunk(self) -> Any:
         """The jitted chunk, (state) -> state, metrics [R, iterations]; the state is donated to it."""
         if "chunk" not in self._compiled:
-            placed = self._shardings(self._init_jitted)
+            placed = self._placement.running()
             options = {}
             if placed is not None:
                 options = {"in_shardings": (placed,), "out_shardings": (placed, meshes.whole(self.mesh))}
@@ -107,9 +102,9 @@ class Anakin:
     def close(self) -> None:
         """Nothing runs outside the device."""
 
-    def _init_all(self, agent: Agent | None = None) -> TrainState:
+    def _init_all(self, agent: Agent) -> TrainState:
         keys = seed_keys(self.config.seed, self.config.num_seeds)
-        init = partial(init_seed, self.env, agent or self.agent, self.config.env.num_envs)
+        init = partial(init_seed, self.env, agent, self.config.env.num_envs)
         # Why not always: programs of earlier versions drew their networks so, bit for bit.
         over = jax.vmap if self.agent is self._plain else partial(map_seeds, 1)
         agent, actor, visits = over(init)(keys)
@@ -148,22 +143,6 @@ class Anakin:
         return scores | explored(
             self.env, self.agent, agent_state, visits, jax.random.fold_in(key, len(policies))
         )
-
-    def _shardings(self, init: Any) -> PyTree | None:
-        """Where a state of the shapes that `init` gives is placed."""
-        if self.mesh is None:
-            return None
-        shapes, sharded = jax.eval_shape(init), self.agent is not self._plain
-        return meshes.shardings(self.mesh, shapes, self.config.env.num_envs, sharded=sharded)
-
-    def _reindexed(self, agent: Agent, init: Any, state: TrainState) -> TrainState:
-        placed = self._shardings(init)
-        if self.agent is self._plain or placed is None:
-            return state
-        if (init, "reindex") not in self._compiled:
-            run = jax.jit(map_seeds(1, agent.reindex), out_shardings=placed.agent)
-            self._compiled[init, "reindex"] = run
-        return state.replace(agent=self._compiled[init, "reindex"](state.agent))
 
 
 def init_seed(env: Env, agent: Agent, num_envs: int, key: Key) -> tuple[PyTree, Actor, Array]:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.agents import AGENTS
 from memjax.data.scores import has_reference, normalised_score
 from memjax.data.streaming import WindowStream
 from memjax.data.windows import DeviceData, sample, to_device
@@ -26,10 +25,10 @@ from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_data_room
 from memjax.training.evaluate import evaluate
 from memjax.training.pools import Evaluator, act, pool_seed
-from memjax.training.program import map_seeds, round_up, run_iterations, seed_keys
+from memjax.training.program import Placement, make_agents, map_seeds, round_up, run_iterations, seed_keys
 from memjax.training.recorded import Recorded, blank_summary, read_recorded
 from memjax.training.seals import SIZE, bank_seals, check_banks, check_data
-from memjax.types import Array, ConfigError, Key, PyTree, Windows
+from memjax.types import Agent, Array, ConfigError, Key, PyTree, Windows
 
 _DRAW, _UPDATE, _CREDIT = 0, 1, 2  # what a seed's key is folded with, for draws of three kinds
 
@@ -69,16 +68,17 @@ class Offline:
         self.spec = config.spec
         self.recorded = self._read() if learns else None
         summary = blank_summary(self.data, self.spec) if self.recorded is None else self.recorded.summary
-        self.agent = AGENTS[config.agent_name].make(config.agent, self.spec, summary)
+        self.mesh = meshes.make_mesh(config.num_seeds, config.agent.batch, "agent.batch")
+        agents = make_agents(config, self.mesh, self.spec, summary)
+        self.agent, self._plain = agents
         if self.data.credit_every and learns and self.agent.credit is None:
             raise ConfigError("data.credit_every", "0 with an agent whose memory learns no utilities", "more")
         if self.data.stream and config.num_seeds > 1:
             raise ConfigError("num_seeds", "1 with data.stream (launch one run per seed)", config.num_seeds)
         self.iterations = round_up(config.iterations, config.run.log_every)
-        self.mesh = meshes.make_mesh(config.num_seeds, config.agent.batch, "agent.batch")
+        self._placement = Placement(self.mesh, agents, 0, self._init)
         self._keys = seed_keys(config.seed, config.num_seeds)  # as the state has them, on the default device
         self._functions: dict[Any, Any] = {}
-        self._init_jitted = jax.jit(self._init)  # traced once, for the shapes and for the state itself
         self._placed: dict[str, DeviceData] = {}
         self._stream: WindowStream | None = None
         self._evaluator: Evaluator | None = None
@@ -86,8 +86,7 @@ class Offline:
 
     def init(self) -> OfflineState:
         """R seeds, each from its own key; fills the banks."""
-        placed = self._shardings()
-        state = (self._init_jitted if placed is None else jax.jit(self._init, out_shardings=placed))()
+        placed, state = self._placement.running(), self._placement.start()
         self._unchecked = False
         seals = {"data": self._known().seal, "bank": bank_seals(state.agent)}
         places = {name: None if placed is None else getattr(placed, name) for name in seals}
@@ -95,24 +94,19 @@ class Offline:
 
     def abstract_state(self) -> OfflineState:
         """Shapes, types and placement."""
-        return meshes.placed(jax.eval_shape(self._init_jitted), self._shardings())
+        return self._placement.abstract()
 
     def opened(self, stored: OfflineState) -> OfflineState:
-        """As it is."""
-        return stored
+        """With banks as they are on these devices."""
+        return self._placement.opened(stored)
 
     def stored(self, state: OfflineState) -> OfflineState:
-        """As it is."""
-        return state
+        """With banks as they are on one device."""
+        return self._placement.stored(state)
 
-    def _shardings(self) -> OfflineState | None:
-        if self.mesh is None:
-            return None
-        return meshes.shardings(self.mesh, jax.eval_shape(self._init_jitted), num_envs=0)
-
-    def _placement(self) -> dict[str, Any]:
+    def _outputs(self) -> dict[str, Any]:
         """How an update's results are placed: the state as it was, metrics where they can be read."""
-        placed = self._shardings()
+        placed = self._placement.running()
         return {} if placed is None else {"out_shardings": (placed, meshes.whole(self.mesh))}
 
     def chunk(self, state: OfflineState) -> tuple[OfflineState, dict[str, np.ndarray]]:
@@ -138,7 +132,7 @@ class Offline:
 
     def compiled_chunk(self):
         """The jitted chunk of (state, device_data()); the state is donated to it."""
-        return self._function("chunk", lambda: jax.jit(self._chunk, donate_argnums=0, **self._placement()))
+        return self._function("chunk", lambda: jax.jit(self._chunk, donate_argnums=0, **self._outputs()))
 
     def evaluate(
         self, state: OfflineState, episodes: int, policies: tuple[str, ...] | None = None
@@ -190,11 +184,11 @@ class Offline:
             check_data_room(needed, train.source)
         return recorded
 
-    def _init(self) -> OfflineState:
+    def _init(self, agent: Agent) -> OfflineState:
         keys = seed_keys(self.config.seed, self.config.num_seeds)
-        agent = map_seeds(len(keys), lambda key: self.agent.init(jax.random.fold_in(key, 2**31 - 1)))(keys)
+        start = map_seeds(len(keys), lambda key: agent.init(jax.random.fold_in(key, 2**31 - 1)))(keys)
         none = jnp.zeros(SIZE, jnp.uint8)
-        return OfflineState(jnp.zeros((), jnp.int32), keys, agent, none, jnp.tile(none, (len(keys), 1)))
+        return OfflineState(jnp.zeros((), jnp.int32), keys, start, none, jnp.tile(none, (len(keys), 1)))
 
     def _chunk(self, state: OfflineState, data: tuple[DeviceData, DeviceData | None]):
         n, count = self.config.num_seeds, self.config.run.log_every
@@ -247,7 +241,7 @@ class Offline:
         """The same updates on windows that a thread gathers on the host."""
         if self._stream is None:
             self._stream = self._open_stream(state)
-        step = self._function("step", lambda: jax.jit(self._step, donate_argnums=0, **self._placement()))
+        step = self._function("step", lambda: jax.jit(self._step, donate_argnums=0, **self._outputs()))
         rows = []
         for _ in range(self.config.run.log_every):
             windows = next(self._stream)
@@ -280,7 +274,7 @@ class Offline:
     def _evaluate_host(
         self, state: OfflineState, episodes: int, names: tuple[str, ...]
     ) -> dict[str, np.ndarray]:
-        choose = self._function("act", lambda: jax.jit(partial(act, self.agent), static_argnames="policy"))
+        choose = self._function("act", lambda: jax.jit(partial(act, self._plain), static_argnames="policy"))
         if self._evaluator is None:
             batch = min(self.config.run.eval_envs, episodes)
             self._evaluator = Evaluator(self.config, self.spec, self.agent, choose, batch)

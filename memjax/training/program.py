@@ -5,6 +5,7 @@ never interrupted, bit for bit.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import flax.struct
@@ -14,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from memjax.agents import AGENTS
-from memjax.training.mesh import memory_maker
+from memjax.training import mesh as meshes
+from memjax.training.config import ResolvedConfig
 from memjax.types import Agent, Array, EnvSpec, Key, PyTree, Rollout
 
 
@@ -79,17 +81,78 @@ class Program(Protocol):
         ...
 
 
-def make_agents(config: Any, mesh: Mesh | None, spec: EnvSpec, source: Any) -> tuple[Agent, Agent]:
+def make_agents(config: ResolvedConfig, mesh: Mesh | None, spec: EnvSpec, source: Any) -> tuple[Agent, Agent]:
     """The agent of a config for the devices of a mesh, and the same for one device.
 
     They are one object unless `run.memory` splits memories over several devices.
     """
     entry = AGENTS[config.agent_name]
-    plain, memory = entry.make(config.agent, spec, source), memory_maker(mesh, config.run.memory)
+    plain, memory = entry.make(config.agent, spec, source), meshes.memory_maker(mesh, config.run.memory)
     if memory is None:
         return plain, plain
     make: Any = entry.make  # one with `shards` takes a keyword more
     return make(config.agent, spec, source, memory=memory), plain
+
+
+class Placement:
+    """Where the state of a run lies on the devices of a mesh, and what checkpoints store of it.
+
+    A state is stored as one device has it. Where memories are split over several, their indices have other
+    shapes there and are made anew in between.
+
+    Args:
+      mesh: the devices; None: one.
+      agents: of `make_agents`.
+      num_envs: of a seed; 0 where the agent learns offline.
+      init: (agent) -> the state before the first iteration.
+    """
+
+    def __init__(
+        self, mesh: Mesh | None, agents: tuple[Agent, Agent], num_envs: int, init: Callable[[Agent], Any]
+    ):
+        self.mesh, self._num_envs = mesh, num_envs
+        self._agent, self._plain = agents
+        self._split = self._agent is not self._plain
+        # Traced once, for the shapes and for the state itself.
+        self._init = jax.jit(partial(init, self._agent))
+        self._init_plain = jax.jit(partial(init, self._plain)) if self._split else self._init
+        self._initial = partial(init, self._agent)
+        self._reindex: dict[bool, Any] = {}  # compiled, by whether it is for storing
+
+    def start(self) -> Any:
+        """The state before the first iteration."""
+        placed = self.running()
+        return self._init() if placed is None else jax.jit(self._initial, out_shardings=placed)()
+
+    def running(self) -> Any:
+        """The sharding of each leaf of a state that runs; None where there is one device."""
+        return self._shardings(self._init)
+
+    def abstract(self) -> Any:
+        """Shapes, types and placement of a stored state."""
+        return meshes.placed(jax.eval_shape(self._init_plain), self._shardings(self._init_plain))
+
+    def opened(self, stored: Any) -> Any:
+        """The state to go on with, of one that was stored."""
+        return self._reindexed(stored, False)
+
+    def stored(self, state: Any) -> Any:
+        """What a checkpoint stores of a state."""
+        return self._reindexed(state, True)
+
+    def _shardings(self, init: Any) -> Any:
+        if self.mesh is None:
+            return None
+        return meshes.shardings(self.mesh, jax.eval_shape(init), self._num_envs, sharded=self._split)
+
+    def _reindexed(self, state: Any, store: bool) -> Any:
+        if not self._split:
+            return state
+        if store not in self._reindex:
+            agent, init = (self._plain, self._init_plain) if store else (self._agent, self._init)
+            placed = self._shardings(init).agent
+            self._reindex[store] = jax.jit(map_seeds(1, agent.reindex), out_shardings=placed)
+        return state.replace(agent=self._reindex[store](state.agent))
 
 
 def run_iterations(step: Step, count: int, carry: PyTree) -> tuple[PyTree, dict[str, Array]]:

@@ -26,10 +26,10 @@ from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
 from memjax.training.pools import Collector, Evaluator, act, acting_view, own_share, pool_seed
 from memjax.training.program import (
+    Placement,
     TrainState,
     episode_metrics,
     make_agents,
-    map_seeds,
     round_up,
     seed_keys,
 )
@@ -51,15 +51,12 @@ class Sebulba:
         self.spec = config.spec
         self.iterations = round_up(config.iterations, config.run.log_every)
         self.mesh = meshes.make_mesh(1, config.env.num_envs)
-        self.agent, self._plain = make_agents(config, self.mesh, self.spec, config.env.num_envs)
+        agents = make_agents(config, self.mesh, self.spec, config.env.num_envs)
+        self.agent, self._plain = agents
+        self._placement = Placement(self.mesh, agents, config.env.num_envs, self._init)
         whole = meshes.whole(self.mesh)
-        # Traced once, for the shapes and for the state itself.
-        self._init_jitted = jax.jit(partial(self._init, self.agent))
-        self._stored_shapes = self._init_jitted
-        if self.agent is not self._plain:
-            self._stored_shapes = jax.jit(partial(self._init, self._plain))
         options: dict[str, Any] = {}
-        placed = self._shardings(self._init_jitted)
+        placed = self._placement.running()
         if placed is not None:
             columns = meshes.split(self.mesh, axis=1)
             options = {"in_shardings": (placed, columns), "out_shardings": (placed, whole)}
@@ -75,22 +72,19 @@ class Sebulba:
 
     def init(self) -> TrainState:
         """The agent's state; environments have none that could be kept."""
-        placed = self._shardings(self._init_jitted)
-        if placed is None:
-            return self._init_jitted()
-        return jax.jit(partial(self._init, self.agent), out_shardings=placed)()
+        return self._placement.start()
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and placement."""
-        return meshes.placed(jax.eval_shape(self._stored_shapes), self._shardings(self._stored_shapes))
+        return self._placement.abstract()
 
     def opened(self, stored: TrainState) -> TrainState:
         """With the indices of memories that are split."""
-        return self._reindexed(self.agent, self._init_jitted, stored)
+        return self._placement.opened(stored)
 
     def stored(self, state: TrainState) -> TrainState:
         """With the indices that memories have on one device."""
-        return self._reindexed(self._plain, self._stored_shapes, state)
+        return self._placement.stored(state)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """`run.log_every` rollouts and updates."""
@@ -142,21 +136,6 @@ class Sebulba:
         keys = seed_keys(self.config.seed, 1)
         state = jax.tree.map(lambda x: x[None], agent.init(jax.random.fold_in(keys[0], 2**31 - 1)))
         return TrainState(jnp.zeros((), jnp.int32), keys, state, (), jnp.zeros((1, 1), jnp.int32))
-
-    def _shardings(self, init: Any) -> TrainState | None:
-        """Where a state of the shapes that `init` gives is placed."""
-        if self.mesh is None:
-            return None
-        sharded = self.agent is not self._plain
-        return meshes.shardings(self.mesh, jax.eval_shape(init), self.config.env.num_envs, sharded=sharded)
-
-    def _reindexed(self, agent: Agent, init: Any, state: TrainState) -> TrainState:
-        placed = self._shardings(init)
-        if self.agent is self._plain or placed is None:
-            return state
-        return state.replace(
-            agent=jax.jit(map_seeds(1, agent.reindex), out_shardings=placed.agent)(state.agent)
-        )
 
     def _rollout(self, iteration: int, state: TrainState) -> Rollout:
         if self._pending is None or self._pending[0] != iteration:

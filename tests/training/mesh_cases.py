@@ -5,20 +5,29 @@ drawn from the same numbers, so that the same actions are played.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from memjax.agents.adamemento.agent import AdaMementoState
+from memjax.agents.reframe import bank as banks
+from memjax.agents.reframe.model import make_bank_memory
+from memjax.agents.reframe.read import read
 from memjax.configs import base
 from memjax.runs.checkpoint import Checkpoints
 from memjax.training.config import resolve
+from memjax.training.mesh import ROWS, memory_maker, shardings
 from memjax.training.train import build
 from memjax.types import ConfigError
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "agents")]
+AGENTS = Path(__file__).parents[1] / "agents"
+sys.path[:0] = [str(Path(__file__).parent), str(AGENTS), str(AGENTS / "reframe")]
+import reframe_case  # noqa: E402
 from acting_case import small  # noqa: E402
 from test_offline import changed, dataset  # noqa: E402
 
@@ -150,6 +159,65 @@ def test_a_memory_is_split_over_its_slots_by_one_field(on, prediction):
     assert_close(again, metrics, 1e-3)
 
 
+def test_a_split_bank_is_read_as_a_whole_one(monkeypatch):
+    """Re:Frame's read with all that it may do, and its gradient; what is found, bit for bit."""
+    monkeypatch.setattr(banks, "LEAST", 16)  # so that the bank has groups
+    case, mesh = reframe_case.config(read={"k": 3}), Mesh(np.array(ALL), (ROWS,))
+    memory = make_bank_memory(case, reframe_case.spec())
+    split = make_bank_memory(case, reframe_case.spec(), memory=memory_maker(mesh, "sharded"))
+    rng, steps = np.random.default_rng(0), reframe_case.triplets()
+    latents, queries = (rng.normal(size=(n, 6)).astype(np.float32) for n in (48, 16))
+    bank = jax.jit(lambda z: banks.shuffled(banks.fill_bank(memory, z, steps), jax.random.key(0)))(latents)
+
+    def look(memory, bank, queries):
+        own = np.arange(16, dtype=np.int32) % 5 - 1
+        found = read(
+            *(memory, bank, queries, np.float32(2.0)),
+            similarity="dot",
+            exclude_group=own,
+            random_share=0.4,
+            key=jax.random.key(1),
+        )
+        return jnp.sum(found.content**2), found
+
+    looking = jax.jit(jax.grad(look, argnums=2, has_aux=True), static_argnums=0)
+    shares = banks.with_bounds(bank, False)
+    shares = jax.device_put(shares, shardings(mesh, shares, 0, sharded=True))
+    rows = jax.device_put(queries, NamedSharding(mesh, PartitionSpec(ROWS)))
+    assert devices_of(shares.values["content"]) == (8, (8, 6))
+    (gradient, found), (slope, whole) = looking(split, shares, rows), looking(memory, bank, queries)
+    assert_equal((found.slots, found.mask, found.rows), (whole.slots, whole.mask, whole.rows))
+    assert_close((gradient, found), (slope, whole), 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 8])
+@pytest.mark.parametrize("kind", ["latent", "gate"])
+def test_a_bank_of_experts_is_split_over_its_slots(on, n, kind, tmp_path):
+    """Re:Frame's, filled before training; it moves to one device and back."""
+    files = dataset(tmp_path / "low.hdf5"), dataset(tmp_path / "expert.hdf5", seed=1, episodes=8)
+    config = partial(changed, files, agent__read__kind=kind, agent__bank__capacity=64)
+    whole, metrics = trained(on(config(), 1), 2)
+    program = on(config(run__memory="sharded"), n)
+    state, again = trained(program, 2)
+    assert devices_of(bank_of(state).keys)[1][1] == 64 // n
+    assert_equal(bank_of(state).valid, bank_of(whole).valid)
+    assert_close(state.agent, whole.agent, 1e-3)
+    assert_close(again, metrics, 1e-3)
+    assert_equal(trained(program, 2)[0].agent, state.agent)  # bit for bit on the same mesh
+    assert_close(program.evaluate(state, 3), on(config(), 1).evaluate(whole, 3), 1e-3)
+    with Checkpoints(tmp_path / "saved") as checkpoints:
+        checkpoints.save(1, program.stored(state))
+    after = trained(program, 1, state)[1]
+    for there in (program, on(config(), 1)):
+        moved = Checkpoints(tmp_path / "saved").restore_latest(there.abstract_state()).state
+        assert_close(trained(there, 1, there.opened(moved))[1], after, 1e-3)
+
+
+def bank_of(state):
+    return state.agent.bank
+
+
 def sil(memory):
     config = base.experiment("test", "gymnax/CartPole-v1")
     config.agent = base.sil()
@@ -202,3 +270,6 @@ def test_what_cannot_be_split_is_said(on):
         on(adamemento("sharded", capacity=66), 4)
     with pytest.raises(ConfigError, match=r"run\.memory: expected 'replicated' with agent 'ppo'"):
         ppo(memory="sharded")
+    split = memory_maker(Mesh(np.array(ALL), (ROWS,)), "sharded")
+    with pytest.raises(ConfigError, match=r"run\.memory: expected 'replicated' where .* \(agent.read.k 0\)"):
+        make_bank_memory(reframe_case.config(read={"k": 0}), reframe_case.spec(), memory=split)

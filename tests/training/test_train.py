@@ -151,8 +151,9 @@ def traced_strictly(function, *arguments):
 @pytest.mark.parametrize("variant", ["", "sil"])
 def test_no_key_is_used_twice_and_no_rank_is_promoted(variant):
     program = build(small(variant))
-    state = jax.eval_shape(program._init_all)
-    traced_strictly(program._init_all)
+    init = partial(program._init_all, program.agent)
+    state = jax.eval_shape(init)
+    traced_strictly(init)
     traced_strictly(program._chunk, state)
     for policy in program.agent.policies:
         one = map_seeds(1, partial(program._evaluate_seed, 4, (policy,)))

@@ -1,5 +1,6 @@
 """The agent called "reframe": which of its forms a config asks for."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,17 +11,33 @@ from memjax.agents.reframe.expert_memory import MemoryChoices, make_choices
 from memjax.agents.reframe.model import predict
 from memjax.agents.reframe.plug_in import Backbone, make_plug_in
 from memjax.agents.reframe.utility import make_learning_reframe
+from memjax.memory import Memory, make_memory
 from memjax.types import Agent, Array, ConfigError, EnvSpec, Windows
 
 
-def make_any_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
-    """Re:Frame with the read that the config names. Raises ConfigError as the maker of each form does."""
+def make_any_reframe(
+    config: ReframeConfig,
+    spec: EnvSpec,
+    summary: DataSummary,
+    *,
+    memory: Callable[..., Memory] = make_memory,
+) -> Agent:
+    """Re:Frame with the read that the config names; `memory` makes the functions of its bank.
+
+    Raises ConfigError as the maker of each form does.
+    """
     if config.memory != "associative" or config.read.kind == "latent":
-        return make_learning_reframe(config, spec, summary)
-    return make_advised(config, spec, summary)
+        return make_learning_reframe(config, spec, summary, memory=memory)
+    return make_advised(config, spec, summary, memory=memory)
 
 
-def make_advised(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
+def make_advised(
+    config: ReframeConfig,
+    spec: EnvSpec,
+    summary: DataSummary,
+    *,
+    memory: Callable[..., Memory] = make_memory,
+) -> Agent:
     """The Decision Transformer, unchanged, beside a memory that advises it, see `plug_in.py`.
 
     Raises:
@@ -36,7 +53,7 @@ def make_advised(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> 
         raise ConfigError("agent.bank.capacity", expected, config.bank.capacity)
     return make_plug_in(
         transformer_backbone(config, spec, summary),
-        memory_choices(config, spec),
+        memory_choices(config, spec, memory=memory),
         make_statistics(summary, spec, config.return_scale, config.targets),
         experts,
         summary.more,
@@ -44,7 +61,9 @@ def make_advised(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> 
     )
 
 
-def memory_choices(config: ReframeConfig, spec: EnvSpec) -> MemoryChoices:
+def memory_choices(
+    config: ReframeConfig, spec: EnvSpec, *, memory: Callable[..., Memory] = make_memory
+) -> MemoryChoices:
     """Those of the memory. Raises ConfigError where they make no sense."""
     assert config.read.kind != "latent", "a read of latents is the transformer's own"
     return make_choices(
@@ -57,6 +76,7 @@ def memory_choices(config: ReframeConfig, spec: EnvSpec) -> MemoryChoices:
         model=config.gains,
         read_out=config.read_out,
         method=config.read.method,
+        make=memory,
     )
 
 

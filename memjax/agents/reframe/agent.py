@@ -18,6 +18,7 @@ Every function here takes `Parts` first, the choices that do not change during a
 these choices and binds them.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,10 +45,10 @@ from memjax.agents.offline.shared import (
 )
 from memjax.agents.reframe import bank as banks
 from memjax.agents.reframe.autoencoder import make_autoencoder, train_autoencoder
-from memjax.agents.reframe.config import ExpertBankConfig, OptimizerConfig, ReframeConfig
+from memjax.agents.reframe.config import OptimizerConfig, ReframeConfig
 from memjax.agents.reframe.model import Networks, make_bank_memory, make_networks, predict
 from memjax.agents.reframe.read import Reading, distinct_share
-from memjax.memory import MemoryState
+from memjax.memory import Memory, MemoryState, make_memory
 from memjax.ops.statistics import masked_mean
 from memjax.types import Action, Agent, Array, ConfigError, EnvSpec, Key, PyTree, TimeStep, Windows
 
@@ -71,15 +72,28 @@ class Parts(NamedTuple):
     networks: Networks
     optimizer: optax.GradientTransformation
     policies: tuple[str, ...]  # as `policy_names`
+    memory: Callable[..., Memory]  # makes a bank's functions
+
+    @property
+    def split(self) -> bool:
+        """The bank's slots are split over devices."""
+        return self.memory is not make_memory
 
 
-def make_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
+def make_reframe(
+    config: ReframeConfig,
+    spec: EnvSpec,
+    summary: DataSummary,
+    *,
+    memory: Callable[..., Memory] = make_memory,
+) -> Agent:
     """The agent called "reframe".
 
     Args:
         config: its section of the config.
         spec: the environment that it acts in: vector observations, discrete or bounded actions.
         summary: what is known of the data; `experts` fill the bank, and `more` teach the autoencoder too.
+        memory: makes the bank's functions: `make_memory`, or one with its arguments that splits the slots.
 
     Returns:
         Pure functions. `refill` is None where the agent has no memory.
@@ -88,7 +102,7 @@ def make_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> 
         ConfigError: config, environment and data do not fit each other.
     """
     check_spec(spec)
-    parts = make_parts(config, spec)
+    parts = make_parts(config, spec, memory)
     statistics = make_statistics(summary, spec, config.return_scale, config.targets)
     experts = _experts(config, spec, summary) if parts.networks.read_head else None
     return Agent(
@@ -99,14 +113,15 @@ def make_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> 
         rollout_steps=1,
         policies=parts.policies,
         acting=without_optimizer,
+        reindex=partial(reindex, parts),
         refill=partial(refill, parts) if parts.networks.read_head else None,
     )
 
 
-def make_parts(config: ReframeConfig, spec: EnvSpec) -> Parts:
+def make_parts(config: ReframeConfig, spec: EnvSpec, memory: Callable[..., Memory] = make_memory) -> Parts:
     """What the functions below are bound to; allocates nothing."""
-    networks, optimizer = make_networks(config, spec), make_optimizer(config.optimizer)
-    return Parts(config, spec, networks, optimizer, policy_names(config))
+    networks, optimizer = make_networks(config, spec, memory), make_optimizer(config.optimizer)
+    return Parts(config, spec, networks, optimizer, policy_names(config), memory)
 
 
 def init(
@@ -131,7 +146,8 @@ def init(
         params["memory"] = networks.read_head.init(keys[0], *hidden)
         train = experts if more is None else _joined(experts, more)
         encoder, _ = train_autoencoder(config.autoencoder, networks.autoencoder, train, keys[1])
-        bank = _controlled(config.bank, make_bank(config, parts.spec, encoder, experts), keys[2])
+        bank = make_bank(config, parts.spec, encoder, experts, memory=parts.memory)
+        bank = banks.controlled(bank, config.bank.content, keys[2])
     updates = jnp.zeros((), jnp.int32)
     return ReframeState(params, parts.optimizer.init(params), updates, encoder, bank, statistics)
 
@@ -204,8 +220,16 @@ def loss(
 
 def refill(parts: Parts, state: ReframeState, triplets: Triplets) -> ReframeState:
     """The same policy with a bank of other steps, as many as they are. Raises as `with_bank`."""
-    bank = make_bank(parts.config, parts.spec, state.encoder, triplets, triplets.episode.shape[0])
-    return with_bank(state, _controlled(parts.config.bank, bank, jax.random.key(0)))
+    room = banks.room_for(triplets.episode.shape[0], parts.networks.memory, parts.split)
+    bank = make_bank(parts.config, parts.spec, state.encoder, triplets, room, memory=parts.memory)
+    return with_bank(state, banks.controlled(bank, parts.config.bank.content, jax.random.key(0)))
+
+
+def reindex(parts: Parts, state: ReframeState) -> ReframeState:
+    """The state as it is here: a bank that is split over devices keeps no bounds of its groups."""
+    if not isinstance(state.bank, MemoryState):
+        return state
+    return state.replace(bank=banks.with_bounds(state.bank, not parts.split))
 
 
 def policy_names(config: ReframeConfig) -> tuple[str, ...]:
@@ -225,7 +249,13 @@ def with_bank(state: ReframeState, bank: MemoryState) -> ReframeState:
 
 
 def make_bank(
-    config: ReframeConfig, spec: EnvSpec, encoder: PyTree, triplets: Triplets, capacity: int | None = None
+    config: ReframeConfig,
+    spec: EnvSpec,
+    encoder: PyTree,
+    triplets: Triplets,
+    capacity: int | None = None,
+    *,
+    memory: Callable[..., Memory] = make_memory,
 ) -> MemoryState:
     """A bank of recorded steps under a trained encoder.
 
@@ -235,6 +265,7 @@ def make_bank(
         encoder: the autoencoder's parameters.
         triplets: N steps.
         capacity: slots, in place of `bank.capacity`.
+        memory: makes the bank's functions.
 
     Raises:
         ConfigError: the steps do not fit in.
@@ -245,7 +276,8 @@ def make_bank(
     net = make_autoencoder(config.autoencoder, spec.action, spec.observation_shape[0])
     steps = triplets.returns_to_go, triplets.observations, triplets.actions
     latents: Any = net.apply(encoder, *steps, method="encode")
-    return banks.fill_bank(make_bank_memory(config, spec, capacity), latents, triplets)
+    functions, bounded = make_bank_memory(config, spec, capacity, memory=memory), memory is make_memory
+    return banks.fill_bank(functions, latents, triplets, bounded=bounded)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -314,10 +346,3 @@ def _joined(first: Triplets, second: Triplets) -> Triplets:
     return Triplets(
         *(jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]) for a, b in zip(first, second, strict=True))
     )
-
-
-def _controlled(config: ExpertBankConfig, bank: MemoryState, key: Key) -> MemoryState:
-    """The bank, or what a control makes of it."""
-    if config.content == "shuffled":
-        return banks.shuffled(bank, key)
-    return banks.constant(bank) if config.content == "constant" else bank

@@ -20,7 +20,7 @@ LEAST = 8192  # slots below which a bank has no groups
 GROUPS = "groups"  # the field of a bank's values that says what a search may pass over, where there is one
 
 
-def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState:
+def fill_bank(memory: Memory, latents: Array, triplets: Triplets, *, bounded: bool = True) -> MemoryState:
     """A bank that holds the latents of n steps and the steps themselves.
 
     With `LEAST` slots and more they are stored in an order that puts similar latents side by side, and the
@@ -31,11 +31,11 @@ def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState
         memory: the functions of the bank, of at least n slots.
         latents: [n, m], the keys.
         triplets: the n steps; `episode` becomes the group of each entry.
+        bounded: False leaves the bounds out, which a memory that is split over devices does not use.
     """
     empty = memory.init()
     # Why by slots: the shapes of a bank must not depend on what is in it, or no checkpoint could be restored.
-    grouped = empty.capacity >= LEAST
-    if grouped:
+    if empty.capacity >= LEAST:
         order = group_order(latents)
         latents, triplets = latents[order], Triplets(*(jnp.asarray(x)[order] for x in triplets))
     values = {
@@ -44,7 +44,15 @@ def fill_bank(memory: Memory, latents: Array, triplets: Triplets) -> MemoryState
         "action": triplets.actions,
     }
     bank, _ = memory.write(empty, latents, values, group=jnp.asarray(triplets.episode))
-    return _with(bank, GROUPS, measure_groups(bank.keys, bank.valid, empty.capacity)) if grouped else bank
+    return with_bounds(bank, bounded)
+
+
+def with_bounds(bank: MemoryState, bounded: bool) -> MemoryState:
+    """The bank with the bounds of its groups measured anew where it is large enough, or without them."""
+    values = {name: x for name, x in bank.values.items() if name != GROUPS}
+    if bounded and bank.capacity >= LEAST:
+        values[GROUPS] = measure_groups(bank.keys, bank.valid, bank.capacity)
+    return replace(bank, values=values)
 
 
 def value_like(observation_size: int, action: Array) -> dict[str, Array]:
@@ -55,6 +63,13 @@ def value_like(observation_size: int, action: Array) -> dict[str, Array]:
 def content_of(bank: MemoryState) -> Array:
     """[N, m] what a read gives of each slot: its latent, unless a control put something else there."""
     return bank.values.get(CONTENT, bank.keys)
+
+
+def controlled(bank: MemoryState, content: str, key: Key) -> MemoryState:
+    """The bank, or what the control `content` ("shuffled", "constant") makes of it."""
+    if content == "shuffled":
+        return shuffled(bank, key)
+    return constant(bank) if content == "constant" else bank
 
 
 def shuffled(bank: MemoryState, key: Key) -> MemoryState:
@@ -105,14 +120,34 @@ def content_hash(bank: MemoryState) -> str:
     return digest.hexdigest()
 
 
-def bins_of(bank: MemoryState) -> Array:
-    """[N] i32 which of the BINS equal parts of the range of the bank's returns to go each entry is in."""
-    returns = bank.values["returns_to_go"]
-    low = jnp.min(jnp.where(bank.valid, returns, jnp.inf))
-    high = jnp.max(jnp.where(bank.valid, returns, -jnp.inf))
+def bins_of(bank: MemoryState, returns: Array, mask: Array) -> Array:
+    """Which of the BINS equal parts of the range of the bank's returns to go some of them are in.
+
+    Args:
+        bank: whose range it is.
+        returns: to go, of any shape.
+        mask: of that shape, the returns that count; the others are in part 0.
+    """
+    stored = bank.values["returns_to_go"]
+    low = jnp.min(jnp.where(bank.valid, stored, jnp.inf))
+    high = jnp.max(jnp.where(bank.valid, stored, -jnp.inf))
     width = jnp.where(high > low, high - low, 1.0)
-    place = jnp.where(bank.valid, (returns - low) / width, 0.0)
+    place = jnp.where(mask, (returns - low) / width, 0.0)
     return jnp.clip(jnp.floor(place * BINS), 0, BINS - 1).astype(jnp.int32)
+
+
+def learned(memory: Memory, bank: MemoryState, slots: Array, rewards: Array, mask: Array) -> MemoryState:
+    """`Memory.update` of a bank, whose values may have fields that its memory does not know."""
+    own = {name: x for name, x in bank.values.items() if name not in (CONTENT, GROUPS)}
+    return replace(memory.update(replace(bank, values=own), slots, rewards, mask), values=bank.values)
+
+
+def room_for(n: int, memory: Memory, split: bool) -> int:
+    """Slots of a bank for n steps in place of the one of `memory`.
+
+    Those of a memory that is split over devices are a multiple of its own, which fits the devices.
+    """
+    return -(-n // memory.capacity) * memory.capacity if split else n
 
 
 def _with(bank: MemoryState, field: str, content: PyTree) -> MemoryState:

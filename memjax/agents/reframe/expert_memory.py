@@ -9,6 +9,7 @@ Steps whose episode is negative are padding and are not stored: memories of diff
 over.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from jax import lax
 from memjax.agents.offline.shared import Triplets
 from memjax.agents.reframe import gains
 from memjax.agents.reframe.advice import Advice, Places, TrustConfig, calibrate, confidence
-from memjax.agents.reframe.bank import shuffled_slots
+from memjax.agents.reframe.bank import room_for, shuffled_slots
 from memjax.agents.reframe.expectation import expected_return, fit_baseline
 from memjax.agents.reframe.read_out import Neighbourhood, ReadOutConfig, read_out, train_read_out
 from memjax.memory import Memory, MemoryState, make_memory
@@ -43,6 +44,7 @@ class MemoryChoices(NamedTuple):
     gains: gains.GainsConfig
     read_out: ReadOutConfig
     memory: Memory  # made by `make_choices`
+    make: Callable[..., Memory]  # `make_memory`, or one with its arguments that splits the slots over devices
 
     @property
     def trained(self) -> bool:
@@ -76,6 +78,7 @@ def make_choices(
     model: gains.GainsConfig,
     read_out: ReadOutConfig,
     method: str = "auto",
+    make: Callable[..., Memory] = make_memory,
 ) -> MemoryChoices:
     """Checks the choices of a memory of `capacity` steps and binds them.
 
@@ -89,13 +92,14 @@ def make_choices(
         raise ConfigError("agent.read_out.labels", "'recorded' where actions are discrete", read_out.labels)
     if k < 1:
         raise ConfigError("agent.read.k", f"at least 1 for a read of kind '{kind}'", k)
-    memory = _make_memory(kind, spec, k, capacity, method)
-    return MemoryChoices(kind, spec, k, method, content, trust, model, read_out, memory)
+    memory = _make_memory(make, kind, spec, k, capacity, method)
+    return MemoryChoices(kind, spec, k, method, content, trust, model, read_out, memory, make)
 
 
 def with_capacity(choices: MemoryChoices, capacity: int) -> MemoryChoices:
-    """The same choices for a bank of another size."""
-    memory = _make_memory(choices.kind, choices.spec, choices.k, capacity, choices.method)
+    """The same choices for a bank of another size, at least `capacity`."""
+    capacity = room_for(capacity, choices.memory, choices.make is not make_memory)
+    memory = _make_memory(choices.make, choices.kind, choices.spec, choices.k, capacity, choices.method)
     return choices._replace(memory=memory)
 
 
@@ -197,7 +201,7 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
     actions = _features(choices.spec, found.values["action"])
     if corrected:
         # Why again: the inner product loses small costs to cancellation.
-        cost = gains.cost_of_key(memory.bank.keys.at[found.slots].get(mode="clip"), x.shape[1])
+        cost = gains.cost_of_key(choices.memory.gather(memory.bank, found.slots, _keys), x.shape[1])
         distance = jnp.einsum("bki,bkij,bkj->bk", away, cost, away, precision=lax.Precision.HIGHEST)
         actions = actions - jnp.einsum("bkao,bko->bka", found.values["gain"], away)
         actions = jnp.clip(actions, -1.0, 1.0)
@@ -232,9 +236,15 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
     )
 
 
-def _make_memory(kind: str, spec: EnvSpec, k: int, capacity: int, method: str) -> Memory:
+def _keys(bank: MemoryState) -> Array:
+    return bank.keys
+
+
+def _make_memory(
+    make: Callable[..., Memory], kind: str, spec: EnvSpec, k: int, capacity: int, method: str
+) -> Memory:
     size, corrected = spec.observation_shape[0], kind == "corrected"
-    return make_memory(
+    return make(
         capacity,
         size * (size + 1) // 2 + size + 1 if corrected else size,
         _value_like(kind, spec),

@@ -1,5 +1,6 @@
 """Re:Frame's networks and the way of a window through them: transformer, query, read, fusion, head."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +13,7 @@ from memjax.agents.reframe.config import ReadConfig, ReframeConfig
 from memjax.agents.reframe.read import ReadHead, Reading, read
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.decision_transformer import DecisionTransformer
-from memjax.types import Array, EnvSpec, Key, PyTree, Windows
+from memjax.types import Array, ConfigError, EnvSpec, Key, PyTree, Windows
 
 
 class Networks(NamedTuple):
@@ -32,8 +33,10 @@ class BoundNetwork(Protocol):
         ...
 
 
-def make_networks(config: ReframeConfig, spec: EnvSpec) -> Networks:
-    """The networks and the bank's functions; no parameters yet."""
+def make_networks(
+    config: ReframeConfig, spec: EnvSpec, memory: Callable[..., Memory] = make_memory
+) -> Networks:
+    """The networks and the bank's functions, which `memory` makes; no parameters yet."""
     latent, width = config.autoencoder.latent, config.transformer.width
     read_head = ReadHead(latent, width, config.read.query, config.read.similarity, config.read.fusion)
     extra = matched_width(read_head) if config.memory == "parameters" else 0
@@ -42,17 +45,28 @@ def make_networks(config: ReframeConfig, spec: EnvSpec) -> Networks:
         DecisionTransformer(spec.action, config.transformer.sizes, extra, appended),
         read_head if config.memory == "associative" else None,
         make_autoencoder(config.autoencoder, spec.action, spec.observation_shape[0]),
-        make_bank_memory(config, spec),
+        make_bank_memory(config, spec, memory=memory),
     )
 
 
-def make_bank_memory(config: ReframeConfig, spec: EnvSpec, capacity: int | None = None) -> Memory:
-    """The functions of a bank of `capacity` slots (None: `bank.capacity`).
+def make_bank_memory(
+    config: ReframeConfig,
+    spec: EnvSpec,
+    capacity: int | None = None,
+    *,
+    memory: Callable[..., Memory] = make_memory,
+) -> Memory:
+    """The functions of a bank of `capacity` slots (None: `bank.capacity`), which `memory` makes.
 
-    Its `update` learns utilities, see `utility.py`. Raises ConfigError as `make_memory` does.
+    Its `update` learns utilities, see `utility.py`. Raises ConfigError as `make_memory` does, and where all
+    entries of a bank that is split over devices are to be read (k = 0).
     """
+    if config.memory == "associative" and not config.read.k and memory is not make_memory:
+        raise ConfigError(
+            "run.memory", "'replicated' where a read is of all entries (agent.read.k 0)", "'sharded'"
+        )
     rule = {"weight": config.read.utility_weight, "normalize": "pool"}
-    return make_memory(
+    return memory(
         capacity or config.bank.capacity,
         config.autoencoder.latent,
         banks.value_like(spec.observation_shape[0], spec.zero_actions()),

@@ -126,16 +126,16 @@ def read(
     if similarity == "dot" and GROUPS in bank.values:
         options["find"] = partial(nearest_in_groups, bank.values[GROUPS])
     found = memory.retrieve(bank, lax.stop_gradient(queries), **options)
-    rows = bank.keys.at[found.slots].get(mode="clip")
+    rows = memory.gather(bank, found.slots, _keys)
     weights = _softmax(_similarity(queries, rows, similarity) * sharpness, found.mask)
     slots, given = found.slots, rows
     if random_share > 0.0:
-        slots = _some_random(bank, slots, exclude_group, random_share, key)
+        slots = _some_random(memory, bank, slots, exclude_group, random_share, key)
     if random_share > 0.0 or CONTENT in bank.values:
-        given = content_of(bank).at[slots].get(mode="clip")
+        given = memory.gather(bank, slots, content_of)
     given = jnp.where(found.mask[..., None], given, 0.0)
     kept = lax.stop_gradient(weights)
-    bins = bins_of(bank).at[slots].get(mode="clip")
+    bins = bins_of(bank, memory.gather(bank, slots, _returns), found.mask)
     return Reading(
         content=jnp.einsum("qk,qkm->qm", weights, given),
         weights=weights,
@@ -187,7 +187,12 @@ def _softmax(scores: Array, mask: Array) -> Array:
 
 
 def _some_random(
-    bank: MemoryState, slots: Array, exclude_group: Array | None, share: float, key: Key | None
+    memory: Memory,
+    bank: MemoryState,
+    slots: Array,
+    exclude_group: Array | None,
+    share: float,
+    key: Key | None,
 ) -> Array:
     """Slots [Q, k], `share` of them replaced by uniform draws from what the bank holds."""
     if key is None:
@@ -198,9 +203,21 @@ def _some_random(
     drawn = jnp.searchsorted(before, turn + 1).astype(jnp.int32)
     replaced = jax.random.bernoulli(key_which, share, slots.shape) & (slots < bank.capacity)
     if exclude_group is not None:
-        own = bank.group.at[drawn].get(mode="clip") == exclude_group[:, None]
+        own = memory.gather(bank, drawn, _groups) == exclude_group[:, None]
         replaced &= ~own | (exclude_group < 0)[:, None]
     return jnp.where(replaced, drawn, slots)
+
+
+def _keys(bank: MemoryState) -> Array:
+    return bank.keys
+
+
+def _returns(bank: MemoryState) -> Array:
+    return bank.values["returns_to_go"]
+
+
+def _groups(bank: MemoryState) -> Array:
+    return bank.group
 
 
 def _identity(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:

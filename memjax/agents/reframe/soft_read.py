@@ -33,7 +33,14 @@ def read_all(
     """
     bank = lax.stop_gradient(bank)
     exclude = jnp.full(queries.shape[0], -1, jnp.int32) if exclude_group is None else exclude_group
-    table = _Table(bank.keys, content_of(bank), bins_of(bank), bank.valid, bank.group, exclude)
+    table = _Table(
+        bank.keys,
+        content_of(bank),
+        bins_of(bank, bank.values["returns_to_go"], bank.valid),
+        bank.valid,
+        bank.group,
+        exclude,
+    )
     found: Any = _attend(similarity, queries, table)
     content, total, key_mean, mass = found
     mixed = jnp.sum(lax.stop_gradient(queries) * key_mean, axis=1)

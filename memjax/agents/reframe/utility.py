@@ -11,6 +11,7 @@ and utility. Utilities are learned by `memory.update`, Q <- Q + alpha (r - Q), f
 Neither touches a parameter, a latent or which trajectory an entry is of.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -18,27 +19,42 @@ import jax.numpy as jnp
 
 from memjax.agents.offline.shared import DataSummary, in_units
 from memjax.agents.reframe.agent import ReframeState, make_reframe
+from memjax.agents.reframe.bank import learned
 from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.expectation import Baseline, expected_return, fit_baseline
 from memjax.agents.reframe.model import make_networks, predict
+from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.decision_transformer import to_unit
 from memjax.ops.statistics import masked_mean
 from memjax.types import Agent, Array, Discrete, EnvSpec, Windows
 
 
-def make_learning_reframe(config: ReframeConfig, spec: EnvSpec, summary: DataSummary) -> Agent:
+def make_learning_reframe(
+    config: ReframeConfig,
+    spec: EnvSpec,
+    summary: DataSummary,
+    *,
+    memory: Callable[..., Memory] = make_memory,
+) -> Agent:
     """The agent called "reframe", which credits its entries where it reads by MemRL's rule."""
-    agent = make_reframe(config, spec, summary)
+    agent = make_reframe(config, spec, summary, memory=memory)
     if agent.refill is None or not config.read.recall or summary.baseline is None:
         return agent
-    return agent._replace(credit=partial(credit, config, spec, fit_baseline(summary.baseline)))
+    baseline = fit_baseline(summary.baseline)
+    return agent._replace(credit=partial(credit, config, spec, baseline, memory=memory))
 
 
 def credit(
-    config: ReframeConfig, spec: EnvSpec, baseline: Baseline, state: ReframeState, windows: Windows
+    config: ReframeConfig,
+    spec: EnvSpec,
+    baseline: Baseline,
+    state: ReframeState,
+    windows: Windows,
+    *,
+    memory: Callable[..., Memory] = make_memory,
 ) -> ReframeState:
     """`credit_advantages` of held-out windows, whose advantages are measured against `baseline`."""
-    return credit_advantages(config, spec, state, windows, advantages(baseline, windows))
+    return credit_advantages(config, spec, state, windows, advantages(baseline, windows), memory=memory)
 
 
 def advantages(baseline: Baseline, windows: Windows) -> Array:
@@ -49,7 +65,13 @@ def advantages(baseline: Baseline, windows: Windows) -> Array:
 
 
 def credit_advantages(
-    config: ReframeConfig, spec: EnvSpec, state: ReframeState, windows: Windows, advantage: Array
+    config: ReframeConfig,
+    spec: EnvSpec,
+    state: ReframeState,
+    windows: Windows,
+    advantage: Array,
+    *,
+    memory: Callable[..., Memory] = make_memory,
 ) -> ReframeState:
     """The state after the entries that held-out windows retrieve earned their advantages.
 
@@ -61,8 +83,9 @@ def credit_advantages(
         state: before.
         windows: B held-out windows, actions as the environment has them.
         advantage: [B, K], of every step.
+        memory: makes the bank's functions.
     """
-    networks = make_networks(config, spec)
+    networks = make_networks(config, spec, memory)
     windows = in_units(spec, windows)
     _, reading = predict(config, networks, state.params, state.encoder, state.bank, windows)
     if reading is None:
@@ -70,13 +93,11 @@ def credit_advantages(
     batch, k = windows.mask.shape[0], reading.slots.shape[1]
     steps = reading.slots.shape[0] // batch
     actions = windows.actions[:, -steps:].reshape(batch * steps, *windows.actions.shape[2:])
-    entries = to_unit(spec.action, state.bank.values["action"]).at[reading.slots].get(mode="clip")
+    entries = to_unit(spec.action, networks.memory.gather(state.bank, reading.slots, _actions))
     reward = advantage[:, -steps:].reshape(-1, 1) * agreement(spec, actions[:, None], entries)
     mask = reading.mask & windows.mask[:, -steps:].reshape(-1, 1)
-    bank = networks.memory.update(
-        state.bank, reading.slots, jnp.broadcast_to(reward, (batch * steps, k)), mask
-    )
-    return state.replace(bank=bank)
+    rewards = jnp.broadcast_to(reward, (batch * steps, k))
+    return state.replace(bank=learned(networks.memory, state.bank, reading.slots, rewards, mask))
 
 
 def credit_returns(
@@ -96,7 +117,8 @@ def credit_returns(
     slots, mask = slots.reshape(episodes, -1), mask.reshape(episodes, -1)
     slots, first = jax.vmap(_once)(jnp.where(mask, slots, state.bank.capacity), mask)
     rewards = jnp.broadcast_to(reward[:, None], slots.shape)
-    return state.replace(bank=make_networks(config, spec).memory.update(state.bank, slots, rewards, first))
+    memory = make_networks(config, spec).memory
+    return state.replace(bank=learned(memory, state.bank, slots, rewards, first))
 
 
 def agreement(spec: EnvSpec, actions: Array, entries: Array) -> Array:
@@ -105,6 +127,10 @@ def agreement(spec: EnvSpec, actions: Array, entries: Array) -> Array:
         return jnp.where(actions == entries, 1.0, -1.0)
     # Why: the mean distance of two numbers in [-1, 1] lies within [0, 2].
     return 1.0 - jnp.mean(jnp.abs(actions - entries), axis=-1)
+
+
+def _actions(bank: MemoryState) -> Array:
+    return bank.values["action"]
 
 
 def _once(slots: Array, mask: Array) -> tuple[Array, Array]:
