@@ -71,7 +71,10 @@ class Anakin:
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled program."""
-        with jax.transfer_guard("disallow"):  # whoever lets the host in between notices
+        # Compiling may read arrays that a package of environments keeps on the device, as xminigrid does.
+        reading = "disallow" if "chunk" in self._compiled else "allow"
+        # Whoever lets the host in between notices.
+        with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host(reading):
             state, metrics = self.compiled_chunk()(state)
         return state, jax.device_get(metrics)
 

@@ -174,3 +174,18 @@ def test_nothing_of_the_host_slips_into_a_chunk(monkeypatch):
     monkeypatch.setattr(program, "compiled_chunk", lambda: jax.jit(lambda x: (x, x)))
     with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device"):
         program.chunk(np.ones(3))
+
+
+def test_only_compiling_a_chunk_may_read_arrays_on_the_device(monkeypatch):
+    """Some packages of environments keep constants there, which become constants of the program."""
+    program, guards = build(cartpole()), []
+
+    def compiled():
+        program._compiled["chunk"] = None
+        guards.append(jax.config.jax_transfer_guard_device_to_host)
+        return lambda x: (x, x)
+
+    monkeypatch.setattr(program, "compiled_chunk", compiled)
+    for _ in range(3):
+        program.chunk(jnp.ones(3))
+    assert guards == ["allow", "disallow", "disallow"]
