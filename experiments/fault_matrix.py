@@ -16,7 +16,7 @@ ROWS = {
     "R1": Row(
         "a run killed at any moment and started again is the run that was never killed, bit for bit",
         "training/test_resume.py llm/run/test_llm_kill.py",
-        ("kills adamemento", "kills reframe", "kills memrl"),
+        ("kills adamemento", "kills reframe", "kills memrl", "clock adamemento", "clock memrl"),
         "envpool cannot save its environments, and the manifest says so; no kill on a GPU",
     ),
     "R2": Row(
@@ -63,7 +63,7 @@ ROWS = {
     "R8": Row(
         "many interruptions of one run change nothing",
         "training/test_resume.py::test_kills_in_a_row_end_in_the_same_bits",
-        ("signals adamemento", "kills adamemento", "kills reframe", "kills memrl"),
+        ("signals adamemento", "kills adamemento", "kills reframe", "kills memrl", "sweeps", "campaigns"),
         "",
     ),
     "R9": Row(
@@ -157,10 +157,10 @@ ROWS = {
         "training programs alone, not the whole suite",
     ),
     "R23": Row(
-        "a run that cannot be repeated says so in its manifest",
+        "a run that cannot be repeated says so in its manifest; in envpool a seed plays the same episodes",
         "envs/test_envpool_adapter.py",
-        (),
-        "no probes of an environment's determinism or of the diversity of its resets",
+        ("probes",),
+        "a run does not probe the environment that it is given",
     ),
     "R24": Row(
         "what has no room is refused before it is allocated, with the largest capacity that fits",
@@ -168,8 +168,18 @@ ROWS = {
         (),
         "peaks on a GPU",
     ),
-    "R25": Row("", "", (), "soak of 24 h"),
-    "R26": Row("", "", (), "share of productive time under interruptions every 20 minutes, for 8 h"),
+    "R25": Row(
+        "a long run takes no more memory, file handles or compilations as it goes on",
+        "",
+        ("soak",),
+        "hours: `--only R25 --soak 1440` is a day",
+    ),
+    "R26": Row(
+        "an interruption costs the time to start again and the steps since the last save",
+        "",
+        ("interrupted",),
+        "hours, and saves every 2 minutes: `--only R26 --soak 480`",
+    ),
     "R27": Row(
         "a second process in a workdir is refused in one line",
         "runs/test_workdir.py::test_a_second_process_is_refused_until_the_first_one_dies "

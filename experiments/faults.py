@@ -21,7 +21,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments import fault_disks, fault_flips, fault_inputs, fault_kills, fault_values
+from experiments import (
+    fault_commands,
+    fault_disks,
+    fault_flips,
+    fault_inputs,
+    fault_kills,
+    fault_probes,
+    fault_soak,
+    fault_values,
+)
 from experiments.fault_matrix import HEAD, HOW, ROWS
 from experiments.fault_tests import ROOT
 from memjax.runs.workdir import describe_launch, read_json, write_json
@@ -32,6 +41,9 @@ CONFIGS = 100
 VALUES = 200  # of both systems together
 UPDATES = 10_000_000
 DISKS = 50  # small disks, and as many races
+COMMANDS = 8  # kills of a sweep, as many of a campaign, and of each system whose clock goes back
+PROBES = 60  # environments
+LONG = ("soak", "interrupted", "probes", "sweeps", "campaigns")
 PARTS = sorted({part for row in ROWS.values() for part in row.parts})
 
 
@@ -44,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--signals", type=int, default=4, help="SIGTERM and SIGINT (default 4)")
     parser.add_argument("--flips", type=int, default=120, help="flipped bits in all (default 120)")
     parser.add_argument("--minutes", type=float, default=30.0, help="no trial begins after them (default 30)")
+    parser.add_argument("--soak", type=float, default=2.0, help="minutes of each long run (default 2)")
     parser.add_argument("--only", default="", help="rows or parts, such as R1,flips; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--anew", action="store_true", help="forget what these rows counted before")
@@ -62,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results["parts"] = {part: found for part, found in results["parts"].items() if part not in wanted}
         deadline = time.monotonic() + 60 * arguments.minutes
         with tempfile.TemporaryDirectory(prefix="memjax-faults-") as folder:
-            for part in sorted(wanted, key=lambda part: part.startswith(("kills", "signals"))):
+            for part in sorted(wanted, key=lambda part: part.startswith(("kills", "signals", "clock"))):
                 before = results["parts"].get(part, {})
                 found = run_part(part, before, arguments, Path(folder), deadline)
                 found["revision"] = before.get("revision")
@@ -84,12 +97,14 @@ def run_part(
     """The counts of one part, those of earlier calls included."""
     kind, _, name = part.partition(" ")
     begin = before.get("trials", 0)
-    if kind in ("kills", "signals"):
+    if kind in ("kills", "signals", "clock"):
         system, known = fault_kills.SYSTEMS[name], {f.name for f in dataclasses.fields(fault_kills.Tally)}
         tally = fault_kills.Tally(**{key: value for key, value in before.items() if key in known})
         modes, number = ("random", "saving"), arguments.kills // len(fault_kills.SYSTEMS)
         if kind == "signals":
             modes, number = ("term", "int"), arguments.signals
+        if kind == "clock":
+            system, number = fault_commands.set_back(system, arguments.seed), COMMANDS
         chain = fault_kills.LONG_CHAIN if kind == "signals" else fault_kills.CHAIN
         place, seed = folder / part.replace(" ", "-"), arguments.seed
         found = fault_kills.campaign(system, place, modes, number, deadline, seed, tally, chain)
@@ -104,6 +119,8 @@ def run_part(
         found = fault_values.campaign(name, place, number, deadline, arguments.seed, counts)
         found["trials"] = sum(sum(c.values()) for c in counts.values()) - begin
         return _together(before, found) | {"files": counts}
+    if part in LONG:
+        return _long(part, before, arguments, folder, deadline)
     if part == "updates":
         return before if begin else fault_values.try_updates(UPDATES, arguments.seed)
     if part in ("full disks", "races"):
@@ -118,6 +135,23 @@ def run_part(
     else:
         return fault_inputs.try_canary()
     return _together(before, found)
+
+
+def _long(
+    part: str, before: dict[str, Any], arguments: argparse.Namespace, folder: Path, deadline: float
+) -> dict[str, Any]:
+    """The counts of a part that has no trials of milliseconds."""
+    begin, seed = before.get("trials", 0), arguments.seed
+    if part == "soak":
+        return before if begin else fault_soak.soak(folder / part, arguments.soak)
+    if part == "interrupted":
+        return before if begin else fault_soak.interrupted(folder / part, arguments.soak, seed)
+    if part == "probes":
+        found = fault_probes.campaign(PROBES, deadline, seed, begin)
+    else:
+        kind = part.removesuffix("s")
+        found = fault_commands.campaign(kind, folder / part, COMMANDS, deadline, seed, begin)
+    return {name: before.get(name, type(value)()) + value for name, value in found.items()}
 
 
 def _together(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -135,8 +169,9 @@ def broken(found: dict[str, Any]) -> int:
 
 def sentence(part: str, found: dict[str, Any]) -> str:
     """What a part counted, for the table."""
-    if part.startswith(("kills", "signals")):
+    if part.startswith(("kills", "signals", "clock")):
         kinds = "" if part.startswith("signals") else f" ({found['while_saving']} while saving)"
+        kinds = ", the clock 1 to 72 hours further back at each launch" if part.startswith("clock") else kinds
         text = f"{found['trials']} interruptions{kinds} in {found['chains']} chains: "
         text += f"{found['unreadable']} unreadable, {found['differences']} differences"
         text += f", {found['wrong_code']} other exit codes" if part.startswith("signals") else ""
@@ -145,6 +180,12 @@ def sentence(part: str, found: dict[str, Any]) -> str:
             text += f"; up to {found['longest']} in one run, whose last checkpoint then differed by "
             text += f"{found['size_change']:.1%} in size"
         return text + (f"; first new step after {statistics.median(seconds):.1f} s" if seconds else "")
+    if part in ("soak", "interrupted"):
+        return fault_soak.sentence(part, found)
+    if part == "probes":
+        return fault_probes.sentence(found)
+    if part in LONG:
+        return fault_commands.sentence(part.removesuffix("s"), found)
     if part == "flips":
         cells = [
             f"{name} {c['found']} found, {c['same']} without effect, {c['silent']} silent"

@@ -1,9 +1,12 @@
 """A few trials of each part of the fault campaign (`python -m experiments.faults`); more of them are slow."""
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -11,7 +14,15 @@ if not (ROOT / "experiments").is_dir():
     pytest.skip("no experiments beside the tests", allow_module_level=True)
 pytest.importorskip("h5py", reason="an extra: pip install 'memjax[data]'")
 
-from experiments import fault_flips, fault_inputs, fault_kills, faults  # noqa: E402
+from experiments import (  # noqa: E402
+    fault_commands,
+    fault_flips,
+    fault_inputs,
+    fault_kills,
+    fault_probes,
+    fault_soak,
+    faults,
+)
 from experiments.fault_matrix import ROWS  # noqa: E402
 from memjax.runs.workdir import read_json  # noqa: E402
 
@@ -87,6 +98,56 @@ def test_the_key_is_nowhere():
     found = fault_inputs.try_canary()
     assert found["faults"] == []
     assert found["requests"] > 3
+
+
+def test_each_launch_sees_an_earlier_clock_than_the_one_before(tmp_path):
+    system = fault_kills.System(
+        lambda inputs, workdir: [sys.executable, str(clock)], lambda _: 0, lambda _: 0
+    )
+    clock = tmp_path / "clock.py"
+    clock.write_text("import time; print(time.time(), time.time_ns())")
+    late, seen = fault_commands.set_back(system, seed=0), []
+    for _ in range(2):
+        command = late.command(tmp_path, tmp_path / "run")
+        seen.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    (now, _), (before, nanoseconds) = seen
+    assert abs(float(now) - time.time()) < 60
+    assert 3600 - 60 < float(now) - float(before) < 72 * 3600
+    assert abs(float(before) - 1e-9 * float(nanoseconds)) < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sweep", "campaign"])
+def test_a_killed_sweep_or_campaign_ends_like_one_that_was_not(tmp_path, kind):
+    found = fault_commands.campaign(kind, tmp_path, 4, time.monotonic() + 3600, 0)
+    assert (found["trials"], found["faults"]) == (4, [])
+
+
+def test_what_grows_in_a_long_run_is_seen():
+    def run(growth=0.0, handles=0, compiled=0):
+        return [
+            [
+                fault_soak.Sample(
+                    500 * (1 + growth * i), 9 + handles * i, 40 + compiled * i, 10 * i + j, i + 0.1 * j
+                )
+                for j in range(4)
+            ]
+            for i in range(5)
+        ]
+
+    flat = fault_soak.described(run())
+    assert (flat["faults"], flat["resident"], flat["handles"]) == ([], [500.0, 500.0], [9, 9])
+    for more in (run(growth=0.01), run(handles=1), run(compiled=1)):
+        assert len(fault_soak.described(more)["faults"]) == 1
+
+
+def test_an_environment_is_probed_for_episodes_that_repeat(monkeypatch):
+    pytest.importorskip("envpool")
+    assert fault_probes.probe("envpool/CartPole-v1") == {"repeats": True, "differ": True, "seeds": True}
+    first = iter([0, 0, 1, 0, 0])
+    monkeypatch.setattr(fault_probes, "play", lambda id, seed: [np.full((4, 2), next(first))])
+    assert fault_probes.probe("any") == {"repeats": True, "differ": False, "seeds": True}
+    assert fault_probes._in_child("envpool/Nothing-v0") is None
 
 
 def test_every_row_is_there_and_names_tests_that_exist():
