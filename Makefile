@@ -5,6 +5,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Programs compiled once, small ones too, serve every worker, the processes that tests start, and the next run.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+# Those that the tests need; whatever else is installed for pytest would be imported by every worker.
+PLUGINS := --disable-plugin-autoload -p xdist -p hypothesispytest
 WORKERS ?= 2
 # Compiling takes most of the tests' time. Without optimisation, with XLA's older code generator and each program in one
 # piece (by default up to 32 are compiled side by side, each with LLVM's fixed costs) it takes a fraction, and a tenth less
@@ -43,10 +45,10 @@ lint: install  ## Style and types
 	$(BIN)/pyright
 
 test: lint  ## Style, types, and every test that takes less than minutes
-	$(CACHE) $(QUICK) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(CACHE) $(QUICK) $(BIN)/python -m pytest $(PLUGINS) -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-slow: install  ## The long tests alone
-	$(CACHE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -o faulthandler_timeout=0 -m slow
+	$(CACHE) $(BIN)/python -m pytest $(PLUGINS) -n $(WORKERS) --dist loadfile -o faulthandler_timeout=0 -m slow
 
 lock:  ## Rewrites requirements.lock from the newest versions that pyproject.toml allows
 	rm -rf .cache/lock && $(PYTHON) -m venv .cache/lock

@@ -49,7 +49,6 @@ name = sys.argv.pop(1)
 if name == "-m":
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 else:
-    sys.argv.insert(0, name)
     runpy.run_path(name, run_name="__main__")
 """
 

@@ -102,15 +102,16 @@ def test_the_key_is_nowhere():
 
 def test_each_launch_sees_an_earlier_clock_than_the_one_before(tmp_path):
     system = fault_kills.System(
-        lambda inputs, workdir: [sys.executable, str(clock)], lambda _: 0, lambda _: 0
+        lambda inputs, workdir: [sys.executable, str(clock), "1"], lambda _: 0, lambda _: 0
     )
     clock = tmp_path / "clock.py"
-    clock.write_text("import time; print(time.time(), time.time_ns())")
+    clock.write_text("import sys, time; print(time.time(), time.time_ns(), *sys.argv[1:])")
     late, seen = fault_commands.set_back(system, seed=0), []
     for _ in range(2):
         command = late.command(tmp_path, tmp_path / "run")
         seen.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    (now, _), (before, nanoseconds) = seen
+    (now, _, word), (before, nanoseconds, _) = seen
+    assert word == "1"
     assert abs(float(now) - time.time()) < 60
     assert 3600 - 60 < float(now) - float(before) < 72 * 3600
     assert abs(float(before) - 1e-9 * float(nanoseconds)) < 1.0
