@@ -35,12 +35,13 @@ LONGEST = (
         "test_hosts.py",
         "test_resume.py",
         "test_offline.py",
-        "test_adamemento.py",
+        "test_plug_in.py",
         "test_memory_contract.py",
     ),
-    *("test_eviction.py", "test_nearest.py", "test_kernels.py", "test_train.py", "test_sebulba.py"),
-    *("test_wheel.py", "test_branch_and_bound.py", "test_collect_command.py", "test_reframe_toy.py"),
-    *("test_reframe.py", "test_plug_in.py", "test_autoencoder.py", "test_end_to_end.py", "test_remember.py"),
+    *("test_reframe.py", "test_eviction.py", "test_adamemento.py", "test_kernels.py", "test_sebulba.py"),
+    *("test_train.py", "test_collect_command.py", "test_branch_and_bound.py", "test_end_to_end.py"),
+    *("test_gate.py", "test_nearest.py", "test_wheel.py", "test_remember.py", "test_reframe_toy.py"),
+    *("test_memrl_switches.py", "test_memrl.py", "test_autoencoder.py"),
 )
 
 
