@@ -172,13 +172,13 @@ ROWS = {
         "a long run takes no more memory, file handles or compilations as it goes on",
         "",
         ("soak",),
-        "hours: `--only R25 --soak 1440` is a day",
+        "hours; other systems than AdaMemento",
     ),
     "R26": Row(
         "an interruption costs the time to start again and the steps since the last save",
         "",
         ("interrupted",),
-        "hours, and saves every 2 minutes: `--only R26 --soak 480`",
+        "hours, and saves every 2 minutes",
     ),
     "R27": Row(
         "a second process in a workdir is refused in one line",
@@ -214,6 +214,7 @@ HOW = """
 
     python -m experiments.faults --kills 300 --signals 200 --flips 1000 --minutes 240   # the whole: hours
     python -m experiments.faults --only R5,R15 --flips 100                 # some rows
+    python -m experiments.faults --only R25,R26 --soak 480 --anew          # eight hours of each long run
     python -m experiments.faults --write                                   # this page anew, from the results
 
 It needs a checkout with the tests and `pip install 'memjax[dev,data,llm]'`. What was counted is kept: a
@@ -226,6 +227,12 @@ language run whose model is scripted and lives in the process. Half of them wait
 written; "while saving" counts those that left an unfinished checkpoint behind. Up to four kills, or ten
 signals, make a chain. A chain has to end with the digest of the state, the bytes of the metrics and, for
 a language run, the rows of the log of the run that was never interrupted.
+
+`memjax sweep` and `memjax campaign` of two tiny runs are killed, every other time together with the run under
+way, and have to end with the rows and metrics of the one that nobody killed. A clock that goes back is that of
+the process: what it asks the system for, such as the times of files, stays as it is. A long run is looked at
+every second; its times depend on what else the machine does, and are of the processor where that can be. An
+environment is played twice from one seed and once from another, with the same random actions.
 
 A flipped bit without effect lies where nothing reads: all that is read equals what was written. A silent one
 would have changed what a run uses. Values that are not finite are put into one element of one array of a
