@@ -228,11 +228,11 @@ written; "while saving" counts those that left an unfinished checkpoint behind. 
 signals, make a chain. A chain has to end with the digest of the state, the bytes of the metrics and, for
 a language run, the rows of the log of the run that was never interrupted.
 
-`memjax sweep` and `memjax campaign` of two tiny runs are killed, every other time together with the run under
-way, and have to end with the rows and metrics of the one that nobody killed. A clock that goes back is that of
-the process: what it asks the system for, such as the times of files, stays as it is. A long run is looked at
-every second; its times depend on what else the machine does, and are of the processor where that can be. An
-environment is played twice from one seed and once from another, with the same random actions.
+`memjax sweep` and `memjax campaign` of two tiny runs are killed, every other time together with the run
+under way, and have to end with the rows and metrics of the one that nobody killed. A clock that goes back is
+that of the process: what it asks the system for, such as the times of files, stays as it is. A long run is
+looked at every second; the share of time that is kept depends on what else the machine does. An environment
+is played twice from one seed and once from another, with the same random actions.
 
 A flipped bit without effect lies where nothing reads: all that is read equals what was written. A silent one
 would have changed what a run uses. Values that are not finite are put into one element of one array of a

@@ -8,6 +8,7 @@ would, at another scale.
 
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -22,7 +23,7 @@ from experiments.fault_tests import ROOT
 from memjax.runs.workdir import steps_in
 
 EVERY = 60.0  # seconds from one kill to the next, on average
-MOST_GROWTH = 0.02  # of the resident memory, from the second fifth of a run to the last
+MOST_GROWTH = 0.02  # of the memory, from the second fifth of a run to the last
 _ENVS, _ROLLOUT, _LOG_EVERY = 4, 64, 8
 _LINE = _ENVS * _ROLLOUT * _LOG_EVERY  # steps from one line of metrics to the next
 
@@ -30,7 +31,7 @@ _LINE = _ENVS * _ROLLOUT * _LOG_EVERY  # steps from one line of metrics to the n
 class Sample(NamedTuple):
     """What a process has at one instant."""
 
-    resident: float  # MiB
+    memory: float  # resident and not of files, MiB
     handles: int
     compiled: int  # programs so far
     lines: int  # of metrics
@@ -57,19 +58,19 @@ def soak(folder: Path, minutes: float) -> dict[str, Any]:
 def described(fifths: Sequence[Sequence[Sample]]) -> dict[str, Any]:
     """Of the samples of the five fifths of a run: the second beside the last, and what grew."""
     early, late = fifths[1], fifths[4]
-    resident = [statistics.median(x.resident for x in part) for part in (early, late)]
+    memory = [statistics.median(x.memory for x in part) for part in (early, late)]
     handles = [max(x.handles for x in part) for part in (early, late)]
     compiled = late[-1].compiled - fifths[0][-1].compiled
     each = [
         (part[-1].seconds - part[0].seconds) / max(part[-1].lines - part[0].lines, 1)
         for part in (early, late)
     ]
-    faults = [f"resident memory went from {resident[0]:.0f} to {resident[1]:.0f} MiB"]
-    faults = faults if resident[1] > (1.0 + MOST_GROWTH) * resident[0] else []
+    faults = [f"memory went from {memory[0]:.0f} to {memory[1]:.0f} MiB"]
+    faults = faults if memory[1] > (1.0 + MOST_GROWTH) * memory[0] else []
     faults += [f"file handles went from {handles[0]} to {handles[1]}"] if handles[1] > handles[0] else []
     faults += [f"{compiled} programs were compiled after the first fifth"] if compiled else []
     return {
-        "resident": [round(x, 1) for x in resident],
+        "memory": [round(x, 1) for x in memory],
         "handles": handles,
         "compiled": compiled,
         "seconds_a_line": [round(x, 4) for x in each],
@@ -114,12 +115,12 @@ def interrupted(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
 def sentence(part: str, found: dict[str, Any]) -> str:
     """What was counted, for the table."""
     if part == "soak":
-        (low, high), (few, many) = found["resident"], found["handles"]
+        (low, high), (few, many) = found["memory"], found["handles"]
         ratio = found["seconds_a_line"][1] / found["seconds_a_line"][0] - 1.0
         text = (
             f"a run of {found['minutes']:g} minutes and {found['steps']:,} steps, from its second fifth to "
         )
-        text += f"its last: resident memory {low:.0f} to {high:.0f} MiB, file handles {few} to {many}, "
+        text += f"its last: memory {low:.0f} to {high:.0f} MiB, file handles {few} to {many}, "
         text += f"processor time of an iteration {ratio:+.1%}; "
         return text + f"{found['compiled']} programs compiled after the first fifth"
     lost = found["starting"] + found["thrown"]
@@ -155,12 +156,12 @@ def _start(workdir: Path, variables: dict[str, str]) -> subprocess.Popen:
 
 def _look(pid: int, workdir: Path) -> Sample:
     process = Path(f"/proc/{pid}")
-    resident = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    (memory,) = re.findall(r"RssAnon:\s*(\d+)", (process / "status").read_text())
     times = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
     seconds = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
     compiled = workdir.with_suffix(".log").read_text(errors="replace").count("Finished XLA compilation of")
     handles = len(list((process / "fd").iterdir()))
-    return Sample(resident, handles, compiled, _lines(workdir), seconds)
+    return Sample(int(memory) / 1024, handles, compiled, _lines(workdir), seconds)
 
 
 def _lines(workdir: Path) -> int:

@@ -137,7 +137,7 @@ def test_what_grows_in_a_long_run_is_seen():
         ]
 
     flat = fault_soak.described(run())
-    assert (flat["faults"], flat["resident"], flat["handles"]) == ([], [500.0, 500.0], [9, 9])
+    assert (flat["faults"], flat["memory"], flat["handles"]) == ([], [500.0, 500.0], [9, 9])
     for more in (run(growth=0.01), run(handles=1), run(compiled=1)):
         assert len(fault_soak.described(more)["faults"]) == 1
 
