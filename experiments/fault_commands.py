@@ -85,11 +85,11 @@ def campaign(
     _finish(command, folder / "whole")
     seconds, expected = time.monotonic() - began, _outcome(folder / "whole")
     while begin + found["trials"] < number and time.monotonic() < deadline:
-        draw = random.Random(f"{seed}-{kind}-{begin + found['trials']}")
-        workdir = folder / f"chain-{begin + found['trials']}"
+        name = f"chain-{begin}-{found['chains']}"
+        draw, workdir = random.Random(f"{seed}-{kind}-{name}"), folder / name
         for _ in range(min(KILLS, number - begin - found["trials"])):
             process = _start(command, workdir)
-            time.sleep(draw.uniform(0.1, 0.8) * seconds)
+            time.sleep(draw.uniform(0.1, 0.6) * seconds)
             if process.poll() is not None:
                 break
             runs = _children(process.pid)
