@@ -206,13 +206,13 @@ def test_what_lies_far_from_the_origin():
         (True, Table(np.where(some[:, None], keys + 1e6, keys), valid=some)),
         (False, Table(keys, valid=none)),
         (False, Table(levels, scale)),
-        (True, Table(jnp.full((9, 2), 7.0))),
-        (True, Table(jnp.where(jnp.arange(1000)[:, None] == 0, jnp.nan, keys + 5))),
+        (True, Table(np.full((9, 2), 7.0, np.float32))),
+        (True, Table(np.where(np.arange(1000)[:, None] == 0, np.float32(np.nan), keys + 5))),
     ):
-        assert bool(far_from_origin(table)) == expected
-    both = jax.vmap(lambda keys: far_from_origin(Table(keys)))
-    assert both(jnp.stack([keys, keys + 5])).tolist() == [True, True]
-    assert both(jnp.stack([keys, keys])).tolist() == [False, False]
+        assert bool(jax.jit(lambda table: far_from_origin(Table(*table)))(tuple(table))) == expected
+    both = jax.jit(jax.vmap(lambda keys: far_from_origin(Table(keys))))
+    assert both(np.stack([keys, keys + 5])).tolist() == [True, True]
+    assert both(np.stack([keys, keys])).tolist() == [False, False]
 
 
 def test_a_batch_of_tables_is_searched_one_way():
@@ -290,12 +290,14 @@ def test_k_equal_to_n_is_a_full_sort(metric):
     rng = np.random.default_rng(2)
     queries, keys = (rng.normal(size=(s, 3)).astype(np.float32) for s in (2, 40))
     expected = np.argsort(-oracles.similarity(queries, keys, metric), axis=1, kind="stable")
-    np.testing.assert_array_equal(nearest(queries, keys, 40, metric=metric).slots, expected)
+    found = jax.jit(functools.partial(nearest, k=40, metric=metric))(queries, keys)
+    np.testing.assert_array_equal(found.slots, expected)
 
 
 def test_cosine_of_very_large_and_very_small_keys():
     keys = np.array([[1e25, 0], [1e-25, 1e-25], [0, 0], [-1e25, 0]], np.float32)
-    found = nearest(np.array([[3e20, 0]], np.float32), keys, 4, metric="cosine")
+    find = jax.jit(functools.partial(nearest, k=4, metric="cosine"))
+    found = find(np.array([[3e20, 0]], np.float32), keys)
     np.testing.assert_array_equal(found.slots[0], [0, 1, 2, 3])
     np.testing.assert_allclose(found.scores[0], [1, np.sqrt(0.5), 0, -1], rtol=1e-6)
 
@@ -442,8 +444,10 @@ def filled(**options):
     memory = make_memory(8, 2, jnp.zeros((), jnp.int32), evict="fifo", metric="cosine", **options)
     cosines = np.array([0.95, 0.8, 0.8, 0.7, 0.6, 0.4])
     keys = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1).astype(np.float32)
-    utility = jnp.array([0.0, 0.9, -0.9, 0.5, 1.0, 1.0])
-    state, _ = memory.write(memory.init(), keys, jnp.arange(6), utility=utility, group=jnp.arange(6))
+    utility = np.array([0.0, 0.9, -0.9, 0.5, 1.0, 1.0], np.float32)
+    state, _ = jax.jit(memory.write)(
+        memory.init(), keys, np.arange(6, dtype=np.int32), utility=utility, group=np.arange(6)
+    )
     return memory, state
 
 
@@ -453,7 +457,7 @@ def test_the_read_in_two_phases(rerank, expected):
     found = jax.jit(memory.retrieve)(state, jnp.array([[1.0, 0.0], [0.0, -1.0]]))
     np.testing.assert_array_equal(found.values[0], expected)
     np.testing.assert_array_equal(found.group[0], expected)
-    np.testing.assert_array_equal(found.utility[0], state.utility[jnp.array(expected)])
+    np.testing.assert_array_equal(found.utility[0], np.asarray(state.utility)[expected])
     np.testing.assert_allclose(found.scores[0], np.array([0.95, 0.8, 0.8, 0.7, 0.6])[expected], rtol=1e-6)
     np.testing.assert_array_equal(found.slots[1], [8, 8, 8])
     assert not found.mask[1].any()
@@ -462,15 +466,16 @@ def test_the_read_in_two_phases(rerank, expected):
 
 def test_exclusion_and_threshold_in_retrieve():
     memory, state = filled(k=6, threshold=0.5)
-    found = memory.retrieve(state, jnp.array([[1.0, 0.0]]), exclude_group=jnp.array([1]))
-    np.testing.assert_array_equal(found.values[0][found.mask[0]], [0, 2, 3, 4])
+    found = jax.jit(memory.retrieve)(state, np.float32([[1.0, 0.0]]), exclude_group=np.array([1]))
+    np.testing.assert_array_equal(np.asarray(found.values[0])[found.mask[0]], [0, 2, 3, 4])
 
 
 @pytest.mark.parametrize(("inclusive", "hits"), [(False, 0), (True, 1)])
 def test_a_score_on_the_threshold(inclusive, hits):
     memory = make_memory(2, 1, jnp.zeros(()), evict="fifo", threshold=2.0, inclusive=inclusive)
-    state, _ = memory.write(memory.init(), jnp.array([[2.0]]), jnp.zeros(1))
-    assert int(memory.retrieve(state, jnp.ones((1, 1))).mask.sum()) == hits
+    state, _ = jax.jit(memory.write)(memory.init(), np.float32([[2.0]]), np.zeros(1, np.float32))
+    found = jax.jit(memory.retrieve)(state, np.ones((1, 1), np.float32))
+    assert np.asarray(found.mask).sum() == hits
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -481,7 +486,7 @@ def test_an_accelerators_formulas_give_the_cpus_answer(monkeypatch, metric):
     keys[5], keys[7], keys[9] = np.nan, np.inf, 0.0
     options = {"valid": rng.random(300) < 0.8, "group": rng.integers(-1, 4, 300)}
     options["exclude_group"] = rng.integers(-1, 4, 6)
-    here = nearest(queries, keys, 9, metric=metric, **options)
+    here = jax.jit(lambda *tables: nearest(*tables, 9, metric=metric, **options))(queries, keys)
 
     def elsewhere(*operands, default, **others):
         del others
@@ -489,6 +494,6 @@ def test_an_accelerators_formulas_give_the_cpus_answer(monkeypatch, metric):
 
     monkeypatch.setattr(lax, "platform_dependent", elsewhere)
     monkeypatch.setattr(jax, "default_backend", lambda: "another")
-    there = nearest(queries, keys, 9, metric=metric, **options)
+    there = jax.jit(lambda *tables: nearest(*tables, 9, metric=metric, **options))(queries, keys)
     np.testing.assert_array_equal(there.slots, here.slots)
     np.testing.assert_allclose(there.scores, here.scores, rtol=1e-6)
