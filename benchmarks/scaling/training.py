@@ -84,7 +84,7 @@ def work(image: bool) -> Work:
         flops=flops,
         updates=updates,
         gradient=4.0 * sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-        rollout=float(steps * (size + 22)),  # action, log-probability, advantage, target, reward, two flags
+        rollout=float(steps * (size + 17)),  # action, log-probability, advantage, target, validity
     )
 
 
@@ -106,7 +106,7 @@ def training() -> str:
         for machine in TRAINED:
             rows.append([name, machine.name, *_cells(machine, work(image))])
     titles = ["network", "slice", "steps", "operations", "reductions"]
-    titles += ["rollout to all", "rollout on a chip", "limit"]
+    titles += ["rollout to all", "rollout on a chip", "limit", "limit with groups"]
     return table(titles, rows)
 
 
@@ -123,8 +123,9 @@ def _cells(machine: Slice, done: Work) -> list[str]:
     limit = max(parts, key=lambda part: parts[part])
     if whole > USABLE * machine.chip.memory:
         limit = "memory"
+    apart = max(("operations", "reductions"), key=lambda part: parts[part])
     steps = number(done.steps * machine.chips)
-    return [steps, *(time(seconds) for seconds in parts.values()), amount(whole), limit]
+    return [steps, *(time(seconds) for seconds in parts.values()), amount(whole), limit, apart]
 
 
 def trained(results: Path = measured.RESULTS) -> str:

@@ -102,11 +102,14 @@ def _rows(shares: Mapping[str, float], seconds: float, title: str) -> list[str]:
 
 def _costs(found: Profile) -> list[str]:
     rate = found.product_flops / found.seconds
+    moved = ", ".join(f"{kind} {size:,.0f}" for kind, size in found.exchanged.items())
+    exchange = [f"bytes that an iteration's collectives leave on each device: {moved}"] if moved else []
     return [
         f"matrix products: {found.product_flops:.3g} operations an iteration, {rate:.3g} a second",
         f"XLA's count of the chunk, the body of each loop once: {found.flops:.3g} operations, "
         f"{found.bytes:.3g} bytes read and written",
         f"beside its state the chunk needs {found.temporary_bytes:.3g} bytes",
+        *exchange,
     ]
 
 

@@ -29,6 +29,7 @@ def ppo() -> ConfigDict:
             "rollout_steps": 64,  # per environment and update
             "epochs": 4,  # over the rollout
             "minibatches": 4,  # per epoch
+            "env_groups": 1,  # of environments; a minibatch takes as many steps of each; 1: of all at once
             "learning_rate": 1e-3,  # of Adam
             "anneal_updates": 0,  # rollouts until the learning rate is 0; 0: constant
             "max_grad_norm": 0.5,  # L2, over all parameters

@@ -29,6 +29,8 @@ SEAL = "sha256"  # the last field of each JSON file of a run
 
 # Fields that may differ between two launches of one run, since no result depends on them.
 _FREE_FIELDS = ("run.keep_checkpoints", "run.memory", "sinks")
+# Fields that came later, and the value with which a run is as it was without them.
+LATER = {"env_groups": 1}
 _IDENTITY = (
     "experiment",
     "env.id",
@@ -122,7 +124,7 @@ def first_difference(
     Returns:
       (field, value in `stored`, value in `new`) of the first field that differs, by name; None: the same run.
     """
-    old_leaves, new_leaves = _leaves(stored), _leaves(new)
+    old_leaves, new_leaves = _said(stored), _said(new)
     for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _IDENTITY, f)):
         old, value = old_leaves.get(field), new_leaves.get(field)
         extended = (
@@ -137,7 +139,7 @@ def identity(config: Mapping[str, Any], free: Collection[str] = _FREE_FIELDS) ->
     """A digest of all that may not differ between two launches of a run; fields as for `first_difference`."""
     kept = {
         field: value
-        for field, value in _leaves(config).items()
+        for field, value in _said(config).items()
         if field != "run.total_steps" and not _is_free(field, free)
     }
     return _seal(kept)
@@ -276,6 +278,12 @@ def _check_same_run(workdir: Path, config: Mapping[str, Any], free: Collection[s
 
 def _is_free(field: str, free: Collection[str]) -> bool:
     return any(field == name or field.startswith(f"{name}.") for name in free)
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config, but for those that say what was so before there was such a field."""
+    leaves = {field: (field.rpartition(".")[2], value) for field, value in _leaves(values).items()}
+    return {f: value for f, (name, value) in leaves.items() if name not in LATER or value != LATER[name]}
 
 
 def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

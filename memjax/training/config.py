@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
 from memjax.runs.places import as_path
-from memjax.runs.workdir import CONFIG_FILE, read_json
+from memjax.runs.workdir import CONFIG_FILE, LATER, read_json
 from memjax.schema import Between, Fraction, NonNegativeInt, OpenSection, PositiveInt, UserPath, one_of, parse
 from memjax.training.sinks import resolve_sinks
 from memjax.types import ConfigError, EnvSpec
@@ -206,13 +206,21 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
         raise ConfigError("agent.name", one_of(name, sorted(agents)), got)
     known = agents[name].config
     has_name = "name" in {field.name for field in dataclasses.fields(known)}
-    values = {key: value for key, value in section.items() if key != "name" or has_name}
+    values = _with_later({key: value for key, value in section.items() if key != "name" or has_name})
     agent = parse(known, values, "agent")
     _check_compiled(dataclasses.asdict(agent), "agent")
     check_batch = getattr(agent, "check_batch", None)
     if check_batch is not None:
         _relative("agent", lambda: check_batch(num_envs))
     return agent
+
+
+def _with_later(section: Mapping[str, Any]) -> dict[str, Any]:
+    """An agent's section with the fields of PPO that configs of earlier versions do not have."""
+    values = dict(section)
+    if isinstance(values.get("ppo"), Mapping):
+        values["ppo"] = _with_later(values["ppo"])
+    return LATER | values if "gae_decay" in values else values
 
 
 def _check_counters(top: _Top, env: EnvConfig, agent: Any, run: RunConfig) -> None:

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,13 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
 _FUSION = re.compile(r"^ *(?:ROOT )?%?([\w.-]+) = .*calls=%?([\w.-]+)")
 _SCOPE = re.compile(r"(?:^|[/(])(memory\.\w+|environment|policy|data|learning)(?=[/)]|$)")
 _TRACES = "*.xplane.pb"
+# What devices exchange. One that is split in two is counted where it is done.
+_COLLECTIVE = re.compile(
+    r" = (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-done)?\("
+)
+_ARRAY = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:body|calls|to_apply|\w+_computation)=%?([\w.-]+)|branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONTAINER = re.compile(r"(while|call|closed_call|conditional)(\.|$)")  # its operations are events too
 
 
@@ -37,6 +45,7 @@ class Profile(NamedTuple):
     flops: float  # XLA's own count of the chunk, which counts the body of each loop once
     bytes: float  # likewise, read and written
     temporary_bytes: int  # that the chunk needs beside its state
+    exchanged: dict[str, float]  # bytes that each kind of collective leaves on a device; {} on one device
 
 
 def profile(run: Any, arguments: tuple[Any, ...], folder: Path, *, iterations: int, chunks: int) -> Profile:
@@ -66,15 +75,16 @@ def profile(run: Any, arguments: tuple[Any, ...], folder: Path, *, iterations: i
     before = set(folder.rglob(_TRACES))
     with jax.profiler.trace(str(folder)):
         jax.block_until_ready(compiled(state, *others))
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    cost, memory, text = compiled.cost_analysis() or {}, compiled.memory_analysis(), compiled.as_text()
     return Profile(
         compile_seconds=compile_seconds,
         seconds=statistics.median(seconds) / iterations,
-        parts=shares(traced(folder, before), parts_of(compiled.as_text())),
+        parts=shares(traced(folder, before), parts_of(text)),
         product_flops=flops / iterations,
         flops=float(cost.get("flops", math.nan)),
         bytes=float(cost.get("bytes accessed", math.nan)),
         temporary_bytes=0 if memory is None else memory.temp_size_in_bytes,
+        exchanged={name: size / iterations for name, size in exchanged(text).items()},
     )
 
 
@@ -165,6 +175,41 @@ def shares(events: Iterable[tuple[str, float]], parts: dict[str, str]) -> dict[s
         totals[parts.get(name, "other")] += duration
     whole = sum(totals.values())
     return {part: totals[part] / whole for part in PARTS if totals[part]} if whole else {}
+
+
+def exchanged(program: str) -> dict[str, float]:
+    """Bytes that the collectives of a compiled program, given as text, leave on a device, by their kind.
+
+    Those of a loop count as often as it runs, where the compiler knows that, those of all branches once.
+    """
+    own: dict[str, Counter[str]] = {}
+    calls: dict[str, list[tuple[str, int]]] = {}  # what each computation runs, and how often
+    name = main = ""
+    for line in program.splitlines():
+        if header := _COMPUTATION.match(line):
+            name = header[1]
+            main, own[name], calls[name] = (name if line.startswith("ENTRY") else main), Counter(), []
+        elif collective := _COLLECTIVE.search(line):
+            own[name][collective[2]] += sum(map(_bytes, _ARRAY.findall(collective[1])))
+        elif name and " = " in line:
+            trips = int(found[1]) if (found := _TRIPS.search(line)) else 1
+            called = ",".join("".join(each) for each in _CALLED.findall(line))
+            calls[name] += [(each.strip(" %"), trips) for each in called.split(",") if each]
+
+    @cache
+    def total(name: str) -> Counter[str]:
+        sizes = Counter(own.get(name, {}))
+        for callee, trips in calls.get(name, ()):
+            sizes.update({kind: trips * size for kind, size in total(callee).items()})
+        return sizes
+
+    return {kind: float(size) for kind, size in sorted(total(main).items())}
+
+
+def _bytes(array: tuple[str, str, str]) -> int:
+    """Of an array as a program's text names it: ("f", "32", "8,4")."""
+    _, bits, shape = array
+    return math.prod(int(n) for n in shape.split(",") if n) * max(1, int(bits or 8) // 8)
 
 
 def product_flops(program: Any) -> float:

@@ -7,7 +7,14 @@ import textwrap
 import pytest
 
 from memjax.config_file import load_config
-from memjax.runs.workdir import identity, open_workdir, read_json, write_json, write_manifest
+from memjax.runs.workdir import (
+    first_difference,
+    identity,
+    open_workdir,
+    read_json,
+    write_json,
+    write_manifest,
+)
 from memjax.training.config import load_workdir_config, resolve
 from memjax.types import ConfigError
 
@@ -201,6 +208,15 @@ def test_a_flipped_bit_in_a_json_file_is_found_wherever_it_is(tmp_path):
                 continue
     path.write_text(json.dumps(values))
     assert read_json(path) == values  # written by hand
+
+
+def test_a_field_that_came_later_makes_no_other_run_of_one_without_it():
+    earlier = {"agent": {"ppo": {"clip": 0.2}, "targets": None}}
+    now, other = ({"agent": {"ppo": {"clip": 0.2, "env_groups": n}, "targets": None}} for n in (1, 8))
+    assert first_difference(earlier, now) is None
+    assert identity(earlier) == identity(now)
+    assert first_difference(earlier, other) == ("agent.ppo.env_groups", None, 8)
+    assert identity(earlier) not in (identity(other), identity({"agent": {"ppo": {"clip": 0.2}}}))
 
 
 @pytest.mark.parametrize(

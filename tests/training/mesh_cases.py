@@ -22,6 +22,7 @@ from memjax.configs import base
 from memjax.runs.checkpoint import Checkpoints
 from memjax.training.config import resolve
 from memjax.training.mesh import ROWS, memory_maker, shardings
+from memjax.training.profile import exchanged
 from memjax.training.train import build
 from memjax.types import ConfigError
 
@@ -46,10 +47,11 @@ def on(monkeypatch):
     return make
 
 
-def ppo(env_id="gymnax/CartPole-v1", seeds=1, **run):
+def ppo(env_id="gymnax/CartPole-v1", seeds=1, groups=1, **run):
     config = base.experiment("test", env_id)
     config.agent = base.merged(base.ppo(), name="ppo", rollout_steps=8, widths=(8,), epochs=1, minibatches=2)
     config.agent.normalize_observations = config.agent.scale_rewards = True
+    config.agent.env_groups = groups
     config.env.num_envs, config.num_seeds = 8, seeds
     config.run.log_every, config.run.total_steps = 1, 8 * 8 * 3
     config.run.update(eval_every=0, checkpoint_every=0, eval_episodes=4, eval_envs=4, **run)
@@ -84,9 +86,10 @@ def devices_of(leaf):
 
 
 @pytest.mark.parametrize("n", OFTEN)
-def test_environments_and_gradients_are_shared_out(on, n):
-    one, metrics = trained(on(ppo(), 1))
-    program = on(ppo(), n)
+@pytest.mark.parametrize("groups", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_environments_and_gradients_are_shared_out(on, n, groups):
+    one, metrics = trained(on(ppo(groups=groups), 1))
+    program = on(ppo(groups=groups), n)
     state, again = trained(program)
     assert devices_of(state.actor.timestep.observation) == (n, (1, 8 // n, 4))
     assert_equal(state.actor.stats.episode_length, one.actor.stats.episode_length)
@@ -97,6 +100,10 @@ def test_environments_and_gradients_are_shared_out(on, n):
     rows = 8 * 8 // 2 // n
     assert f"f32[{rows},8]" in hlo  # a device's share of a minibatch in the hidden layer
     assert "all-reduce" in hlo
+    assert f"f32[{8 * 8 // n},8]" in hlo  # the values of its own environments alone
+    assert f"f32[{8 * 8},8]" not in hlo
+    # One number of each environment; the rollout alone where its steps are drawn from all environments.
+    assert exchanged(hlo)["all-gather"] == 8 * 4 + (8 * 8 * (4 * 4 + 17) if groups == 1 else 0)
     assert_equal(trained(program)[0].agent, state.agent)  # bit for bit on the same mesh
 
 

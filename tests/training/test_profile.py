@@ -9,7 +9,7 @@ import pytest
 
 from memjax.cli import main
 from memjax.memory import make_memory
-from memjax.training.profile import part_of, parts_of, product_flops, shares
+from memjax.training.profile import exchanged, part_of, parts_of, product_flops, shares
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,22 @@ def test_products_are_counted_as_often_as_they_run():
     image, kernel = jnp.ones((2, 3, 8, 8)), jnp.ones((5, 3, 3, 3))
     convolve = partial(jax.lax.conv, window_strides=(1, 1), padding="VALID")
     assert product_flops(jax.make_jaxpr(convolve)(image, kernel).jaxpr) == 2 * (2 * 5 * 6 * 6) * 27
+
+
+def test_what_devices_exchange_counts_as_often_as_its_loop_runs():
+    text = """
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %ar = (f32[4]{0}, bf16[]) all-reduce(%x, %y), to_apply=%add, metadata={op_name="a"}
+  %ag = pred[2,8]{1,0} all-gather-done(%s)
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %w = (s32[], f32[4]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %if = f32[4] conditional(%b, %x, %y), branch_computations={%body, %other}
+  ROOT %g = u8[5,2]{1,0} all-gather(%x), dimensions={0}
+}
+"""
+    assert exchanged(text) == {"all-gather": 4 * 16 + 10, "all-reduce": 4 * 18}
 
 
 EVERY = ["run.log_every=2", "run.eval_every=0", "run.checkpoint_every=0"]

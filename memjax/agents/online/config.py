@@ -49,6 +49,9 @@ class PPOConfig:
     rollout_steps: PositiveInt  # T
     epochs: PositiveInt
     minibatches: PositiveInt
+    # Groups of environments; every minibatch takes as many steps of each. Where the number of devices divides
+    # it, they keep the steps of their own environments. 1: minibatches are drawn from all steps at once.
+    env_groups: PositiveInt
     learning_rate: PositiveFloat
     anneal_updates: NonNegativeInt  # linear decay to 0 over this many rollouts; 0: constant
     max_grad_norm: PositiveFloat
@@ -78,6 +81,10 @@ class PPOConfig:
             raise ConfigError("fade_updates", "0, as there is no intrinsic reward", self.fade_updates)
         if self.reference_every == 1:
             raise ConfigError("reference_every", "0 or int >= 2, so that an explorer is left", 1)
+        if self.reference_every and self.env_groups > 1:
+            raise ConfigError(
+                "env_groups", "1 with reference_every, which cuts the environments itself", self.env_groups
+            )
         if self.reference_every and self.novelty.kind == "none":
             expected = "0, as there is no intrinsic reward to hold down"
             raise ConfigError("reference_every", expected, self.reference_every)
@@ -92,7 +99,12 @@ class PPOConfig:
             if share % self.minibatches:
                 expected = f"a divisor of the {share} steps that the reference takes in a rollout"
                 raise ConfigError("minibatches", expected, self.minibatches)
+        if num_envs % self.env_groups:
+            raise ConfigError("env_groups", f"a divisor of env.num_envs ({num_envs})", self.env_groups)
         steps = num_envs * self.rollout_steps
+        if steps // self.env_groups % self.minibatches and steps % self.minibatches == 0:
+            expected = f"such that minibatches ({self.minibatches}) divides the {steps} steps of all over it"
+            raise ConfigError("env_groups", expected, self.env_groups)
         if steps % self.minibatches:
             expected = (
                 f"a divisor of env.num_envs * rollout_steps = {num_envs} * {self.rollout_steps} = {steps}"

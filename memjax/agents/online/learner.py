@@ -19,7 +19,7 @@ from memjax.agents.online.novelty import Novelty, make_novelty
 from memjax.networks.actor_critic import ActorCritic
 from memjax.networks.distributions import Distribution
 from memjax.ops import losses
-from memjax.ops.devices import split_rows
+from memjax.ops.devices import merge, split_rows, unmerge
 from memjax.ops.returns import generalized_advantage
 from memjax.ops.statistics import masked_mean
 from memjax.types import Array, ConfigError, EnvSpec, Key, PyTree, Rollout
@@ -147,7 +147,8 @@ def optimise(
         gate=gate,
         valid=rollout.valid,
     )
-    state, metrics = fit(learner, state, jax.tree.map(merge, batch), key)
+    rows = partial(merge, groups=config.env_groups)
+    state, metrics = fit(learner, state, jax.tree.map(rows, batch), key)
     return state, metrics, found
 
 
@@ -161,14 +162,14 @@ def bonus_weight(learner: Learner, state: PPOState) -> Array | float:
 
 def values_along(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[Array, Array]:
     """Values of the states and of their true successors, [T, B, heads] each."""
-    t, b = rollout.reward.shape
-    heads = learner.net.heads
+
+    def along(observation: Array) -> Array:
+        return unmerge(values(learner, state, merge(observation)), observation.shape[1])
+
     if rollout.final_observation is None:
-        both = values(learner, state, merge(rollout.observation)).reshape(t + 1, b, heads)
+        both = along(rollout.observation)
         return both[:-1], both[1:]
-    states = merge(rollout.observation[:-1]), merge(rollout.final_observation)
-    now, after = (values(learner, state, s).reshape(t, b, heads) for s in states)
-    return now, after
+    return along(rollout.observation[:-1]), along(rollout.final_observation)
 
 
 def advantages(
@@ -216,22 +217,37 @@ def advantages(
 
 
 def fit(learner: Learner, state: PPOState, batch: Minibatch, key: Key) -> tuple[PPOState, dict[str, Array]]:
-    """Epochs of minibatches over a batch of n steps, one optimiser step each; metrics are their means."""
-    config, n = learner.config, batch.valid.shape[0]
-    # One sort of random bits per epoch: a permutation, for less than jax.random.permutation's two sorts.
-    bits = jax.random.bits(key, (config.epochs, n))
-    order = jnp.argsort(bits, axis=-1).reshape(config.epochs * config.minibatches, -1)
+    """Epochs of minibatches over a batch of n steps, one optimiser step each; metrics are their means.
+
+    The steps stand group by group of environments (`merge`), and a minibatch takes as many of each group. So
+    where groups lie on devices of their own, no step moves to another one.
+    """
+    order = minibatch_order(learner.config, batch.valid.shape[0], key)
     step = partial(_step, learner, batch)
     (params, opt_state), metrics = jax.lax.scan(step, (state.params, state.optimizer), order)
     return state.replace(params=params, optimizer=opt_state), jax.tree.map(jnp.mean, metrics)
 
 
+def minibatch_order(config: PPOConfig, n: int, key: Key) -> Array:
+    """Which of n steps each minibatch has [epochs * minibatches, m]; every epoch has each step once.
+
+    With groups [epochs * minibatches, groups, m / groups], numbered from 0 within each group.
+    """
+    epochs, groups, count = config.epochs, config.env_groups, config.minibatches
+    # One sort of random bits per epoch: a permutation, for less than jax.random.permutation's two sorts.
+    bits = jax.random.bits(key, (epochs, n))
+    if groups == 1:
+        return jnp.argsort(bits, axis=-1).reshape(epochs * count, -1)
+    order = jnp.argsort(bits.reshape(epochs, groups, -1), axis=-1).reshape(epochs, groups, count, -1)
+    return jnp.swapaxes(order, 1, 2).reshape(epochs * count, groups, -1)
+
+
 def _step(
     learner: Learner, batch: Minibatch, carry: tuple[PyTree, Any], index: Array
 ) -> tuple[tuple[PyTree, Any], dict[str, Array]]:
-    """One optimiser step on the rows `index` of a batch."""
+    """One optimiser step on the rows `index` of a batch, [m], or of each group [groups, m / groups]."""
     params, opt_state = carry
-    part = split_rows(jax.tree.map(lambda x: x[index], batch))
+    part = split_rows(jax.tree.map(partial(rows_at, index), batch))
     (_, metrics), gradient = jax.value_and_grad(partial(loss, learner), has_aux=True)(params, part)
     updates, opt_state = learner.optimizer.update(gradient, opt_state, params)
     metrics["loss/grad_norm"] = optax.tree.norm(gradient)
@@ -270,6 +286,9 @@ def loss(learner: Learner, params: PyTree, batch: Minibatch) -> tuple[Array, dic
     } | ({"loss/memory": memory} if config.offpolicy != "mask" else {})
 
 
-def merge(x: Array) -> Array:
-    """[T, B, ...] -> [T * B, ...]."""
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+def rows_at(index: Array, x: Array) -> Array:
+    """Rows of x [n, ...]: `index` [m], or [groups, m / groups] of each group, as [m, ...]."""
+    if index.ndim == 1:
+        return x[index]
+    found = jax.vmap(lambda group, i: group[i])(x.reshape(len(index), -1, *x.shape[1:]), index)
+    return found.reshape(index.size, *x.shape[1:])

@@ -22,6 +22,7 @@ from memjax.agents.online.config import NoveltyConfig
 from memjax.networks.actor_critic import RandomTarget
 from memjax.networks.encoders import ConvAutoencoder, SparseAutoencoder
 from memjax.ops import intrinsic
+from memjax.ops.devices import merge, unmerge
 from memjax.ops.returns import discounted_sums
 from memjax.ops.statistics import Running, masked_mean
 from memjax.types import Array, ConfigError, EnvSpec, Key, PyTree
@@ -151,18 +152,17 @@ def rewards(
     Returns:
       The state, the combined reward [T, B] f32, and metrics.
     """
-    t, b = valid.shape
-    flat = next_observation.reshape(t * b, *next_observation.shape[2:])
-    pixels = _statistics(novelty, state, last_frame(flat, novelty.spec), valid.reshape(-1))
+    flat = merge(next_observation)
+    pixels = _statistics(novelty, state, last_frame(flat, novelty.spec), merge(valid))
     state = state.replace(pixels=pixels)
-    raw = {name: r.reshape(t, b) * valid for name, r in streams(novelty, state, flat).items()}
+    raw = {name: unmerge(r, valid.shape[1]) * valid for name, r in streams(novelty, state, flat).items()}
     spreads, running = {}, {}
     for name, stream in raw.items():
         never = jnp.zeros_like(valid)
         sums, running[name] = discounted_sums(
             stream, never, state.running[name], discount=novelty.config.discount
         )
-        spreads[name] = state.streams[name].update(sums.reshape(-1))
+        spreads[name] = state.streams[name].update(merge(sums))
     state = state.replace(streams=spreads, running=running)
     total = _combine(novelty, state, raw) * valid
     metrics = {f"intrinsic/{name}": masked_mean(stream, valid) for name, stream in raw.items()}

@@ -30,10 +30,10 @@ from memjax.agents.online.learner import (
     bonus_weight,
     distribution,
     make_learner,
-    merge,
     observe,  # noqa: F401  (for the agents built on PPO)
     optimise,
 )
+from memjax.ops.devices import merge
 from memjax.ops.returns import discounted_sums
 from memjax.ops.statistics import Running
 from memjax.types import Action, Agent, Array, EnvSpec, Key, PyTree, Rollout, TimeStep, no_carry
@@ -151,11 +151,11 @@ def _measure(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[PPOSt
     """Takes the rollout into the running statistics; returns the task's reward to learn from, [T, B]."""
     config, reward = learner.config, rollout.reward * rollout.valid
     if config.normalize_observations:
-        seen = merge(rollout.observation[:-1])
-        state = state.replace(observations=state.observations.update(seen, rollout.valid.reshape(-1)))
+        seen, valid = merge(rollout.observation[:-1]), merge(rollout.valid)
+        state = state.replace(observations=state.observations.update(seen, valid))
     if not config.scale_rewards:
         return state, reward
     spread, running = state.returns
     sums, running = discounted_sums(reward, rollout.done, running, discount=config.discount)
-    spread = spread.update(sums.reshape(-1), rollout.valid.reshape(-1))
+    spread = spread.update(merge(sums), merge(rollout.valid))
     return state.replace(returns=(spread, running)), jnp.clip(reward / spread.std, -10.0, 10.0)
