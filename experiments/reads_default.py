@@ -8,8 +8,8 @@
 Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts. Read, trust
 and clone are those of `memjax/configs/reframe.py`, so a change of that file changes this experiment. Size
 "config" takes the transformer and the training of the clones from there too; "small" is what a CPU trains,
-see `SMALL`. The transformer of a seed is trained once and shared by all arms, which only read. No arm touches
-an environment before it is played.
+see `SMALL`; "clones" has that transformer and the clones of the config. The transformer of a seed is trained
+once and shared by all arms, which only read. No arm touches an environment before it is played.
 
 Whatever is in `--out`/SIZE is not made again. Results: `experiments/results/reads_default/`.
 """
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
-from experiments.reads_default_results import COLUMNS, write
+from experiments.reads_default_results import COLUMNS, SIZES, write
 from experiments.reads_evaluation import Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
@@ -94,7 +94,9 @@ class Arm(NamedTuple):
     memory: bool = True
     everywhere: bool = False  # trusted at any distance: the clone alone
     single: bool = False  # the first of the clone's networks in place of their mean
-    former: bool = False  # followed up to the 95 % quantile, and left at ten per cent of confidence
+    promise: bool = True  # left where it earns less than half of what the experts did
+    near: bool = False  # followed up to the 75 % quantile alone
+    former: bool = False  # left at ten per cent of confidence
     content: Literal["latents", "shuffled", "constant"] = "latents"
     poor: bool = False  # the bank holds poor episodes
 
@@ -102,9 +104,11 @@ class Arm(NamedTuple):
 ARMS = {
     "dt": Arm(memory=False),
     "default": Arm(),
-    "former": Arm(former=True),
-    "clone": Arm(everywhere=True),
-    "single": Arm(everywhere=True, single=True),
+    "distance": Arm(promise=False),
+    "near": Arm(promise=False, near=True),
+    "former": Arm(promise=False, former=True),
+    "clone": Arm(everywhere=True, promise=False),
+    "single": Arm(everywhere=True, promise=False, single=True),
     "shuffled": Arm(content="shuffled"),
     "constant": Arm(content="constant"),
     "poor_bank": Arm(poor=True),
@@ -118,10 +122,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads_default"), metavar="DIR")
-    parser.add_argument("--size", choices=("small", "config"), default="small")
+    parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--experts", nargs="+", choices=EXPERTS, default=list(EXPERTS))
+    parser.add_argument("--counts", nargs="+", type=int, choices=COUNTS, default=list(COUNTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--episodes", type=int, default=4, help="of each bank and arm (default 4)")
     parser.add_argument("--updates", type=int, help="of the transformers (default: those of the size)")
@@ -133,13 +138,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     folder = arguments.out / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
-    setup = SMALL if arguments.size == "small" else setup_of_config()
+    setup = setup_of(arguments.size)
     if arguments.updates is not None:
         setup = setup._replace(transformer=setup.transformer._replace(updates=arguments.updates))
     deadline = time.monotonic() + 60.0 * arguments.minutes
     for name in () if arguments.only_tables else arguments.task:
         run_task(load_task(name, arguments.data), setup, folder, arguments, deadline)
     write(arguments.out)
+
+
+def setup_of(name: str) -> Setup:
+    """One of `SIZES`."""
+    config = setup_of_config()
+    sizes = {"small": SMALL, "clones": config._replace(name="clones", transformer=SMALL.transformer)}
+    return sizes.get(name, config)
 
 
 def setup_of_config() -> Setup:
@@ -162,12 +174,16 @@ def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespa
     """All arms that have no rows yet, in `folder`/TASK.csv."""
     path = folder / f"{task.name}.csv"
     for name in arguments.arms:
-        done = {row["experts"] for row in read_rows(path) if row["arm"] == name}
-        experts = tuple(kind for kind in arguments.experts if kind not in done)
-        if not experts or time.monotonic() > deadline:
+        done = {
+            Bank(row["experts"], int(row["count"]), int(row["seed"]))
+            for row in read_rows(path)
+            if row["arm"] == name
+        }
+        every = banks(arguments.seeds, tuple(arguments.experts), tuple(arguments.counts))
+        wanted = [bank for bank in every if bank not in done]
+        if not wanted or time.monotonic() > deadline:
             continue
         began = time.monotonic()
-        wanted = banks(arguments.seeds, experts)
         updates = "none"  # a clone that is followed everywhere needs no transformer
         if not ARMS[name].everywhere:
             updates = train_transformers(task, setup.transformer, wanted, folder, arguments.train_minutes)
@@ -191,7 +207,7 @@ def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespa
         ]
         append_rows(path, COLUMNS, rows)
         told = f"score {scores.mean():.1f}, trust {trust.mean():.2f}"
-        print(f"{task.name}, {experts}: {name}: {told}, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{task.name}: {name}: {told}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def make_arm(
@@ -225,11 +241,12 @@ def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
     section = get_config().agent.to_dict()
     del section["name"]
     config = parse(ReframeConfig, section, "agent")
-    trust = replace(config.trust, quantile=0.95, leave=0.1) if arm.former else config.trust
+    trust = {} if arm.promise else {"promise": 0.0}
+    trust |= {"quantile": 0.75} if arm.near else {"leave": 0.1} if arm.former else {}
     return memory_choices(
         replace(
             config,
-            trust=trust,
+            trust=replace(config.trust, **trust),
             read=replace(config.read, method="plain"),  # maps over banks on any device
             read_out=replace(config.read_out, steps=setup.clone_steps, batch=setup.clone_batch),
             bank=replace(config.bank, capacity=max(COUNTS) * EPISODE_STEPS, content=arm.content),

@@ -28,7 +28,9 @@ COLUMNS = (
 NAMES = {
     "dt": "Decision Transformer",
     "default": "Re:Frame, default",
-    "former": "the same, trusted up to the 95 % quantile",
+    "distance": "the same, no promise asked for",
+    "near": "no promise, trusted up to the 75 % quantile",
+    "former": "no promise, left at 10 % of confidence",
     "clone": "clone of the bank alone, five networks",
     "single": "clone of the bank alone, one network",
     "shuffled": "default, shuffled bank",
@@ -36,7 +38,11 @@ NAMES = {
     "poor_bank": "default, bank of poor episodes",
 }
 TITLES = {"clean": "without noise", "noisy": "with noise"}
-SIZES = {"config": "transformer of the shipped config", "small": "small transformer"}
+SIZES = {
+    "config": "transformer and clones of the shipped config",
+    "clones": "small transformer, clones of the shipped config",
+    "small": "small transformer, short training of the clones",
+}
 Rows = list[dict[str, str]]
 
 
@@ -136,7 +142,7 @@ def draw(rows: Rows, path: Path) -> None:
     plt = pyplot()
     size = max(_known(rows, "size", SIZES), key=lambda size: sum(s.size == size for s in settings_of(rows)))
     rows = [row for row in rows if row["size"] == size]
-    tasks, shown = _known(rows, "task", ENVIRONMENTS), ("dt", "default", "clone", "poor_bank")
+    tasks, shown = _known(rows, "task", ENVIRONMENTS), ("dt", "default", "near", "clone")
     figure, axes = plt.subplots(
         1, len(tasks), figsize=(4.2 * len(tasks), 4.2), squeeze=False, layout="constrained"
     )

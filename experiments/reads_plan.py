@@ -187,7 +187,7 @@ def transformer_config(sizes: Sizes) -> ReframeConfig:
 
 def trust_config(handover: Literal["blend", "switch"] = "blend") -> TrustConfig:
     """That of the shipped config."""
-    return TrustConfig(handover, 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored")
+    return TrustConfig(handover, 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25)
 
 
 def gains_config(sizes: Sizes) -> GainsConfig:

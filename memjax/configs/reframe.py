@@ -123,13 +123,15 @@ def _agent() -> ConfigDict:
             },
             "trust": {  # of all kinds but "latent"
                 "handover": "switch",
-                "quantile": 0.75,
+                "quantile": 0.95,
                 "hidden_steps": 25,
                 "enter": 1.0,
                 "leave": 1e-3,  # at eight times the distance up to which it is entered
                 "stretch": 20,
                 "tolerance": 1e-3,
                 "returns": "ignored",
+                "promise": 0.5,  # of what the experts earned from there; else the transformer goes on
+                "window": 25,  # steps after which that is asked
             },
             "gains": {  # of the kind "corrected", and of corrected labels
                 "width": 128,

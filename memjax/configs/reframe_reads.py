@@ -13,7 +13,7 @@ def literal(config: ConfigDict) -> None:
     All that differs from it in the default is set, so that runs from when it was the default go on.
     """
     config.agent.read.update(kind="latent", k=16)
-    config.agent.trust.update(handover="blend", quantile=0.95, leave=0.1)
+    config.agent.trust.update(handover="blend", quantile=0.95, leave=0.1, promise=0.0)
     config.agent.read_out.labels = "corrected"
 
 
@@ -48,12 +48,9 @@ def _corrected_labels(config: ConfigDict) -> None:
 
 
 def _handover(config: ConfigDict, handover: str) -> None:
-    """ "switch": the memory takes over for a stretch; "blend": a mean of both actions.
-
-    A blend trusts up to a larger distance, as it was measured.
-    """
+    """ "switch": the memory takes over while it earns what it promised; "blend": a mean of both actions."""
     config.agent.trust.handover = handover
-    config.agent.trust.quantile = 0.75 if handover == "switch" else 0.95
+    config.agent.trust.promise = 0.5 if handover == "switch" else 0.0
 
 
 def _returns(config: ConfigDict) -> None:

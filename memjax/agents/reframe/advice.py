@@ -8,13 +8,14 @@ can shut the gate; and no return is needed to set it.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memjax.agents.reframe.promise import Probation, asked_for, no_probation
 from memjax.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from memjax.types import Array, ConfigError, Discrete, EnvSpec
 
@@ -34,11 +35,17 @@ class TrustConfig:
     stretch: PositiveInt  # and the least number of steps that it is followed for
     tolerance: PositiveFloat  # tau is at least this, for a bank that holds the same entry twice
     returns: Literal["ignored", "compared"]  # "compared": no trust in what earned less than is usual there
+    promise: (
+        Fraction  # "switch": share of what experts earned from there that has to be earned, 0: not asked,
+    )
+    window: PositiveInt  # after every so many steps; else the policy acts for the rest of the episode
 
     def check(self) -> None:
         """Raises ConfigError where following could never end or never begin."""
         if self.leave > self.enter:
             raise ConfigError("leave", f"at most enter ({self.enter:g})", self.leave)
+        if self.promise and self.handover == "blend":
+            raise ConfigError("promise", "0 where actions are blended", self.promise)
 
 
 class Advice(NamedTuple):
@@ -50,17 +57,46 @@ class Advice(NamedTuple):
     expected: Array  # [B] mean return to go of the retrieved entries, scaled; 0 where nothing was
     slots: Array  # [B, k] i32 what was retrieved, N where there is none
     mask: Array  # [B, k] bool
+    promised: Any = ()  # [B] what the nearest entry promises, scaled; () where promises are not asked for
 
 
 class Following(flax.struct.PyTreeNode):
     """Whether the memory is followed in B environments, and since when."""
 
     steps: Array  # [B] i32 steps so far, 0: it is not
+    probation: Probation  # whether it earned what it promised
 
 
 def not_following(batch: int) -> Following:
     """The policy acts everywhere."""
-    return Following(jnp.zeros(batch, jnp.int32))
+    return Following(jnp.zeros(batch, jnp.int32), no_probation(batch))
+
+
+def on_probation(
+    config: TrustConfig, advice: Advice, following: Following, asked: Array, fresh: Array
+) -> tuple[Advice, Following]:
+    """No confidence in a memory that broke a promise in this episode, see `promise.py`.
+
+    Args:
+        config: the share to be kept, and the window.
+        advice: the memory's.
+        following: as the step before left it.
+        asked: [B] return that is still asked for, scaled.
+        fresh: [B] bool, an episode begins.
+    """
+    if not config.promise:
+        return advice, following
+    probation = asked_for(
+        following.probation,
+        advice.promised,
+        asked,
+        following.steps > 0,
+        fresh,
+        share=config.promise,
+        window=config.window,
+    )
+    trusted = jnp.where(probation.broken, 0.0, advice.confidence)
+    return advice._replace(confidence=trusted), following.replace(probation=probation)
 
 
 def confidence(distance: Array, tau: Array) -> Array:
@@ -98,7 +134,7 @@ def hand_over(
     policy = jax.nn.softmax(own) if isinstance(spec.action, Discrete) else own
     share = weight[:, None]
     mixed = jnp.where(share >= 1.0, advice.action, share * advice.action + (1.0 - share) * policy)
-    return jnp.where(share > 0.0, mixed, own), Following(steps), weight
+    return jnp.where(share > 0.0, mixed, own), following.replace(steps=steps), weight
 
 
 class Places(NamedTuple):

@@ -23,6 +23,7 @@ from memjax.agents.reframe import gains
 from memjax.agents.reframe.advice import Advice, Places, TrustConfig, calibrate, confidence
 from memjax.agents.reframe.bank import room_for, shuffled_slots
 from memjax.agents.reframe.expectation import expected_return, fit_baseline
+from memjax.agents.reframe.promise import promises
 from memjax.agents.reframe.read_out import Neighbourhood, ReadOutConfig, read_out, train_read_out
 from memjax.memory import Memory, MemoryState, make_memory
 from memjax.networks.decision_transformer import to_unit
@@ -92,14 +93,15 @@ def make_choices(
         raise ConfigError("agent.read_out.labels", "'recorded' where actions are discrete", read_out.labels)
     if k < 1:
         raise ConfigError("agent.read.k", f"at least 1 for a read of kind '{kind}'", k)
-    memory = _make_memory(make, kind, spec, k, capacity, method)
+    memory = _make_memory(make, kind, spec, k, capacity, method, bool(trust.promise))
     return MemoryChoices(kind, spec, k, method, content, trust, model, read_out, memory, make)
 
 
 def with_capacity(choices: MemoryChoices, capacity: int) -> MemoryChoices:
     """The same choices for a bank of another size, at least `capacity`."""
     capacity = room_for(capacity, choices.memory, choices.make is not make_memory)
-    memory = _make_memory(choices.make, choices.kind, choices.spec, choices.k, capacity, choices.method)
+    given = choices.make, choices.kind, choices.spec, choices.k, capacity, choices.method
+    memory = _make_memory(*given, bool(choices.trust.promise))
     return choices._replace(memory=memory)
 
 
@@ -233,6 +235,7 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
         expected=expected,
         slots=slots,
         mask=mask,
+        promised=_of_nearest(found.values["promise"], order) if choices.trust.promise else (),
     )
 
 
@@ -240,14 +243,25 @@ def _keys(bank: MemoryState) -> Array:
     return bank.keys
 
 
+def _of_nearest(values: Array, order: Array) -> Array:
+    """[B] of values [B, k] the one of the nearest entry."""
+    return jnp.take_along_axis(values, order[:, :1], axis=1)[:, 0]
+
+
 def _make_memory(
-    make: Callable[..., Memory], kind: str, spec: EnvSpec, k: int, capacity: int, method: str
+    make: Callable[..., Memory],
+    kind: str,
+    spec: EnvSpec,
+    k: int,
+    capacity: int,
+    method: str,
+    promised: bool,
 ) -> Memory:
     size, corrected = spec.observation_shape[0], kind == "corrected"
     return make(
         capacity,
         size * (size + 1) // 2 + size + 1 if corrected else size,
-        _value_like(kind, spec),
+        _value_like(kind, spec, promised),
         evict="fifo",
         k=min(max(k, _POOL) if corrected else k, capacity),
         metric="dot" if corrected else "l2",
@@ -255,7 +269,7 @@ def _make_memory(
     )
 
 
-def _value_like(kind: str, spec: EnvSpec) -> dict[str, Any]:
+def _value_like(kind: str, spec: EnvSpec, promised: bool) -> dict[str, Any]:
     size = spec.observation_shape[0]
     like: dict[str, Any] = {
         "returns_to_go": jnp.zeros(()),
@@ -264,6 +278,8 @@ def _value_like(kind: str, spec: EnvSpec) -> dict[str, Any]:
     }
     if kind == "corrected":
         like["gain"] = jnp.zeros((spec.zero_actions().shape[0], size))
+    if promised:
+        like["promise"] = jnp.zeros(())
     return like
 
 
@@ -300,6 +316,8 @@ def _given(
     """What entries give, or what a control makes of it: they are found as before and give another's."""
     given = {"returns_to_go": jnp.asarray(experts.returns_to_go), "action": jnp.asarray(experts.actions)}
     given |= {} if gain is None else {"gain": gain}
+    if choices.trust.promise:
+        given["promise"] = promises(given["returns_to_go"], places.group, choices.trust.window)
     if choices.content == "shuffled":
         source = shuffled_slots(places.valid, jax.random.fold_in(key, 0))
         return {name: x[source] for name, x in given.items()}

@@ -29,7 +29,7 @@ from memjax.agents.offline.shared import (
     observe,
 )
 from memjax.agents.reframe import bank as banks
-from memjax.agents.reframe.advice import Following, hand_over, not_following
+from memjax.agents.reframe.advice import Following, hand_over, not_following, on_probation
 from memjax.agents.reframe.expert_memory import (
     ExpertMemory,
     MemoryChoices,
@@ -185,10 +185,10 @@ def decide(
     """Steps 1 to 3: what to execute [B, A] as `hand_over` gives it, `following`, trust and extras."""
     own = parts.backbone.predict(backbone, context.windows())
     advice = consult(parts.choices, memory, context.observations[:, -1])
-    fresh = context.timesteps[:, -1] == 0
-    chosen, following, trust = hand_over(
-        parts.choices.trust, parts.choices.spec, own, advice, following, fresh
-    )
+    fresh, trust_config = context.timesteps[:, -1] == 0, parts.choices.trust
+    asked = context.returns_to_go[:, -1]
+    advice, following = on_probation(trust_config, advice, following, asked, fresh)
+    chosen, following, trust = hand_over(trust_config, parts.choices.spec, own, advice, following, fresh)
     return chosen, following, trust, {"slots": advice.slots, "read_mask": advice.mask}
 
 
