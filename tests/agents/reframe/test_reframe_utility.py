@@ -6,6 +6,7 @@ import numpy as np
 from jax import random
 from reframe_case import BOX, config, opened, spec, summary, triplets, windows
 
+from memjax.agents.offline.shared import in_units
 from memjax.agents.reframe import bank as latents
 from memjax.agents.reframe.agent import make_reframe
 from memjax.agents.reframe.model import make_networks, predict
@@ -75,8 +76,8 @@ def test_weight_zero_reads_by_similarity_alone():
 def test_advantages_credit_agreeing_entries_and_debit_others():
     case, state = made(recall=0)
     data = windows()
-    found = looked(case, state, data)
     advantage = jnp.where(data.mask, jnp.linspace(-1.0, 1.0, 32).reshape(8, 4), 0.0)
+    found = looked(case, state, in_units(spec(), data))
     after = jax.jit(partial(credit_advantages, case, spec()))(state, data, advantage)
     low, high = np.array(BOX.low), np.array(BOX.high)
     unit = (np.asarray(data.actions) - (low + high) / 2) / ((high - low) / 2)
