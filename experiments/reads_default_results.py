@@ -77,13 +77,18 @@ def tables(rows: Rows, source: str) -> list[str]:
     }
     for size in _known(rows, "size", SIZES):
         of_size = [row for row in rows if row["size"] == size]
-        lines += [*together(of_size, size), ""]
+        if any(row["arm"] == "default" for row in of_size):
+            lines += [*together(of_size, size), ""]
         for task in _known(of_size, "task", ENVIRONMENTS):
             settings = [s for s in settings_of(of_size) if s.task == task]
             own = [row for row in of_size if row["task"] == task]
             updates = max((int(row["updates"]) for row in own if row["arm"] == "dt"), default=0)
+            arms = {row["arm"] for row in own}
             for title, of in parts.items():
-                lines += [f"## {task}, {SIZES[size]}, {updates:,} updates: {title}", ""]
+                if not ({"dt", "default"} <= arms or title.startswith(("D4RL", "minus the clone"))):
+                    continue  # there are only clones
+                trained = f", {updates:,} updates" if updates else ""
+                lines += [f"## {task}, {SIZES[size]}{trained}: {title}", ""]
                 lines += ["| | " + " | ".join(f"{s.count} {TITLES[s.experts]}" for s in settings) + " |"]
                 lines += ["|---" * (len(settings) + 1) + "|"]
                 lines += [
