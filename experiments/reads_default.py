@@ -179,9 +179,8 @@ def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespa
             for row in read_rows(path)
             if row["arm"] == name
         }
-        every = banks(arguments.seeds, tuple(arguments.experts), tuple(arguments.counts))
-        wanted = [bank for bank in every if bank not in done]
-        if not wanted or time.monotonic() > deadline:
+        wanted = banks(arguments.seeds, tuple(arguments.experts), tuple(arguments.counts))
+        if done >= set(wanted) or time.monotonic() > deadline:
             continue
         began = time.monotonic()
         updates = "none"  # a clone that is followed everywhere needs no transformer
@@ -204,6 +203,7 @@ def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespa
                 updates,
             )
             for bank, s, r, t, n in zip(wanted, scores.mean(1), returned.mean(1), trust, near, strict=True)
+            if bank not in done  # played all the same: so every arm of a bank has the same environments
         ]
         append_rows(path, COLUMNS, rows)
         told = f"score {scores.mean():.1f}, trust {trust.mean():.2f}"

@@ -85,8 +85,9 @@ def tables(rows: Rows, source: str) -> list[str]:
             updates = max((int(row["updates"]) for row in own if row["arm"] == "dt"), default=0)
             arms = {row["arm"] for row in own}
             for title, of in parts.items():
-                if not ({"dt", "default"} <= arms or title.startswith(("D4RL", "minus the clone"))):
-                    continue  # there are only clones
+                needed = "clone" if title == "minus the clone of the bank" else "dt"
+                if needed not in arms and not title.startswith("D4RL"):
+                    continue  # nothing to show: a task may have clones alone
                 trained = f", {updates:,} updates" if updates else ""
                 lines += [f"## {task}, {SIZES[size]}{trained}: {title}", ""]
                 lines += ["| | " + " | ".join(f"{s.count} {TITLES[s.experts]}" for s in settings) + " |"]
