@@ -85,9 +85,10 @@ def interrupted(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     total = starting = thrown = 0.0
     kills = 0
     while time.monotonic() < end:
-        began, before = time.monotonic(), _kept(workdir)
+        began, seen = time.monotonic(), _lines(workdir)
         process = _start(workdir, {})
-        while process.poll() is None and _lines(workdir) <= before:
+        while process.poll() is None and (now := _lines(workdir)) <= seen:
+            seen = min(seen, now)  # lines after the newest checkpoint are cut and written anew
             time.sleep(0.05)
         first, first_lines = time.monotonic(), _lines(workdir)
         time.sleep(draw.uniform(0.5, 1.5) * EVERY)
