@@ -32,6 +32,11 @@ def filled(memrl, n, **about):
     return memrl.insert(memrl.init(), rng.normal(size=(n, D)).astype(np.float32), jnp.arange(n), **about)[0]
 
 
+@functools.cache
+def in_steps(form):
+    return jax.jit(lambda *x: form(*x[:3], step_size=x[3], mask=x[4]))
+
+
 @pytest.mark.parametrize("form", [q_update, q_update_batched, q_update_sequential])
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**16))
@@ -44,7 +49,7 @@ def test_a_step_size_for_each_reward(form, seed):
     for slot, reward, size, keep in zip(slots, rewards, sizes, mask, strict=True):
         if keep and 0 <= slot < 5:
             expected[slot] += size * (reward - expected[slot])
-    actual = jax.jit(lambda *x: form(*x[:3], step_size=x[3], mask=x[4]))(utility, slots, rewards, sizes, mask)
+    actual = in_steps(form)(utility, slots, rewards, sizes, mask)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
@@ -255,7 +260,7 @@ def test_intents_of_another_width_are_refused():
     ],
 )
 def test_arrays_of_another_shape_are_refused_by_name(call, line):
-    memrl = make_memrl(preset("paper", "hle", capacity=6), D, jnp.zeros((), jnp.int32))
+    memrl = build()
     state = memrl.init()
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
         call(memrl, state, memrl.retrieve(state, jnp.ones((2, D))))
