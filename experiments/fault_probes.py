@@ -12,7 +12,7 @@ import numpy as np
 from memjax.envs import make_host_env
 from memjax.types import Box, ConfigError
 
-ENVS, STEPS, SECONDS = 4, 30, 60
+ENVS, STEPS, SECONDS = 4, 30, 300
 
 
 def probe(id: str) -> dict[str, bool]:
