@@ -14,6 +14,7 @@ MEASURED: dict[str, Callable[[], str]] = {
     "written": measured.written,
     "training": training.training,
     "trained": training.trained,
+    "fed": training.fed,
 }
 
 

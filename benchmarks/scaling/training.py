@@ -5,6 +5,7 @@ Every chip has the same number of environments, so that a larger slice takes lar
 
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -126,6 +127,25 @@ def _cells(machine: Slice, done: Work) -> list[str]:
     apart = max(("operations", "reductions"), key=lambda part: parts[part])
     steps = number(done.steps * machine.chips)
     return [steps, *(time(seconds) for seconds in parts.values()), amount(whole), limit, apart]
+
+
+def fed(results: Path = measured.RESULTS) -> str:
+    """How many steps envpool makes with random actions, with the policy's, and beside the learner."""
+    path = results / "training_envpool.json"
+    if not path.exists():
+        return "Nothing was measured."
+    result, rows = json.loads(path.read_text()), {}
+    for figure in result["figures"]:
+        row = rows.setdefault(figure["setting"], {})
+        row[figure["name"].split(" (")[0]] = figure
+    lines = []
+    for setting, row in rows.items():
+        drawn, acting, learning = (row[name] for name in ("random actions", "policy", "training PPO"))
+        (rate,) = re.findall(r"([\d,]+) steps/s", drawn["name"])
+        (waits,) = re.findall(r"waits (\d+)%", learning["name"])
+        shares = [f"{figure['times_faster']:.0%}" for figure in (acting, learning)]
+        lines.append([result["device"], setting, rate, *shares, f"{waits}%"])
+    return table(["device", "environments", "random, steps/s", "policy", "training", "learner waits"], lines)
 
 
 def trained(results: Path = measured.RESULTS) -> str:
