@@ -3,7 +3,9 @@
 import functools
 import math
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,16 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from memjax.agents.memrl.agent import compiled as memrl_compiled
 from memjax.agents.memrl.agent import make_memrl, preset
 from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.run.loop import run_language
 from memjax.llm.text_memory import TextMemory
 from memjax.memory import PAPER, POLICIES, make_memory, make_sharded_memory, shardings
 from memjax.memory.eviction import tree as index
 from memjax.memory.exchange import share
 from memjax.runs.checkpoint import Checkpoints
 from memjax.types import ConfigError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "llm"))
+import language_case as case
 
 index.TOP = index.FANOUT  # so that a shard of 20 slots has an index
 N, D, B, Q, K = 160, 4, 70, 5, 3
@@ -562,6 +568,19 @@ def test_a_memory_of_texts_is_split_by_one_argument_and_moves(shards, then, tmp_
     assert_same_state(*opened)
     with pytest.raises(ConfigError, match="shards: expected at most the 8 devices that there are, got 9"):
         TextMemory(tmp_path / "9", HashedNgrams(D), config, shards=9)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_language_model_agent_goes_on_with_other_shards(tmp_path):
+    settings = case.config(epochs=2, memory=dict(capacity=16, evict="lru"))  # rows are displaced
+    for name, shards in (("one", (1, 1)), ("moved", (8, 2)), ("back", (4, 1))):
+        for epochs, count in enumerate(shards, 1):
+            now = replace(settings, epochs=epochs, shards=count)
+            run_language(tmp_path / name, now, case.benchmark(), case.ScriptedChat(), case.embedder())
+    (one, steps), *others = (case.arrays_of(tmp_path / name, settings) for name in ("one", "moved", "back"))
+    for other, number in others:
+        assert number == steps
+        assert_same_state(one, other)
 
 
 def test_only_what_is_shown_is_found():
