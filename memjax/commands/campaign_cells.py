@@ -24,6 +24,8 @@ NEUTRAL = {
     "agent.reflection.imitation_minibatches": 4,
     "agent.ppo.fade_updates": 0,
     "agent.fade_updates": 0,
+    "agent.ppo.env_groups": 1,
+    "agent.env_groups": 1,
     "agent.imitation.demonstrations": "",
     "agent.imitation.num_demonstrations": 0,
 }
