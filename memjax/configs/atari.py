@@ -166,7 +166,8 @@ def _memory(
 
 
 VARIANTS: dict[str, base.Variant] = {
-    **base.VARIANTS,
+    # Its bank stores the newest frame alone, and a policy that imitates has to see four.
+    **{name: variant for name, variant in base.VARIANTS.items() if name != "imitate"},
     **{game: partial(_game, game=game) for game in HARD + EASY + OTHERS},
     "sil": _sil,
     "cpu": _cpu,
