@@ -24,7 +24,7 @@ _RUN = {  # of both commands, tiny
     "run.log_every": 1,
     "run.eval_every": 8,
     "run.eval_episodes": 4,
-    "run.checkpoint_every": 1,
+    "run.checkpoint_every": 8,
 }
 _FILE = """
 config = "four_rooms"
