@@ -77,8 +77,14 @@ def test_advantages_credit_agreeing_entries_and_debit_others():
     case, state = made(recall=0)
     data = windows()
     advantage = jnp.where(data.mask, jnp.linspace(-1.0, 1.0, 32).reshape(8, 4), 0.0)
-    found = looked(case, state, in_units(spec(), data))
-    after = jax.jit(partial(credit_advantages, case, spec()))(state, data, advantage)
+    look = partial(predict, case, make_networks(case, spec()))
+
+    @jax.jit
+    def credited(state):  # in one program: another one may choose otherwise between keys that are as similar
+        _, found = look(state.params, state.encoder, state.bank, in_units(spec(), data))
+        return credit_advantages(case, spec(), state, data, advantage), found
+
+    after, found = credited(state)
     low, high = np.array(BOX.low), np.array(BOX.high)
     unit = (np.asarray(data.actions) - (low + high) / 2) / ((high - low) / 2)
     entries = (np.asarray(state.bank.values["action"]) - (low + high) / 2) / ((high - low) / 2)
