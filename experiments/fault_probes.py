@@ -91,5 +91,5 @@ def sentence(found: dict[str, Any]) -> str:
     ran = found["trials"] - found["not_started"]
     text = f"{ran} environments of envpool of {found['trials']} drawn (the others cannot be started here): "
     text += f"{ran - len(found['not_repeated'])} play the same episodes from the same seed, "
-    text += f"{len(found['alike'])} from any seed in every environment"
+    text += f"{len(found['alike'])} of these play one and the same episode whatever the seed"
     return text + "".join(f"; not the same: {name}" for name in found["not_repeated"])
