@@ -3,8 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Programs compiled once, small ones too, serve every worker, the processes that tests start, and the next run.
-CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+# Programs compiled once, small ones too, serve every worker, the processes that tests start, and the next run; so does
+# Python's bytecode, whatever the environment says of it.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	PYTHONDONTWRITEBYTECODE=
 # Those that the tests need; whatever else is installed for pytest would be imported by every worker.
 PLUGINS := --disable-plugin-autoload -p xdist -p hypothesispytest
 WORKERS ?= 2
