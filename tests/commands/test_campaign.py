@@ -412,6 +412,16 @@ def test_a_field_that_does_nothing_does_not_make_another_config(monkeypatch):
     assert campaign_cells.digest_of(new) != campaign_cells.digest_of(old)
 
 
+def test_results_that_are_kept_are_of_the_configs_as_they_are_now():
+    """A field that is new in all configs belongs into NEUTRAL, or all finished runs count as others."""
+    root = Path(campaign_cells.__file__).parents[2] / "experiments"
+    if not root.is_dir():
+        pytest.skip("no experiments beside the package")
+    rows = read_rows(root / "results" / "demonstrations" / "results.csv")
+    cells = cells_of(read_campaign(root / "campaigns" / "demonstrations.toml"), Path("x"))
+    assert [cell.arm for cell in cells if not campaign_cells.is_done(cell, rows)] == []
+
+
 def test_two_campaigns_in_one_workdir_are_refused(tmp_path):
     with locked(tmp_path), pytest.raises(ConfigError, match="a directory no other process runs in"):
         run_missing(None, [], tmp_path, lambda rows: None, 1, dry_run=False)
