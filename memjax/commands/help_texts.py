@@ -151,12 +151,13 @@ examples:
 DEMONSTRATE = """\
 Writes episodes that AdaMemento's success memory is filled with before training: those of a trained agent,
 played anew in the environment of its run (in JAX; only episodes that reach the goal where there is one), or
-the first ones of a D4RL or Minari dataset. A config names the file in agent.bank.demonstrations.
+the first ones of a D4RL or Minari dataset. A config names the file in agent.bank.demonstrations (PPO+SIL:
+agent.imitation.demonstrations). With the variants imitate and no_novelty the policy learns from them.
 
 examples:
   memjax demonstrate runs/first --episodes=5 --out=demonstrations.npz
   memjax demonstrate runs/first --policy=policy --least-return=0.5 --episodes=1 --out=one.npz
   memjax demonstrate hopper_expert-v2.hdf5 --episodes=5 --out=hopper.npz
-  memjax train --config=four_rooms --workdir=runs/shown \\
+  memjax train --config=four_rooms:imitate+no_novelty --workdir=runs/shown \\
       --config.agent.bank.demonstrations=demonstrations.npz
 """
