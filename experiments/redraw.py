@@ -131,9 +131,10 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
     draw(runs, panels_of(runs), out)
 
 
+CAMPAIGN_FOLDERS = ("causes", "demonstrations", "door_key", "gate", "imitation", "suite", "switches")
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
-    **dict.fromkeys(("causes", "demonstrations", "gate", "suite", "switches"), _campaign),
+    **dict.fromkeys(CAMPAIGN_FOLDERS, _campaign),
     "reads": _reads,
     "reads_ablation": partial(_from_rows, "reads_ablation"),
     "reads_default": partial(_from_rows, "reads_default_results"),
