@@ -69,7 +69,7 @@ def _searches(small: bool) -> Iterator[tuple[str, list[Trial]]]:
     """Every shape of float32 keys, with and without stored norms; keys of other types at one shape."""
     shapes = SMALL_SHAPES if small else SHAPES
     # Why: the methods that an accelerator is for come first.
-    for method, metric in itertools.product(reversed(exact_methods()), METRICS):
+    for method, metric in itertools.product(("auto", *reversed(exact_methods())), METRICS):
         norms = (False,) if metric == "dot" else (False, True)
         tables = list(itertools.product(shapes, DTYPES[:1], norms))
         tables += [] if small else [(shapes[0], dtype, norms[-1]) for dtype in DTYPES[1:]]

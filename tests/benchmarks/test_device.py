@@ -56,8 +56,9 @@ def test_the_checks_run_here_and_leave_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "METRICS", ("l2",))
     assert run_part("checks", tmp_path, 60.0, small=True) == 0
     result = json.loads((tmp_path / "device_checks_cpu.json").read_text())
-    (row,) = result["sections"][0]["rows"]
-    assert row["cases"] == row["passed"] == 8
+    auto, plain = result["sections"][0]["rows"]
+    assert auto["cases"] == auto["passed"] == plain["cases"] == plain["passed"] == 8
+    assert "| nearest, auto, l2 | 8 | 8 |" in table(result)
     assert "| nearest, plain, l2 | 8 | 8 |" in table(result)
 
 
