@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.fault_kills import PATIENCE, System
-from experiments.fault_tests import ROOT
+from experiments.fault_tests import start
 
 KILLS = 2  # of one sweep or campaign, at most
 _RUN = {  # of both commands, tiny
@@ -127,12 +127,7 @@ def _campaign(folder: Path) -> Callable[[Path], list[str]]:
 
 
 def _start(command: Callable[[Path], list[str]], workdir: Path) -> subprocess.Popen:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with open(workdir.with_suffix(".log"), "a") as log:
-        words = [sys.executable, "-m", "memjax", *command(workdir)]
-        return subprocess.Popen(
-            words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=log, stderr=log
-        )
+    return start([sys.executable, "-m", "memjax", *command(workdir)], workdir)
 
 
 def _finish(command: Callable[[Path], list[str]], workdir: Path) -> None:

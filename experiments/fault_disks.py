@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.fault_tests import ROOT, from_tests
+from experiments.fault_tests import ROOT, from_tests, variables
 from memjax.commands.inspect import latest_digest
 from memjax.commands.parser import without_traceback
 from memjax.llm.run.loop import run_language
@@ -38,11 +38,10 @@ def campaign(kind: str, folder: Path, number: int, deadline: float, seed: int, d
     folder.mkdir(parents=True, exist_ok=True)
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     command = [*("unshare", *user, "--mount"), sys.executable, "-m", "experiments.fault_disks", kind]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ran = subprocess.run(
         [*command, *map(str, (folder, number, seed, done, deadline))],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path},
+        env=variables(),
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,6 @@ run that was never interrupted: the digest of the whole state, every byte of its
 language-model run every row of its log.
 """
 
-import os
 import random
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.fault_tests import ROOT, from_tests
+from experiments.fault_tests import ROOT, from_tests, start
 from memjax.commands.inspect import latest_digest
 from memjax.runs.stored import Damaged, restore_leaves
 from memjax.runs.workdir import steps_in
@@ -150,12 +149,7 @@ def finish(system: System, inputs: Path, workdir: Path) -> None:
 
 
 def _start(system: System, inputs: Path, workdir: Path) -> subprocess.Popen:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with open(workdir.with_suffix(".log"), "w") as log:
-        command = system.command(inputs, workdir)
-        return subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=log, stderr=log
-        )
+    return start(system.command(inputs, workdir), workdir, "w")
 
 
 def _check_patience(process: subprocess.Popen, began: float) -> None:

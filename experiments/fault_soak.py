@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.fault_kills import PATIENCE
-from experiments.fault_tests import ROOT
+from experiments.fault_tests import start
 from memjax.runs.workdir import steps_in
 
 EVERY = 60.0  # seconds from one kill to the next, on average
@@ -144,15 +144,7 @@ def _start(workdir: Path, variables: dict[str, str]) -> subprocess.Popen:
         "run.checkpoint_every": 4 * _LOG_EVERY,
     }
     words = ["--config=four_rooms", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with open(workdir.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "memjax", "train", *words],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": path} | variables,
-            stdout=log,
-            stderr=log,
-        )
+    return start([sys.executable, "-m", "memjax", "train", *words], workdir, **variables)
 
 
 def _look(pid: int, workdir: Path) -> Sample:
