@@ -35,10 +35,10 @@ class TrustConfig:
     stretch: PositiveInt  # and the least number of steps that it is followed for
     tolerance: PositiveFloat  # tau is at least this, for a bank that holds the same entry twice
     returns: Literal["ignored", "compared"]  # "compared": no trust in what earned less than is usual there
-    promise: (
-        Fraction  # "switch": share of what experts earned from there that has to be earned, 0: not asked,
-    )
-    window: PositiveInt  # after every so many steps; else the policy acts for the rest of the episode
+    # "switch" alone: the share of what experts earned from there that the memory has to earn in every
+    # `window` steps, or the policy acts for the rest of the episode; 0: not asked.
+    promise: Fraction
+    window: PositiveInt
 
     def check(self) -> None:
         """Raises ConfigError where following could never end or never begin."""

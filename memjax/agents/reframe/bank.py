@@ -60,6 +60,11 @@ def value_like(observation_size: int, action: Array) -> dict[str, Array]:
     return {"returns_to_go": jnp.zeros(()), "observation": jnp.zeros(observation_size), "action": action}
 
 
+def keys_of(bank: MemoryState) -> Array:
+    """The latents, or whatever the bank is searched by; a field for `Memory.gather`."""
+    return bank.keys
+
+
 def content_of(bank: MemoryState) -> Array:
     """[N, m] what a read gives of each slot: its latent, unless a control put something else there."""
     return bank.values.get(CONTENT, bank.keys)

@@ -21,7 +21,7 @@ from jax import lax
 from memjax.agents.offline.shared import Triplets
 from memjax.agents.reframe import gains
 from memjax.agents.reframe.advice import Advice, Places, TrustConfig, calibrate, confidence
-from memjax.agents.reframe.bank import room_for, shuffled_slots
+from memjax.agents.reframe.bank import keys_of, room_for, shuffled_slots
 from memjax.agents.reframe.expectation import expected_return, fit_baseline
 from memjax.agents.reframe.promise import promises
 from memjax.agents.reframe.read_out import Neighbourhood, ReadOutConfig, read_out, train_read_out
@@ -203,7 +203,7 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
     actions = _features(choices.spec, found.values["action"])
     if corrected:
         # Why again: the inner product loses small costs to cancellation.
-        cost = gains.cost_of_key(choices.memory.gather(memory.bank, found.slots, _keys), x.shape[1])
+        cost = gains.cost_of_key(choices.memory.gather(memory.bank, found.slots, keys_of), x.shape[1])
         distance = jnp.einsum("bki,bkij,bkj->bk", away, cost, away, precision=lax.Precision.HIGHEST)
         actions = actions - jnp.einsum("bkao,bko->bka", found.values["gain"], away)
         actions = jnp.clip(actions, -1.0, 1.0)
@@ -237,10 +237,6 @@ def consult(choices: MemoryChoices, memory: ExpertMemory, observations: Array) -
         mask=mask,
         promised=_of_nearest(found.values["promise"], order) if choices.trust.promise else (),
     )
-
-
-def _keys(bank: MemoryState) -> Array:
-    return bank.keys
 
 
 def _of_nearest(values: Array, order: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memjax.agents.reframe.bank import BINS, CONTENT, GROUPS, bins_of, content_of
+from memjax.agents.reframe.bank import BINS, CONTENT, GROUPS, bins_of, content_of, keys_of
 from memjax.agents.reframe.soft_read import NEVER, read_all
 from memjax.memory import Memory, MemoryState, nearest_in_groups, normalize
 from memjax.types import Array, ConfigError, Key
@@ -126,7 +126,7 @@ def read(
     if similarity == "dot" and GROUPS in bank.values:
         options["find"] = partial(nearest_in_groups, bank.values[GROUPS])
     found = memory.retrieve(bank, lax.stop_gradient(queries), **options)
-    rows = memory.gather(bank, found.slots, _keys)
+    rows = memory.gather(bank, found.slots, keys_of)
     weights = _softmax(_similarity(queries, rows, similarity) * sharpness, found.mask)
     slots, given = found.slots, rows
     if random_share > 0.0:
@@ -206,10 +206,6 @@ def _some_random(
         own = memory.gather(bank, drawn, _groups) == exclude_group[:, None]
         replaced &= ~own | (exclude_group < 0)[:, None]
     return jnp.where(replaced, drawn, slots)
-
-
-def _keys(bank: MemoryState) -> Array:
-    return bank.keys
 
 
 def _returns(bank: MemoryState) -> Array:

@@ -9,7 +9,7 @@ from jax import lax
 from memjax.memory.search.similarity import in_any, score
 from memjax.memory.search.storage import load, pin
 from memjax.memory.search.table import Table
-from memjax.memory.search.top_k import even, in_parts, top
+from memjax.memory.search.top_k import even, in_parts
 from memjax.types import Array
 
 _NUMBERS = 2**16  # of the shortlist's keys at once on a CPU: 256 KB, which a core's own cache holds
@@ -55,19 +55,13 @@ def _order(scores: Array, slots: Array, k: int) -> Array:
     """
 
     def sort(scores: Array, slots: Array) -> Array:
-        by_slot = jnp.argsort(slots, axis=1)
-        _, place = top(jnp.take_along_axis(scores, by_slot, axis=1), k)
-        return jnp.take_along_axis(by_slot, place, axis=1, mode="fill", fill_value=c).astype(jnp.int32)
+        place = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+        lost, _, place = lax.sort((-scores, slots, place), dimension=1, num_keys=2)
+        return jnp.where(lost[:, :k] < jnp.inf, place[:, :k], c)
 
     def keep(scores: Array, slots: Array) -> Array:
         del slots
         return jnp.where(scores[:, :k] > -jnp.inf, jnp.arange(k, dtype=jnp.int32)[None], c)
-
-    def sort_at_once(scores: Array, slots: Array) -> Array:
-        # Why: on an accelerator a few more numbers cost less than the starts of four kernels.
-        place = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-        lost, _, place = lax.sort((-scores, slots, place), dimension=1, num_keys=2)
-        return jnp.where(lost[:, :k] < jnp.inf, place[:, :k], c)
 
     def where_needed(scores: Array, slots: Array) -> Array:
         before, after = scores[:, :-1], scores[:, 1:]
@@ -75,7 +69,7 @@ def _order(scores: Array, slots: Array, k: int) -> Array:
         return lax.cond(in_any(~jnp.all((before > after) | tied)), sort, keep, scores, slots)
 
     c = slots.shape[1]
-    return lax.platform_dependent(scores, slots, cpu=where_needed, default=sort_at_once)
+    return lax.platform_dependent(scores, slots, cpu=where_needed, default=sort)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))

@@ -97,20 +97,21 @@ def nearest(
         )
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, k + 16 if metric == "l2" else k)
+    sought = jnp.asarray(lax.stop_gradient(queries))
     fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)), norms=_fixed(table.norms))
 
     def find(table: Table) -> Array:
         measured = metric != "dot" and table.norms is None
         quickest = choose(jax.default_backend(), q, n, d, shortlist, measured=measured)
         by = quickest if method == "auto" else method
-        search = prepare(jnp.asarray(lax.stop_gradient(queries)), table, exclude_group, metric)
+        search = prepare(sought, table, exclude_group, metric)
         if by in METHODS:
             return METHODS[by](search, shortlist, block)
         return approx_max_k(search, shortlist, block, recall_target)
 
     if metric == "l2" and method == "auto" and q * n * d <= _DIFFERENCES and jax.default_backend() != "cpu":
         # Why: the host would take longer to choose how squares are expanded than the device to take them.
-        search = one_by_one(jnp.asarray(lax.stop_gradient(queries)), fixed, exclude_group)
+        search = one_by_one(sought, fixed, exclude_group)
         slots = METHODS["plain"](search, min(n, k), block)
     else:
         slots = _where_precise(find, fixed, metric)
