@@ -1,5 +1,6 @@
 """Tables and a picture of `experiments.partial_experts`: paired differences with intervals over seeds."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save
 RESULTS = Path(__file__).parent / "results" / "partial_experts"
 COLUMNS = ("family", "setting", "seed", "arm", "goals", "score", "arrived", "trust")
 FAMILIES = ("rooms", "maze", "reacher")
-MAIN = "gate_bc"
+MAIN, PREDICTIVE = "gate_bc", "predictive"
 NAMES = {
     "backbone": "return-conditioned policy, poor data",
     "filtered": "filtered BC: best tenth of the poor data",
@@ -77,12 +78,12 @@ def tables(rows: list[dict[str, str]], source: str) -> list[str]:
         lines += _table(settings, list(NAMES), lambda s, a, f=family: _parts(scores, f, s, a))
         lines += [f"## {family}: weight of the memory, shown / not shown", ""]
         lines += _table(settings, list(READS), lambda s, a, f=family: _parts(trusts, f, s, a, 2))
-    for family in families:
-        lines += [f"## {family}: {NAMES[MAIN]}, minus, all goals, mean ± half the 95 % interval", ""]
-        others = [arm for arm in NAMES if arm != MAIN]
+    for subject, family in itertools.product((MAIN, PREDICTIVE), families):
+        lines += [f"## {family}: {NAMES[subject]}, minus, all goals, mean ± half the 95 % interval", ""]
+        others = [arm for arm in NAMES if arm != subject]
 
-        def cell(s: str, a: str, f: str = family) -> str:
-            return difference(scores.get((f, s, MAIN, "all"), {}), scores.get((f, s, a, "all"), {}))
+        def cell(s: str, a: str, f: str = family, main: str = subject) -> str:
+            return difference(scores.get((f, s, main, "all"), {}), scores.get((f, s, a, "all"), {}))
 
         lines += _table(settings, others, cell)
     return lines
