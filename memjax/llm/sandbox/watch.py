@@ -91,7 +91,7 @@ class Watch:
             tasks += threads
         # Where they share pages, these are counted for each of them; so the exact sum, which takes longer, is
         # asked only where this one is too large.
-        if sum(held.values()) > most and sum(_share_held(n, kept) for n, kept in held.items()) > most:
+        if sum(held.values()) > most and sum(map(_share_held, held)) > most:
             return f"the programs together took over {most} bytes of memory"
         if tasks > limits["processes"] + 8:  # of its own limit a program learns by an error
             return f"there were over {limits['processes']} processes and threads"
@@ -125,11 +125,12 @@ def _held(number: int) -> tuple[int, int]:
     return size, threads
 
 
-def _share_held(number: int, held: int) -> int:
-    """Bytes of a process, of shared pages only its part; `held` where the kernel does not tell."""
+def _share_held(number: int) -> int:
+    """Bytes of a process, of shared pages only its part; all it holds where the kernel does not tell."""
     names = (b"Pss:", b"SwapPss:", b"Shared_Hugetlb:", b"Private_Hugetlb:")
     found = [int(x.split()[1]) for x in _lines(f"/proc/{number}/smaps_rollup") if x.startswith(names)]
-    return sum(found) << 10 if found else held
+    # Why asked again: it may have ended since it was counted, and then its pages are others' alone.
+    return sum(found) << 10 if found else _held(number)[0]
 
 
 def _parent(number: int) -> int:

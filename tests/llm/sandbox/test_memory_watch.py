@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from memjax.llm.sandbox import watch
 from memjax.llm.sandbox.sandbox import Limits, Sandbox, SandboxError
 from memjax.types import ConfigError
 
@@ -78,6 +79,15 @@ def test_pages_that_several_share_count_once(box):
     )
     completed = box.python(program)
     assert (completed.code, completed.out.count("kept")) == (0, 4), completed
+
+
+def test_a_process_that_ended_between_two_looks_holds_nothing():
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert watch._share_held(child) == 0  # ended, and not waited for
+    os.waitpid(child, 0)
+    assert watch._share_held(child) == 0  # gone
+    assert watch._share_held(os.getpid()) > 1 << 20
 
 
 def test_programs_left_in_the_background_are_watched_too(box):
