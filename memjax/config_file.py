@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memjax.schema import Text, check_no_secret, check_plain, did_you_mean, from_text, one_of
-from memjax.text import check_source
+from memjax.text import check_source, first_line
 from memjax.types import ConfigError
 
 SHIPPED = "memjax.configs"  # the package of the configs that are found by their name
@@ -127,8 +127,7 @@ def _run_module(what: str, run: Callable[[], Any]) -> Any:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError("--config", f"{what} to return a ConfigDict", text) from error
+        raise ConfigError("--config", f"{what} to return a ConfigDict", first_line(error)) from error
 
 
 def _override(config: ConfigDict, field: str, text: str) -> None:

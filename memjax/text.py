@@ -1,4 +1,4 @@
-"""Reads text that a user wrote: UTF-8, with the line of the first byte that is something else."""
+"""Text that a user wrote (in UTF-8; an error names the line of the first other byte), and lines of errors."""
 
 import tokenize
 from pathlib import Path
@@ -25,6 +25,14 @@ def decoded(raw: bytes, field: str, kind: str = "text") -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         got = f"a byte of another encoding in line {line} (0x{raw[error.start]:02x})"
         raise ConfigError(field, f"{kind} in UTF-8", "UTF-16" if raw[:2] in _UTF16 else got) from None
+
+
+def first_line(error: BaseException, *, kind: bool = True) -> str:
+    """The first line of what an error says, after its type if `kind`; the type alone where it says none."""
+    said, name = str(error).strip().partition("\n")[0], type(error).__name__
+    if not said:
+        return name
+    return f"{name}: {said}" if kind else said
 
 
 def check_source(path: Path, field: str) -> None:

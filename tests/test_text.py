@@ -10,7 +10,7 @@ from memjax.config_file import load_config
 from memjax.llm.run.imported import _rows
 from memjax.llm.tasks.reading import read_json, read_lines
 from memjax.runs.imports import import_all
-from memjax.text import decoded
+from memjax.text import decoded, first_line
 from memjax.types import ConfigError
 
 CONFIG = """from ml_collections import ConfigDict
@@ -78,3 +78,11 @@ def test_the_line_is_counted_in_bytes_and_mac_files_have_one():
     for raw, line in ((b"\xe9", 1), (b"a\r\nb\r\n\xe9", 3), (b"a\rb\r\xe9", 1), (b"\xc3\xa9\n\xc3(", 2)):
         with pytest.raises(ConfigError, match=f"in line {line} "):
             decoded(raw, "x")
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_an_error_without_words_is_told_by_its_name(kind):
+    assert first_line(TimeoutError(), kind=kind) == "TimeoutError"
+    assert first_line(ValueError(" \n"), kind=kind) == "ValueError"
+    said = first_line(OSError("no space\nin line 2"), kind=kind)
+    assert said == ("OSError: no space" if kind else "no space")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memjax.data.trajectories import BLOCK_BYTES
+from memjax.text import first_line
 from memjax.types import ConfigError
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _dtype(field: str, found: "h5py.Dataset") -> np.dtype:
     try:
         return found.dtype
     except (TypeError, ValueError) as error:
-        raise ConfigError(field, "a type that NumPy has", _first_line(error)) from error
+        raise ConfigError(field, "a type that NumPy has", first_line(error, kind=False)[:200]) from error
 
 
 def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray, numbers: Numbers) -> None:
@@ -199,7 +200,8 @@ def _read_block(source: "h5py.Dataset", first: int, target: np.ndarray, numbers:
         space.select_hyperslab((first, *(0 for _ in target.shape[1:])), target.shape)
         source.id.read(h5s.create_simple(target.shape), space, block)
     except DAMAGED as error:
-        raise ConfigError(where(source), "intact data", f"{_first_line(error)} (row {first:,})") from error
+        why = first_line(error, kind=False)[:200]
+        raise ConfigError(where(source), "intact data", f"{why} (row {first:,})") from error
     if direct:
         return
     if target.dtype.kind == "i":
@@ -242,8 +244,4 @@ def _looks(path: str | os.PathLike[str], error: Exception) -> str:
     with open(path, "rb") as file:
         head = file.read(64)
     looks = next((what for magic, what in _LOOKS if head.lstrip().startswith(magic)), "something else")
-    return f"{looks} ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
+    return f"{looks} ({first_line(error, kind=False)[:200]})"

@@ -24,6 +24,7 @@ from memjax.data.minari_reader import METADATA, local_root, main_file, read_mina
 from memjax.data.tasks import task_of_file
 from memjax.data.trajectories import Trajectories, digest
 from memjax.data.writer import sync
+from memjax.text import first_line
 from memjax.types import ConfigError
 
 ARRAYS = ("observations", "actions", "rewards", "starts", "terminated")
@@ -114,9 +115,7 @@ def _mapped(
         return found
     except DAMAGED as error:
         expected = "an intact entry of the cache (delete the folder to make it anew)"
-        raise ConfigError(
-            shown(entry), expected, f"{type(error).__name__}: {error}".partition("\n")[0]
-        ) from error
+        raise ConfigError(shown(entry), expected, first_line(error)) from error
 
 
 def _make_entry(entry: Path, read: Read) -> None:

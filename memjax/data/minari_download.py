@@ -12,6 +12,7 @@ from pathlib import Path
 
 from memjax.data.hdf5 import shown
 from memjax.data.minari_reader import local_root
+from memjax.text import first_line
 from memjax.types import ConfigError
 
 _ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")  # NAMESPACE/NAME-vNUMBER, the namespace optional
@@ -39,10 +40,10 @@ def download(id: str) -> Path:
             minari.download_dataset(id)
     except ImportError as error:
         expected = f"a dataset in {shown(local_root())}, or minari and its client to fetch it, from: {_EXTRA}"
-        raise ConfigError(shown(id), expected, _line(error)) from error
+        raise ConfigError(shown(id), expected, first_line(error, kind=False)) from error
     except Exception as error:  # the client of a server may raise anything
         expected = f"a dataset in {shown(local_root())}, or on Minari's server"
-        raise ConfigError(shown(id), expected, f"{type(error).__name__}: {_line(error)}") from error
+        raise ConfigError(shown(id), expected, first_line(error)) from error
     if not folder.is_dir():
         raise ConfigError(shown(id), f"minari to put the dataset into {shown(folder)}", "nothing there")
     return folder
@@ -56,7 +57,3 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or "no reason"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memjax.data.hdf5 import check_file, shown
+from memjax.text import first_line
 from memjax.types import ConfigError
 
 LARGEST_FILE = 1 << 30  # bytes of all arrays
@@ -132,7 +133,7 @@ def _read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except ConfigError:
         raise
     except DAMAGED as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        reason = first_line(error)[:200]
         raise ConfigError(field, "an npz file of plain arrays", reason) from error
 
 

@@ -30,6 +30,7 @@ from memjax.runs.stored import (
     restore,
     restore_leaves,
 )
+from memjax.text import first_line
 from memjax.types import ConfigError, PyTree, RunEnded
 
 
@@ -196,7 +197,7 @@ class Checkpoints:
             if self._is_gone():
                 what = "the directory is gone"
                 raise CheckpointError(f"cannot write a checkpoint to {self.directory}: {what}") from error
-            what = str(error).splitlines()[0].split(" [")[0]  # TensorStore adds where in its source it was
+            what = first_line(error, kind=False).split(" [")[0]  # TensorStore adds where in its source it was
             what = what if len(what) < 200 else f"... {what[-200:]}"  # the cause stands last
             raise CheckpointError(f"cannot write a checkpoint to {self.directory}: {what}") from error
 

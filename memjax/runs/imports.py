@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from memjax.runs.places import absolute, as_path, is_remote, replace_file
-from memjax.text import check_source
+from memjax.text import check_source, first_line
 from memjax.types import ConfigError
 
 IMPORTS_FILE = "imports.json"
@@ -143,5 +143,4 @@ def _import_file(name: str) -> Import:
 
 
 def _said(name: str, error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"'{name}' ({text})"
+    return f"'{name}' ({first_line(error)})"

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from memjax.runs.places import kvstore_url
+from memjax.text import first_line
 from memjax.types import ConfigError
 
 RENEW_SECONDS = 20.0
 LEASE_SECONDS = 60.0  # without a renewal, after which the holder counts as gone
 LOOK_SECONDS = 2.0  # between two looks at the lock of another process
+ANSWER_SECONDS = 20.0  # that the bucket may take to answer a request
 LOCK = "lock"
 
 
@@ -42,7 +44,7 @@ def leased(workdir: Path) -> Iterator[None]:
     except ConfigError:
         raise
     except (ValueError, OSError, RuntimeError) as error:  # TensorStore's own is ValueError, or TimeoutError
-        why = str(error).splitlines()[0].split(" [")[0]
+        why = first_line(error, kind=False).split(" [")[0]
         raise ConfigError("workdir", "a bucket that can be written", f"'{workdir}' ({why})") from error
     ended = threading.Event()
     renewing = threading.Thread(target=lease.renew, args=(ended,), name="memjax-lease", daemon=True)
@@ -85,18 +87,19 @@ class _Lease:
             try:
                 kept, why = self._put(self._generation), "another process has taken its lock"
             except (ValueError, OSError, RuntimeError) as error:
-                kept, why = began - latest < LEASE_SECONDS, f"its lock cannot be renewed: {error}"
+                why = f"its lock cannot be renewed: {first_line(error, kind=False)}"
+                kept = began - latest < LEASE_SECONDS
             else:
                 latest = began
             if not kept:
-                line = f"memjax: error: {self._workdir}: {why}; this process ends".splitlines()[0]
+                line = f"memjax: error: {self._workdir}: {why}; this process ends"
                 print(line, file=sys.stderr, flush=True)
                 os._exit(1)  # nothing may be written any more, a checkpoint above all
 
     def give_back(self) -> None:
         """Removes the lock, so that the next launch need not wait."""
         with contextlib.suppress(ValueError, OSError, RuntimeError):
-            self._store.write(LOCK, None, if_equal=self._generation).result(timeout=RENEW_SECONDS)
+            self._store.write(LOCK, None, if_equal=self._generation).result(timeout=ANSWER_SECONDS)
 
     def _watched(self, found: Any) -> Any:
         """The lock of another process, once it is clear that this one is gone."""
@@ -117,13 +120,13 @@ class _Lease:
         return found
 
     def _read(self) -> Any:
-        return self._store.read(LOCK).result(timeout=RENEW_SECONDS)
+        return self._store.read(LOCK).result(timeout=ANSWER_SECONDS)
 
     def _put(self, generation: bytes) -> bool:
         """Writes the lock where it still is the one that was read. Returns whether it is this process's."""
         self._renewals += 1
         content = json.dumps({**self._about, "renewals": self._renewals}).encode()
-        written = self._store.write(LOCK, content, if_equal=generation).result(timeout=RENEW_SECONDS)
+        written = self._store.write(LOCK, content, if_equal=generation).result(timeout=ANSWER_SECONDS)
         if not written.generation:
             # A write whose answer was lost is tried again by TensorStore, and then finds itself.
             found = self._read()

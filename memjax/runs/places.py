@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
+from memjax.text import first_line
 from memjax.types import ConfigError
 
 PACKAGES = ("gcsfs", "tensorflow")  # one of these opens the files of a bucket
@@ -108,7 +109,7 @@ def failures_as_oserror(path: Path) -> Iterator[None]:
     except Exception as error:  # of gcsfs, aiohttp, google.auth, TensorFlow, which share no type
         if isinstance(error, OSError) or not is_remote(path):
             raise
-        raise OSError(f"{path}: {type(error).__name__}: {error}".splitlines()[0]) from error
+        raise OSError(f"{path}: {first_line(error)}") from error
 
 
 def kvstore_url(folder: Path) -> str:

@@ -29,6 +29,7 @@ from memjax.runs.digest import (
 )
 from memjax.runs.places import absolute, failures_as_oserror, is_remote, kvstore_url
 from memjax.runs.workdir import steps_in
+from memjax.text import first_line
 from memjax.types import ConfigError, PyTree
 
 SCHEMA_VERSION = 2  # of a checkpoint; raised whenever an older one can no longer be read
@@ -133,7 +134,7 @@ def check_readable(directory: Path, step: int) -> None:
     try:
         keys = _stored_keys(directory, step)
     except Exception as error:  # tensorstore: no narrower type
-        raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
+        raise Damaged(f"its arrays cannot be read: {first_line(error)[:120]}") from error
     missing = set(names) - {key.partition("/")[0] for key in keys}
     if missing:
         raise Damaged(f"{len(missing)} of its {len(names)} arrays cannot be read back")
@@ -264,12 +265,8 @@ def _read_arrays(
             return reader.restore(folder, dict(targets))
     except Exception as error:  # tensorstore, zarr, JSON: no narrower type covers what a damaged file raises
         if is_remote(directory) and any(state in str(error) for state in _UNREACHABLE):
-            raise OSError(f"{folder}: {_first_line(error)}") from error
-        raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            raise OSError(f"{folder}: {first_line(error)[:120]}") from error
+        raise Damaged(f"its arrays cannot be read: {first_line(error)[:120]}") from error
 
 
 def _check_same_leaves(

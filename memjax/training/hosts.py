@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from memjax.text import first_line
 from memjax.types import ConfigError, RunEnded
 
 FINISHED = (0, 130, 143)  # exit codes of a run that all processes end together: done, or saved after a signal
@@ -71,7 +72,7 @@ def join(cluster: Cluster) -> bool:
                 error, ValueError
             ):  # a TPU outside of a Cloud TPU VM
                 return False
-            what = str(error).splitlines()[0]
+            what = first_line(error, kind=False)
             raise RunEnded(f"the processes of this run did not find each other: {what}") from error
     return jax.process_count() > 1
 
@@ -94,7 +95,7 @@ def together(cluster: Cluster, run: Callable[[], int]) -> int:
         time.sleep(
             2 * _GRACE
         )  # where the cause is a process that is gone, the watch says so and ends this one
-        print(f"memjax: error: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"memjax: error: {first_line(error, kind=False)}", file=sys.stderr)
         code = 1
     except BaseException:
         traceback.print_exc()

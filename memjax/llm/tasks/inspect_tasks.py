@@ -42,6 +42,7 @@ from memjax.llm.tasks.dialogue import Dialogue
 from memjax.llm.tasks.functions import imported_function
 from memjax.llm.tasks.reading import apart, unique
 from memjax.llm.types import Ask, Benchmark, Message, Outcome
+from memjax.text import first_line
 from memjax.types import ConfigError, RunEnded
 
 _FIELD = "benchmark.options.task"
@@ -217,7 +218,7 @@ def _make(task: str, arguments: str) -> tuple[Any, ModuleType]:
     except ConfigError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        said = first_line(error)
         raise ConfigError(_FIELD, f"a function '{task}' that gives its task", said) from error
     if not isinstance(made, need("inspect_ai").Task):
         raise ConfigError(_FIELD, "a function that gives an inspect_ai.Task", f"a {type(made).__name__}")
