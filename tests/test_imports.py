@@ -29,7 +29,8 @@ BELOW = {
     "envs": {"types", "schema"},
     "data": {"types", "schema", "machine", "text"},
     "training": {
-        *("types", "schema", "machine", "memory", "networks", "ops", "agents", "envs", "data", "runs"),
+        *("types", "schema", "text", "machine", "memory", "networks", "ops", "agents", "envs", "data"),
+        "runs",
     },
     "llm": {"types", "schema", "text", "config_file", "memory", "agents", "runs"},
     "configs": {"types", "schema", "agents"},
