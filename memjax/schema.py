@@ -2,6 +2,7 @@
 
 A section is a frozen dataclass without defaults: every field is required, and its annotation says what is
 allowed: a type, `Annotated[float, Between(0, 1)]`, a `Literal` of choices, a tuple, or another section.
+A field that is added when there are runs without it is marked with `Later`, so that they go on.
 A section may have a method `check(self)` for what involves several fields; it raises `ConfigError`.
 """
 
@@ -37,6 +38,12 @@ class Above(NamedTuple):
 
     def __str__(self) -> str:
         return f"> {self.low:g}"
+
+
+class Later(NamedTuple):
+    """Marks a field that came later. A config without it is read as with `neutral`: as before."""
+
+    neutral: Any
 
 
 class ExpandHome(NamedTuple):
@@ -82,7 +89,7 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
 
     Args:
       section: a frozen dataclass (see the top of this file).
-      values: its fields by name; a mapping for a section within it.
+      values: its fields by name; a mapping for a section within it. Fields marked `Later` may be missing.
       path: of the section in the config, for error messages.
 
     Returns:
@@ -99,6 +106,7 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
             raise ConfigError(
                 f"{path}.{name}", one_of(name, sorted(hints), "a known field"), "an unknown field"
             )
+    values = _neutral(hints) | dict(values)
     missing = [name for name in hints if name not in values]
     if missing:
         name = missing[0]
@@ -111,6 +119,21 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
         except ConfigError as error:
             raise ConfigError(f"{path}.{error.field}", error.expected, error.got) from None
     return parsed
+
+
+def later_fields(section: type, path: str) -> dict[str, Any]:
+    """Neutral values of the fields marked `Later`, by path, in a section at `path` and in those within."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    found = {f"{path}.{name}": neutral for name, neutral in _neutral(hints).items()}
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint):
+            found |= later_fields(typing.cast(type, hint), f"{path}.{name}")
+    return found
+
+
+def _neutral(hints: Mapping[str, Any]) -> dict[str, Any]:
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: each.neutral for name, found in marks.items() for each in found if isinstance(each, Later)}
 
 
 def check_section(section: type) -> None:
@@ -132,7 +155,7 @@ def _is_known(hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _is_known(arguments[0]) and all(
-            isinstance(each, (Above, Between, ExpandHome, Plain)) for each in arguments[1:]
+            isinstance(each, (Above, Between, ExpandHome, Later, Plain)) for each in arguments[1:]
         )
     if origin is tuple:
         return len(arguments) == 2 and arguments[1] is Ellipsis and _is_known(arguments[0])
@@ -299,20 +322,20 @@ def _bounded(hint: Any, bounds: tuple[Any, ...], value: Any, path: str, whole: A
     for bound in bounds:
         if isinstance(bound, ExpandHome):
             value = os.path.expanduser(value)
-            continue
-        if isinstance(bound, Plain):
+        elif isinstance(bound, Plain):
             check_plain(value, path)
-            continue
-        above = value > bound.low if isinstance(bound, Above) else bound.low <= value <= bound.high
-        if not above:
-            raise ConfigError(path, _describe(whole), repr(value))
+        elif not isinstance(bound, Later):
+            fits = value > bound.low if isinstance(bound, Above) else bound.low <= value <= bound.high
+            if not fits:
+                raise ConfigError(path, _describe(whole), repr(value))
     return value
 
 
 def _describe(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return " ".join([_describe(arguments[0]), *(str(bound) for bound in arguments[1:])])
+        bounds = (str(bound) for bound in arguments[1:] if not isinstance(bound, Later))
+        return " ".join([_describe(arguments[0]), *bounds])
     if origin is Literal:
         return "one of " + ", ".join(repr(a) for a in arguments)
     if origin is tuple:

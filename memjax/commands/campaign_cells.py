@@ -1,7 +1,5 @@
 """The runs of a campaign: every arm on every task, checked before the first one starts."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,26 +7,12 @@ from typing import Any, NamedTuple
 from memjax.commands.campaign_file import Campaign, split_arm
 from memjax.commands.train import resolve_training
 from memjax.envs import spec_of
+from memjax.runs.same_run import sealed
 from memjax.training.config import ResolvedConfig
 from memjax.types import ConfigError, EnvSpec
 
+_ALWAYS = ("run.memory",)  # a field that came later, and that the digests of results always had
 FRAME_SKIP = 4  # of envpool's Atari games, where a config says nothing else
-
-# Fields that configs did not always have, with the values under which they do nothing. With such a value a
-# config is the same as without the field, so that results from before it was there stay valid. PPO's own
-# fields are the agent's where it is PPO alone.
-NEUTRAL = {
-    "agent.bank.until_reward": False,
-    "agent.reflection.failures_per_success": 1,
-    "agent.reflection.imitation_weight": 0.0,
-    "agent.reflection.imitation_minibatches": 4,
-    "agent.ppo.fade_updates": 0,
-    "agent.fade_updates": 0,
-    "agent.ppo.env_groups": 1,
-    "agent.env_groups": 1,
-    "agent.imitation.demonstrations": "",
-    "agent.imitation.num_demonstrations": 0,
-}
 
 
 class Cell(NamedTuple):
@@ -92,7 +76,7 @@ def _cells(
     if "/" not in campaign.score and not config.run.eval_every:
         expected = "a metric of training, such as 'train/return', as run.eval_every is 0"
         raise ConfigError("score", expected, f"'{campaign.score}'")
-    digest, frames = digest_of(config.raw), frames_of(config)
+    digest, frames = digest_of(config.raw, config.later), frames_of(config)
     first, count, folder = campaign.first_seed, campaign.seeds, workdir / task / arm
     whole = config.backend == "jax"  # seeds side by side
     apart = [(seed, 1, folder / f"seed_{seed}") for seed in range(first, first + count)]
@@ -111,18 +95,24 @@ def frames_of(config: ResolvedConfig) -> int:
     return int(config.env.options.get("frame_skip", FRAME_SKIP))
 
 
-def digest_of(raw: Mapping[str, Any]) -> str:
-    """A name of a config's values, but for its seeds."""
-    values = {k: v for k, v in _known_before(raw).items() if k not in ("seed", "num_seeds")}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def digest_of(raw: Mapping[str, Any], later: Mapping[str, Any]) -> str:
+    """A name of a config's values, but for its seeds and for fields that do nothing.
+
+    Args:
+      raw: the config as plain values.
+      later: fields that came later, by path, and the values with which they do nothing; results from before
+        such a field stay valid.
+    """
+    values = {k: v for k, v in _known_before(raw, later).items() if k not in ("seed", "num_seeds")}
+    return sealed(values)[:12]
 
 
-def _known_before(values: Any, prefix: str = "") -> Any:
-    """Values without the fields of `NEUTRAL` that do nothing; `prefix` is the section's name with its dot."""
+def _known_before(values: Any, later: Mapping[str, Any], prefix: str = "") -> Any:
+    """Values without the fields that do nothing; `prefix` is the section's name with its dot."""
     if not isinstance(values, Mapping):
         return values
-    kept = {k: v for k, v in values.items() if NEUTRAL.get(prefix + k, ...) != v}
-    return {k: _known_before(v, f"{prefix}{k}.") for k, v in kept.items()}
+    nothing = {k for k, v in values.items() if later.get(prefix + k, ...) == v and prefix + k not in _ALWAYS}
+    return {k: _known_before(v, later, f"{prefix}{k}.") for k, v in values.items() if k not in nothing}
 
 
 def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:

@@ -54,22 +54,22 @@ def description(source: str) -> str:
 
 
 def comments_of(section: type) -> dict[str, str]:
-    """What a dataclass says beside each of its fields, by name; fields without a comment are left out."""
+    """What a dataclass says above or beside its fields, by name; fields without a comment are left out."""
     source = textwrap.dedent(inspect.getsource(section))
-    rows = {
-        row: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT and (row := token.start[0])
-    }
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    comments = [token for token in tokens if token.type == tokenize.COMMENT]
+    rows = {token.start[0]: token.string.lstrip("# ") for token in comments}
+    alone = {token.start[0] for token in comments if token.line.lstrip().startswith("#")}
     (body,) = (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     fields = [node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
     found = {}
     for field in fields:
-        said = [
-            rows[row] for row in range(field.lineno, (field.end_lineno or field.lineno) + 1) if row in rows
-        ]
+        first, last = field.lineno, field.end_lineno or field.lineno
+        while first - 1 in alone:
+            first -= 1
+        said = [rows[row] for row in range(first, last + 1) if row in rows]
         if said:
-            found[ast.unparse(field.target)] = " ".join(said)
+            found[ast.unparse(field.target)] = " ".join(said).removesuffix(".")
     return found
 
 

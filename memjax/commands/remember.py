@@ -103,8 +103,6 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     if "language" not in values:
         raise ConfigError("--config", "a config of `memjax remember`, with a section 'language'", "another")
-    if isinstance(values["language"], Mapping):  # configs of earlier versions have no such field
-        values = {**values, "language": {"shards": 1, **values["language"]}}
     try:
         return parse(RunConfig, values, "config")
     except ConfigError as error:

@@ -33,7 +33,7 @@ from memjax.llm.types import Embedder
 from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, open_workdir, read_json
-from memjax.schema import parse
+from memjax.schema import later_fields, parse
 from memjax.types import ConfigError
 
 CAPACITY = 4_096  # memories, unless a config says otherwise
@@ -95,7 +95,8 @@ class TextMemory:
             "memory": json.loads(json.dumps(dataclasses.asdict(self.config))),
         }
         with contextlib.ExitStack() as stack:
-            stack.enter_context(open_workdir(folder, values, begun=(LOG_FILE,)))
+            later = later_fields(MemRLConfig, "memory")
+            stack.enter_context(open_workdir(folder, values, begun=(LOG_FILE,), later=later))
             self._log = ExperienceLog(folder / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
             stack.callback(self._log.close)
             self._checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS))

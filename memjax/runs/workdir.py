@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from memjax import __version__
 from memjax.runs.lease import LOCK, leased
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.places import as_path, is_remote, replace_file, size
+from memjax.runs.same_run import FREE_FIELDS, NOTHING, as_begun, first_difference, leaves_of, sealed
 from memjax.types import ConfigError
 
 CONFIG_FILE = "config.json"
@@ -27,16 +27,6 @@ CHECKPOINTS = "checkpoints"
 _COMMITTED = "commit_success.txt"  # Orbax writes it last to a checkpoint in a bucket
 SEAL = "sha256"  # the last field of each JSON file of a run
 
-# Fields that may differ between two launches of one run, since no result depends on them.
-_FREE_FIELDS = ("run.keep_checkpoints", "run.memory", "sinks")
-# Fields that came later, and the value with which a run is as it was without them.
-LATER = {"env_groups": 1}
-_IDENTITY = (
-    "experiment",
-    "env.id",
-    "agent.name",
-    "agent.read.kind",
-)  # named first where runs differ in several fields
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy")
 
 
@@ -46,13 +36,15 @@ def open_workdir(
     config: Mapping[str, Any],
     *,
     resume: bool = True,
-    free: Collection[str] = _FREE_FIELDS,
+    free: Collection[str] = FREE_FIELDS,
     begun: Sequence[str] = (),
+    later: Mapping[str, Any] = NOTHING,
 ) -> Iterator[Path]:
     """Creates or continues the directory of a run, and holds its lock until the block ends.
 
     A workdir belongs to its config once it has checkpoints, metrics, or a file that `begun` names. Before
-    that, the config of a launch that failed early may still be replaced by another one.
+    that, the config of a launch that failed early may still be replaced by another one. The config of a run
+    that is older than a field stays without it.
 
     Args:
       workdir: the directory of the run.
@@ -60,6 +52,7 @@ def open_workdir(
       resume: whether a run that has checkpoints may be continued.
       free: fields and sections that may differ from those of an earlier launch.
       begun: names of further files that show that the run has begun.
+      later: the fields of `config` that came later, by path, with the values that older runs have.
 
     Yields:
       `workdir` as a path.
@@ -74,7 +67,8 @@ def open_workdir(
         if not resume and checkpoints:
             raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
         if checkpoints or any(_has_content(workdir / name) for name in (METRICS_FILE, *begun)):
-            _check_same_run(workdir, config, free)
+            stored = _checked_config(workdir, config, free, later)
+            config = as_begun(config, stored, later)
         elif (workdir / CONFIG_FILE).exists():
             read_json(workdir / CONFIG_FILE)
         write_json(workdir / CONFIG_FILE, config)
@@ -109,42 +103,6 @@ def record_launch(workdir: Path, about: Mapping[str, Any]) -> None:
     write_json(path, {**about, "launches": [*launches, describe_launch()]})
 
 
-def first_difference(
-    stored: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = _FREE_FIELDS
-) -> tuple[str, Any, Any] | None:
-    """Compares two configs and says why they are not of the same run.
-
-    `run.total_steps` may be larger in `new`, which extends the run.
-
-    Args:
-      stored: a whole config as plain values.
-      new: likewise.
-      free: fields and sections that may differ.
-
-    Returns:
-      (field, value in `stored`, value in `new`) of the first field that differs, by name; None: the same run.
-    """
-    old_leaves, new_leaves = _said(stored), _said(new)
-    for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _IDENTITY, f)):
-        old, value = old_leaves.get(field), new_leaves.get(field)
-        extended = (
-            field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old
-        )
-        if not _is_free(field, free) and not extended and (type(old), old) != (type(value), value):
-            return field, old, value
-    return None
-
-
-def identity(config: Mapping[str, Any], free: Collection[str] = _FREE_FIELDS) -> str:
-    """A digest of all that may not differ between two launches of a run; fields as for `first_difference`."""
-    kept = {
-        field: value
-        for field, value in _said(config).items()
-        if field != "run.total_steps" and not _is_free(field, free)
-    }
-    return _seal(kept)
-
-
 def describe_launch() -> dict[str, Any]:
     """Versions, devices, source revision and command of this process."""
     import jax
@@ -164,7 +122,7 @@ def describe_launch() -> dict[str, Any]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Replaces a JSON file in one atomic step; its last field is the sha256 that `read_json` verifies."""
-    replace_file(path, (json.dumps({**values, SEAL: _seal(values)}, indent=2) + "\n").encode())
+    replace_file(path, (json.dumps({**values, SEAL: sealed(values)}, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -264,36 +222,22 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and size(path) > 0
 
 
-def _check_same_run(workdir: Path, config: Mapping[str, Any], free: Collection[str]) -> None:
-    """Raises ConfigError if `workdir` holds the run of another config, or one whose config is gone."""
+def _checked_config(
+    workdir: Path, config: Mapping[str, Any], free: Collection[str], later: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What config.json holds. Raises ConfigError where it is gone, or that of another run."""
     path = workdir / CONFIG_FILE
     if not path.exists():
         raise ConfigError("workdir", f"{CONFIG_FILE} beside the run in it", f"'{workdir}' without it")
-    difference = first_difference(read_json(path), config, free)
+    stored = read_json(path)
+    difference = first_difference(stored, config, free, later)
     if difference is not None:
         field, old, new = difference
-        expected = f"the run of {CONFIG_FILE} in it, whose {field} is {old!r} (use another --workdir)"
+        known = field in leaves_of(stored) or field in later
+        what = f"whose {field} is {old!r}" if known else f"which is of a version without {field}"
+        expected = f"the run of {CONFIG_FILE} in it, {what} (use another --workdir)"
         raise ConfigError("workdir", expected, repr(new))
-
-
-def _is_free(field: str, free: Collection[str]) -> bool:
-    return any(field == name or field.startswith(f"{name}.") for name in free)
-
-
-def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config, but for those that say what was so before there was such a field."""
-    leaves = {field: (field.rpartition(".")[2], value) for field, value in _leaves(values).items()}
-    return {f: value for f, (name, value) in leaves.items() if name not in LATER or value != LATER[name]}
-
-
-def _leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{path}{name}.")
-        else:
-            leaves[f"{path}{name}"] = value
-    return leaves
+    return stored
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -307,15 +251,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "a JSON object as this command writes it", type(values).__name__)
     last = next(iter(reversed(values.items())), ("", None))
     # A file written by hand has no seal; one whose seal has lost its name still ends with 64 digits.
-    sealed = SEAL in values or (isinstance(last[1], str) and len(last[1]) == 64)
-    if sealed and values.pop(SEAL, None) != _seal(values):
+    has_seal = SEAL in values or (isinstance(last[1], str) and len(last[1]) == 64)
+    if has_seal and values.pop(SEAL, None) != sealed(values):
         raise ConfigError(str(path), f"what was written (its {SEAL})", "a file that was changed since")
     return values
-
-
-def _seal(values: Mapping[str, Any]) -> str:
-    """sha256 of a JSON object in one spelling."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def package_version(package: str) -> str | None:

@@ -15,8 +15,19 @@ from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
 from memjax.runs.places import as_path
-from memjax.runs.workdir import CONFIG_FILE, LATER, read_json
-from memjax.schema import Between, Fraction, NonNegativeInt, OpenSection, PositiveInt, UserPath, one_of, parse
+from memjax.runs.workdir import CONFIG_FILE, read_json
+from memjax.schema import (
+    Between,
+    Fraction,
+    Later,
+    NonNegativeInt,
+    OpenSection,
+    PositiveInt,
+    UserPath,
+    later_fields,
+    one_of,
+    parse,
+)
 from memjax.training.sinks import resolve_sinks
 from memjax.types import ConfigError, EnvSpec
 
@@ -87,7 +98,8 @@ class RunConfig:
     stop_on_nan: bool  # end the run at the first value that is not finite
     pools: PositiveInt  # host environments: pools stepped in turn; 1 where the environment is in JAX
     overlap: bool  # host environments: collect the next rollout, one update stale, while learning
-    memory: Literal["replicated", "sharded"]  # several devices: each has all slots, or its share of them
+    # Several devices: each has all slots, or its share of them.
+    memory: Annotated[Literal["replicated", "sharded"], Later("replicated")]
 
     def check(self) -> None:
         """Raises ConfigError where an interval does not end with a chunk."""
@@ -135,6 +147,11 @@ class ResolvedConfig:
         """Iterations until every seed has taken at least `run.total_steps`."""
         return math.ceil(self.run.total_steps / self.steps_per_iteration)
 
+    @property
+    def later(self) -> dict[str, Any]:
+        """The fields that came later, by path, with the values that older runs have."""
+        return later_fields(type(self.agent), "agent") | later_fields(RunConfig, "run")
+
 
 def resolve(
     config: Mapping[str, Any] | ConfigDict,
@@ -161,9 +178,7 @@ def resolve(
     except ConfigError as error:
         raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
     env = parse(EnvConfig, top.env, "env")
-    run = parse(
-        RunConfig, {"memory": "replicated"} | dict(top.run), "run"
-    )  # older configs have no such field
+    run = parse(RunConfig, top.run, "run")
     if env.num_envs % run.pools:
         raise ConfigError("run.pools", f"a divisor of env.num_envs ({env.num_envs})", run.pools)
     agents = _agents() if agents is None else agents
@@ -206,21 +221,13 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
         raise ConfigError("agent.name", one_of(name, sorted(agents)), got)
     known = agents[name].config
     has_name = "name" in {field.name for field in dataclasses.fields(known)}
-    values = _with_later({key: value for key, value in section.items() if key != "name" or has_name})
+    values = {key: value for key, value in section.items() if key != "name" or has_name}
     agent = parse(known, values, "agent")
     _check_compiled(dataclasses.asdict(agent), "agent")
     check_batch = getattr(agent, "check_batch", None)
     if check_batch is not None:
         _relative("agent", lambda: check_batch(num_envs))
     return agent
-
-
-def _with_later(section: Mapping[str, Any]) -> dict[str, Any]:
-    """An agent's section with the fields of PPO that configs of earlier versions do not have."""
-    values = dict(section)
-    if isinstance(values.get("ppo"), Mapping):
-        values["ppo"] = _with_later(values["ppo"])
-    return LATER | values if "gae_decay" in values else values
 
 
 def _check_counters(top: _Top, env: EnvConfig, agent: Any, run: RunConfig) -> None:
@@ -299,4 +306,8 @@ def load_workdir_config(workdir: Path, **registries: Any) -> ResolvedConfig:
     path = as_path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise ConfigError("workdir", f"a directory of a run, with {CONFIG_FILE} in it", f"'{workdir}'")
-    return resolve(read_json(path), **registries)
+    stored = read_json(path)
+    try:
+        return resolve(stored, **registries)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.field}", error.expected, error.got) from None

@@ -18,9 +18,11 @@ import numpy as np
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import MetricsWriter
+from memjax.runs.places import as_path
 from memjax.runs.progress import Progress
+from memjax.runs.same_run import identity
 from memjax.runs.signals import StopOnSignal
-from memjax.runs.workdir import CHECKPOINTS, identity, open_workdir, write_manifest
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, open_workdir, read_json, write_manifest
 from memjax.training import hosts
 from memjax.training.anakin import Anakin
 from memjax.training.config import ResolvedConfig
@@ -92,15 +94,14 @@ def train(
     check_sinks(config.sinks)
     program = build(config)
     first = hosts.is_first()
-    opened = open_workdir(workdir, config.raw, resume=resume) if first else contextlib.nullcontext(workdir)
-    with opened as workdir, StopOnSignal() as stop:
+    own = open_workdir(workdir, config.raw, resume=resume, later=config.later)
+    with own if first else contextlib.nullcontext(as_path(workdir)) as workdir, StopOnSignal() as stop:
         if first:
             write_imports(workdir, imports)
         hosts.agree(0)  # the others wait until the workdir has been found to be this run's
         try:
-            with Checkpoints(
-                workdir / CHECKPOINTS, config.run.keep_checkpoints, run=identity(config.raw)
-            ) as checkpoints:
+            run = identity(read_json(workdir / CONFIG_FILE))
+            with Checkpoints(workdir / CHECKPOINTS, config.run.keep_checkpoints, run=run) as checkpoints:
                 return _run(program, config, workdir, checkpoints, stop)
         finally:
             program.close()

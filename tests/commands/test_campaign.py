@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -400,20 +401,20 @@ def test_rows_that_are_cut_or_damaged_are_left_out_and_said(tmp_path, capsys):
         read_rows(path)
 
 
-def test_a_field_that_does_nothing_does_not_make_another_config(monkeypatch):
-    monkeypatch.setattr(campaign_cells, "NEUTRAL", {"agent.fade": 0, "agent.ppo.fade": 0})
+def test_a_field_that_does_nothing_does_not_make_another_config():
+    digest_of = partial(campaign_cells.digest_of, later={"agent.fade": 0, "agent.ppo.fade": 0})
     old = {"seed": 1, "agent": {"rate": 1, "bank": {"fade": 0}, "ppo": {"clip": 0.2}}}
     new = {"seed": 2, "agent": {"rate": 1, "fade": 0, "bank": {"fade": 0}, "ppo": {"clip": 0.2, "fade": 0}}}
-    assert campaign_cells.digest_of(new) == campaign_cells.digest_of(old)
+    assert digest_of(new) == digest_of(old)
     for section in ("bank", "ppo"):  # the bank always had the field, so its value counts
         changed = {"agent": new["agent"] | {section: {**new["agent"][section], "fade": 1}}}
-        assert campaign_cells.digest_of(changed) != campaign_cells.digest_of(old)
+        assert digest_of(changed) != digest_of(old)
     del new["agent"]["bank"]["fade"]
-    assert campaign_cells.digest_of(new) != campaign_cells.digest_of(old)
+    assert digest_of(new) != digest_of(old)
 
 
 def test_results_that_are_kept_are_of_the_configs_as_they_are_now():
-    """A field that is new in all configs belongs into NEUTRAL, or all finished runs count as others."""
+    """A field that is new in all configs is marked `Later`, or all finished runs count as others."""
     root = Path(campaign_cells.__file__).parents[2] / "experiments"
     if not root.is_dir():
         pytest.skip("no experiments beside the package")

@@ -54,8 +54,15 @@ def test_comments_are_read_from_the_source_of_a_section():
         long: tuple[
             int, ...  # in the middle
         ]
+        # Of the next field,
+        # whole.
+        above: int
 
-    assert comments_of(Section) == {"said": "what it is  # and more", "long": "in the middle"}
+    assert comments_of(Section) == {
+        "said": "what it is  # and more",
+        "long": "in the middle",
+        "above": "Of the next field, whole",
+    }
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     assert comments_of(RunConfig).keys() == fields
 

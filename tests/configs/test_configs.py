@@ -8,7 +8,7 @@ import pytest
 from memjax.config_file import find_config, load_config, shipped_configs
 from memjax.envs import spec_of
 from memjax.runs.metrics import read_metrics
-from memjax.runs.workdir import first_difference
+from memjax.runs.same_run import first_difference
 from memjax.training.config import resolve
 from memjax.training.program import round_up
 from memjax.training.train import train

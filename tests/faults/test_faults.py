@@ -72,7 +72,7 @@ def test_a_thousand_flipped_bits_are_found(tmp_path):
 
 def test_a_silent_flip_is_seen(tmp_path, monkeypatch):
     """A reader that checks nothing, as a control."""
-    monkeypatch.setattr("memjax.runs.workdir._seal", lambda values: "sha256")
+    monkeypatch.setattr("memjax.runs.workdir.sealed", lambda values: "sha256")
     counts = fault_flips.campaign(["manifest.json"], tmp_path, 30, time.monotonic() + 600, 0, {})
     assert counts["manifest.json"]["silent"] > 5
 

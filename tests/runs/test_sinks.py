@@ -254,7 +254,7 @@ def test_mistakes_in_the_section(monkeypatch):
 
 
 def test_sinks_may_change_between_two_launches():
-    from memjax.runs.workdir import first_difference
+    from memjax.runs.same_run import first_difference
 
     assert first_difference({"seed": 1}, {"seed": 1, "sinks": WANDB}) is None
     assert first_difference({"seed": 1}, {"seed": 2, "sinks": WANDB}) == ("seed", 1, 2)

@@ -7,9 +7,8 @@ import textwrap
 import pytest
 
 from memjax.config_file import load_config
+from memjax.runs.same_run import first_difference, identity
 from memjax.runs.workdir import (
-    first_difference,
-    identity,
     open_workdir,
     read_json,
     write_json,
@@ -210,13 +209,59 @@ def test_a_flipped_bit_in_a_json_file_is_found_wherever_it_is(tmp_path):
     assert read_json(path) == values  # written by hand
 
 
-def test_a_field_that_came_later_makes_no_other_run_of_one_without_it():
+def test_a_field_that_came_later_makes_no_other_run_of_one_without_it(tmp_path):
+    later = {"agent.ppo.fade": 1, "agent.fade": 0}
     earlier = {"agent": {"ppo": {"clip": 0.2}, "targets": None}}
-    now, other = ({"agent": {"ppo": {"clip": 0.2, "env_groups": n}, "targets": None}} for n in (1, 8))
-    assert first_difference(earlier, now) is None
-    assert identity(earlier) == identity(now)
-    assert first_difference(earlier, other) == ("agent.ppo.env_groups", None, 8)
-    assert identity(earlier) not in (identity(other), identity({"agent": {"ppo": {"clip": 0.2}}}))
+    now, other = ({"agent": {"ppo": {"clip": 0.2, "fade": n}, "targets": None}} for n in (1, 8))
+    assert first_difference(earlier, now) == ("agent.ppo.fade", None, 1)
+    assert first_difference(earlier, now, later=later) is None
+    assert first_difference(earlier, other, later=later) == ("agent.ppo.fade", 1, 8)
+    with open_workdir(tmp_path, earlier):
+        begin(tmp_path)
+    with open_workdir(tmp_path, now, later=later):
+        assert read_json(tmp_path / "config.json") == earlier  # so that its checkpoints are still its own
+    with (
+        pytest.raises(ConfigError, match=r"agent\.ppo\.fade is 1 \("),
+        open_workdir(tmp_path, other, later=later),
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"a version without agent\.ppo\.fade"), open_workdir(tmp_path, now):
+        pass
+
+
+def test_checkpoints_of_runs_that_had_one_group_of_environments_were_saved_without_that_field():
+    earlier, now, other = (
+        {"ppo": {"clip": 0.2, **groups}} for groups in ({}, {"env_groups": 1}, {"env_groups": 8})
+    )
+    assert identity(earlier) == identity(now) != identity(other)
+
+
+CAME_LATER = {
+    "four_rooms": ("bank.until_reward", "reflection.imitation_weight", "ppo.fade_updates", "ppo.env_groups"),
+    "four_rooms:sil": ("imitation.demonstrations", "imitation.num_demonstrations", "ppo.env_groups"),
+    "four_rooms:rnd": ("fade_updates", "env_groups"),
+    "reframe:blend": ("trust.promise", "trust.window"),
+}
+
+
+@pytest.mark.parametrize("source", CAME_LATER)
+def test_runs_of_earlier_versions_go_on_with_configs_of_this_one(tmp_path, source):
+    """Without any field that came later, in the whole config."""
+    config = resolve(load_config(source, []))
+    assert {f"agent.{field}" for field in CAME_LATER[source]} < config.later.keys()
+    old = json.loads(json.dumps(config.raw))
+    for path in config.later:
+        *sections, name = path.split(".")
+        node = old
+        for section in sections:
+            node = node[section]
+        assert node.pop(name) == config.later[path]
+    with open_workdir(tmp_path, old):
+        begin(tmp_path)
+    before = identity(read_json(tmp_path / "config.json"))
+    with open_workdir(tmp_path, config.raw, later=config.later) as workdir:
+        assert load_workdir_config(workdir) == config
+        assert identity(read_json(workdir / "config.json")) == before
 
 
 @pytest.mark.parametrize(

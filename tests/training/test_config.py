@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memjax.config_file import load_config
-from memjax.runs.workdir import first_difference
+from memjax.runs.same_run import first_difference
 from memjax.training.config import resolve
 from memjax.types import ConfigError
 

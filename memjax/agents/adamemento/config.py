@@ -7,6 +7,7 @@ from memjax.agents.online.config import PPOConfig, check_ppo_batch
 from memjax.schema import (
     Between,
     Fraction,
+    Later,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -24,7 +25,8 @@ class BanksConfig:
     failures: bool  # False: no failure bank; the reflection network tells successes from random actions
     capacity: PositiveInt  # steps, each bank
     episode_steps: PositiveInt  # L: longer episodes keep their last L steps
-    until_reward: bool  # of a longer success the L steps up to its last reward above 0 instead, if it had one
+    # Of a longer success the L steps up to its last reward above 0 instead, if it had one.
+    until_reward: Annotated[bool, Later(False)]
     episodes_per_update: PositiveInt  # E: at most so many enter each bank per rollout
     last_frame: bool  # images: store, and show to P and C, the newest plane only
     key_dim: NonNegativeInt  # width of a random projection of the observation; 0: the observation itself
@@ -78,14 +80,15 @@ class ReflectionConfig:
     learning_rate: PositiveFloat
     minibatches: PositiveInt  # per rollout, for P and for C
     minibatch: PositiveInt  # steps
-    failures_per_success: PositiveInt  # in a minibatch of C; 1: half from each bank
+    failures_per_success: Annotated[PositiveInt, Later(1)]  # in a minibatch of C; 1: half from each bank
     cloned_share: Fraction  # most of a minibatch that may come from episodes the memory itself played
     holdout: NonNegativeInt  # every so-many-th episode is kept for calibration; 0: none
     calibrate_every: NonNegativeInt  # rollouts between calibrations of C; 0: never
     outcome_discount: Fraction  # of "value"
     weight_decay: NonNegativeFloat
-    imitation_weight: NonNegativeFloat  # of what the policy learns from the success bank; 0: nothing
-    imitation_minibatches: PositiveInt  # of `minibatch` steps, per rollout
+    # Of what the policy learns from the success bank; 0: nothing.
+    imitation_weight: Annotated[NonNegativeFloat, Later(0.0)]
+    imitation_minibatches: Annotated[PositiveInt, Later(4)]  # of `minibatch` steps, per rollout
 
 
 @dataclass(frozen=True)

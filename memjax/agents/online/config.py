@@ -1,10 +1,11 @@
 """The sections of a config that agents learning by acting share: PPO, its intrinsic reward, imitation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from memjax.schema import (
     Fraction,
+    Later,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -51,7 +52,7 @@ class PPOConfig:
     minibatches: PositiveInt
     # Groups of environments; every minibatch takes as many steps of each. Where the number of devices divides
     # it, they keep the steps of their own environments. 1: minibatches are drawn from all steps at once.
-    env_groups: PositiveInt
+    env_groups: Annotated[PositiveInt, Later(1)]
     learning_rate: PositiveFloat
     anneal_updates: NonNegativeInt  # linear decay to 0 over this many rollouts; 0: constant
     max_grad_norm: PositiveFloat
@@ -68,7 +69,9 @@ class PPOConfig:
     scale_rewards: bool  # by the running std of the discounted return, clipped to +-10
     extrinsic_weight: NonNegativeFloat  # c_ext
     intrinsic_weight: NonNegativeFloat  # c_int
-    fade_updates: NonNegativeInt  # rollouts over which c_int falls to 0, linearly; 0: it stays
+    fade_updates: Annotated[
+        NonNegativeInt, Later(0)
+    ]  # rollouts until c_int is 0, falling linearly; 0: it stays
     offpolicy: Literal["mask", "is", "bc"]  # what PPO makes of actions it did not choose
     clone_weight: NonNegativeFloat  # eta of "bc"
     reference_every: NonNegativeInt  # every so-many-th environment is a reference's without bonus; 0: none
@@ -123,8 +126,8 @@ class ImitationConfig:
     minibatch: PositiveInt  # steps
     weight: NonNegativeFloat
     value_weight: NonNegativeFloat  # beta_sil
-    demonstrations: UserPath  # a file that `memjax demonstrate` made; "": none
-    num_demonstrations: NonNegativeInt  # its first episodes; 0: all
+    demonstrations: Annotated[UserPath, Later("")]  # a file that `memjax demonstrate` made; "": none
+    num_demonstrations: Annotated[NonNegativeInt, Later(0)]  # its first episodes; 0: all
 
     def check(self) -> None:
         """Raises ConfigError where fields contradict each other."""

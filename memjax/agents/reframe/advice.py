@@ -8,7 +8,7 @@ can shut the gate; and no return is needed to set it.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.agents.reframe.promise import Probation, asked_for, no_probation
-from memjax.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.schema import Fraction, Later, NonNegativeInt, PositiveFloat, PositiveInt
 from memjax.types import Array, ConfigError, Discrete, EnvSpec
 
 _BLOCK = 64  # queries of a calibration at once
@@ -37,8 +37,8 @@ class TrustConfig:
     returns: Literal["ignored", "compared"]  # "compared": no trust in what earned less than is usual there
     # "switch" alone: the share of what experts earned from there that the memory has to earn in every
     # `window` steps, or the policy acts for the rest of the episode; 0: not asked.
-    promise: Fraction
-    window: PositiveInt
+    promise: Annotated[Fraction, Later(0.0)]
+    window: Annotated[PositiveInt, Later(25)]  # W, steps
 
     def check(self) -> None:
         """Raises ConfigError where following could never end or never begin."""

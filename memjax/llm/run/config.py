@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 from memjax.agents.memrl.config import MemRLConfig
 from memjax.llm.run.experience import Style
 from memjax.llm.run.imported import ImportedConfig
-from memjax.schema import Between, NonNegativeFloat, NonNegativeInt, PositiveInt, parse
+from memjax.schema import Between, Later, NonNegativeFloat, NonNegativeInt, PositiveInt, parse
 from memjax.types import ConfigError
 
 Mode = Literal[
@@ -73,7 +73,7 @@ class LanguageConfig:
     memory: MemRLConfig
     imported: ImportedConfig
 
-    shards: PositiveInt  # devices that the memory's slots are split over; 1: it is on the first
+    shards: Annotated[PositiveInt, Later(1)]  # devices that the memory is split over; 1: it is on the first
     save_every: PositiveInt  # minibatches between two checkpoints of the arrays; the log is always complete
     give_up_after: PositiveInt  # the run ends when so many tasks in a row could not be played
 

@@ -28,6 +28,7 @@ from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import METRICS_FILE, MetricsWriter
 from memjax.runs.workdir import CHECKPOINTS, open_workdir, record_launch
+from memjax.schema import later_fields
 from memjax.types import ConfigError
 
 LOG_FILE = "experience.sqlite"
@@ -107,9 +108,10 @@ class RunState:
         workdir = Path(workdir)
         _check_tasks(config, benchmark)
         values = _identity(config, benchmark, model, imported) | dict(description.settings)
+        later = later_fields(LanguageConfig, "language")
         free = tuple(f"language.{name}" for name in config.free_fields()) + description.free
         with (
-            open_workdir(workdir, values, free=free, begun=(LOG_FILE,)),
+            open_workdir(workdir, values, free=free, begun=(LOG_FILE,), later=later),
             contextlib.closing(
                 ExperienceLog(workdir / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
             ) as log,
