@@ -5,6 +5,10 @@
     python -m experiments.study four_rooms --only-tables               # nothing is trained
     python -m experiments.study --list
 
+A study is one task, by several measures of each run (when it first solves the task, what it does without its
+memory) and by learning curves. Many tasks by one score, with intervals over all of them, are a campaign:
+`memjax campaign FILE.toml`, files in `experiments/campaigns`.
+
 Runs live in `runs/STUDY/VARIANT`; results go to `experiments/results/STUDY/`: `curves.csv` (every
 evaluation of every seed) and `summary.csv` (one line per variant and seed), and what is made of these two,
 `README.md` and `figure.png`.

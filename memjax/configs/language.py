@@ -284,6 +284,11 @@ def _local(config: ConfigDict) -> None:
     config.language.update(max_tokens=400 if long else 160, summary_max_tokens=96)
     config.language.update(content_chars=2_400, inject_chars=2_400)
     config.language.memory.update(keep=2, capacity=512)
+    if config.benchmark.name == "lifelong_db" and _preset_of(config) == "paper":
+        # What paid with this model (experiments/results/language_benchmarks): to store failures and not to show
+        # them, and to show three memories.
+        config.language.memory.update(keep=3, initial_success=0.5, initial_failure=-0.5, minimum=-0.4)
+        config.language.inject_chars = 3_600
     config.benchmark.options.update(LOCAL_OPTIONS.get(config.benchmark.name, {}))
     if config.benchmark.name == "alfworld":
         config.language.max_tokens = 24  # a command

@@ -325,6 +325,17 @@ def test_benchmarks_have_the_presets_of_the_source(name):
     assert local.language.concurrency == 1
 
 
+def test_local_hides_failures_where_that_paid_and_leaves_the_rest_as_the_source_has_it():
+    def shown(variant):
+        memory = resolved(variant).language.memory
+        return memory.keep, memory.initial_success, memory.initial_failure, memory.minimum
+
+    assert shown("lifelong_db+local") == shown("lifelong_db+rag+local") == (3, 0.5, -0.5, -0.4)
+    assert shown("humaneval+local") == shown("lifelong_os+local") == (2, 0.0, 0.0, None)
+    assert shown("lifelong_db+code+local")[1:] == shown("lifelong_db+code")[1:]
+    assert shown("lifelong_db") == (5, 0.0, 0.0, None)
+
+
 def test_every_mode_is_a_variant_and_has_a_name_in_the_tables():
     assert set(MODES) == set(language.MODES) == set(language_results.NAMES)
 
