@@ -144,6 +144,7 @@ def config(mode: Mode, seed: int, epochs: int, **memory: Any) -> LanguageConfig:
         summary_temperature=0.0,
         summary_max_tokens=8,
         summaries=False,
+        own_reflection=False,
         content_chars=400,
         inject_chars=1_200,
         reward_success=1.0,

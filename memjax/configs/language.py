@@ -145,6 +145,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "summary_temperature": 0.3,  # (code) of reflections; ours of plans as well
                 "summary_max_tokens": 1_024,
                 "summaries": True,  # rag: False, unless +summaries follows it
+                "own_reflection": False,  # show a task that failed its own failure beside others' successes
                 "content_chars": 8_000,
                 "inject_chars": 12_000,  # the code: 2,000 for programs, named tokens, which holds one or two
                 "reward_success": 1.0,
@@ -285,8 +286,8 @@ def _local(config: ConfigDict) -> None:
     config.language.update(content_chars=2_400, inject_chars=2_400)
     config.language.memory.update(keep=2, capacity=512)
     if config.benchmark.name == "lifelong_db" and _preset_of(config) == "paper":
-        # What paid with this model (experiments/results/language_benchmarks): to store failures and not to show
-        # them, and to show three memories.
+        # What paid with this model (experiments/results/language_benchmarks): failures are stored, not
+        # shown, and three memories are.
         config.language.memory.update(keep=3, initial_success=0.5, initial_failure=-0.5, minimum=-0.4)
         config.language.inject_chars = 3_600
     config.benchmark.options.update(LOCAL_OPTIONS.get(config.benchmark.name, {}))

@@ -86,6 +86,7 @@ def config(mode: str = "memrl", **changes: Any) -> LanguageConfig:
         summary_temperature=0.0,
         summary_max_tokens=50,
         summaries=changes.pop("summaries", mode != "rag"),
+        own_reflection=False,
         content_chars=2000,
         inject_chars=2000,
         reward_success=1.0,

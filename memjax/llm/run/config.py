@@ -64,6 +64,8 @@ class LanguageConfig:
     summary_temperature: NonNegativeFloat
     summary_max_tokens: PositiveInt
     summaries: bool  # write a plan or a reflection as well; runs with the same value store the same content
+    # A task whose last attempt failed is shown the memory of that one first, beside it successes of others.
+    own_reflection: Annotated[bool, Later(False)]
     content_chars: PositiveInt  # the most characters of a stored experience
     inject_chars: PositiveInt  # the most characters of all memories together that are shown for one task
 
@@ -83,6 +85,9 @@ class LanguageConfig:
             raise ConfigError("temperature", "> 0 with mode 'pass_at_k', or all samples are one", 0.0)
         if self.mode == "reflexion" and self.overlap:
             raise ConfigError("overlap", "0 with mode 'reflexion', which retries what failed", self.overlap)
+        if self.own_reflection and (self.mode not in ("memrl", "memp", "rag") or self.memory.keep < 2):
+            expected = "False, but with mode 'memrl', 'memp' or 'rag' and memory.keep of at least 2"
+            raise ConfigError("own_reflection", expected, True)
         if self.memory.credit == "leave_one_out":
             got = "'leave_one_out', which needs replays of a task"
             raise ConfigError("memory.credit", "'equal' or 'similarity'", got)

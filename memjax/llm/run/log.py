@@ -188,11 +188,10 @@ class ExperienceLog:
         return found
 
     def of_task(self, task_id: str, *, last: int) -> list[Experience]:
-        """The experiences of a task, newest first, at most `last` of them."""
-        where = "WHERE task_id = ? ORDER BY row DESC LIMIT ?"
-        return [
-            _experience(x) for x in self._data.rows(f"SELECT * FROM experiences {where}", (task_id, last))
-        ]
+        """The experiences of a task, newest first, without those in quarantine, at most `last` of them."""
+        hidden = self.hidden()
+        found = self._data.rows("SELECT * FROM experiences WHERE task_id = ? ORDER BY row DESC", (task_id,))
+        return [x for x in map(_experience, found) if not hidden.get(x.row, False)][:last]
 
     def newest(self, *, last: int, successes: bool) -> list[int]:
         """Rows of the newest experiences, newest first, without those in quarantine; of successes or all."""

@@ -29,6 +29,7 @@ from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.events import Timing, compose
 from memjax.llm.run.experience import attempt_task
 from memjax.llm.run.imported import Imported, import_event, task_id
+from memjax.llm.run.own import beside_own_failure, newest, own_failures
 from memjax.llm.run.prompts import memory_block, plain
 from memjax.llm.run.records import KEY_CHARS, Attempt, Plan, Recall, text_hash
 from memjax.llm.run.schedule import Slot
@@ -214,7 +215,7 @@ class _Loop:
 
     def _plans(self, slot: Slot, tasks: Sequence[Task]) -> list[Plan]:
         """What is shown for each task of a minibatch."""
-        version = self.state.version
+        log, version, keep = self.state.log, self.state.version, self.config.memory.keep
         hashes = [text_hash(task.intent) for task in tasks]
         recalls: list[Recall] = [_NOTHING] * len(tasks)
         if self.config.remembers:
@@ -223,9 +224,13 @@ class _Loop:
             recalls = self.state.find(np.stack([vectors[name] for name in hashes]), slot.number)
             self.retrieve_time += time.monotonic() - began
         elif self.config.mode == "reflexion":
-            recalls = [self._own_failures(task) for task in tasks]
+            recalls = [own_failures(log, task.id, keep) for task in tasks]
         elif self.config.mode in ("long_context", "sharing"):
-            recalls = [self._newest()] * len(tasks)
+            sharing = self.config.mode == "sharing"
+            recalls = [newest(log, keep if sharing else _NEWEST, successes=sharing)] * len(tasks)
+        if self.config.own_reflection:
+            pairs = zip(tasks, recalls, strict=True)
+            recalls = [beside_own_failure(log, task.id, recall, keep) for task, recall in pairs]
         return [
             self._shown(Plan(i, task.id, name, recall, version))
             for i, (task, name, recall) in enumerate(zip(tasks, hashes, recalls, strict=True))
@@ -254,19 +259,6 @@ class _Loop:
     def _is_left(self, slot: Slot, task: Task) -> bool:
         """Whether a task is not played again because it was solved."""
         return self.config.mode == "reflexion" and slot.phase == "learn" and self.state.is_solved(task.id)
-
-    def _own_failures(self, task: Task) -> Recall:
-        """The task's own last reflections, newest first."""
-        own = self.state.log.of_task(task.id, last=self.config.memory.keep)
-        rows = tuple(x.row for x in own if not x.success)
-        return Recall(rows, (1.0,) * len(rows), (0.0,) * len(rows))
-
-    def _newest(self) -> Recall:
-        """The newest experiences, as many as may fit; with "sharing" the newest successes."""
-        sharing = self.config.mode == "sharing"
-        most = self.config.memory.keep if sharing else _NEWEST
-        rows = tuple(self.state.log.newest(last=most, successes=sharing))
-        return Recall(rows, (0.0,) * len(rows), (0.0,) * len(rows))
 
     def _play(self, slot: Slot, task: Task, plan: Plan) -> Attempt:
         """Runs in a worker thread. A finished attempt is logged at once, one with an error by `_finish`."""

@@ -150,6 +150,8 @@ def test_a_tasks_own_experiences_newest_first(log):
     rows = [experience(i, "t0" if i % 2 else "t1") for i in range(6)]
     log.commit(event(), rows, [])
     assert [x.row for x in log.of_task("t0", last=2)] == [5, 3]
+    log.decide([5], True)
+    assert log.of_task("t0", last=1)[0].row == 3
 
 
 @pytest.mark.parametrize(("name", "dim"), [("other", 4), ("e", 5)])

@@ -268,6 +268,39 @@ def test_reflexion_retries_what_failed_with_its_own_reflections(tmp_path):
     log.close()
 
 
+@pytest.mark.parametrize("mode", ["memrl", "rag"])
+def test_a_task_that_failed_sees_its_own_reflection_beside_the_successes_of_others(tmp_path, mode):
+    tasks, settings = benchmark(), config(mode, epochs=3, own_reflection=True, memory={"keep": 3})
+    run(tmp_path / "on", settings, tasks)
+    run(tmp_path / "off", config(mode, epochs=3, memory={"keep": 3}))
+    logs = [open_log(tmp_path / name) for name in ("on", "off")]
+    on, off = (log.experiences(range(30)) for log in logs)
+    assert [x.recall for x in on[:10]] == [x.recall for x in off[:10]]  # the first epoch: nothing failed yet
+    last, seen = {}, []
+    for x in on:
+        before = last.get(x.task_id)
+        if before is not None and not before.success:
+            own, *others = (on[row] for row in x.recall.rows)
+            assert own is before
+            assert all(other.success and other.task_id != x.task_id for other in others)
+            seen.append(len(others))
+        last[x.task_id] = x
+    assert len(seen) >= 2
+    assert max(seen) == 2
+    failed = [x.content for x in on if not x.success]
+    blocks = [block for task in tasks.train for block in task.shown if "These ended badly" in block]
+    assert len(blocks) >= len(seen)
+    assert all(any(text in block for text in failed) for block in blocks)
+    if mode == "memrl":  # what is shown earns the reward
+        state, visits = arrays(tmp_path / "on", settings), np.zeros(30, int)
+        for event in logs[0].events():
+            np.add.at(visits, [row for recall in event.recalls for row in recall.rows], 1)
+        rows = np.asarray(state.values.payload["row"])[np.asarray(state.valid)]
+        np.testing.assert_array_equal(np.asarray(state.visits)[np.asarray(state.valid)], visits[rows])
+    for log in logs:
+        log.close()
+
+
 def test_samples_of_pass_at_k_differ_and_remember_nothing(tmp_path):
     class Drawn(ScriptedChat):
         def complete(self, messages, *, max_tokens, temperature, seed):
@@ -404,6 +437,7 @@ def test_both_presets_run_and_resume(tmp_path, name, place):
         ("concurrency", 0, "concurrency"),
         ("reward_success", 2.0, "reward_success"),
         ("memory.credit", "leave_one_out", "memory.credit"),
+        ("own_reflection", 1, "own_reflection: expected bool"),
     ],
 )
 def test_bad_configs_are_said_in_one_line(field, value, says):
