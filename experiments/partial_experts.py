@@ -3,7 +3,8 @@
     python -m experiments.partial_experts                       # everything, then tables and picture
     python -m experiments.partial_experts --only-tables
 
-Three families of goals (`experiments.partial_families`): discrete moves, a continuous maze, a two-joint arm.
+Families of goals (`experiments.partial_families`): discrete moves, a continuous maze, a two-joint arm, each
+with few goals, and the first two with 512 as well.
 The poor policy visits all goals; an expert shows a share of them, two trajectories each, or the last half of
 the way to each. Every arm is played on all goals, shown and not shown apart; no arm touches an environment
 before that. What differs between arms is what `ARMS` says, and nothing else. A seed draws goals, the poor
@@ -16,47 +17,32 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.partial_families import Episodes, Family, make_families
+from experiments.partial_families import Family, make_families
 from experiments.partial_plan import (
     ARMS,
-    BANKED,
-    BLOCK,
-    NOISE,
     SEEDS,
     SETTINGS,
     SOME,
-    TOP,
     TRAJECTORIES,
     Setting,
     Sizes,
+    sizes_of,
 )
 from experiments.partial_play import Acting, Compiled, compiled, flat, padded
-from experiments.partial_predictive import Shown, look_everywhere, make_bank, relabelled
+from experiments.partial_predictive import emptied
 from experiments.partial_results import COLUMNS, write
+from experiments.partial_training import Data, expert_room, shown_banks, train_policies
 from experiments.result_folder import append_rows, read_rows
 from experiments.small_policies import Policy, Steps
 from memjax.agents.reframe import bank as banks
 from memjax.agents.reframe.expert_memory import ExpertMemory
-from memjax.types import Discrete, Key, PyTree
-
-
-class Data(NamedTuple):
-    """What a seed recorded."""
-
-    world: PyTree
-    steps: Steps  # on the host: the poor ones, padded to `poor`, then room for those of experts
-    poor: int  # steps reserved for the poor ones
-    poor_episode: np.ndarray  # [n] of the poor steps
-    poor_contexts: np.ndarray  # [E]
-    poor_returns: np.ndarray  # [E]
-    experts: Episodes  # of all contexts, `TRAJECTORIES` each
-    scale: tuple[np.ndarray, np.ndarray]
+from memjax.types import Key
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     settings = [s for s in SETTINGS if arguments.settings is None or s.name in arguments.settings]
     deadline = time.monotonic() + 60.0 * arguments.minutes
-    sizes = Sizes(quantile=arguments.quantile)
     for name in () if arguments.only_tables else arguments.families:
+        sizes = sizes_of(families[name].contexts, arguments.quantile)
         play_family(families[name], arguments.seeds, settings, sizes, arguments.out, deadline, arguments.arms)
     write(arguments.out)
 
@@ -95,7 +81,7 @@ def play_family(
     """All seeds, settings and arms that have no rows yet, in `out`/FAMILY.csv."""
     path = out / f"{family.spec.id}.csv"
     done = {(row["setting"], int(row["seed"]), row["arm"]) for row in read_rows(path)}
-    programs = compiled(family, sizes.training, _expert_room(family), sizes.quantile)
+    programs = compiled(family, sizes.training, expert_room(family), sizes.quantile)
     for seed in seeds:
         missing = {s: [arm for arm in arms if (s.name, seed, arm) not in done] for s in settings}
         wanted = {s: some for s, some in missing.items() if some}
@@ -126,7 +112,7 @@ def record_data(family: Family, programs: Compiled, sizes: Sizes, seed: int) -> 
     steps, episode = flat(poor, *scale)
     room = contexts.shape[0] * family.steps
     returns = np.asarray(poor.returns_to_go)[:, 0]
-    steps = Steps(*(_with_room(x, room + _expert_room(family)) for x in steps))
+    steps = Steps(*(_with_room(x, room + expert_room(family)) for x in steps))
     return Data(world, steps, room, episode, np.asarray(contexts), returns, experts, scale)
 
 
@@ -173,8 +159,8 @@ def play_setting(
     memories = _memories(family, programs, data, setting, shown, jax.random.fold_in(key, 0))
     names = {ARMS[arm].policy for arm in arms} | ({"bc"} if any(ARMS[arm].cloned for arm in arms) else set())
     key_train = jax.random.fold_in(key, 1)
-    beside = shown_bank(family, data, bank, episode) if "predictive" in names else None
-    policies = train_policies(family, programs, data, bank, memories, key_train, kept, names, beside)
+    banked = shown_banks(family, data, bank, episode, names, seed)
+    policies = train_policies(family, programs, data, bank, memories, key_train, kept, names, banked)
     asked = float(np.asarray(data.experts.returns_to_go)[:, 0].reshape(-1, TRAJECTORIES)[shown].mean())
     contexts = jnp.tile(jnp.arange(family.contexts), sizes.played)
     key_play = jax.random.fold_in(key, 2)
@@ -190,13 +176,14 @@ def play_setting(
             memory = memory.replace(tau=tau)
         if arm.everywhere:
             memory = memory.replace(tau=jnp.float32(1e9))
+        seen = banked[arm.policy][0] if arm.shown else None
         acting = Acting(
             policies[arm.policy],
             memory,
             policies["bc"] if arm.cloned else None,
             jnp.float32(0.0 if arm.fixed else asked),
             jnp.asarray(arm.fixed),
-            beside[0] if arm.shown and beside is not None else None,
+            emptied(seen) if arm.unread and seen is not None else seen,
         )
         run = programs.play["compared" if arm.compared else arm.handover or "blend"]
         played = jax.device_get(run(data.world, data.scale, acting, contexts, key_play))
@@ -208,65 +195,11 @@ def play_setting(
     return rows
 
 
-def train_policies(
-    family: Family,
-    programs: Compiled,
-    data: Data,
-    bank: Steps,
-    memories: dict[str, ExpertMemory],
-    key: Key,
-    kept: dict[str, Policy],
-    names: set[str],
-    beside: tuple[Shown, np.ndarray] | None,
-) -> dict[str, Policy]:
-    """The policies `names`; those that see no expert are trained once and put in `kept`."""
-    n, poor, experts = len(data.poor_episode), data.poor, len(bank.returns_to_go)
-    steps = Steps(*(_placed(x, y, poor) for x, y in zip(data.steps, bank, strict=True)))
-    place = np.arange(len(steps.returns_to_go))
-    is_poor, is_expert = place < n, (place >= poor) & (place < poor + experts)
-    limit = np.quantile(data.poor_returns, 1.0 - TOP)
-    # Why two conditions: where most episodes earn nothing, the quantile is nothing.
-    best = (data.poor_returns >= limit) & (data.poor_returns > 0.0)
-    is_best = is_poor.copy()
-    is_best[:n] = best[data.poor_episode]
-    like = is_poor.astype(np.float64)
-    if names & {"weighted", "relabelled"}:
-        like[:n] = _likeness(family, programs, data, memories["latents"])
-
-    def mix(first: np.ndarray, share: float) -> np.ndarray:
-        return (1.0 - share) * first / first.sum() + share * is_expert / experts
-
-    plans: dict[str, tuple[Any, np.ndarray, float, float]] = {
-        "backbone": (programs.one, mix(is_poor, 0.0), 1.0, 0.0),
-        "filtered": (programs.one, mix(is_best, 0.0), 0.0, 0.0),
-        "mixed10": (programs.one, mix(is_poor, 0.1), 1.0, 0.0),
-        "mixed50": (programs.one, mix(is_poor, 0.5), 1.0, 0.0),
-        "filtered50": (programs.one, mix(is_best, 0.5), 0.0, 0.0),
-        "weighted": (programs.one, mix(like, 0.5), 0.0, 0.0),
-        "bc": (programs.several, mix(is_poor, 1.0), 0.0, NOISE),
-        "relabelled": (programs.one, mix(is_poor, 0.5), 1.0, 0.0),
-        "predictive": (programs.one, mix(is_poor, 0.5), 1.0, 0.0),
-    }
-    for number, (name, (run, weight, told, noise)) in enumerate(plans.items()):
-        if name not in names or (name in ("backbone", "filtered") and name in kept):
-            continue
-        numbers = jnp.asarray(weight, jnp.float32), jnp.float32(told), jnp.float32(noise)
-        learned = steps
-        if name == "relabelled":
-            to_go = np.zeros_like(steps.returns_to_go)
-            to_go[:n] = relabelled(like[:n], data.poor_episode, family.steps)
-            learned = steps._replace(returns_to_go=to_go)
-        elif name == "predictive" and beside is not None:
-            learned = steps._replace(observations=look_everywhere(programs.look, *beside, steps))
-        kept[name] = run(learned, *numbers, jax.random.fold_in(key, number))
-    return dict(kept)
-
-
 def _memories(
     family: Family, programs: Compiled, data: Data, setting: Setting, shown: np.ndarray, key: Key
 ) -> dict[str, ExpertMemory]:
     """The bank as it is, its two controls, and one of poor episodes."""
-    room = _expert_room(family)
+    room = expert_room(family)
     experts, poor = (padded(*bank_of(data, setting, shown, poor=p), room) for p in (False, True))
     n = len(data.poor_episode)
     at = np.linspace(0, n - 1, min(n, SOME)).astype(int)
@@ -275,56 +208,13 @@ def _memories(
     return made | {f"{name}_poor": programs.fill[name](poor, usual, key) for name in ("latents", "compared")}
 
 
-def shown_bank(family: Family, data: Data, bank: Steps, episode: np.ndarray) -> tuple[Shown, np.ndarray]:
-    """The experts' steps beside poor episodes of every goal, and whose each step of `data.steps` is."""
-    n, first = len(data.poor_episode), len(data.poor_contexts)
-    few = np.flatnonzero(np.arange(first) % (first // family.contexts) < BANKED)
-    at = np.flatnonzero(np.isin(data.poor_episode, few))
-    both = Steps(
-        *(np.concatenate([np.asarray(x)[at], np.asarray(y)]) for x, y in zip(data.steps, bank, strict=True))
-    )
-    group = np.concatenate([data.poor_episode[at], first + episode])
-    own = np.full(len(np.asarray(data.steps.returns_to_go)), -1, np.int32)
-    own[:n], own[data.poor : data.poor + len(episode)] = data.poor_episode, first + episode
-    scale = float(np.asarray(data.steps.returns_to_go)[:n].std())
-    room = BANKED * family.contexts * family.steps + _expert_room(family)
-    return make_bank(family.spec, both, group, scale, room), own
-
-
-def _likeness(family: Family, programs: Compiled, data: Data, memory: ExpertMemory) -> np.ndarray:
-    """[n] from .02 to 1: how like an expert's each poor step is, by place and action."""
-    n = len(data.poor_episode)
-    seen = np.asarray(data.steps.observations)
-    # Why in parts: all at once, the distances to every entry would fill the memory.
-    parts = [programs.consult(memory, seen[i : i + BLOCK]) for i in range(0, n, BLOCK)]
-    confidence = np.concatenate([np.asarray(advice.confidence) for advice in parts])[:n]
-    action = np.concatenate([np.asarray(advice.action) for advice in parts])[:n]
-    taken = np.asarray(data.steps.actions)[:n]
-    if isinstance(family.spec.action, Discrete):
-        alike = action[np.arange(n), taken]
-    else:
-        alike = np.exp(-np.sum((action - taken) ** 2, axis=-1) / 0.5)
-    return np.maximum(confidence * alike, 0.02)
-
-
 def _parts(shown: np.ndarray) -> dict[str, np.ndarray]:
     parts = {"all": np.ones(len(shown), bool), "shown": shown, "not shown": ~shown}
     return {name: where for name, where in parts.items() if where.any()}
 
 
-def _expert_room(family: Family) -> int:
-    """Steps that all experts of a family take at most."""
-    return family.contexts * TRAJECTORIES * family.longest
-
-
 def _with_room(x: Any, length: int) -> np.ndarray:
     return np.pad(np.asarray(x), ((0, length - len(x)),) + ((0, 0),) * (x.ndim - 1))
-
-
-def _placed(steps: Any, experts: Any, at: int) -> np.ndarray:
-    placed = np.array(steps)
-    placed[at : at + len(experts)] = experts
-    return placed
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ steps, or a displaced aim. So more of its data does not average its mistakes awa
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from memjax.envs import task_stream as grid
 from memjax.types import Array, Box, Discrete, EnvSpec, Key, PyTree
 
 INTENTS = grid.StreamConfig(topics=16, tasks=4, key_dim=16, likeness=0.9, noise=0.05, planted=0, far=4)
+MANY = replace(INTENTS, topics=128)  # 512 goals
 ERROR, WAVERING = 1.5, 0.7  # of the poor planner: deviation of its distances, and its temperature
 STRIDE = 0.5  # cells, of a move in the maze
 AIM, WANDER, SLACK = 0.8, 0.4, 0.3  # of the poor reacher: displaced aim, more of it by episode, and noise
@@ -63,7 +65,14 @@ class Episodes(NamedTuple):
 
 def make_families() -> dict[str, Family]:
     """All families by name."""
-    return {"rooms": _rooms(), "maze": _maze(), "reacher": _reacher()}
+    return {
+        "rooms": _rooms("rooms", INTENTS),
+        "maze": _maze("maze", INTENTS),
+        "reacher": _reacher(),
+        "rooms512": _rooms("rooms512", MANY),
+        "halls512": _rooms("halls512", MANY, numbers=True),
+        "maze512": _maze("maze512", MANY),
+    }
 
 
 def record(family: Family, policy: str, world: PyTree, contexts: Array, key: Key) -> Episodes:
@@ -83,29 +92,30 @@ def record(family: Family, policy: str, world: PyTree, contexts: Array, key: Key
     return Episodes(*(jnp.moveaxis(x, 0, 1) for x in found))
 
 
-def _rooms() -> Family:
-    """State: (context, cell, intent, time)."""
-    limit, size = 32, 2 * grid.SIZE + INTENTS.key_dim
-    spec = EnvSpec("rooms", (size,), "float32", Discrete(4), limit, True)
+def _rooms(name: str, intents: grid.StreamConfig, *, numbers: bool = False) -> Family:
+    """State: (context, cell, intent, time). With `numbers` a cell is seen as its row and column."""
+    limit, size = 32, (2 if numbers else 2 * grid.SIZE) + intents.key_dim
+    spec = EnvSpec(name, (size,), "float32", Discrete(4), limit, True)
 
     def draw(key: Key) -> PyTree:
-        stream = grid.make_stream(INTENTS, jax.random.fold_in(key, 0))
+        stream = grid.make_stream(intents, jax.random.fold_in(key, 0))
         return stream, _mistakes(jax.random.fold_in(key, 1), stream.goals.shape[0])
 
     def reset(world: PyTree, contexts: Array, key: Key) -> PyTree:
         stream, _ = world
-        begin = grid.starts(stream.goals[contexts], INTENTS.far, jax.random.fold_in(key, 0))
-        intents = grid.word(INTENTS, stream, contexts, jax.random.fold_in(key, 1))
-        return contexts, begin, intents, jnp.zeros(contexts.shape, jnp.int32)
+        begin = grid.starts(stream.goals[contexts], intents.far, jax.random.fold_in(key, 0))
+        intended = grid.word(intents, stream, contexts, jax.random.fold_in(key, 1))
+        return contexts, begin, intended, jnp.zeros(contexts.shape, jnp.int32)
 
     def observe(world: PyTree, state: PyTree) -> Array:
-        return jnp.concatenate([grid.look(state[1]), state[2]], axis=-1)
+        place = _centre(state[1]) if numbers else grid.look(state[1])
+        return jnp.concatenate([place, state[2]], axis=-1)
 
     def step(world: PyTree, state: PyTree, action: Array):
-        contexts, cells, intents, time = state
+        contexts, cells, intended, time = state
         cells, time = grid.move(cells, action), time + 1
         arrived = cells == world[0].goals[contexts]
-        return (contexts, cells, intents, time), _sooner_is_better(arrived, time, limit), arrived
+        return (contexts, cells, intended, time), _sooner_is_better(arrived, time, limit), arrived
 
     def expert(world: PyTree, state: PyTree, key: Key) -> Array:
         return grid.expert(world[0].goals[state[0]], state[1])
@@ -113,36 +123,36 @@ def _rooms() -> Family:
     def poor(world: PyTree, state: PyTree, key: Key) -> Array:
         return _mistaken(world[1], state[0], world[0].goals[state[0]], state[1], key)
 
-    return Family(spec, INTENTS.topics * INTENTS.tasks, 16, draw, reset, observe, step, expert, poor)
+    return Family(spec, intents.topics * intents.tasks, 16, draw, reset, observe, step, expert, poor)
 
 
-def _maze() -> Family:
+def _maze(name: str, intents: grid.StreamConfig) -> Family:
     """State: (context, place [2] in cells, intent, time)."""
-    limit, size = 60, 2 + INTENTS.key_dim
-    spec = EnvSpec("maze", (size,), "float32", Box(2, (-1.0, -1.0), (1.0, 1.0)), limit, True)
+    limit, size = 60, 2 + intents.key_dim
+    spec = EnvSpec(name, (size,), "float32", Box(2, (-1.0, -1.0), (1.0, 1.0)), limit, True)
 
     def draw(key: Key) -> PyTree:
-        stream = grid.make_stream(INTENTS, jax.random.fold_in(key, 0))
+        stream = grid.make_stream(intents, jax.random.fold_in(key, 0))
         return stream, _mistakes(jax.random.fold_in(key, 1), stream.goals.shape[0])
 
     def reset(world: PyTree, contexts: Array, key: Key) -> PyTree:
-        begin = _centre(grid.starts(world[0].goals[contexts], INTENTS.far, jax.random.fold_in(key, 0)))
+        begin = _centre(grid.starts(world[0].goals[contexts], intents.far, jax.random.fold_in(key, 0)))
         jitter = jax.random.uniform(jax.random.fold_in(key, 1), begin.shape, minval=-0.3, maxval=0.3)
-        intents = grid.word(INTENTS, world[0], contexts, jax.random.fold_in(key, 2))
-        return contexts, begin + jitter, intents, jnp.zeros(contexts.shape, jnp.int32)
+        intended = grid.word(intents, world[0], contexts, jax.random.fold_in(key, 2))
+        return contexts, begin + jitter, intended, jnp.zeros(contexts.shape, jnp.int32)
 
     def observe(world: PyTree, state: PyTree) -> Array:
         return jnp.concatenate([state[1], state[2]], axis=-1)
 
     def step(world: PyTree, state: PyTree, action: Array):
-        contexts, place, intents, time = state
+        contexts, place, intended, time = state
         for axis in range(2):
             way = STRIDE * jnp.clip(action[:, axis], -1.0, 1.0)
             moved = place.at[:, axis].add(way)
             place = jnp.where(_inside(moved)[:, None], moved, place)
         time, goal = time + 1, _centre(world[0].goals[contexts])
         arrived = jnp.linalg.norm(place - goal, axis=-1) < 0.4
-        return (contexts, place, intents, time), _sooner_is_better(arrived, time, limit), arrived
+        return (contexts, place, intended, time), _sooner_is_better(arrived, time, limit), arrived
 
     def towards(place: Array, cell: Array) -> Array:
         return jnp.clip((_centre(cell) - place) / STRIDE, -1.0, 1.0)
@@ -158,7 +168,7 @@ def _maze() -> Family:
         noise = SLACK * jax.random.normal(jax.random.fold_in(key, 1), state[1].shape)
         return jnp.clip(towards(state[1], grid.move(cell, chosen)) + noise, -1.0, 1.0)
 
-    return Family(spec, INTENTS.topics * INTENTS.tasks, 32, draw, reset, observe, step, expert, poor)
+    return Family(spec, intents.topics * intents.tasks, 32, draw, reset, observe, step, expert, poor)
 
 
 def _reacher() -> Family:

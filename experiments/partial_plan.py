@@ -11,6 +11,8 @@ TOP = 0.1  # share of the poor episodes that filtered cloning learns from
 NOISE = 0.03  # of a strong clone
 BLOCK = 2_000  # steps at once
 BANKED = 3  # poor episodes of each goal in a bank beside the experts
+LONGER, WIDER = 4, 2  # times the updates, and the width, of the mixture's larger versions
+MANY = 100  # goals
 SOME = 8_000  # poor steps, evenly spaced, that tell which return is usual where
 
 
@@ -45,6 +47,7 @@ class Arm(NamedTuple):
     contest: bool = False  # trusted as far as `contest.py` says, in place of the quantile
     fixed: bool = False  # asked for the experts' relabelled return, 0, at every step
     shown: bool = False  # the policy is shown the nearest steps of a bank, see `partial_predictive.py`
+    unread: bool = False  # and that bank is emptied when it plays
 
 
 ARMS = {
@@ -70,6 +73,15 @@ ARMS = {
     "poor_bank": Arm("filtered", "switch", poor=True),
     "poor_compared": Arm("filtered", "switch", poor=True, compared=True),
     "emptied": Arm("filtered", "blend", emptied=True),
+    "filtered50_long": Arm("filtered50_long"),
+    "filtered50_wide": Arm("filtered50_wide"),
+    "read": Arm("read", shown=True),
+    "read_long": Arm("read_long", shown=True),
+    "read_experts": Arm("read_experts", shown=True),
+    "read_poor": Arm("read_poor", shown=True),
+    "read_shuffled": Arm("read_shuffled", shown=True),
+    "read_constant": Arm("read_constant", shown=True),
+    "read_emptied": Arm("read", shown=True, unread=True),
 }
 
 
@@ -80,3 +92,9 @@ class Sizes(NamedTuple):
     poor: int = POOR_EPISODES
     played: int = PLAYED
     quantile: float = 0.1
+
+
+def sizes_of(contexts: int, quantile: float) -> Sizes:
+    """Those of a family; of many goals each has fewer episodes."""
+    many = {"poor": 10, "played": 2} if contexts > MANY else {}
+    return Sizes(quantile=quantile, **many)

@@ -12,8 +12,8 @@ from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save
 
 RESULTS = Path(__file__).parent / "results" / "partial_experts"
 COLUMNS = ("family", "setting", "seed", "arm", "goals", "score", "arrived", "trust")
-FAMILIES = ("rooms", "maze", "reacher")
-MAIN, PREDICTIVE = "gate_bc", "predictive"
+FAMILIES = ("rooms", "maze", "reacher", "rooms512", "halls512", "maze512")
+SUBJECTS = ("gate_bc", "predictive", "read")  # whose differences are shown
 NAMES = {
     "backbone": "return-conditioned policy, poor data",
     "filtered": "filtered BC: best tenth of the poor data",
@@ -37,8 +37,17 @@ NAMES = {
     "poor_bank": "bank of poor episodes, nearest action, switch",
     "poor_compared": "the last, returns compared",
     "emptied": "emptied bank",
+    "filtered50_long": "filtered BC, experts as 50 %, four times the updates",
+    "filtered50_wide": "filtered BC, experts as 50 %, twice the width",
+    "read": "reader: filtered BC, experts as 50 %, shown a bank of both",
+    "read_long": "reader, four times the updates",
+    "read_experts": "reader, bank of experts alone",
+    "read_poor": "reader without experts: filtered BC, shown a bank of the same",
+    "read_shuffled": "reader, shuffled bank",
+    "read_constant": "reader, constant bank",
+    "read_emptied": "reader, its bank emptied when it plays",
 }
-READS = tuple(NAMES)[tuple(NAMES).index("gate_bc") :]
+READS = tuple(NAMES)[tuple(NAMES).index("gate_bc") : tuple(NAMES).index("filtered50_long")]
 
 # (family, setting, arm, goals) -> seed -> number
 Cells = dict[tuple[str, str, str, str], dict[int, float]]
@@ -78,7 +87,7 @@ def tables(rows: list[dict[str, str]], source: str) -> list[str]:
         lines += _table(settings, list(NAMES), lambda s, a, f=family: _parts(scores, f, s, a))
         lines += [f"## {family}: weight of the memory, shown / not shown", ""]
         lines += _table(settings, list(READS), lambda s, a, f=family: _parts(trusts, f, s, a, 2))
-    for subject, family in itertools.product((MAIN, PREDICTIVE), families):
+    for subject, family in itertools.product(SUBJECTS, families):
         lines += [f"## {family}: {NAMES[subject]}, minus, all goals, mean ± half the 95 % interval", ""]
         others = [arm for arm in NAMES if arm != subject]
 
@@ -92,13 +101,16 @@ def tables(rows: list[dict[str, str]], source: str) -> list[str]:
 def draw(scores: Cells, path: Path) -> None:
     """A panel for each family: the score on all goals against what the experts show."""
     plt = pyplot()
-    shown = ("backbone", "filtered", "mixed50", "filtered50", "bc", MAIN, "backbone_bc")
+    shown = ("backbone", "filtered", "mixed50", "filtered50", "bc", "gate_bc", "predictive", "read")
     families = [family for family in FAMILIES if any(key[0] == family for key in scores)]
-    figure, axes = plt.subplots(
-        1, len(families), figsize=(4.2 * len(families), 4.2), squeeze=False, layout="constrained"
-    )
+    columns = 3
+    rows = -(-len(families) // columns)
+    size = 4.2 * columns, 3.6 * rows + 0.8
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(families) :]:
+        axis.set_visible(False)
     lines: dict[str, Any] = {}
-    for axis, family in zip(axes[0], families, strict=True):
+    for axis, family in zip(axes.flat, families, strict=False):
         settings = [s.name for s in SETTINGS if any(key[:2] == (family, s.name) for key in scores)]
         for i, arm in enumerate(shown):
             found = [np.array(_of(scores, family, s, arm) or [np.nan]) for s in settings]

@@ -17,7 +17,6 @@ from memjax.networks.decision_transformer import to_unit
 from memjax.types import Array, Discrete, EnvSpec, Key, PyTree
 
 MEMBERS = 5  # networks of a strong clone; their mean acts
-WIDTHS = (128, 128)
 
 
 class Training(NamedTuple):
@@ -27,6 +26,7 @@ class Training(NamedTuple):
     batch: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    widths: tuple[int, ...] = (128, 128)
 
 
 class Steps(NamedTuple):
@@ -66,7 +66,7 @@ def train(
         noise: [] deviation of what is added to standardised observations.
         key: draws parameters, batches and noise.
     """
-    net = Cloner(spec.action, WIDTHS)
+    net = Cloner(spec.action, sizes.widths)
     optimizer = optax.adamw(
         optax.cosine_decay_schedule(sizes.learning_rate, sizes.updates), weight_decay=sizes.weight_decay
     )
@@ -101,7 +101,7 @@ def train(
 
 def decide(spec: EnvSpec, policy: Policy, observations: Array, to_go: Array) -> Array:
     """Actions in units [B, A], or logits [B, n], for observations [B, O]: the mean of all members."""
-    net = Cloner(spec.action, WIDTHS)
+    net = Cloner(spec.action, _widths(policy.params))
     inputs = _inputs(observations, policy.told * to_go)
     found: Any = jax.vmap(lambda params: net.apply(params, inputs))(policy.params)
     if isinstance(spec.action, Discrete):
@@ -111,3 +111,9 @@ def decide(spec: EnvSpec, policy: Policy, observations: Array, to_go: Array) -> 
 
 def _inputs(observations: Array, to_go: Array) -> Array:
     return jnp.concatenate([observations, to_go[:, None]], axis=-1)
+
+
+def _widths(params: PyTree) -> tuple[int, ...]:
+    """Of the hidden layers of `Cloner`, as its parameters tell."""
+    layers = params["params"]["MLP_0"]
+    return tuple(layers[f"Dense_{i}"]["bias"].shape[-1] for i in range(len(layers)))

@@ -82,7 +82,11 @@ def test_a_step_is_shown_the_nearest_of_other_trajectories_and_the_return_select
         np.testing.assert_array_equal(shown[:, 0], place[:3, 0])
         np.testing.assert_array_equal(shown[:, 1], 0.0)
         np.testing.assert_array_equal(shown[:, nearest_first : nearest_first + 2], [action] * 3)
-    own = look_everywhere(look, bank, np.repeat([4, 7], 3), steps)
+    where = np.array([True] * 6 + [False])
+    longer = Steps(*(np.concatenate([x, x[:1]]) for x in steps))
+    *own, nothing = look_everywhere(look, bank, np.array([4, 4, 4, 7, 7, 7, 4]), longer, where)
+    own = np.array(own)
+    np.testing.assert_array_equal(nothing, 0.0)
     np.testing.assert_array_equal(own[:, 2:4], [[0, 1]] * 3 + [[1, 0]] * 3)
     assert own.shape == (6, 1 + K * (1 + 2 + 1))
     np.testing.assert_array_equal(own[:, 1 + 3 * 4 :], 0.0)  # three entries are left, a fourth is not there
