@@ -1,11 +1,12 @@
 """Makes the datasets of the Re:Frame experiments from policies, by D4RL's recipe (Fu et al. 2020).
 
-    python -m experiments.offline_data --policies DIR                    # all environments and tiers
+    python -m experiments.offline_data                                   # all environments and tiers
     python -m experiments.offline_data --policies DIR --env hopper --tier medium expert
 
-DIR holds `Hopper_expert.npz` and a ladder `Hopper_training/itNNNN.npz` of one agent along its training,
-likewise for HalfCheetah and Walker2d; `memjax collect --help` describes the format. Datasets that exist are
-not made again.
+Without `--policies` they are trained with PPO first, into runs/policies (`experiments.offline_policies`). A
+DIR of other policies holds `Hopper_expert.npz` and a ladder `Hopper_training/itNNNN.npz` of one agent along
+its training, likewise for HalfCheetah and Walker2d; `memjax collect --help` describes the format. Datasets
+that exist are not made again.
 
     random          uniform actions
     medium          the rung of the ladder near a third of the expert's score, with its noise
@@ -14,6 +15,7 @@ not made again.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ TIERS = ("random", "medium", "medium-replay", "expert")
 MEDIUM = {"hopper": 20, "walker2d": 40, "halfcheetah": 500}  # the rung, in iterations of its training
 RUNG = 20  # iterations between rungs
 EXPERT_EPISODES = 300
+TRAINED = Path("runs/policies")  # where `experiments.offline_policies` puts them
+LADDER = "ladder.json"  # beside rungs that `experiments.offline_policies` has made
 SEEDS = {tier: seed for seed, tier in enumerate(TIERS)}  # so that no two tiers begin alike
 
 
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--policies", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--policies", type=Path, metavar="DIR", help="default: train them")
     parser.add_argument("--out", type=Path, default=Path("runs/data"), metavar="DIR")
     parser.add_argument("--env", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
     parser.add_argument("--tier", nargs="+", choices=TIERS, default=TIERS)
@@ -39,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for env in arguments.env:
         for tier in arguments.tier:
-            make(env, tier, arguments.policies, arguments.out / f"{env}_{tier}.hdf5", arguments.steps)
+            out = arguments.out / f"{env}_{tier}.hdf5"
+            if not (arguments.policies or out.exists() or tier == "random"):
+                from experiments.offline_policies import make_ladder
+
+                make_ladder(env, TRAINED)
+            make(env, tier, arguments.policies or TRAINED, out, arguments.steps)
 
 
 def make(env: str, tier: str, policies: Path, out: Path, steps: int) -> None:
@@ -76,14 +85,21 @@ def make(env: str, tier: str, policies: Path, out: Path, steps: int) -> None:
 
 def policies_of(env: str, tier: str, folder: Path) -> tuple[str, ...]:
     """What acts in a tier."""
-    name = ENVIRONMENTS[env]
     if tier == "random":
         return ("random",)
+    name = ENVIRONMENTS[env]
+    training = folder / f"{name}_training"
+    if (training / LADDER).exists():  # of directories of a run
+        ladder = json.loads((training / LADDER).read_text(encoding="utf-8"))
+        rungs = list(ladder["returns"])
+        last = rungs.index(ladder["medium"])
+        chosen = {"medium": rungs[last : last + 1], "medium-replay": rungs[: last + 1], "expert": rungs[-1:]}
+        return tuple(str(training / rung) for rung in chosen[tier])
     if tier == "expert":
         return (str(folder / f"{name}_expert.npz"),)
     first = MEDIUM[env] if tier == "medium" else 0
-    rungs = range(first, MEDIUM[env] + 1, RUNG)
-    return tuple(str(folder / f"{name}_training" / f"it{rung:04d}.npz") for rung in rungs)
+    numbers = range(first, MEDIUM[env] + 1, RUNG)
+    return tuple(str(training / f"it{number:04d}.npz") for number in numbers)
 
 
 if __name__ == "__main__":

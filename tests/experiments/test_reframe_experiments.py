@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("experiments.reframe_campaign", reason="no experiments beside the tests")
 
 from experiments import offline_data, reframe_results
+from experiments.offline_policies import medium_of
 from experiments.reframe_campaign import ARMS, CONTROLS, SETTINGS, Cell, plan
 from experiments.reframe_results import by_seed, collect, comparison, main_target, table
 from experiments.result_folder import paired
@@ -98,3 +99,21 @@ def test_tiers_are_what_a_learner_saw_on_its_way():
     replay = offline_data.policies_of("walker2d", "medium-replay", folder)
     assert [Path(p).stem for p in replay] == ["it0000", "it0020", "it0040"]
     assert offline_data.policies_of("hopper", "expert", folder) == ("p/Hopper_expert.npz",)
+
+
+def test_a_ladder_that_was_trained_here_says_which_rung_is_medium(tmp_path):
+    returns = {"it0001": 20.0, "it0020": 900.0, "it0040": 1_300.0, "it0060": 3_000.0}
+    assert medium_of("envpool/Hopper-v4", returns) == "it0020"
+    training = tmp_path / "Hopper_training"
+    training.mkdir()
+    (training / offline_data.LADDER).write_text(json.dumps({"returns": returns, "medium": "it0020"}))
+    rungs = {
+        tier: [Path(p).name for p in offline_data.policies_of("hopper", tier, tmp_path)]
+        for tier in offline_data.TIERS
+    }
+    assert rungs == {
+        "random": ["random"],
+        "medium": ["it0020"],
+        "medium-replay": ["it0001", "it0020"],
+        "expert": ["it0060"],
+    }
