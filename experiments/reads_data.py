@@ -2,9 +2,11 @@
 
     python -m experiments.reads_data --policies DIR --out runs/reads/data
 
-DIR is that of `experiments.offline_data`. For each task one file `TASK.npz` is written, which is all that
-training needs: 300 episodes of the "medium" policy with its noise (100 on HalfCheetah, whose episodes are
-long), 30 episodes of the expert without noise and 30 with it. Files that exist are not made again.
+DIR is that of `experiments.offline_data`, or of `experiments.offline_policies`. For each task one file
+`TASK.npz` is written, which is all that training needs: 300 episodes of the "medium" policy with its noise
+(100 on HalfCheetah, whose episodes are long), 30 episodes of the expert without noise and 30 with it. With
+`--tier` the poor episodes are those of another tier, and the file is `TASK_TIER.npz`. Files that exist are not
+made again.
 """
 
 import argparse
@@ -15,11 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.offline_data import ENVIRONMENTS, policies_of
+from experiments.offline_data import ENVIRONMENTS, TIERS, policies_of
 from memjax.data.trajectories import Trajectories
 
 POOR_EPISODES = {"hopper": 300, "walker2d": 300, "halfcheetah": 100}
 EXPERT_EPISODES = 30
+POOR_TIERS = TIERS[:3]
 KINDS = ("poor", "clean", "noisy")  # what a file holds; the last two are experts
 _FIELDS = ("observations", "actions", "rewards", "starts", "terminated")
 
@@ -40,15 +43,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--policies", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--tier", choices=POOR_TIERS, default="medium", help="of the poor episodes")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for task in arguments.task:
-        out = arguments.out / f"{task}.npz"
+        out = arguments.out / f"{name_of(task, arguments.tier)}.npz"
         if not out.exists():
-            save(out, TaskData(*(_collect(task, kind, arguments.policies) for kind in KINDS)))
+            tiers = {"poor": arguments.tier, "clean": "expert", "noisy": "expert"}
+            given = {kind: policies_of(task, tier, arguments.policies) for kind, tier in tiers.items()}
+            save(out, TaskData(*(_collect(task, kind, given[kind]) for kind in KINDS)))
         data = load(out)
         means = [f"{kind} {_mean_return(getattr(data, kind)):,.0f}" for kind in KINDS]
         print(f"{out}: mean return {', '.join(means)}", flush=True)
+
+
+def name_of(task: str, tier: str) -> str:
+    """Of a task's file and rows with the poor data of a tier."""
+    return task if tier == "medium" else f"{task}_{tier}"
 
 
 def save(path: Path, data: TaskData) -> None:
@@ -66,7 +77,7 @@ def load(path: Path) -> TaskData:
     return TaskData(*parts)
 
 
-def _collect(task: str, kind: str, policies: Path) -> Trajectories:
+def _collect(task: str, kind: str, policies: tuple[str, ...]) -> Trajectories:
     from memjax.commands.collect import Request, collect_dataset
     from memjax.data.loading import load as load_dataset
 
@@ -76,7 +87,7 @@ def _collect(task: str, kind: str, policies: Path) -> Trajectories:
         collect_dataset(
             Request(
                 env=f"envpool/{ENVIRONMENTS[task]}-v4",
-                policies=policies_of(task, "medium" if poor else "expert", policies),
+                policies=policies,
                 out=out,
                 steps=None,
                 episodes=POOR_EPISODES[task] if poor else EXPERT_EPISODES,

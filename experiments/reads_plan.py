@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
-from experiments.reads_data import TaskData, load
+from experiments.reads_data import TaskData, load, name_of
 from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.agents.reframe.advice import TrustConfig
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
@@ -85,16 +85,17 @@ class Task(NamedTuple):
     totals: np.ndarray  # [E] f32 return of each of these episodes, scaled
 
 
-def load_task(name: str, folder: Path) -> Task:
-    """A task from the file that `experiments.reads_data` has made."""
-    data = load(folder / f"{name}.npz")
+def load_task(name: str, folder: Path, tier: str = "medium") -> Task:
+    """A task from the file that `experiments.reads_data` has made; its name tells the tier of its poor data."""
+    data = load(folder / f"{name_of(name, tier)}.npz")
     mean, std = normalisation(data.poor)
     together = concatenate(list(data))
     size, actions = data.poor.observations.shape[1], data.poor.actions.shape[1]
     box = Box(actions, (-1.0,) * actions, (1.0,) * actions)
     spec = EnvSpec(f"envpool/{ENVIRONMENTS[name]}-v4", (size,), "float32", box, EPISODE_STEPS, False)
     totals = (returns(together) / RETURN_SCALE).astype(np.float32)
-    return Task(name, spec, data, mean, std, to_device(together, mean, std, RETURN_SCALE), totals)
+    given = name_of(name, tier), spec, data, mean, std
+    return Task(*given, to_device(together, mean, std, RETURN_SCALE), totals)
 
 
 def banks(
@@ -185,9 +186,10 @@ def transformer_config(sizes: Sizes) -> ReframeConfig:
     )
 
 
-def trust_config(handover: Literal["blend", "switch"] = "blend") -> TrustConfig:
-    """That of the shipped config."""
-    return TrustConfig(handover, 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25)
+def trust_config(handover: Literal["blend", "switch"] = "blend", promise: float = 0.0) -> TrustConfig:
+    """That of the shipped config as it was, or with a promise as it is."""
+    leave = 1e-3 if promise else 0.1
+    return TrustConfig(handover, 0.95, 25, 1.0, leave, 20, 1e-3, "ignored", promise, 25)
 
 
 def gains_config(sizes: Sizes) -> GainsConfig:
