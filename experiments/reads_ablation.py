@@ -2,6 +2,7 @@
 
     python -m experiments.reads_data --policies DIR --out runs/reads/data       # the datasets, with envpool
     python -m experiments.reads_ablation --data runs/reads/data                 # trains, plays, writes tables
+    python -m experiments.reads_ablation --data runs/reads/data --tier random   # as that of `reads_data`
     python -m experiments.reads_ablation --only-tables
 
 The tasks, banks and seeds are those of `experiments.reads_campaign`, noiseless experts; the Decision
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
+from experiments.reads_data import POOR_TIERS, name_of
 from experiments.reads_evaluation import COLUMNS, Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
@@ -43,7 +45,7 @@ from experiments.result_folder import append_rows, difference, read_rows, spread
 from experiments.small_policies import Policy, Steps, Training, decide, train
 from memjax.agents.offline.shared import make_statistics
 from memjax.agents.reframe import bank as latents
-from memjax.agents.reframe.expert_memory import Kind, MemoryChoices, make_choices, refilled
+from memjax.agents.reframe.expert_memory import Kind, MemoryChoices, hold, learn_read_out, make_choices
 from memjax.agents.reframe.gains import GainsConfig
 from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState
 from memjax.agents.reframe.read_out import ReadOutConfig
@@ -58,6 +60,7 @@ TRAINING = Training()
 TOP = 0.1  # share of the poor episodes that filtered cloning learns from
 CLONE = ReadOutConfig((128, 128), 5, 2_000, 128, 2e-3, 1e-4, 0.03, "recorded")
 ROOM = max(COUNTS) * EPISODE_STEPS
+TASKS = tuple(name_of(task, tier) for tier in POOR_TIERS for task in ENVIRONMENTS)
 
 
 class Arm(NamedTuple):
@@ -71,6 +74,7 @@ class Arm(NamedTuple):
     everywhere: bool = False  # trusted at any distance: the memory alone
     poor: bool = False
     emptied: bool = False
+    promise: float = 0.0
     counts: tuple[int, ...] = COUNTS
 
 
@@ -81,6 +85,9 @@ ARMS = {
     "bc": Arm("BC of the bank, noise .03, mean of five networks", kind="clone", everywhere=True),
     "bc_gated": Arm("memory with the clone's action, blend", kind="clone"),
     "bc_switch": Arm("memory with the clone's action, switch", kind="clone", handover="switch"),
+    "default": Arm(
+        "the same with a promise: the default's rule", kind="clone", handover="switch", promise=0.5
+    ),
     "nearest": Arm("nearest entry's action, everywhere", kind="gate", everywhere=True),
     "gate": Arm("memory with the nearest action, blend", kind="gate"),
     "switch": Arm("memory with the nearest action, switch", kind="gate", handover="switch"),
@@ -103,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads_ablation"), metavar="DIR")
     parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--tier", choices=POOR_TIERS, default="medium", help="of the poor data")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--episodes", type=int, default=4, help="of each bank and arm (default 4)")
@@ -113,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60.0 * arguments.minutes
     for name in () if arguments.only_tables else arguments.task:
-        run_task(load_task(name, arguments.data), arguments, deadline)
+        run_task(load_task(name, arguments.data, arguments.tier), arguments, deadline)
     write(arguments.out)
 
 
@@ -150,7 +158,7 @@ class _Made:
     def __init__(self, task: Task, seeds: list[int]):
         self.task, self.seeds = task, seeds
         self.policies: dict[tuple[str, Bank], Policy] = {}
-        self.memories: dict[Any, PyTree] = {}
+        self.networks: dict[Any, list[PyTree]] = {}
         self.train = jax.jit(partial(train, task.spec, TRAINING, 1))
         poor = int(task.data.poor.starts[-1])
         steps = task.steps
@@ -218,7 +226,7 @@ def choices_of(task: Task, arm: Arm) -> MemoryChoices:
         k=1,
         capacity=ROOM,
         content=arm.content,
-        trust=trust_config(arm.handover),
+        trust=trust_config(arm.handover, arm.promise),
         model=GainsConfig(8, 1, 8, 1e-3, 1e-4, 0.25, 1, 1.0),  # not used: labels are as recorded
         read_out=CLONE,
         method="plain",
@@ -226,18 +234,17 @@ def choices_of(task: Task, arm: Arm) -> MemoryChoices:
 
 
 def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], made: _Made) -> PyTree:
-    """The filled memories [V, ...]; arms that differ in handing over alone share them."""
+    """The filled memories [V, ...]; arms that differ in handing over alone share their networks."""
     key = arm.kind or "gate", arm.content, arm.poor, tuple(wanted)
-    if key not in made.memories:
-        fill = jax.jit(lambda pair: refilled(choices, (), *pair))
-        rows = [experts_of(task, bank, poor=arm.poor) for bank in wanted]
-        made.memories[key] = stack(
-            [
-                fill((jax.tree.map(jnp.asarray, steps), jax.random.key(bank.seed)))
-                for steps, bank in zip(rows, wanted, strict=True)
-            ]
-        )
-    memory = made.memories[key]
+    rows = [experts_of(task, bank, poor=arm.poor) for bank in wanted]
+    pairs = [
+        (jax.tree.map(jnp.asarray, x), jax.random.key(b.seed)) for x, b in zip(rows, wanted, strict=True)
+    ]
+    if key not in made.networks:
+        learn = jax.jit(partial(learn_read_out, choices, ()))
+        made.networks[key] = [learn(*pair) for pair in pairs]
+    fill = jax.jit(partial(hold, choices, ()))
+    memory = stack([fill(net, *pair) for net, pair in zip(made.networks[key], pairs, strict=True)])
     if arm.everywhere:
         memory = memory.replace(tau=jnp.full_like(memory.tau, 1e9))
     if arm.emptied or arm.kind is None:
@@ -247,14 +254,13 @@ def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], ma
 
 def write(out: Path) -> None:
     """Everything under `out` into the results folder."""
-    write_parts(RESULTS, COLUMNS, [out / f"{task}.csv" for task in ENVIRONMENTS], tables, draw)
+    write_parts(RESULTS, COLUMNS, [out / f"{task}.csv" for task in TASKS], tables, draw)
 
 
 def tables(rows: list[dict[str, str]], source: str) -> list[str]:
     """Scores, weights, and differences from the backbone and from the clone."""
     lines = [f"Generated by `python -m experiments.reads_ablation`, source {source}.", ""]
-    tasks = [task for task in ENVIRONMENTS if any(row["task"] == task for row in rows)]
-    for task in tasks:
+    for task in [task for task in TASKS if any(row["task"] == task for row in rows)]:
         titles = [f"{count} experts" for count in COUNTS]
         parts: dict[str, Any] = {
             "D4RL score, mean ± deviation over seeds": lambda n, c, t=task: spread(
@@ -283,15 +289,18 @@ def tables(rows: list[dict[str, str]], source: str) -> list[str]:
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """A panel for each task: score against the number of experts."""
+    """A panel for each task and tier: score against the number of experts."""
     plt = pyplot()
-    tasks = [task for task in ENVIRONMENTS if any(row["task"] == task for row in rows)]
+    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     shown = [name for name in ARMS if ARMS[name].counts == COUNTS][:7]
+    high = -(-len(tasks) // 3)
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(4.2 * len(tasks), 4.2), squeeze=False, layout="constrained"
+        high, 3, figsize=(12.6, 3.4 * high + 0.8), squeeze=False, layout="constrained"
     )
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
     lines: dict[str, Any] = {}
-    for axis, task in zip(axes[0], tasks, strict=True):
+    for axis, task in zip(axes.flat, tasks, strict=False):
         for i, name in enumerate(shown):
             cells = [list(_cell(rows, task, name, count).values()) for count in COUNTS]
             if all(cells):
@@ -301,7 +310,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
                 style = {"marker": "o", "markersize": 4, "linewidth": 0, "elinewidth": 1.4, "capsize": 2}
                 lines.setdefault(name, axis.errorbar(place, means, deviations, color=colour_of(i), **style))
         axis.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
-        axis.set_title(task, fontsize=11)
+        axis.set_title(task.replace("_", ", "), fontsize=11)
         axis.set(xlabel="expert episodes", ylabel="D4RL score")
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
         plain(axis)

@@ -5,8 +5,8 @@
 DIR is that of `experiments.offline_data`, or of `experiments.offline_policies`. For each task one file
 `TASK.npz` is written, which is all that training needs: 300 episodes of the "medium" policy with its noise
 (100 on HalfCheetah, whose episodes are long), 30 episodes of the expert without noise and 30 with it. With
-`--tier` the poor episodes are those of another tier, and the file is `TASK_TIER.npz`. Files that exist are not
-made again.
+`--tier` the poor episodes are those of another tier, and the file is `TASK_TIER.npz`. Files that exist are
+not made again.
 """
 
 import argparse

@@ -86,7 +86,7 @@ class Task(NamedTuple):
 
 
 def load_task(name: str, folder: Path, tier: str = "medium") -> Task:
-    """A task from the file that `experiments.reads_data` has made; its name tells the tier of its poor data."""
+    """A task from the file that `experiments.reads_data` has made; its name tells the poor data's tier."""
     data = load(folder / f"{name_of(name, tier)}.npz")
     mean, std = normalisation(data.poor)
     together = concatenate(list(data))
