@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,7 @@ class Arm(NamedTuple):
     former: bool = False  # left at ten per cent of confidence
     content: Literal["latents", "shuffled", "constant"] = "latents"
     poor: bool = False  # the bank holds poor episodes
+    nearest: bool = False  # the nearest entry's action in place of the clone's
 
 
 ARMS = {
@@ -109,6 +110,7 @@ ARMS = {
     "former": Arm(promise=False, former=True),
     "clone": Arm(everywhere=True, promise=False),
     "single": Arm(everywhere=True, promise=False, single=True),
+    "nearest": Arm(everywhere=True, promise=False, nearest=True),
     "shuffled": Arm(content="shuffled"),
     "constant": Arm(content="constant"),
     "poor_bank": Arm(poor=True),
@@ -243,11 +245,12 @@ def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
     config = parse(ReframeConfig, section, "agent")
     trust = {} if arm.promise else {"promise": 0.0}
     trust |= {"quantile": 0.75} if arm.near else {"leave": 0.1} if arm.former else {}
+    kind: dict[str, Any] = {"kind": "gate", "k": 1} if arm.nearest else {}
     return memory_choices(
         replace(
             config,
             trust=replace(config.trust, **trust),
-            read=replace(config.read, method="plain"),  # maps over banks on any device
+            read=replace(config.read, method="plain", **kind),  # maps over banks on any device
             read_out=replace(config.read_out, steps=setup.clone_steps, batch=setup.clone_batch),
             bank=replace(config.bank, capacity=max(COUNTS) * EPISODE_STEPS, content=arm.content),
         ),
@@ -299,7 +302,7 @@ def fill(task: Task, setup: Setup, arm: Arm, wanted: list[Bank], folder: Path) -
     choices = choices_of(task, setup, arm)
     steps = stacked([experts_of(task, bank, poor=arm.poor) for bank in wanted])
     keys = jnp.stack([jax.random.key(bank.seed) for bank in wanted])
-    what = "poor" if arm.poor else arm.content
+    what = "nearest" if arm.nearest else "poor" if arm.poor else arm.content
     paths = [folder / f"{task.name}_{what}_{'_'.join(str(part) for part in bank)}.npz" for bank in wanted]
     train = jax.jit(jax.vmap(partial(learn_read_out, choices, ())))
     missing = np.array([i for i, path in enumerate(paths) if not path.exists()], int)

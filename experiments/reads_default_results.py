@@ -33,6 +33,7 @@ NAMES = {
     "former": "no promise, left at 10 % of confidence",
     "clone": "clone of the bank alone, five networks",
     "single": "clone of the bank alone, one network",
+    "nearest": "nearest entry's action, everywhere",
     "shuffled": "default, shuffled bank",
     "constant": "default, constant bank",
     "poor_bank": "default, bank of poor episodes",
