@@ -96,5 +96,5 @@ class Sizes(NamedTuple):
 
 def sizes_of(contexts: int, quantile: float) -> Sizes:
     """Those of a family; of many goals each has fewer episodes."""
-    many = {"poor": 10, "played": 2} if contexts > MANY else {}
-    return Sizes(quantile=quantile, **many)
+    usual = Sizes(quantile=quantile)
+    return usual._replace(poor=10, played=2) if contexts > MANY else usual
