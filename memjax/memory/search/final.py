@@ -47,6 +47,40 @@ def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> tup
     )
 
 
+def with_gradient(queries: Array, table: Table, slots: Array, scores: Array, metric: str) -> Array:
+    """Scores [Q, k] that were found otherwise, through which the gradients of `best` go.
+
+    Args:
+      queries: [Q, D] of a floating type, as they were given.
+      table: the keys, as they were given.
+      slots: [Q, k] i32, whose scores they are, N where there is none.
+      scores: [Q, k] f32, -inf where there is none.
+      metric: one of METRICS.
+    """
+    queries = queries.astype(jnp.float32)
+    queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
+    return _known(queries, table.keys, table.scale, slots, lax.stop_gradient(scores), metric)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _known(
+    queries: Array, keys: Array, scale: Array | None, slots: Array, scores: Array, metric: str
+) -> Array:
+    del queries, keys, scale, slots, metric
+    return scores
+
+
+@_known.defjvp
+def _(metric, primals, tangents):
+    slots, scores = primals[3:]
+
+    def of(queries: Array, keys: Array, scale: Array | None) -> Array:
+        return jnp.where(scores > -jnp.inf, _at_once(queries, keys, scale, slots, metric), scores)
+
+    _, tangent = jax.jvp(of, tuple(primals[:3]), tuple(tangents[:3]))
+    return scores, tangent
+
+
 def _order(scores: Array, slots: Array, k: int) -> Array:
     """The places [Q, k] i32 of the best k of scores [Q, C] in order, ties to the lowest slot; C for -inf.
 

@@ -15,14 +15,15 @@ from jax import lax
 
 from memjax.memory.checks import check_array, check_size
 from memjax.memory.search.dispatch import choose
-from memjax.memory.search.final import best
+from memjax.memory.search.final import best, with_gradient
 from memjax.memory.search.methods import METHODS, approx_max_k
+from memjax.memory.search.native import available, native, usable
 from memjax.memory.search.ranks import far_from_origin, one_by_one, prepare
 from memjax.memory.search.similarity import METRICS
 from memjax.memory.search.table import Table
 from memjax.types import Array, ConfigError
 
-EXACT_METHODS = tuple(METHODS)
+EXACT_METHODS = (*METHODS, *(("native",) if available() else ()))
 APPROXIMATE_METHODS = ("approx_max_k",)
 ALL_METHODS = ("auto", *EXACT_METHODS, *APPROXIMATE_METHODS)
 _MISSING = {
@@ -95,6 +96,8 @@ def nearest(
         return Neighbors(
             jnp.full((q, k), -jnp.inf, jnp.float32), jnp.full((q, k), n, jnp.int32), jnp.zeros((q, k), bool)
         )
+    if method in ("auto", "native") and usable(table):
+        return _natively(queries, table, exclude_group, k, metric)
     # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
     shortlist = min(n, k + 16 if metric == "l2" else k)
     sought = jnp.asarray(lax.stop_gradient(queries))
@@ -103,7 +106,7 @@ def nearest(
     def find(table: Table) -> Array:
         measured = metric != "dot" and table.norms is None
         quickest = choose(jax.default_backend(), q, n, d, shortlist, measured=measured)
-        by = quickest if method == "auto" else method
+        by = quickest if method in ("auto", "native") else method
         search = prepare(sought, table, exclude_group, metric)
         if by in METHODS:
             return METHODS[by](search, shortlist, block)
@@ -116,6 +119,19 @@ def nearest(
     else:
         slots = _where_precise(find, fixed, metric)
     return Neighbors(*best(queries, table, slots, k, metric))
+
+
+def _natively(queries: Array, table: Table, exclude_group: Array | None, k: int, metric: str) -> Neighbors:
+    """`nearest` by the search in C++."""
+    n = table.capacity
+    fixed = table._replace(
+        keys=lax.stop_gradient(table.keys), scale=_fixed(table.scale), norms=_fixed(table.norms)
+    )
+    scores, slots = native(lax.stop_gradient(queries), fixed, exclude_group, min(n, k), metric)
+    scores = with_gradient(queries, table, slots, scores, metric)
+    more = ((0, 0), (0, k - scores.shape[1]))
+    scores = jnp.pad(scores, more, constant_values=-jnp.inf)
+    return Neighbors(scores, jnp.pad(slots, more, constant_values=n), scores > -jnp.inf)
 
 
 def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) -> Array:
@@ -136,6 +152,9 @@ def _check_choices(k: int, metric: str, method: str, block: int | None, recall_t
         check_size("block", block)
     if metric not in METRICS:
         raise ConfigError("metric", f"one of {METRICS}", metric)
+    if method == "native" and not available():
+        expected = '"native" with the package memjax-native installed (pip install ./native)'
+        raise ConfigError("method", expected, "no such package")
     if method not in ALL_METHODS:
         raise ConfigError("method", f"one of {ALL_METHODS}", method)
     if not isinstance(recall_target, int | float) or not 0.0 < recall_target <= 1.0:

@@ -1,0 +1,118 @@
+"""The search in C++ of the optional package memjax-native, for CPUs.
+
+It multiplies, ranks and compares while scores are in registers, so that none is stored, and then scores
+what it found from the keys. The sources are in `native/`.
+"""
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from memjax.memory.search.table import Table
+from memjax.types import Array
+
+_INTERFACE = 1
+_METRICS = {"dot": 0, "cosine": 1, "l2": 2}  # as `Metric` in native/src/problem.h has them
+
+
+@cache
+def available() -> bool:
+    """Whether memjax-native is installed and of the right version; MEMJAX_NATIVE=0 turns it off."""
+    if os.environ.get("MEMJAX_NATIVE") == "0":
+        return False
+    try:
+        package = importlib.import_module("memjax_native")
+    except ModuleNotFoundError:
+        return False
+    if package.INTERFACE != _INTERFACE:
+        warnings.warn("memjax-native is not of memjax's version and not used: install it anew", stacklevel=2)
+        return False
+    for name, target in package.targets().items():
+        jax.ffi.register_ffi_target(name, target, platform="cpu")
+    return True
+
+
+def usable(table: Table) -> bool:
+    """Whether it is installed, programs are for a CPU, and it reads keys and groups of these types."""
+    here = jax.default_backend() == "cpu" and available()
+    groups = table.group is None or np.can_cast(table.group.dtype, np.int32)
+    return here and groups and table.keys.dtype in (jnp.float32, jnp.bfloat16, jnp.int8)
+
+
+def native(
+    queries: Array,
+    table: Table,
+    exclude_group: Array | None,
+    k: int,
+    metric: str,
+) -> tuple[Array, Array]:
+    """The k nearest of each query; no gradients.
+
+    Args:
+      queries: [Q, D] of a floating type.
+      table: N keys, one that is `usable`.
+      exclude_group: [Q] whole numbers beside `table.group`, or None.
+      k: how many, at most N.
+      metric: one of METRICS. Squares are those of the differences, so that "l2" needs no norms.
+
+    Returns:
+      Scores [Q, k] f32, -inf where there is none, and slots [Q, k] i32, N where there is none; nearest first.
+    """
+    grouped = table.group is not None and exclude_group is not None
+    return _finder(k, _METRICS[metric])(
+        queries.astype(jnp.float32),
+        table.keys,
+        _or_none(table.scale, jnp.float32),
+        _or_none(table.norms if metric == "cosine" else None, jnp.float32),
+        _or_none(table.valid, jnp.bool_),
+        _or_none(table.group if grouped else None, jnp.int32),
+        _or_none(exclude_group if grouped else None, jnp.int32),
+    )
+
+
+def _or_none(x: Array | None, dtype: jnp.dtype) -> Array:
+    """[n] of the type; [0] stands for None, which a foreign function has not."""
+    return jnp.zeros((0,), dtype) if x is None else x.astype(dtype)
+
+
+def _finder(k: int, metric: int) -> Callable[..., tuple[Array, Array]]:
+    """The call. `vmap` over queries of one table is a search for more of them; tables are taken in turn."""
+
+    @custom_vmap
+    def find(queries: Array, *rest: Array) -> tuple[Array, Array]:
+        shapes = [jax.ShapeDtypeStruct((queries.shape[0], k), dtype) for dtype in (jnp.float32, jnp.int32)]
+        call = jax.ffi.ffi_call("memjax_nearest", shapes, vmap_method="sequential")
+        scores, slots = call(queries, *rest, metric=np.int32(metric))
+        return scores, slots
+
+    @find.def_vmap
+    def _(size: int, batched: list[bool], queries: Array, *rest: Array):
+        *of_table, exclude = rest
+        if any(batched[1:-1]):
+            each = [x for x, mapped in zip((queries, *rest), batched, strict=True) if mapped]
+
+            def one(parts: list[Array]) -> tuple[Array, Array]:
+                mapped = iter(parts)
+                return find(
+                    *(next(mapped) if b else x for x, b in zip((queries, *rest), batched, strict=True))
+                )
+
+            return lax.map(one, each), (True, True)
+        if not batched[0]:
+            queries = jnp.broadcast_to(queries[None], (size, *queries.shape))
+        if not batched[-1]:
+            exclude = jnp.broadcast_to(exclude[None], (size, *exclude.shape))
+        count = queries.shape[1]
+        found = find(queries.reshape(-1, queries.shape[-1]), *of_table, exclude.reshape(-1))
+        scores, slots = (x.reshape(size, count, k) for x in found)
+        return (scores, slots), (True, True)
+
+    return find

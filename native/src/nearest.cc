@@ -1,0 +1,117 @@
+// The call that XLA makes: `memjax_nearest` of queries, keys and what may be said of keys.
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "search.h"
+#include "xla/ffi/api/c_api.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace memjax {
+namespace {
+
+// Calls f(0) to f(count - 1) on the threads of `pool` and on this one. It never waits for a call that has not begun, so a
+// pool whose threads are all busy makes it slow and not stuck.
+void InParallel(ffi::ThreadPool& pool, int count, const std::function<void(int)>& f) {
+  struct State {
+    std::atomic<int> next{0};
+    std::mutex mutex;
+    std::condition_variable done;
+    int finished = 0;
+  };
+  if (count == 1) return f(0);
+  // Why shared: a task of the pool may start after this function has returned; it then finds nothing to do.
+  auto state = std::make_shared<State>();
+  auto* call = &f;
+  auto work = [state, call, count] {
+    for (int i; (i = state->next.fetch_add(1)) < count;) {
+      (*call)(i);
+      std::lock_guard<std::mutex> lock(state->mutex);
+      if (++state->finished == count) state->done.notify_all();
+    }
+  };
+  for (int i = 1; i < count; ++i) pool.Schedule(std::function<void()>(work));
+  work();
+  std::unique_lock<std::mutex> lock(state->mutex);
+  state->done.wait(lock, [&] { return state->finished == count; });
+}
+
+template <ffi::DataType type, typename T>
+const T* Optional(const ffi::Buffer<type, 1>& buffer) {
+  return buffer.element_count() ? reinterpret_cast<const T*>(buffer.untyped_data()) : nullptr;
+}
+
+ffi::Error Nearest(ffi::ThreadPool pool, ffi::Buffer<ffi::F32, 2> queries, ffi::AnyBuffer keys,
+                   ffi::Buffer<ffi::F32, 1> scale, ffi::Buffer<ffi::F32, 1> norms, ffi::Buffer<ffi::PRED, 1> valid,
+                   ffi::Buffer<ffi::S32, 1> group, ffi::Buffer<ffi::S32, 1> exclude,
+                   int32_t metric, ffi::Result<ffi::Buffer<ffi::F32, 2>> scores,
+                   ffi::Result<ffi::Buffer<ffi::S32, 2>> slots) {
+  Problem p;
+  p.queries = queries.typed_data();
+  p.keys = keys.untyped_data();
+  switch (keys.element_type()) {
+    case ffi::F32: p.type = KeyType::kFloat32; break;
+    case ffi::BF16: p.type = KeyType::kBfloat16; break;
+    case ffi::S8: p.type = KeyType::kInt8; break;
+    default: return ffi::Error::InvalidArgument("memjax_nearest: keys must be float32, bfloat16 or int8");
+  }
+  p.scale = Optional<ffi::F32, float>(scale);
+  p.norms = Optional<ffi::F32, float>(norms);
+  p.valid = Optional<ffi::PRED, bool>(valid);
+  p.group = Optional<ffi::S32, int32_t>(group);
+  p.exclude = Optional<ffi::S32, int32_t>(exclude);
+  p.metric = static_cast<Metric>(metric);
+  p.q = static_cast<int>(queries.dimensions()[0]);
+  p.d = static_cast<int>(queries.dimensions()[1]);
+  p.n = static_cast<int>(keys.dimensions()[0]);
+  p.k = static_cast<int>(slots->dimensions()[1]);
+  Search(p, static_cast<int>(pool.num_threads()), [&](int count, const std::function<void(int)>& f) { InParallel(pool, count, f); },
+         scores->typed_data(), slots->typed_data());
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace memjax
+
+// Why a name of its own: the commas of template arguments would be taken for those of the macro.
+using F32s = xla::ffi::Buffer<xla::ffi::F32, 1>;
+using S32s = xla::ffi::Buffer<xla::ffi::S32, 1>;
+using Flags = xla::ffi::Buffer<xla::ffi::PRED, 1>;
+using F32Matrix = xla::ffi::Buffer<xla::ffi::F32, 2>;
+using S32Matrix = xla::ffi::Buffer<xla::ffi::S32, 2>;
+
+#define MEMJAX_EXPORT extern "C" __attribute__((visibility("default")))
+
+MEMJAX_EXPORT XLA_FFI_Error* memjax_nearest(XLA_FFI_CallFrame* call_frame);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(memjax_nearest, memjax::Nearest,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32Matrix>()        // queries
+                                  .Arg<ffi::AnyBuffer>()   // keys
+                                  .Arg<F32s>()             // scale
+                                  .Arg<F32s>()             // norms
+                                  .Arg<Flags>()            // valid
+                                  .Arg<S32s>()             // group
+                                  .Arg<S32s>()             // exclude
+                                  .Attr<int32_t>("metric")
+                                  .Ret<F32Matrix>()        // scores
+                                  .Ret<S32Matrix>());      // slots
+
+// Which of the builds this processor runs: 2 AVX-512, 1 AVX2 with FMA, 0 neither.
+MEMJAX_EXPORT int memjax_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
+    return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return 1;
+#endif
+  return 0;
+}

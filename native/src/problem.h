@@ -1,0 +1,100 @@
+// What is asked: queries, a table of keys, and what may be said of keys.
+
+#ifndef MEMJAX_NATIVE_PROBLEM_H_
+#define MEMJAX_NATIVE_PROBLEM_H_
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "simd.h"
+
+namespace memjax {
+
+enum class Metric : int32_t {
+  kDot = 0,      // q.x
+  kCosine = 1,   // q.x / |x|
+  kSquared = 2,  // -|q - x|^2, difference by difference: nothing cancels, and no norms are needed
+};
+
+enum class KeyType { kFloat32, kBfloat16, kInt8 };
+
+struct Problem {
+  const float* queries;  // [q, d], of norm one or zero (kCosine)
+  const void* keys;      // [n, d]
+  KeyType type;
+  const float* scale;      // [n] of int8 keys, else null
+  const float* norms;      // [n], one over the norm (kCosine); null: measured
+  const bool* valid;       // [n]; null: every slot
+  const int32_t* group;    // [n]; null: none
+  const int32_t* exclude;  // [q] beside group; negative: none
+  Metric metric;
+  int q, n, d, k;  // k: how many to find, at most n
+};
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+inline int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
+
+template <typename T>
+std::unique_ptr<T[]> Uninitialized(size_t count) {
+  return std::unique_ptr<T[]>(new T[count]);
+}
+
+// Writes key `slot` in float32, filled up with zeros to `width` numbers.
+inline void ReadKey(const Problem& p, int slot, int width, float* row) {
+  ptrdiff_t from = static_cast<ptrdiff_t>(slot) * p.d;
+  if (p.type == KeyType::kFloat32) {
+    std::memcpy(row, static_cast<const float*>(p.keys) + from, p.d * sizeof(float));
+  } else if (p.type == KeyType::kBfloat16) {
+    const uint16_t* source = static_cast<const uint16_t*>(p.keys) + from;
+    for (int j = 0; j < p.d; ++j) {
+      uint32_t bits = static_cast<uint32_t>(source[j]) << 16;
+      std::memcpy(row + j, &bits, sizeof(bits));
+    }
+  } else {
+    const int8_t* source = static_cast<const int8_t*>(p.keys) + from;
+    float scale = p.scale[slot];
+    for (int j = 0; j < p.d; ++j) row[j] = static_cast<float>(source[j]) * scale;
+  }
+  for (int j = p.d; j < width; ++j) row[j] = 0.0f;
+}
+
+// The sum of x[j] y[j], or of -(x[j] - y[j])^2, over `width` numbers, a multiple of kLanes, in one fixed order.
+template <bool squared>
+inline float SumOfProducts(const float* x, const float* y, int width) {
+  Lanes sums[4] = {All(0.0f), All(0.0f), All(0.0f), All(0.0f)};
+  for (int j = 0, i = 0; j < width; j += kLanes, i = (i + 1) % 4) {
+    Lanes a = Load(x + j), b = Load(y + j);
+    if constexpr (squared) {
+      Lanes difference = Sub(a, b);
+      sums[i] = NegMulAdd(difference, difference, sums[i]);
+    } else {
+      sums[i] = MulAdd(a, b, sums[i]);
+    }
+  }
+  return Sum(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3])));
+}
+
+// One over the norm of x[d], 0 where that is 0: not a number where x is not finite.
+inline float InverseNorm(const float* x, int d) {
+  float total = 0.0f;
+  int j = 0;
+  Lanes totals = All(0.0f);
+  for (; j + kLanes <= d; j += kLanes) totals = MulAdd(Load(x + j), Load(x + j), totals);
+  for (total = Sum(totals); j < d; ++j) total += x[j] * x[j];
+  if (total > 1e-30f && total < 1e30f) return 1.0f / std::sqrt(total);
+  // Why: squares vanished or overflowed, so each number is first divided by the largest.
+  float largest = 0.0f;
+  for (j = 0; j < d; ++j) largest = std::fabs(x[j]) > largest ? std::fabs(x[j]) : largest;
+  if (largest == 0.0f) return total == 0.0f ? 0.0f : total;
+  for (total = 0.0f, j = 0; j < d; ++j) total += x[j] / largest * (x[j] / largest);
+  return 1.0f / (std::sqrt(total) * largest);
+}
+
+}  // namespace memjax
+
+#endif  // MEMJAX_NATIVE_PROBLEM_H_

@@ -1,0 +1,109 @@
+// A register of kLanes float32 numbers: AVX-512, AVX2, or four lanes of whatever the compiler targets.
+
+#ifndef MEMJAX_NATIVE_SIMD_H_
+#define MEMJAX_NATIVE_SIMD_H_
+
+#include <cstdint>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace memjax {
+
+#if defined(__AVX512F__)
+
+inline constexpr int kLanes = 16;
+// A tile's products: so many keys, and queries in so many registers. 24 sums, 4 and 1 take 29 of 32 registers, and ten loads
+// go with 24 multiplications.
+inline constexpr int kRows = 6, kPanelRegisters = 4;
+struct Lanes {
+  __m512 x;
+};
+inline Lanes Load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void Store(float* p, Lanes a) { _mm512_storeu_ps(p, a.x); }
+inline Lanes All(float a) { return {_mm512_set1_ps(a)}; }
+inline Lanes Add(Lanes a, Lanes b) { return {_mm512_add_ps(a.x, b.x)}; }
+inline Lanes Sub(Lanes a, Lanes b) { return {_mm512_sub_ps(a.x, b.x)}; }
+inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
+// c - a b
+inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fnmadd_ps(a.x, b.x, c.x)}; }
+inline float Sum(Lanes a) { return _mm512_reduce_add_ps(a.x); }
+// The first `count` numbers, then zeros.
+inline Lanes First(Lanes a, int count) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), a.x)}; }
+inline __m256 Halves(Lanes a) { return _mm256_add_ps(_mm512_castps512_ps256(a.x), _mm512_extractf32x8_ps(a.x, 1)); }
+// The sums of four registers, at the price of two.
+inline void Sums(const Lanes a[4], float* sums) {
+  __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(Halves(a[0]), Halves(a[1])), _mm256_hadd_ps(Halves(a[2]), Halves(a[3])));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+}
+// Bit i: a[i] > b[i]; false where one of them is not a number.
+inline uint32_t Above(Lanes a, Lanes b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GT_OQ); }
+
+#elif defined(__AVX2__) && defined(__FMA__)
+
+inline constexpr int kLanes = 8;
+inline constexpr int kRows = 6, kPanelRegisters = 2;  // 15 of 16 registers
+struct Lanes {
+  __m256 x;
+};
+inline Lanes Load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void Store(float* p, Lanes a) { _mm256_storeu_ps(p, a.x); }
+inline Lanes All(float a) { return {_mm256_set1_ps(a)}; }
+inline Lanes Add(Lanes a, Lanes b) { return {_mm256_add_ps(a.x, b.x)}; }
+inline Lanes Sub(Lanes a, Lanes b) { return {_mm256_sub_ps(a.x, b.x)}; }
+inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
+inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {_mm256_fnmadd_ps(a.x, b.x, c.x)}; }
+inline float Sum(Lanes a) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(a.x), _mm256_extractf128_ps(a.x, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+inline void Sums(const Lanes a[4], float* sums) {
+  __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0].x, a[1].x), _mm256_hadd_ps(a[2].x, a[3].x));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+}
+inline Lanes First(Lanes a, int count) {
+  const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return {_mm256_and_ps(a.x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), places)))};
+}
+inline uint32_t Above(Lanes a, Lanes b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.x, b.x, _CMP_GT_OQ)));
+}
+
+#else
+
+inline constexpr int kLanes = 4;
+inline constexpr int kRows = 6, kPanelRegisters = 4;  // ARM has 32 registers
+typedef float Four __attribute__((vector_size(16)));
+struct Lanes {
+  Four x;
+};
+inline Lanes Load(const float* p) { return {Four{p[0], p[1], p[2], p[3]}}; }
+inline void Store(float* p, Lanes a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = a.x[i];
+}
+inline Lanes All(float a) { return {Four{a, a, a, a}}; }
+inline Lanes Add(Lanes a, Lanes b) { return {a.x + b.x}; }
+inline Lanes Sub(Lanes a, Lanes b) { return {a.x - b.x}; }
+inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {a.x * b.x + c.x}; }
+inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {c.x - a.x * b.x}; }
+inline Lanes First(Lanes a, int count) {
+  for (int i = count; i < kLanes; ++i) a.x[i] = 0.0f;
+  return a;
+}
+inline float Sum(Lanes a) { return (a.x[0] + a.x[2]) + (a.x[1] + a.x[3]); }
+inline void Sums(const Lanes a[4], float* sums) {
+  for (int i = 0; i < 4; ++i) sums[i] = Sum(a[i]);
+}
+inline uint32_t Above(Lanes a, Lanes b) {
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(a.x[i] > b.x[i]) << i;
+  return bits;
+}
+
+#endif
+
+}  // namespace memjax
+
+#endif  // MEMJAX_NATIVE_SIMD_H_
