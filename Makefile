@@ -28,10 +28,14 @@ help:  ## Lists the targets
 
 install: $(STAMP)  ## Makes .venv; does nothing where it is up to date
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml $(wildcard native/*.* native/*/*.*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@# The search in C++ is optional: without a compiler, or where it does not compile, XLA searches.
+	if command -v $${CXX:-c++} > /dev/null; then \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation ./native \
+	|| echo "native/ could not be compiled; nothing else needs it"; fi
 	touch $(STAMP)
 
 demo: install  ## Trains four agents, with and without a memory, in a minute; a table, pictures, a film

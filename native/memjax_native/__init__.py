@@ -10,9 +10,12 @@ __version__ = "0.1.0"
 INTERFACE = 1  # of the arguments of the targets; memjax uses no other than it knows
 
 
-def targets() -> dict[str, Any]:
-    """The functions that XLA calls, by name, built for this processor. Raises OSError if none loads."""
-    folder = Path(__file__).parent
-    level = ctypes.CDLL(str(folder / "nearest_0.so")).memjax_level()
-    library = ctypes.CDLL(str(folder / f"nearest_{level}.so"))
+def level() -> int:
+    """Which build this processor runs: 2 AVX-512, 1 AVX2, 0 neither. Raises OSError if nothing loads."""
+    return ctypes.CDLL(str(Path(__file__).parent / "nearest_0.so")).memjax_level()
+
+
+def targets(level: int) -> dict[str, Any]:
+    """The functions that XLA calls, by name, built for a level. Raises OSError if it does not load."""
+    library = ctypes.CDLL(str(Path(__file__).parent / f"nearest_{level}.so"))
     return {"memjax_nearest": jax.ffi.pycapsule(library.memjax_nearest)}

@@ -35,7 +35,12 @@ def available() -> bool:
     if package.INTERFACE != _INTERFACE:
         warnings.warn("memjax-native is not of memjax's version and not used: install it anew", stacklevel=2)
         return False
-    for name, target in package.targets().items():
+    try:
+        targets = package.targets(package.level())
+    except OSError as error:
+        warnings.warn(f"memjax-native does not load and is not used: {error}", stacklevel=2)
+        return False
+    for name, target in targets.items():
         jax.ffi.register_ffi_target(name, target, platform="cpu")
     return True
 
