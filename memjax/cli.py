@@ -33,10 +33,16 @@ Overrides = Sequence[tuple[str, str]]  # (field, text) of each --config.FIELD=VA
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words, overrides, problem = _split_overrides(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words)
-    if problem or (overrides and not arguments.takes_fields):
+    if problem:
+        return fail(problem, 2)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    arguments = parser.parse_args(words)
+    if overrides and not arguments.takes_fields:
         who = "only `memjax train`, `profile`, `sweep` and `remember` take config fields"
-        return fail(problem or f"--config.{overrides[0][0]}: {who}", 2)
+        return fail(f"--config.{overrides[0][0]}: {who}", 2)
     if arguments.debug:
         return arguments.run(arguments, overrides)
     return without_traceback(lambda: arguments.run(arguments, overrides))
@@ -163,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_remember(commands)
     _add_profile(commands)
+    parser.commands = commands.choices
     return parser
 
 

@@ -93,7 +93,8 @@ def _import_file(path: str) -> ModuleType:
     if not file.is_file():
         names = [path.name for path in file.parent.glob("*.py")]
         hint = did_you_mean(file.name, names, f"{file.parent}/")
-        raise ConfigError("--config", f"a config file FILE.py or FILE.py:VARIANT{hint}", f"'{file}'")
+        got = f"'{file}', which is no file"
+        raise ConfigError("--config", f"a config file FILE.py or FILE.py:VARIANT{hint}", got)
     check_source(file, "--config")
     spec = importlib.util.spec_from_file_location(f"memjax_config_{file.stem}", file)
     if spec is None or spec.loader is None:

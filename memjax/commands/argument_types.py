@@ -19,6 +19,8 @@ def path(text: str) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         expected = "a local path (mount a bucket, with gcsfuse or rclone, and name the mount)"
         raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got nothing (a shell variable that is not set?)")
     place = Path(os.path.expanduser(text))
     try:
         os.lstat(place)

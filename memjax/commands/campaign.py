@@ -71,7 +71,10 @@ def run(
     if not only_tables:
         cells = cells_of(campaign, workdir)
         return run_missing(campaign, cells, workdir, write, workers, dry_run, hours=hours)
-    write(read_rows(workdir / RESULTS))
+    rows = read_rows(workdir / RESULTS)
+    if not rows:
+        raise ConfigError("workdir", f"one with rows in its {RESULTS}", f"'{workdir}'")
+    write(rows)
     return 0
 
 

@@ -45,8 +45,9 @@ def run(
     if is_language_run(workdir):
         from memjax.commands.evaluate_language import run as run_language
 
-        if episodes is not None or policies is not None or bank is not None:
-            raise ConfigError("--episodes, --policies, --bank", "none for a language-model agent", "some")
+        for name, value in {"--episodes": episodes, "--policies": policies, "--bank": bank}.items():
+            if value is not None:
+                raise ConfigError(name, "none for a language-model agent", "one")
         return run_language(workdir, imports=imports)
     import_for_run(workdir, imports)
     results = evaluate_workdir(workdir, episodes=episodes, policies=policies, bank=bank)
@@ -88,7 +89,7 @@ def evaluate_workdir(
       ConfigError: there is no checkpoint, no such policy, or a bank that the agent cannot retrieve from.
     """
     from memjax.runs.checkpoint import Checkpoints
-    from memjax.runs.workdir import CHECKPOINTS
+    from memjax.runs.workdir import CHECKPOINTS, no_run
     from memjax.training.config import load_workdir_config
     from memjax.training.train import build
 
@@ -102,7 +103,7 @@ def evaluate_workdir(
     with Checkpoints(as_path(workdir) / CHECKPOINTS, config.run.keep_checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None:
-        raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")
+        raise no_run(workdir, "the directory of a run with an intact checkpoint")
     state: Any = program.opened(restored.state)
     if bank is not None:
         assert isinstance(program, Offline), "a run with data learns offline"

@@ -1,5 +1,6 @@
 """`memjax evaluate` of a language-model agent: the held-out tasks once, with the memory as it is."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +22,14 @@ class Score(NamedTuple):
     skipped: int  # could not be played
     shown: int  # memories, in all
     tokens: int
+    reasons: tuple[str, ...]  # why tasks were skipped, each once
 
 
 def run(workdir: Path, *, imports: Sequence[str] = ()) -> int:
     """Plays the held-out tasks of a run and prints how many were solved. Returns the exit code."""
     score = evaluate(workdir, imports=imports)
+    for reason in score.reasons:
+        print(f"memjax: a task was skipped: {reason}", file=sys.stderr)
     print(f"held-out tasks  {score.tasks}, {score.skipped} of them skipped")
     print(f"solved          {score.solved} ({score.solved / score.tasks:.1%})")
     print(f"memories        {score.shown / score.tasks:.2f} shown for a task")
@@ -72,4 +76,5 @@ def evaluate(workdir: Path, *, imports: Sequence[str] = ()) -> Score:
         skipped=sum(bool(attempt.error) for _, attempt in played),
         shown=sum(len(plan.recall.rows) for plan, _ in played),
         tokens=sum(attempt.prompt_tokens + attempt.completion_tokens for _, attempt in played),
+        reasons=tuple(dict.fromkeys(attempt.error for _, attempt in played if attempt.error)),
     )

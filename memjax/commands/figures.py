@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from memjax.commands.aggregates import interquartile_band
-from memjax.runs.places import is_remote, replace_file
+from memjax.runs.places import replace_file
 from memjax.types import ConfigError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -43,13 +43,10 @@ def save_figure(figure: Any, out: Path) -> None:
     known = figure.canvas.get_supported_filetypes()
     if out.suffix.lower().removeprefix(".") not in known:
         raise ConfigError("--out", "a file that ends with .png, .pdf or .svg", f"'{out}'")
-    if is_remote(out):
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=120, format=out.suffix.lower().removeprefix("."))
-        replace_file(out, picture.getvalue())
-        return
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=out.suffix.lower().removeprefix("."))
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    replace_file(out, picture.getvalue())
 
 
 def plot_seeds(

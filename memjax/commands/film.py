@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memjax.envs.pictures import MEMORY, POLICY
-from memjax.runs.places import is_remote, replace_file
+from memjax.runs.places import replace_file
 from memjax.types import ConfigError
 
 PANEL, LEAST_HEIGHT = 264, 300  # pixels
@@ -63,17 +63,12 @@ def write_film(images: Sequence[np.ndarray], out: Path, rate: float) -> None:
       ConfigError: another ending, or an MP4 without the package that makes one.
     """
     check_ending(out)
-    if is_remote(out):
-        with tempfile.TemporaryDirectory() as folder:
-            write_film(images, Path(folder) / out.name, rate)
-            replace_file(out, (Path(folder) / out.name).read_bytes())
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    images = _of_one_size(images)
-    if out.suffix.lower() == ".gif":
-        _write_gif(images, out, rate)
-    else:
-        _write_mp4(images, out, rate)
+    write = _write_gif if out.suffix.lower() == ".gif" else _write_mp4
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / out.name
+        write(_of_one_size(images), film, rate)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(out, film.read_bytes())
 
 
 def check_ending(out: Path) -> None:

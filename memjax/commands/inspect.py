@@ -10,7 +10,7 @@ import numpy as np
 from memjax.memory import AGE_QUANTILES, MemoryState, describe, num_bytes
 from memjax.runs.places import as_path
 from memjax.runs.stored import read_newest, read_record, restore_leaves
-from memjax.runs.workdir import CHECKPOINTS, steps_in
+from memjax.runs.workdir import CHECKPOINTS, no_run, steps_in
 from memjax.types import ConfigError
 
 T = TypeVar("T")
@@ -84,8 +84,10 @@ def _newest(workdir: Path, read: Callable[[Path, int], T]) -> T:
     directory = as_path(workdir) / CHECKPOINTS
     found, damaged = read_newest(directory, partial(read, directory))
     if found is None:
-        told = f" with {len(damaged)} damaged ones" if damaged else ""
-        raise ConfigError("workdir", "a directory with an intact checkpoint", f"'{workdir}'{told}")
+        if damaged:
+            got = f"'{workdir}' with {len(damaged)} damaged ones"
+            raise ConfigError("workdir", "a directory with an intact checkpoint", got)
+        raise no_run(workdir, "the directory of a run with an intact checkpoint")
     return found
 
 

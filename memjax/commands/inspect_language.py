@@ -52,7 +52,7 @@ def _overview(
         parts.append(("lowest utility", order[-_MOST:]))
     elif len(order) > _MOST:
         parts = [("all, by utility", order)]
-    for title, some in parts:
+    for title, some in parts if order else ():
         lines += [f"{title}:", "     row  utility  visits  outcome  source        built on      text"]
         lines += [_line(x, leaves, slots, hidden) for x in log.experiences(some)]
     return "\n".join(lines)

@@ -1,9 +1,12 @@
 """What the words of all commands of `memjax` have in common. Importing it does not import JAX."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
 from memjax.commands import argument_types
@@ -23,10 +26,12 @@ def fail(message: str, code: int) -> int:
 
 def without_traceback(run: Callable[[], int]) -> int:
     """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
-    from memjax.types import ConfigError, RunEnded
+    with _ending_at_once():
+        from memjax.types import ConfigError, RunEnded
 
     try:
-        return run()
+        with _no_interrupt_lost():
+            return run()
     except ConfigError as error:
         return fail(str(error), 2)
     except KeyboardInterrupt:
@@ -34,16 +39,52 @@ def without_traceback(run: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, MemoryError) as error:
-        return fail(f"{type(error).__name__}: {error}", 1)
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        return fail(f"{error.filename}: {error.strerror}" if named else f"{type(error).__name__}: {error}", 1)
+    except MemoryError as error:
+        return fail(f"MemoryError: {error}", 1)
     except RunEnded as error:
         return fail(str(error), error.exit_code)
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process: an exception in the middle of an import becomes one of that import's own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """A Ctrl-C that comes while Python runs a callback of its own, which raises nothing, comes once more."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()  # after that callback
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class Parser(argparse.ArgumentParser):
     """Says a mistake on one line instead of printing the usage before it."""
 
     takes_workdirs = ""  # "one" or "several"
+    is_command = False
+    commands: Collection[str] = ()  # of `memjax` itself
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with exit code 2 and one line."""
@@ -51,6 +92,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, and then the directories of runs from both places where they may stand."""
+        words = sys.argv[1:] if args is None else args
+        if self.commands and words and not words[0].startswith("-") and words[0] not in self.commands:
+            from memjax.schema import one_of
+
+            self.error(f"COMMAND: expected {one_of(words[0], self.commands)}, got '{words[0]}'")
         arguments, rest = super().parse_known_args(args, namespace)
         if self.takes_workdirs:
             try:
@@ -66,6 +112,8 @@ class Parser(argparse.ArgumentParser):
             if len(found) > 1 and self.takes_workdirs == "one":
                 self.error(f"expected one directory of a run, got {', '.join(map(str, found))}")
             arguments.workdirs, arguments.workdir = found, found[0]
+        if rest and self.is_command:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
         return arguments, rest
 
 
@@ -78,7 +126,7 @@ def add_command(
         name, help=summary, description=text, allow_abbrev=False, formatter_class=raw
     )
     command.set_defaults(run=run, takes_fields=False)
-    command.takes_workdirs = workdirs
+    command.takes_workdirs, command.is_command = workdirs, True
     if workdirs:
         help = "the directory of a run" + ("; may be repeated" if workdirs == "several" else "")
         command.add_argument("positional", nargs="*", type=argument_types.place, metavar="DIR", help=help)

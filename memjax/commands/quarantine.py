@@ -5,8 +5,7 @@ from pathlib import Path
 
 from memjax.llm.run.log import open_log
 from memjax.llm.run.state import LOG_FILE
-from memjax.runs.workdir import locked
-from memjax.types import ConfigError
+from memjax.runs.workdir import locked, no_run
 
 
 def run(workdir: Path, rows: Sequence[int], *, hide: bool = True, why: str = "") -> int:
@@ -15,7 +14,7 @@ def run(workdir: Path, rows: Sequence[int], *, hide: bool = True, why: str = "")
     Returns the exit code. Raises ConfigError where there is no such run or memory, or where a process runs.
     """
     if not (Path(workdir) / LOG_FILE).is_file():
-        raise ConfigError("workdir", f"a directory with {LOG_FILE}", f"'{workdir}'")
+        raise no_run(workdir, f"a directory of `memjax remember`, with {LOG_FILE}")
     with locked(Path(workdir)):
         log = open_log(Path(workdir) / LOG_FILE, read_only=False)
         try:

@@ -102,7 +102,8 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
     """Checks and freezes a config. Raises ConfigError."""
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     if "language" not in values:
-        raise ConfigError("--config", "a config of `memjax remember`, with a section 'language'", "another")
+        got = "one of `memjax train`" if "agent" in values else "another"
+        raise ConfigError("--config", "a config of `memjax remember`, with a section 'language'", got)
     try:
         return parse(RunConfig, values, "config")
     except ConfigError as error:

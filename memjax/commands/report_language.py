@@ -25,7 +25,7 @@ from memjax.llm.run.records import Attempt
 from memjax.llm.run.state import LOG_FILE
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 from memjax.runs.places import is_remote
-from memjax.runs.workdir import CONFIG_FILE, is_running, read_json
+from memjax.runs.workdir import CONFIG_FILE, is_running, no_run, read_json
 from memjax.types import ConfigError
 
 MOST_SHOWN = 5  # failures whose memory is shown
@@ -60,11 +60,11 @@ def load_curve(workdir: Path) -> Curve:
     """Reads one workdir. Raises ConfigError where it holds no run of a language-model agent."""
     workdir = Path(workdir)
     if any(not (workdir / name).is_file() for name in (LOG_FILE, CONFIG_FILE, METRICS_FILE)):
-        raise ConfigError("workdir", f"a directory of `memjax remember`, with {LOG_FILE}", f"'{workdir}'")
+        raise no_run(workdir, f"a directory of `memjax remember`, with {LOG_FILE}")
     run: dict[str, Any] = read_json(workdir / CONFIG_FILE)
     rows = read_metrics(workdir / METRICS_FILE, partial(_written_until, workdir))
     if not rows:
-        raise ConfigError("workdir", f"a run with a line in its {METRICS_FILE}", f"'{workdir}'")
+        raise ConfigError("workdir", "a run with a finished minibatch", f"'{workdir}'")
     try:
         return _curve(workdir, run, rows)
     except (KeyError, TypeError, ValueError) as error:

@@ -17,7 +17,8 @@ from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import import_for_run
 from memjax.runs.places import as_path
 from memjax.runs.stored import Damaged, restore
-from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, read_json, steps_in
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, no_run, read_json, steps_in
+from memjax.schema import one_of
 from memjax.training.config import ResolvedConfig, load_workdir_config
 from memjax.training.pools import EVALUATION, pool_seed
 from memjax.training.program import Program
@@ -107,7 +108,7 @@ def _said(number: int, moments: Sequence[Moment]) -> str:
 def _policy(request: Request, agent: Agent) -> str:
     policy = agent.policies[0] if request.policy is None else request.policy
     if policy not in agent.policies:
-        raise ConfigError("--policy", f"one of {', '.join(agent.policies)}", repr(policy))
+        raise ConfigError("--policy", one_of(policy, agent.policies), repr(policy))
     return policy
 
 
@@ -135,7 +136,7 @@ def _state(workdir: Path, request: Request, config: ResolvedConfig, program: Pro
         with Checkpoints(folder, config.run.keep_checkpoints) as checkpoints:
             restored = checkpoints.restore_latest(program.abstract_state())
     if restored is None:
-        raise ConfigError("workdir", "a run with a checkpoint", f"'{workdir}'")
+        raise no_run(workdir, "the directory of a run with an intact checkpoint")
     return restored.step, program.opened(restored.state)
 
 

@@ -96,7 +96,7 @@ class TextMemory:
         }
         with contextlib.ExitStack() as stack:
             later = later_fields(MemRLConfig, "memory")
-            stack.enter_context(open_workdir(folder, values, begun=(LOG_FILE,), later=later))
+            stack.enter_context(open_workdir(folder, values, later=later))
             self._log = ExperienceLog(folder / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
             stack.callback(self._log.close)
             self._checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS))

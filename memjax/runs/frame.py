@@ -86,7 +86,7 @@ def _in_bucket(runs: str) -> list[str]:
 
 def _nothing(got: str) -> ConfigError:
     """As `load_runs` says it of a directory."""
-    return ConfigError("workdir", f"a directory with lines in its {METRICS_FILE}", got)
+    return ConfigError("workdir", f"the directory of a run, with lines in its {METRICS_FILE}", got)
 
 
 def _is_run(path: Path) -> bool:

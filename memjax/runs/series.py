@@ -13,7 +13,7 @@ import numpy as np
 
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 from memjax.runs.places import absolute, as_path
-from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, is_running, read_json, steps_in
+from memjax.runs.workdir import CHECKPOINTS, CONFIG_FILE, is_running, no_run, read_json, steps_in
 from memjax.types import ConfigError
 
 
@@ -70,7 +70,7 @@ def load_run(workdir: Path) -> Run:
     path = workdir / METRICS_FILE
     rows = read_metrics(path, partial(_written_until, workdir)) if path.is_file() else []
     if not rows:
-        raise ConfigError("workdir", f"a directory with lines in its {METRICS_FILE}", f"'{workdir}'")
+        raise no_run(workdir, f"the directory of a run, with lines in its {METRICS_FILE}")
     _check_rows(rows, path)
     file = workdir / CONFIG_FILE
     config = read_json(file) if file.is_file() else {"experiment": workdir.name}

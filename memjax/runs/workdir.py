@@ -1,6 +1,7 @@
 """The directory of one run: its config, its manifest, and a lock that one process at a time can hold."""
 
 import contextlib
+import difflib
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ from memjax.types import ConfigError
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "manifest.json"
 CHECKPOINTS = "checkpoints"
+LOG_FILE = "experience.sqlite"  # of a language-model agent
 _COMMITTED = "commit_success.txt"  # Orbax writes it last to a checkpoint in a bucket
 SEAL = "sha256"  # the last field of each JSON file of a run
 
@@ -37,12 +39,11 @@ def open_workdir(
     *,
     resume: bool = True,
     free: Collection[str] = FREE_FIELDS,
-    begun: Sequence[str] = (),
     later: Mapping[str, Any] = NOTHING,
 ) -> Iterator[Path]:
     """Creates or continues the directory of a run, and holds its lock until the block ends.
 
-    A workdir belongs to its config once it has checkpoints, metrics, or a file that `begun` names. Before
+    A workdir belongs to its config once it has checkpoints, metrics, or the log of a language run. Before
     that, the config of a launch that failed early may still be replaced by another one. The config of a run
     that is older than a field stays without it.
 
@@ -51,7 +52,6 @@ def open_workdir(
       config: the whole config as plain values, as `json.loads` returns them.
       resume: whether a run that has checkpoints may be continued.
       free: fields and sections that may differ from those of an earlier launch.
-      begun: names of further files that show that the run has begun.
       later: the fields of `config` that came later, by path, with the values that older runs have.
 
     Yields:
@@ -66,7 +66,7 @@ def open_workdir(
         checkpoints = _checkpoints_in(workdir)
         if not resume and checkpoints:
             raise ConfigError("workdir", "one without checkpoints, to start anew", str(workdir))
-        if checkpoints or any(_has_content(workdir / name) for name in (METRICS_FILE, *begun)):
+        if checkpoints or any(_has_content(workdir / name) for name in (METRICS_FILE, LOG_FILE)):
             stored = _checked_config(workdir, config, free, later)
             config = as_begun(config, stored, later)
         elif (workdir / CONFIG_FILE).exists():
@@ -142,6 +142,7 @@ def locked(workdir: Path) -> Iterator[None]:
             raise PermissionError(13, "Permission denied")
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         why = error.strerror if isinstance(error, OSError) else error
+        why = "it is a file" if isinstance(error, FileExistsError) else why
         raise ConfigError("workdir", "a directory that can be written", f"'{workdir}' ({why})") from error
     with file:
         try:
@@ -218,6 +219,21 @@ def _checkpoints_in(workdir: Path) -> list[str]:
     return [name for name in names if name.removeprefix("damaged-")[:1].isdecimal()]
 
 
+def no_run(workdir: Path, expected: str) -> ConfigError:
+    """The error of a command that finds no run in `workdir`: what was expected, and may have been meant."""
+    got, folder = f"'{workdir}'", as_path(workdir)
+    if is_remote(folder):
+        return ConfigError("workdir", expected, got)
+    if folder.is_dir():
+        runs = sorted(str(file.parent) for file in folder.glob(f"*/{CONFIG_FILE}"))
+        got += f", which holds runs: {', '.join(runs[:8])}{', ...' * (len(runs) > 8)}" if runs else ""
+        return ConfigError("workdir", expected, got)
+    others = [file.parent.name for file in folder.parent.glob(f"*/{CONFIG_FILE}")]
+    near = difflib.get_close_matches(folder.name, others, 1)
+    hint = f" (did you mean '{folder.parent / near[0]}'?)" if near else ""
+    return ConfigError("workdir", expected, f"{got}, which does not exist{hint}")
+
+
 def _has_content(path: Path) -> bool:
     return path.is_file() and size(path) > 0
 
@@ -234,9 +250,10 @@ def _checked_config(
     if difference is not None:
         field, old, new = difference
         known = field in leaves_of(stored) or field in later
-        what = f"whose {field} is {old!r}" if known else f"which is of a version without {field}"
+        what = f"whose {field} is {old!r}" if known else f"which has no field {field}"
         expected = f"the run of {CONFIG_FILE} in it, {what} (use another --workdir)"
-        raise ConfigError("workdir", expected, repr(new))
+        got = repr(new) if field in leaves_of(config) else "a config without it"
+        raise ConfigError("workdir", expected, got)
     return stored
 
 

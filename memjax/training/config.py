@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
 from memjax.runs.places import as_path
-from memjax.runs.workdir import CONFIG_FILE, read_json
+from memjax.runs.workdir import CONFIG_FILE, no_run, read_json
 from memjax.schema import (
     Between,
     Fraction,
@@ -305,7 +305,7 @@ def load_workdir_config(workdir: Path, **registries: Any) -> ResolvedConfig:
     """The config of the run in `workdir`. Raises ConfigError where there is none, or it is not readable."""
     path = as_path(workdir) / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError("workdir", f"a directory of a run, with {CONFIG_FILE} in it", f"'{workdir}'")
+        raise no_run(workdir, f"the directory of a run, with {CONFIG_FILE} in it")
     stored = read_json(path)
     try:
         return resolve(stored, **registries)

@@ -2,6 +2,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from memjax import __version__, cli
 from memjax.commands import argument_types, evaluate
+from memjax.commands.parser import without_traceback
 from memjax.commands.remember import resolve_language
 from memjax.config_file import load_config
 from memjax.runs.checkpoint import CheckpointError, Checkpoints
@@ -55,6 +57,11 @@ def test_train_resolves_overrides_and_launches(launched, config_file, tmp_path):
             OSError(28, "No space left on device"),
             1,
             "memjax: error: OSError: [Errno 28] No space left on device",
+        ),
+        (
+            OSError(28, "No space left on device", "a/b"),
+            1,
+            "memjax: error: a/b: No space left on device",
         ),
         (MemoryError("Unable to allocate 1 TiB"), 1, "memjax: error: MemoryError: Unable to allocate 1 TiB"),
     ],
@@ -111,9 +118,9 @@ def test_debug_shows_the_traceback(launched, config_file, tmp_path):
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["trian"],
         ["train"],
+        ["train", "--config=x.py", "--workdir="],
         ["train", "--workdir=x"],
         ["train", "--config=x.py"],
         ["train", "--config=x.py", "--workdir=w", "--unknown=3"],
@@ -133,12 +140,53 @@ def test_a_wrong_command_line_is_one_line_and_code_2(argv, capsys):
     assert error.count("\n") == 1
 
 
+def test_an_interrupt_while_packages_are_imported_is_one_line():
+    program = (
+        "import os, signal, time\n"
+        "from memjax.commands.parser import _ending_at_once\n"
+        "with _ending_at_once():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (130, "memjax: error: interrupted\n")
+
+
+def test_an_interrupt_that_python_ignores_comes_again(capsys):
+    class Ends:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def run():
+        Ends()
+        time.sleep(60)
+
+    assert without_traceback(run) == 130
+    assert capsys.readouterr().err == "memjax: error: interrupted\n"
+
+
+def test_a_misspelt_command_names_the_nearest_and_none_shows_them_all(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["trian", "--config=x"])
+    assert "(did you mean 'train'?), got 'trian' (see memjax --help)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--config=x", "--workdir=w", "--sed=3"])
+    assert "unrecognized arguments: --sed=3 (see memjax train --help)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["report", "a", "--out="])
+    assert "argument --out: expected a path, got nothing" in capsys.readouterr().err
+    assert cli.main([]) == 2
+    assert "usage: memjax" in capsys.readouterr().err
+    assert cli.main(["train", "--config=x", "--config.seed", "--workdir=w"]) == 2
+    assert "--config.seed: expected --config.seed=VALUE, got no value" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv", [["report", "{dir}"], ["inspect", "{dir}"], ["inspect", "{dir}", "--digest"]]
 )
 def test_a_directory_without_a_run_is_one_line_and_code_2(argv, capsys, tmp_path):
     assert cli.main([word.format(dir=tmp_path) for word in argv]) == 2
-    assert capsys.readouterr().err.startswith("memjax: error: workdir: expected a directory with")
+    assert capsys.readouterr().err.startswith("memjax: error: workdir: expected the directory of a run")
 
 
 def test_config_fields_belong_to_train(capsys, tmp_path):

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from doc_blocks import ROOT, blocks
+from matplotlib.figure import Figure
 from PIL import Image
 
 from memjax.commands import watch
+from memjax.commands.figures import save_figure
 from memjax.commands.film import HOLD, PANEL, Film, Moment, frames, write_film
 from memjax.envs.pictures import CLIFF, GOAL, LEVER, MEMORY, POLICY, START, WALL, Renderer, Scene
 from memjax.envs.renderers import make_renderer, register_renderer
@@ -184,6 +186,19 @@ def test_a_gif_has_its_frames_and_speed(tmp_path):
     assert (film.n_frames, film.size, film.info["duration"]) == (4, (43, 30), 120)
     with pytest.raises(ConfigError, match=r"--out: expected a file that ends with \.gif or \.mp4"):
         write_film(images, tmp_path / "x.png", rate=8)
+
+
+def test_a_film_or_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("memjax.runs.places.os.fsync", full)
+    images = [np.full((30, 40, 3), 40, np.uint8)]
+    with pytest.raises(OSError, match=r"No space left on device: .*x\.gif"):
+        write_film(images, tmp_path / "x.gif", rate=8)
+    with pytest.raises(OSError, match=r"No space left on device: .*x\.png"):
+        save_figure(Figure(), tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_mp4_where_there_is_its_package(tmp_path, monkeypatch):

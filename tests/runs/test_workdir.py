@@ -8,6 +8,7 @@ import pytest
 
 from memjax.config_file import load_config
 from memjax.runs.same_run import first_difference, identity
+from memjax.runs.series import load_run
 from memjax.runs.workdir import (
     open_workdir,
     read_json,
@@ -127,14 +128,29 @@ def test_a_launch_that_did_nothing_does_not_block_the_workdir(tmp_path, config, 
         pass
 
 
-@pytest.mark.parametrize("sign", ["checkpoints/7/x", "checkpoints/damaged-7/x", "metrics.jsonl", "own.log"])
+@pytest.mark.parametrize(
+    "sign", ["checkpoints/7/x", "checkpoints/damaged-7/x", "metrics.jsonl", "experience.sqlite"]
+)
 def test_a_run_whose_config_is_gone_is_not_adopted(tmp_path, config, sign):
     (tmp_path / sign).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / sign).write_text("something")
     refused = pytest.raises(ConfigError, match=r"config\.json beside the run in it, got .* without it")
-    with refused, open_workdir(tmp_path, config.raw, begun=["own.log"]):
+    with refused, open_workdir(tmp_path, config.raw):
         pass
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_directory_without_a_run_says_what_may_have_been_meant(tmp_path):
+    for name in ("rooms", "ppo"):
+        with open_workdir(tmp_path / name, {}):
+            pass
+    for read in (load_workdir_config, load_run):
+        with pytest.raises(ConfigError, match=r"rooms2', which does not exist \(did you mean '.*/rooms'\?\)"):
+            read(tmp_path / "rooms2")
+        with pytest.raises(ConfigError, match=r"which holds runs: .*/ppo, .*/rooms$"):
+            read(tmp_path)
+    with pytest.raises(ConfigError, match=r"nothing/else', which does not exist$"):
+        load_run(tmp_path / "nothing" / "else")
 
 
 def test_checkpoints_that_are_a_file_are_refused(tmp_path, config):
@@ -225,7 +241,7 @@ def test_a_field_that_came_later_makes_no_other_run_of_one_without_it(tmp_path):
         open_workdir(tmp_path, other, later=later),
     ):
         pass
-    with pytest.raises(ConfigError, match=r"a version without agent\.ppo\.fade"), open_workdir(tmp_path, now):
+    with pytest.raises(ConfigError, match=r"has no field agent\.ppo\.fade"), open_workdir(tmp_path, now):
         pass
 
 

@@ -174,6 +174,8 @@ class _Loop:
             plans = self._plans(slot, part)
             jobs = {p.task_id: partial(self._attempt, slot, part[p.position], p) for p in plans}
             attempts = self.workers.begin(jobs).results() or {}
+            for plan in plans:
+                self._watch(attempts[plan.task_id], "transfer")
             played += [(plan, attempts[plan.task_id]) for plan in plans]
         return played
 

@@ -27,11 +27,9 @@ from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
 from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import METRICS_FILE, MetricsWriter
-from memjax.runs.workdir import CHECKPOINTS, open_workdir, record_launch
+from memjax.runs.workdir import CHECKPOINTS, LOG_FILE, open_workdir, record_launch
 from memjax.schema import later_fields
 from memjax.types import ConfigError
-
-LOG_FILE = "experience.sqlite"
 
 
 class Description(NamedTuple):
@@ -111,7 +109,7 @@ class RunState:
         later = later_fields(LanguageConfig, "language")
         free = tuple(f"language.{name}" for name in config.free_fields()) + description.free
         with (
-            open_workdir(workdir, values, free=free, begun=(LOG_FILE,), later=later),
+            open_workdir(workdir, values, free=free, later=later),
             contextlib.closing(
                 ExperienceLog(workdir / LOG_FILE, embedder=embedder.name, dim=embedder.dim)
             ) as log,

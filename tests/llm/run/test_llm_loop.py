@@ -16,7 +16,7 @@ from memjax.llm.clients.config import BudgetConfig, StoreConfig
 from memjax.llm.clients.embed_local import HashedNgrams
 from memjax.llm.run.config import language_config
 from memjax.llm.run.log import ExperienceLog
-from memjax.llm.run.loop import Stopped, run_language
+from memjax.llm.run.loop import Stopped, evaluate_language, run_language
 from memjax.llm.run.memory import RowMemory
 from memjax.llm.types import Benchmark, ChatError, Outcome
 from memjax.runs.digest import digest
@@ -166,6 +166,17 @@ def test_an_endpoint_that_is_gone_ends_the_run_and_costs_nothing(tmp_path):
 def fresh(tmp_path, settings):
     run(tmp_path / "fresh", settings)
     return tmp_path / "fresh"
+
+
+def test_an_evaluation_that_no_endpoint_answers_ends_with_the_reason(tmp_path):
+    settings = config(epochs=1)
+    run(tmp_path, settings)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(Stopped, match="3 tasks in a row could not be played: down: scripted down"):
+        evaluate_language(tmp_path, settings, benchmark(), ScriptedChat(fails=lambda _: "down"), embedder())
+    played = evaluate_language(tmp_path, settings, benchmark(), ScriptedChat(), embedder())
+    assert [attempt.error for _, attempt in played] == [""] * 3
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_spent_budget_stops_at_once_and_more_money_goes_on(tmp_path):
