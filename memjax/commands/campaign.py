@@ -28,6 +28,7 @@ from memjax.runs.places import replace_file
 from memjax.runs.series import load_run
 from memjax.runs.signals import StopOnSignal
 from memjax.runs.workdir import CHECKPOINTS, is_running, locked
+from memjax.schema import one_of
 from memjax.types import ConfigError, RunEnded
 
 RESULTS = "results.csv"
@@ -217,7 +218,9 @@ def scores_of(campaign: Campaign, cell: Cell) -> list[dict[str, str]]:
     single = "/" in campaign.score
     names = run.metrics(campaign.score if single else f"eval/*/{campaign.score}")
     if not names:
-        raise ConfigError("score", f"a metric that {cell.source} has", campaign.score)
+        known = run.metrics("*") if single else sorted({m.split("/")[2] for m in run.metrics("eval/*/*")})
+        expected = one_of(campaign.score, known, f"a metric that {cell.source} has")
+        raise ConfigError("score", expected, f"'{campaign.score}'")
     policies = [name.split("/")[0 if single else 1] for name in names]
     main = next((policy for policy in MAIN if policy in policies), policies[0])
     for policy, name in zip(policies, names, strict=True):

@@ -4,6 +4,7 @@ Model-free episodic control (Blundell et al. 2016, arXiv 1606.04460) and neural 
 al. 2017, arXiv 1703.01988). The return of a state is the utility of its entry.
 """
 
+from operator import attrgetter
 from typing import Literal
 
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def remember(
     """
     found = memory.retrieve(state, keys)
     slots, known = found.slots[:, 0], found.mask[:, 0] if mask is None else found.mask[:, 0] & mask
-    stored = memory.gather(state, slots, _keys_of)
+    stored = memory.gather(state, slots, attrgetter("keys"))
     known &= (stored == keys.astype(stored.dtype)).all(axis=1)
     if keep == "highest":
         target = jnp.where(known, slots, memory.capacity)  # no such slot: "drop" passes it over
@@ -73,7 +74,3 @@ def kernel_average(memory: Memory, state: MemoryState, keys: Array, *, delta: fl
     distance = jnp.where(found.mask, -found.scores, 0.0)  # squared
     weight = found.mask / (distance + delta)
     return (weight * found.utility).sum(axis=1) / weight.sum(axis=1).clip(1e-9)
-
-
-def _keys_of(state: MemoryState) -> Array:
-    return state.keys

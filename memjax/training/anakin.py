@@ -18,6 +18,7 @@ from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
 from memjax.training.evaluate import evaluate
 from memjax.training.program import (
+    Placed,
     Placement,
     TrainState,
     episode_metrics,
@@ -34,7 +35,7 @@ SeedState = tuple[Array, Key, PyTree, Actor, Array]  # a TrainState's fields, of
 ATLAS_DRAWS = 8  # noisy renderings of every state that its bonus is averaged over
 
 
-class Anakin:
+class Anakin(Placed[TrainState]):
     """A JAX environment: whole chunks on the device (Anakin)."""
 
     not_reproducible: tuple[str, ...] = ()
@@ -52,22 +53,6 @@ class Anakin:
         step = partial(iterate, self.env, self.agent)
         self._chunk_fn = over_seeds(partial(run_iterations, step, config.run.log_every))
         self._compiled: dict[Any, Any] = {}
-
-    def init(self) -> TrainState:
-        """R seeds, each from its own key."""
-        return self._placement.start()
-
-    def abstract_state(self) -> TrainState:
-        """Shapes and placement."""
-        return self._placement.abstract()
-
-    def opened(self, stored: TrainState) -> TrainState:
-        """With the indices of memories that are split."""
-        return self._placement.opened(stored)
-
-    def stored(self, state: TrainState) -> TrainState:
-        """With the indices that memories have on one device."""
-        return self._placement.stored(state)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """One compiled program."""

@@ -25,7 +25,15 @@ from memjax.training.config import ResolvedConfig
 from memjax.training.device_room import check_data_room
 from memjax.training.evaluate import evaluate
 from memjax.training.pools import Evaluator, act, pool_seed
-from memjax.training.program import Placement, make_agents, map_seeds, round_up, run_iterations, seed_keys
+from memjax.training.program import (
+    Placed,
+    Placement,
+    make_agents,
+    map_seeds,
+    round_up,
+    run_iterations,
+    seed_keys,
+)
 from memjax.training.recorded import Recorded, blank_summary, read_recorded
 from memjax.training.seals import SIZE, bank_seals, check_banks, check_data
 from memjax.types import Agent, Array, ConfigError, Key, PyTree, Windows
@@ -43,7 +51,7 @@ class OfflineState(flax.struct.PyTreeNode):
     bank: Array  # [R, 32] u8, the seal of each seed's bank; zeros where there is none
 
 
-class Offline:
+class Offline(Placed[OfflineState]):
     """A run over recorded episodes; implements `program.Program`."""
 
     waited = 0.0
@@ -91,18 +99,6 @@ class Offline:
         seals = {"data": self._known().seal, "bank": bank_seals(state.agent)}
         places = {name: None if placed is None else getattr(placed, name) for name in seals}
         return state.replace(**{name: meshes.place(seals[name], places[name]) for name in seals})
-
-    def abstract_state(self) -> OfflineState:
-        """Shapes, types and placement."""
-        return self._placement.abstract()
-
-    def opened(self, stored: OfflineState) -> OfflineState:
-        """With banks as they are on these devices."""
-        return self._placement.opened(stored)
-
-    def stored(self, state: OfflineState) -> OfflineState:
-        """With banks as they are on one device."""
-        return self._placement.stored(state)
 
     def _outputs(self) -> dict[str, Any]:
         """How an update's results are placed: the state as it was, metrics where they can be read."""

@@ -6,7 +6,7 @@ never interrupted, bit for bit.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import flax.struct
 import jax
@@ -18,6 +18,8 @@ from memjax.agents import AGENTS
 from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
 from memjax.types import Agent, Array, EnvSpec, Key, PyTree, Rollout
+
+State = TypeVar("State")  # of a program
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -153,6 +155,28 @@ class Placement:
             placed = self._shardings(init).agent
             self._reindex[store] = jax.jit(map_seeds(1, agent.reindex), out_shardings=placed)
         return state.replace(agent=self._reindex[store](state.agent))
+
+
+class Placed(Generic[State]):
+    """The part of a program that its placement does: its state begun, stored and opened again."""
+
+    _placement: Placement
+
+    def init(self) -> State:
+        """The state before the first iteration, R seeds of it, each from its own key."""
+        return self._placement.start()
+
+    def abstract_state(self) -> State:
+        """Shapes, types and placement of what `stored` gives."""
+        return self._placement.abstract()
+
+    def opened(self, stored: State) -> State:
+        """The state to go on with: memories that are split have their indices as on these devices."""
+        return self._placement.opened(stored)
+
+    def stored(self, state: State) -> State:
+        """What a checkpoint stores: all memories have their indices as on one device."""
+        return self._placement.stored(state)
 
 
 def run_iterations(step: Step, count: int, carry: PyTree) -> tuple[PyTree, dict[str, Array]]:

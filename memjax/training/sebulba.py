@@ -26,6 +26,7 @@ from memjax.training import mesh as meshes
 from memjax.training.config import ResolvedConfig
 from memjax.training.pools import Collector, Evaluator, act, acting_view, own_share, pool_seed
 from memjax.training.program import (
+    Placed,
     Placement,
     TrainState,
     episode_metrics,
@@ -36,7 +37,7 @@ from memjax.training.program import (
 from memjax.types import Agent, Array, ConfigError, EnvSpec, Key, PyTree, Rollout
 
 
-class Sebulba:
+class Sebulba(Placed[TrainState]):
     """A run over envpool; implements `train.Program`. Pools start at the first rollout, not before."""
 
     not_reproducible: tuple[str, ...] = (
@@ -69,22 +70,6 @@ class Sebulba:
         self._evaluator: Evaluator | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memjax-actor")
         self._pending: tuple[int, Future[Rollout]] | None = None  # a rollout under way, and its iteration
-
-    def init(self) -> TrainState:
-        """The agent's state; environments have none that could be kept."""
-        return self._placement.start()
-
-    def abstract_state(self) -> TrainState:
-        """Shapes, types and placement."""
-        return self._placement.abstract()
-
-    def opened(self, stored: TrainState) -> TrainState:
-        """With the indices of memories that are split."""
-        return self._placement.opened(stored)
-
-    def stored(self, state: TrainState) -> TrainState:
-        """With the indices that memories have on one device."""
-        return self._placement.stored(state)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         """`run.log_every` rollouts and updates."""

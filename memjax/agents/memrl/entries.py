@@ -8,6 +8,7 @@ of one have equal keys, and a search finds them together.
 
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ def place(config: MemRLConfig, plain: Memory, state: MemoryState, keys: Array, a
     begin = (jnp.full_like(batch, -1), jnp.zeros(batch.shape, bool))
     (buckets, _), origin = lax.scan(step, begin, batch)
     if shared:
-        table = plain.gather(state, slot, _keys)
+        table = plain.gather(state, slot, attrgetter("keys"))
         keys = jnp.where((origin < 0)[:, None], table, keys[jnp.maximum(origin, 0)])
     return Placed(ids, buckets, keys)
 
@@ -116,10 +117,6 @@ def _fading_worth(protect: int, half_life: int, state: MemoryState) -> Array:
 def _unless_young(protect: int, state: MemoryState, worth: Array) -> Array:
     young = state.count - state.values.id <= protect
     return jnp.where(young, jnp.finfo(jnp.float32).max, worth)
-
-
-def _keys(state: MemoryState) -> Array:
-    return state.keys
 
 
 def descendants(state: MemoryState, ancestors: Array) -> Array:

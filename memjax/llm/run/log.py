@@ -183,7 +183,8 @@ class ExperienceLog:
         for row in rows:
             values = self._data.one("SELECT * FROM experiences WHERE row = ?", (row,))
             if values is None:
-                raise ConfigError(str(self.path), f"a log with experience {row}", "one without")
+                known = f"one of {self.num_experiences():,}, numbered from 0"
+                raise ConfigError(str(self.path), f"a log with experience {row}", known)
             found.append(_experience(values))
         return found
 
