@@ -88,6 +88,6 @@ class StopOnSignal:
                     first = number, time.monotonic()
                     self._handle(number, None)
                     name = signal.Signals(number).name
-                    os.write(2, f"\nmemjax: {name}: saving, then ending\n".encode())
+                    os.write(2, f"\nmemjax: {name}: saving, then ending; the same command goes on\n".encode())
                 elif number != first[0] or time.monotonic() - first[1] > COPY_SECONDS:
                     os._exit(128 + number)  # no clean-up: a save under way is left as a temporary directory
