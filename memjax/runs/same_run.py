@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 # Fields that may differ between two launches of one run, since no result depends on them.
 FREE_FIELDS = ("run.keep_checkpoints", "run.memory", "sinks")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+_MOST_WORDS = 8
 _NAMED_FIRST = (
     "experiment",
     "env.id",
@@ -17,12 +19,12 @@ _NAMED_FIRST = (
 )  # where runs differ in several fields
 
 
-def first_difference(
+def differences(
     stored: Mapping[str, Any],
     new: Mapping[str, Any],
     free: Collection[str] = FREE_FIELDS,
     later: Mapping[str, Any] = NOTHING,
-) -> tuple[str, Any, Any] | None:
+) -> list[tuple[str, Any, Any]]:
     """Compares two configs and says why they are not of the same run.
 
     `run.total_steps` may be larger in `new`, which extends the run.
@@ -34,9 +36,9 @@ def first_difference(
       later: fields that `stored` may lack, by path, and the values that it then has.
 
     Returns:
-      (field, value in `stored`, value in `new`) of the first field that differs, by name; None: the same run.
+      (field, value in `stored`, value in `new`) of each field that differs, by name.
     """
-    old_leaves, new_leaves = leaves_of(stored), leaves_of(new)
+    found, old_leaves, new_leaves = [], leaves_of(stored), leaves_of(new)
     old_leaves = {field: later[field] for field in new_leaves.keys() & later.keys()} | old_leaves
     for field in sorted(old_leaves.keys() | new_leaves.keys(), key=lambda f: (f not in _NAMED_FIRST, f)):
         old, value = old_leaves.get(field), new_leaves.get(field)
@@ -44,8 +46,17 @@ def first_difference(
             field == "run.total_steps" and isinstance(old, int) and isinstance(value, int) and value >= old
         )
         if not _is_free(field, free) and not extended and (type(old), old) != (type(value), value):
-            return field, old, value
-    return None
+            found.append((field, old, value))
+    return found
+
+
+def words_to_go_on(differing: Sequence[tuple[str, Any, Any]]) -> str:
+    """The words of a command that set these fields as the stored run has them; "" where it has none."""
+    settings = ("agent.", "benchmark.", "chat.", "data.", "env.", "language.", "run.", "seed", "num_seeds")
+    able = all(field.startswith(settings) and field not in _NAMED_FIRST for field, _, _ in differing)
+    if not able or len(differing) > _MOST_WORDS:
+        return ""
+    return " ".join(shlex.quote(f"--config.{field}={old}") for field, old, _ in differing)
 
 
 def identity(config: Mapping[str, Any], free: Collection[str] = FREE_FIELDS) -> str:

@@ -19,7 +19,15 @@ from memjax import __version__
 from memjax.runs.lease import LOCK, leased
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.places import as_path, is_remote, replace_file, size
-from memjax.runs.same_run import FREE_FIELDS, NOTHING, as_begun, first_difference, leaves_of, sealed
+from memjax.runs.same_run import (
+    FREE_FIELDS,
+    NOTHING,
+    as_begun,
+    differences,
+    leaves_of,
+    sealed,
+    words_to_go_on,
+)
 from memjax.types import ConfigError
 
 CONFIG_FILE = "config.json"
@@ -246,12 +254,14 @@ def _checked_config(
     if not path.exists():
         raise ConfigError("workdir", f"{CONFIG_FILE} beside the run in it", f"'{workdir}' without it")
     stored = read_json(path)
-    difference = first_difference(stored, config, free, later)
-    if difference is not None:
-        field, old, new = difference
-        known = field in leaves_of(stored) or field in later
-        what = f"whose {field} is {old!r}" if known else f"which has no field {field}"
-        expected = f"the run of {CONFIG_FILE} in it, {what} (use another --workdir)"
+    differing = differences(stored, config, free, later)
+    if differing:
+        field, old, new = differing[0]
+        known = [leaves_of(stored).keys() | later.keys() >= {name} for name, _, _ in differing]
+        what = f"whose {field} is {old!r}" if known[0] else f"which has no field {field}"
+        words = words_to_go_on(differing) if all(known) else ""
+        go_on = f", or go on with it by {words}" if words else ""
+        expected = f"the run of {CONFIG_FILE} in it, {what} (use another --workdir{go_on})"
         got = repr(new) if field in leaves_of(config) else "a config without it"
         raise ConfigError("workdir", expected, got)
     return stored

@@ -8,7 +8,7 @@ import pytest
 from memjax.config_file import find_config, load_config, shipped_configs
 from memjax.envs import spec_of
 from memjax.runs.metrics import read_metrics
-from memjax.runs.same_run import first_difference
+from memjax.runs.same_run import differences
 from memjax.training.config import resolve
 from memjax.training.program import round_up
 from memjax.training.train import train
@@ -91,7 +91,7 @@ def test_runs_of_the_former_default_of_reframe_go_on_as_its_literal_read():
     assert (read["kind"], read["k"], literal["data"]["encoder_steps"]) == ("latent", 16, 0)
     assert (trust["handover"], trust["quantile"], trust["leave"]) == ("blend", 0.95, 0.1)
     assert literal["agent"]["read_out"]["labels"] == "corrected"
-    assert first_difference(literal, default) == ("agent.read.kind", "latent", "clone")
+    assert differences(literal, default)[0] == ("agent.read.kind", "latent", "clone")
     for variant in ("dt", "dt_mixed", "early", "utilities", "k4", "k_all"):
         assert resolved("reframe", variant).raw["agent"]["read"]["kind"] == "latent"
     assert resolved("reframe", "corrected+k4").raw["agent"]["read"]["kind"] == "corrected"

@@ -254,10 +254,10 @@ def test_mistakes_in_the_section(monkeypatch):
 
 
 def test_sinks_may_change_between_two_launches():
-    from memjax.runs.same_run import first_difference
+    from memjax.runs.same_run import differences
 
-    assert first_difference({"seed": 1}, {"seed": 1, "sinks": WANDB}) is None
-    assert first_difference({"seed": 1}, {"seed": 2, "sinks": WANDB}) == ("seed", 1, 2)
+    assert not differences({"seed": 1}, {"seed": 1, "sinks": WANDB})
+    assert differences({"seed": 1}, {"seed": 2, "sinks": WANDB})[0] == ("seed", 1, 2)
 
 
 def test_the_sink_of_the_page_prints_and_its_config_is_checked(tmp_path, empty_table, capsys):

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ import textwrap
 import pytest
 
 from memjax.config_file import load_config
-from memjax.runs.same_run import first_difference, identity
+from memjax.runs.same_run import differences, identity, words_to_go_on
 from memjax.runs.series import load_run
 from memjax.runs.workdir import (
     open_workdir,
@@ -58,7 +59,9 @@ def test_another_run_is_refused_by_its_first_different_field(tmp_path, config, c
     with pytest.raises(ConfigError) as error, open_workdir(tmp_path, other.raw):
         pass
     assert error.value.field == "workdir"
-    assert "agent.learning_rate is 0.001 (use another --workdir)" in error.value.expected
+    words = "--config.agent.learning_rate=0.001"
+    said = f"agent.learning_rate is 0.001 (use another --workdir, or go on with it by {words})"
+    assert said in error.value.expected
     assert error.value.got == "0.1"
     assert (tmp_path / "config.json").read_bytes() == before
 
@@ -138,6 +141,20 @@ def test_a_run_whose_config_is_gone_is_not_adopted(tmp_path, config, sign):
     with refused, open_workdir(tmp_path, config.raw):
         pass
     assert not (tmp_path / "config.json").exists()
+
+
+def test_the_words_that_go_on_with_a_run_are_those_of_its_config(config_file, registries):
+    def resolved(*fields):
+        return resolve(load_config(str(config_file), fields), **registries).raw
+
+    stored = resolved(("agent.hidden", "8,4"), ("seed", "3"))
+    words = shlex.split(words_to_go_on(differences(stored, resolved())))
+    fields = [tuple(word.removeprefix("--config.").split("=", 1)) for word in words]
+    assert [name for name, _ in fields] == ["agent.hidden", "seed"]
+    assert resolved(*fields) == stored
+    other = {**stored, "agent": {"name": "other"}}
+    assert words_to_go_on(differences(stored, other)) == ""  # another agent, not another setting
+    assert words_to_go_on([("tasks.sha256", "a", "b")]) == ""
 
 
 def test_a_directory_without_a_run_says_what_may_have_been_meant(tmp_path):
@@ -229,9 +246,9 @@ def test_a_field_that_came_later_makes_no_other_run_of_one_without_it(tmp_path):
     later = {"agent.ppo.fade": 1, "agent.fade": 0}
     earlier = {"agent": {"ppo": {"clip": 0.2}, "targets": None}}
     now, other = ({"agent": {"ppo": {"clip": 0.2, "fade": n}, "targets": None}} for n in (1, 8))
-    assert first_difference(earlier, now) == ("agent.ppo.fade", None, 1)
-    assert first_difference(earlier, now, later=later) is None
-    assert first_difference(earlier, other, later=later) == ("agent.ppo.fade", 1, 8)
+    assert differences(earlier, now)[0] == ("agent.ppo.fade", None, 1)
+    assert not differences(earlier, now, later=later)
+    assert differences(earlier, other, later=later)[0] == ("agent.ppo.fade", 1, 8)
     with open_workdir(tmp_path, earlier):
         begin(tmp_path)
     with open_workdir(tmp_path, now, later=later):

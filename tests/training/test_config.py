@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memjax.config_file import load_config
-from memjax.runs.same_run import first_difference
+from memjax.runs.same_run import differences
 from memjax.training.config import resolve
 from memjax.types import ConfigError
 
@@ -209,7 +209,7 @@ def test_raw_resolves_to_the_same_config(config_file, registries):
     config = resolve(good(config_file), **registries)
     again = resolve(json.loads(json.dumps(config.raw)), **registries)
     assert again == config
-    assert first_difference(config.raw, again.raw) is None
+    assert not differences(config.raw, again.raw)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,7 @@ def test_raw_resolves_to_the_same_config(config_file, registries):
 )
 def test_what_makes_another_run(config_file, registries, override, field):
     stored, new = (resolve(good(config_file, *o), **registries).raw for o in ([], [override]))
-    difference = first_difference(stored, new)
-    assert (difference and difference[0]) == field
+    assert [name for name, _, _ in differences(stored, new)] == ([field] if field else [])
 
 
 PLAIN = (
