@@ -20,14 +20,13 @@ sources leave open (above all, what RAG stores) is our choice.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from memjax.agents.memrl.config import MemRLConfig
 from memjax.llm.run.experience import Style
 from memjax.llm.run.imported import ImportedConfig
-from memjax.schema import Between, Later, NonNegativeFloat, NonNegativeInt, PositiveInt, parse
+from memjax.schema import Between, Later, NonNegativeFloat, NonNegativeInt, PositiveInt
 from memjax.types import ConfigError
 
 Mode = Literal[
@@ -134,8 +133,3 @@ class LanguageConfig:
     def free_fields(self) -> tuple[str, ...]:
         """Fields that may change when a run is continued: `epochs` too, unless held-out tasks follow them."""
         return _FREE if self.transfer else (*_FREE, "epochs")
-
-
-def language_config(values: Mapping[str, Any]) -> LanguageConfig:
-    """The checked config of the section `language`. Raises ConfigError where a field is wrong."""
-    return parse(LanguageConfig, values, "language")

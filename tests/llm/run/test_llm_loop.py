@@ -14,12 +14,13 @@ from memjax.llm.clients.budget import BudgetedChat, Ledger
 from memjax.llm.clients.cache import Store, StoredChat, StoredEmbedder
 from memjax.llm.clients.config import BudgetConfig, StoreConfig
 from memjax.llm.clients.embed_local import HashedNgrams
-from memjax.llm.run.config import language_config
+from memjax.llm.run.config import LanguageConfig
 from memjax.llm.run.log import ExperienceLog
 from memjax.llm.run.loop import Stopped, evaluate_language, run_language
 from memjax.llm.run.memory import RowMemory
 from memjax.llm.types import Benchmark, ChatError, Outcome
 from memjax.runs.digest import digest
+from memjax.schema import parse
 from memjax.types import ConfigError
 
 
@@ -458,7 +459,7 @@ def test_bad_configs_are_said_in_one_line(field, value, says):
     section = values["memory"] if field.startswith("memory.") else values
     section[field.split(".")[-1]] = value
     with pytest.raises(ConfigError, match=says):
-        language_config(values)
+        parse(LanguageConfig, values, "language")
 
 
 def test_an_outcome_of_another_task_is_refused(tmp_path):
