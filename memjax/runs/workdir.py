@@ -233,7 +233,11 @@ def no_run(workdir: Path, expected: str) -> ConfigError:
     if is_remote(folder):
         return ConfigError("workdir", expected, got)
     if folder.is_dir():
-        runs = sorted(str(file.parent) for file in folder.glob(f"*/{CONFIG_FILE}"))
+        found = [
+            *folder.glob(f"*/{CONFIG_FILE}"),
+            *folder.glob(f"*/*/{CONFIG_FILE}"),
+        ]  # the latter of a sweep
+        runs = sorted(str(file.parent) for file in found)
         got += f", which holds runs: {', '.join(runs[:8])}{', ...' * (len(runs) > 8)}" if runs else ""
         return ConfigError("workdir", expected, got)
     others = [file.parent.name for file in folder.parent.glob(f"*/{CONFIG_FILE}")]

@@ -20,7 +20,8 @@ from memjax.llm.run.loop import Stopped, evaluate_language, run_language
 from memjax.llm.run.memory import RowMemory
 from memjax.llm.types import Benchmark, ChatError, Outcome
 from memjax.runs.digest import digest
-from memjax.schema import parse
+from memjax.runs.workdir import read_json, write_json
+from memjax.schema import later_fields, parse
 from memjax.types import ConfigError
 
 
@@ -361,6 +362,22 @@ def test_quarantine_by_the_command_acts_when_the_run_goes_on(tmp_path, capsys):
     log.close()
     assert cli.main(["quarantine", str(tmp_path), "--rows=999"]) == 2
     assert "a log with experience 999" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_the_fields_that_came_later(tmp_path):
+    run(tmp_path, config(epochs=1))
+    old = read_json(tmp_path / "config.json")
+    later = later_fields(LanguageConfig, "language")
+    assert {"language.shards", "language.own_reflection"} <= later.keys()
+    for path in later:
+        del old["language"][path.removeprefix("language.")]
+    write_json(tmp_path / "config.json", old)
+    run(tmp_path, config(epochs=2))
+    assert read_json(tmp_path / "config.json")["language"] == old["language"] | {"epochs": 2}
+    assert parse(LanguageConfig, old["language"], "language") == config(epochs=1)
+    changed = pytest.raises(ConfigError, match=r"own_reflection is False .*own_reflection=False")
+    with changed:
+        run(tmp_path, config(epochs=2, own_reflection=True))
 
 
 def test_epochs_can_be_added(tmp_path):
