@@ -71,7 +71,9 @@ def find_config(source: str) -> tuple[ModuleType, str]:
     name, _, variant = source.partition(":")
     known = shipped_configs()
     if name not in known:
-        expected = one_of(name, known, "a config file FILE.py or the name of a shipped config")
+        first, _, rest = name.partition("+")
+        likely = [f"{first}:{rest}"] if rest and first in known else known  # a variant stands behind a colon
+        expected = one_of(name, likely, "a config file FILE.py or the name of a shipped config")
         raise ConfigError("--config", expected, f"'{name}'")
     return _run_module(
         f"get_config('') of {name}", lambda: importlib.import_module(f"{SHIPPED}.{name}")

@@ -1,5 +1,7 @@
 """Config files that misbehave, and values of the command line for fields without a type yet."""
 
+import re
+
 import pytest
 
 from memjax.config_file import load_config
@@ -130,3 +132,14 @@ def test_a_file_that_does_anything_else_is_one_line(tmp_path, body):
             load_config(str(tmp_path / "bad.py"))
         assert "\n" not in str(error.value)
         assert len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [("four_room", "four_rooms"), ("four_rooms+ppo+smoke", "four_rooms:ppo+smoke"), ("reframe+", "reframe")],
+)
+def test_a_misspelt_name_says_what_was_meant(source, meant):
+    with pytest.raises(
+        ConfigError, match=rf"\(did you mean '{re.escape(meant)}'\?\), got '{re.escape(source)}'"
+    ):
+        load_config(source)
