@@ -125,7 +125,7 @@ MISTAKES = [
     ("random --episodes 3 --option x=1", "env.options.x: expected a known option"),
     ("random random --episodes 3", "--policy: expected different ones"),
     ("nowhere.npz --episodes 3", "nowhere.npz: expected a file that can be read, got No such"),
-    ("{tmp} --episodes 3", "workdir: expected a directory of a run"),
+    ("{tmp} --episodes 3", "workdir: expected the directory of a run"),
     ("{tmp}/wide.npz --episodes 3", "kernel_0: expected 11 rows, as envpool/Hopper-v4 has"),
     ("random {tmp}/wide.npz --episodes 1", "kernel_0: expected 11 rows"),
     ("random {tmp}/fits.npz --episodes 1", "--policy: expected a share of at least 1"),
