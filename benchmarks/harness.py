@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from memjax.memory.search import native
+
 Thunk = Callable[[], Any]
 CASES: dict[str, Callable[["Options"], "list[Figure] | Result"]] = {}
 
@@ -161,7 +163,7 @@ def in_huge_pages(module: str) -> None:
 
 def environment() -> dict[str, Any]:
     """Where and with what a result was made."""
-    packages = ("jax", "jaxlib", "flax", "numpy")
+    packages = ("jax", "jaxlib", "flax", "numpy", *(("memjax-native",) if native.available() else ()))
     return {
         "device": device(),
         "platform": jax.default_backend(),

@@ -21,7 +21,7 @@ import jax
 from benchmarks.engines import Prepared
 from benchmarks.harness import environment, prepare_process, progress, time_in_turns
 from benchmarks.trials import Shape, by_method, exact_methods, gaussian, label
-from memjax.memory import EXACT_METHODS
+from memjax.memory.search.methods import METHODS
 
 # Queries, keys, widths, neighbours.
 SIZES = (1, 8, 64, 256, 1280), (2**10, 2**12, 2**14, 2**16, 2**18, 2**20), (64, 384), (4, 16, 64)
@@ -45,7 +45,7 @@ def grid(platform: str, *, quick: bool = False) -> list[Shape]:
 
 def _prepared(shape: Shape) -> list[Prepared]:
     """The methods that may be quickest here, compiled."""
-    methods = [name for name in exact_methods() if name in WORTH.get(jax.default_backend(), EXACT_METHODS)]
+    methods = [name for name in exact_methods() if name in WORTH.get(jax.default_backend(), METHODS)]
     return by_method(gaussian(shape, seed=0), methods)
 
 

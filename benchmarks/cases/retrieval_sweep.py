@@ -11,6 +11,8 @@ from benchmarks.engines import reads
 from benchmarks.harness import Options, Result, Section, case, progress, time_in_turns, times_faster
 from benchmarks.peers import describe, prepare
 from benchmarks.trials import Row, Shape, gaussian, label
+from memjax.memory.search import native
+from memjax.memory.search.dispatch import choose
 from memjax.memory.search.similarity import METRICS
 
 QUERIES = (1, 4, 16, 64, 256, 1024)
@@ -18,6 +20,7 @@ KEYS = (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000)
 WIDTHS = (27, 64, 128, 384, 768)
 NEIGHBOURS = (1, 8, 32, 128)
 SHAPES = 48  # of each metric
+WITHOUT = "without memjax-native"
 QUICK = (Shape(1, 1_000, 27, 1), Shape(4, 1_000, 27, 8))
 FLOPS, NUMBERS = 2e10, 2**27  # of a product at most; in the keys, or in all scores, which the peer stores
 TURN, ROUNDS, BUDGET = 0.004, 15, 1.0  # seconds of a turn, most rounds, seconds of timing for a shape
@@ -25,7 +28,7 @@ TURN, ROUNDS, BUDGET = 0.004, 15, 1.0  # seconds of a turn, most rounds, seconds
 
 @case("retrieval_sweep")
 def retrieval_sweep(options: Options) -> Result:
-    """Reads of a memory beside `lax.top_k`, which has the norms, and the plain method: a sample of shapes."""
+    """Reads of a memory beside `lax.top_k`, which has the norms, and XLA's methods: a sample of shapes."""
     peers = {"lax.top_k": describe("lax.top_k")}
     shapes = QUICK if options.quick else drawn(options.seed)
     return Result([_section(metric, shapes, options.seed) for metric in METRICS], {}, peers)
@@ -51,14 +54,17 @@ def _row(shape: Shape, seed: int) -> Row:
     question = gaussian(shape, seed)
     # Why: hundreds of compiled programs would otherwise stay in memory.
     jax.clear_caches()
-    ours, plain = reads(question, ("auto", "plain"))
+    # The method that "auto" is where memjax-native is not installed.
+    chosen = choose(jax.default_backend(), shape.q, shape.n, shape.d, shape.k)
+    ours, plain, without = reads(question, ("auto", "plain", chosen))
     (peer,) = prepare(["lax.top_k"], question)
-    times = time_in_turns(
-        [ours.search, peer.search, plain.search], rounds=ROUNDS, seconds=TURN, budget=BUDGET
-    )
+    others = {"lax.top_k": peer, "plain": plain}
+    if native.available():
+        others[WITHOUT] = without
+    searches = [ours.search, *(other.search for other in others.values())]
+    times = time_in_turns(searches, rounds=ROUNDS, seconds=TURN, budget=BUDGET)
     ratios: dict[str, Any] = {
-        "lax.top_k": times_faster(times[0], times[1]),
-        "plain": times_faster(times[0], times[2]),
+        name: times_faster(times[0], each) for name, each in zip(others, times[1:], strict=True)
     }
     return {**shape._asdict(), "seconds": median(times[0]), "rounds": len(times[0]), "times_faster": ratios}
 

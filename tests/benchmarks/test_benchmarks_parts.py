@@ -127,7 +127,7 @@ def test_tuning_times_every_method_of_a_shape(capsys):
     assert table["platform"] == "cpu"
     for row in table["rows"]:
         assert set(row) == {"q", "n", "d", "k", "times_ms"}
-        assert set(row["times_ms"]) == set(trials.exact_methods())
+        assert set(row["times_ms"]) == set(trials.exact_methods()) - {"native"}  # which needs no table
         assert all(ms > 0 for ms in row["times_ms"].values())
 
 
