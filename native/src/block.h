@@ -15,11 +15,11 @@ inline constexpr int kBlockBytes = 96 * 1024;  // of keys, which the second cach
 // A stretch of keys in float32, and what makes a rank of each product: product * times + plus.
 class Block {
  public:
-  // `whole_lanes`: rows are filled up with zeros to a multiple of kLanes.
-  Block(const Problem& problem, bool whole_lanes)
+  // `whole_lanes`: rows are filled up with zeros to a multiple of kLanes. `in_place`: nobody asks for rows in float32.
+  Block(const Problem& problem, bool whole_lanes, bool in_place)
       : p_(problem),
         width_(whole_lanes ? RoundUp(problem.d, kLanes) : problem.d),
-        copied_(problem.type != KeyType::kFloat32 || width_ != problem.d) {
+        copied_(!in_place && (problem.type != KeyType::kFloat32 || width_ != problem.d)) {
     size_ = std::clamp(kBlockBytes / (4 * width_), 1, 1024) / kRows * kRows;
     size_ = std::min(std::max(size_, kRows), RoundUp(problem.n, kRows));
     room_ = RoundUp(size_, kLanes);
@@ -38,7 +38,9 @@ class Block {
   void Load(int first, int last) {
     count_ = std::min(size_, last - first);
     begin_ = copied_ ? rows_.get() : static_cast<const float*>(p_.keys) + static_cast<ptrdiff_t>(first) * p_.d;
-    for (int i = 0; copied_ && i < count_; ++i) Copy(first + i, rows_.get() + static_cast<ptrdiff_t>(i) * width_);
+    for (int i = 0; copied_ && i < count_; ++i) {
+      ReadKey(p_, first + i, width_, rows_.get() + static_cast<ptrdiff_t>(i) * width_);
+    }
     for (int i = 0; i < count_; ++i) {
       times_[i] = 1.0f;
       if (p_.metric == Metric::kCosine) times_[i] = p_.norms ? p_.norms[first + i] : InverseNorm(row(i), p_.d);
@@ -49,17 +51,6 @@ class Block {
   }
 
  private:
-  void Copy(int slot, float* row) const {
-    ptrdiff_t from = static_cast<ptrdiff_t>(slot) * p_.d;
-    // Why: whole registers are read, and nothing may be read beyond the table.
-    bool inside = from + width_ <= static_cast<ptrdiff_t>(p_.n) * p_.d;
-    if (p_.type != KeyType::kFloat32 || !inside) return ReadKey(p_, slot, width_, row);
-    const float* key = static_cast<const float*>(p_.keys) + from;
-    int j = 0;
-    for (; j + kLanes <= p_.d; j += kLanes) Store(row + j, memjax::Load(key + j));
-    if (j < width_) Store(row + j, First(memjax::Load(key + j), p_.d - j));
-  }
-
   const Problem& p_;
   int width_, size_, room_, count_ = 0;
   bool copied_;

@@ -3,6 +3,7 @@
 #ifndef MEMJAX_NATIVE_FEW_H_
 #define MEMJAX_NATIVE_FEW_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -15,8 +16,7 @@
 
 namespace memjax {
 
-inline constexpr int kFewQueries = 8;     // at most so many take this form
-inline constexpr int kFetchAhead = 1024;  // numbers
+inline constexpr int kFewQueries = 8;  // at most so many take this form
 
 // A few queries, a register's lanes being numbers of one key.
 class Few {
@@ -31,39 +31,62 @@ class Few {
   }
 
   void Run(Found& found, int begin, int end) const {
-    Block block(p_, true);
-    auto products = Uninitialized<float>(RoundUp(block.size(), kLanes) * kFewQueries);
+    bool measured = p_.metric == Metric::kCosine && !p_.norms;
+    bool in_place = p_.type != KeyType::kFloat32 && width_ == p_.d && !measured;
+    Block block(p_, true, in_place);
+    int room = RoundUp(block.size(), kLanes);
+    auto products = Uninitialized<float>(room * kFewQueries);
     for (int first = begin; first < end; first += block.size()) {
       block.Load(first, end);
-      bool squared = p_.metric == Metric::kSquared;
-      squared ? Products<true>(block, products.get()) : Products<false>(block, products.get());
-      for (int i = 0; i < p_.q; ++i) Choose(products.get() + i * RoundUp(block.size(), kLanes), block, first, found, i);
+      ptrdiff_t from = static_cast<ptrdiff_t>(first) * p_.d;
+      const float* scale = p_.scale ? p_.scale + first : nullptr;
+      if (!in_place) {
+        Products(block.row(0), nullptr, block.count(), room, products.get());
+      } else if (p_.type == KeyType::kBfloat16) {
+        Products(static_cast<const uint16_t*>(p_.keys) + from, nullptr, block.count(), room, products.get());
+      } else {
+        Products(static_cast<const int8_t*>(p_.keys) + from, scale, block.count(), room, products.get());
+      }
+      for (int i = 0; i < p_.q; ++i) Choose(products.get() + i * room, block, first, found, i);
     }
   }
 
  private:
   static constexpr int kKeys = 4;  // at a time
 
-  template <bool squared>
-  void Products(const Block& block, float* products) const {
-    int room = RoundUp(block.size(), kLanes), i = 0;
-    for (; i + 4 <= p_.q; i += 4) Some<4, squared>(block, i, room, products + i * room);
-    for (; i + 2 <= p_.q; i += 2) Some<2, squared>(block, i, room, products + i * room);
-    if (i < p_.q) Some<1, squared>(block, i, room, products + i * room);
+  static const float* From(const float* scale, int n) { return scale ? scale + n : nullptr; }
+
+  // Writes the products [q, room] with `count` rows of width_ numbers, each times its scale (int8 alone).
+  template <typename T>
+  void Products(const T* rows, const float* scale, int count, int room, float* products) const {
+    p_.metric == Metric::kSquared ? Products<true>(rows, scale, count, room, products)
+                                  : Products<false>(rows, scale, count, room, products);
   }
 
-  template <int Q, bool squared>
-  void Some(const Block& block, int first, int room, float* products) const {
+  template <bool squared, typename T>
+  void Products(const T* rows, const float* scale, int count, int room, float* products) const {
+    int i = 0;
+    for (; i + 4 <= p_.q; i += 4) Some<4, squared>(i, rows, scale, count, room, products);
+    for (; i + 2 <= p_.q; i += 2) Some<2, squared>(i, rows, scale, count, room, products);
+    if (i < p_.q) Some<1, squared>(i, rows, scale, count, room, products);
+  }
+
+  template <int Q, bool squared, typename T>
+  void Some(int first, const T* rows, const float* scale, int count, int room, float* products) const {
     const float* query = queries_.get() + static_cast<size_t>(first) * width_;
+    products += first * room;
     int n = 0;
-    for (; n + kKeys <= block.count(); n += kKeys) Dots<Q, kKeys, squared>(query, block.row(n), room, products + n);
-    for (; n < block.count(); ++n) Dots<Q, 1, squared>(query, block.row(n), room, products + n);
-    std::fill(products + n, products + room, 0.0f);
-    for (int q = 1; q < Q; ++q) std::fill(products + q * room + n, products + (q + 1) * room, 0.0f);
+    for (; n + kKeys <= count; n += kKeys) {
+      Dots<Q, kKeys, squared>(query, rows + static_cast<ptrdiff_t>(n) * width_, From(scale, n), room, products + n);
+    }
+    for (; n < count; ++n) {
+      Dots<Q, 1, squared>(query, rows + static_cast<ptrdiff_t>(n) * width_, From(scale, n), room, products + n);
+    }
+    for (int q = 0; q < Q; ++q) std::fill(products + q * room + n, products + (q + 1) * room, 0.0f);
   }
 
-  template <int Q, int K, bool squared>
-  void Dots(const float* query, const float* row, int room, float* products) const {
+  template <int Q, int K, bool squared, typename T>
+  void Dots(const float* query, const T* row, const float* scale, int room, float* products) const {
     Lanes acc[Q][kKeys];
     for (int q = 0; q < Q; ++q)
       for (int k = 0; k < kKeys; ++k) acc[q][k] = All(0.0f);
@@ -72,7 +95,8 @@ class Few {
 #pragma GCC unroll 4
       for (int k = 0; k < K; ++k) {
         keys[k] = memjax::Load(row + k * width_ + j);
-        __builtin_prefetch(row + k * width_ + j + kFetchAhead);
+        if constexpr (sizeof(T) == 1) keys[k] = Mul(keys[k], All(scale[k]));
+        __builtin_prefetch(reinterpret_cast<const char*>(row + k * width_ + j) + kFetchAhead);
       }
 #pragma GCC unroll 4
       for (int q = 0; q < Q; ++q) {

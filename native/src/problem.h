@@ -35,6 +35,7 @@ struct Problem {
   int q, n, d, k;  // k: how many to find, at most n
 };
 
+inline constexpr int kFetchAhead = 8192;  // bytes: keys are read one behind the other, and memory answers late
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 inline int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
@@ -44,23 +45,38 @@ std::unique_ptr<T[]> Uninitialized(size_t count) {
   return std::unique_ptr<T[]>(new T[count]);
 }
 
-// Writes key `slot` in float32, filled up with zeros to `width` numbers.
-inline void ReadKey(const Problem& p, int slot, int width, float* row) {
-  ptrdiff_t from = static_cast<ptrdiff_t>(slot) * p.d;
-  if (p.type == KeyType::kFloat32) {
-    std::memcpy(row, static_cast<const float*>(p.keys) + from, p.d * sizeof(float));
-  } else if (p.type == KeyType::kBfloat16) {
-    const uint16_t* source = static_cast<const uint16_t*>(p.keys) + from;
-    for (int j = 0; j < p.d; ++j) {
-      uint32_t bits = static_cast<uint32_t>(source[j]) << 16;
-      std::memcpy(row + j, &bits, sizeof(bits));
-    }
-  } else {
-    const int8_t* source = static_cast<const int8_t*>(p.keys) + from;
-    float scale = p.scale[slot];
-    for (int j = 0; j < p.d; ++j) row[j] = static_cast<float>(source[j]) * scale;
+// Writes x[d] in float32 times `scale`, filled up with zeros to `width` numbers, fewer than kLanes of them. Of x,
+// `readable` numbers may be read.
+template <typename T>
+inline void Convert(const T* x, int d, int width, ptrdiff_t readable, float scale, float* row) {
+  Lanes scales = All(scale);
+  int j = 0;
+  for (; j + kLanes <= d; j += kLanes) {
+    Store(row + j, Mul(Load(x + j), scales));
+    __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kFetchAhead);
   }
-  for (int j = p.d; j < width; ++j) row[j] = 0.0f;
+  if (j == d) return;
+  if (width - j == kLanes && j + kLanes <= readable) {
+    Store(row + j, First(Mul(Load(x + j), scales), d - j));
+    return;
+  }
+  T last[kLanes] = {};
+  float tail[kLanes];
+  std::memcpy(last, x + j, (d - j) * sizeof(T));
+  Store(tail, First(Mul(Load(last), scales), d - j));
+  std::memcpy(row + j, tail, (width - j) * sizeof(float));
+}
+
+// Writes key `slot` in float32, filled up with zeros to `width` numbers: d, or d rounded up to a multiple of kLanes.
+inline void ReadKey(const Problem& p, int slot, int width, float* row) {
+  ptrdiff_t from = static_cast<ptrdiff_t>(slot) * p.d, left = static_cast<ptrdiff_t>(p.n) * p.d - from;
+  if (p.type == KeyType::kFloat32) {
+    Convert(static_cast<const float*>(p.keys) + from, p.d, width, left, 1.0f, row);
+  } else if (p.type == KeyType::kBfloat16) {
+    Convert(static_cast<const uint16_t*>(p.keys) + from, p.d, width, left, 1.0f, row);
+  } else {
+    Convert(static_cast<const int8_t*>(p.keys) + from, p.d, width, left, p.scale[slot], row);
+  }
 }
 
 // The sum of x[j] y[j], or of -(x[j] - y[j])^2, over `width` numbers, a multiple of kLanes, in one fixed order.

@@ -22,7 +22,15 @@ struct Lanes {
 };
 inline Lanes Load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void Store(float* p, Lanes a) { _mm512_storeu_ps(p, a.x); }
+inline Lanes Load(const uint16_t* bfloat16) {
+  __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bfloat16)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
+}
+inline Lanes Load(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
 inline Lanes All(float a) { return {_mm512_set1_ps(a)}; }
+inline Lanes Mul(Lanes a, Lanes b) { return {_mm512_mul_ps(a.x, b.x)}; }
 inline Lanes Add(Lanes a, Lanes b) { return {_mm512_add_ps(a.x, b.x)}; }
 inline Lanes Sub(Lanes a, Lanes b) { return {_mm512_sub_ps(a.x, b.x)}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
@@ -49,7 +57,15 @@ struct Lanes {
 };
 inline Lanes Load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void Store(float* p, Lanes a) { _mm256_storeu_ps(p, a.x); }
+inline Lanes Load(const uint16_t* bfloat16) {
+  __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bfloat16)));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16))};
+}
+inline Lanes Load(const int8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
 inline Lanes All(float a) { return {_mm256_set1_ps(a)}; }
+inline Lanes Mul(Lanes a, Lanes b) { return {_mm256_mul_ps(a.x, b.x)}; }
 inline Lanes Add(Lanes a, Lanes b) { return {_mm256_add_ps(a.x, b.x)}; }
 inline Lanes Sub(Lanes a, Lanes b) { return {_mm256_sub_ps(a.x, b.x)}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
@@ -83,7 +99,16 @@ inline Lanes Load(const float* p) { return {Four{p[0], p[1], p[2], p[3]}}; }
 inline void Store(float* p, Lanes a) {
   for (int i = 0; i < kLanes; ++i) p[i] = a.x[i];
 }
+inline Lanes Load(const uint16_t* bfloat16) {
+  typedef uint32_t Bits __attribute__((vector_size(16)));
+  Bits bits = {bfloat16[0], bfloat16[1], bfloat16[2], bfloat16[3]};
+  return {reinterpret_cast<Four>(bits << 16)};
+}
+inline Lanes Load(const int8_t* p) {
+  return {Four{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])}};
+}
 inline Lanes All(float a) { return {Four{a, a, a, a}}; }
+inline Lanes Mul(Lanes a, Lanes b) { return {a.x * b.x}; }
 inline Lanes Add(Lanes a, Lanes b) { return {a.x + b.x}; }
 inline Lanes Sub(Lanes a, Lanes b) { return {a.x - b.x}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {a.x * b.x + c.x}; }

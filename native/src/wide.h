@@ -59,7 +59,7 @@ class Wide {
   void Run(Found& found, int begin, int end) const {
     int together = std::max(1, kPanelBytes / (4 * kPanel * p_.d)) * kPanel;
     auto packed = Uninitialized<float>(static_cast<size_t>(std::min(RoundUp(found.count(), kPanel), together)) * p_.d);
-    Block block(p_, false);
+    Block block(p_, false, false);
     auto padded = Uninitialized<float>(static_cast<size_t>(kRows) * block.width());
     for (int from = 0; from < found.count(); from += together) {
       int to = std::min(found.count(), from + together);
