@@ -37,7 +37,10 @@ LOG_FILE = "experience.sqlite"  # of a language-model agent
 _COMMITTED = "commit_success.txt"  # Orbax writes it last to a checkpoint in a bucket
 SEAL = "sha256"  # the last field of each JSON file of a run
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "envpool", "gymnax", "numpy"),
+    "memjax-native",
+)
 
 
 @contextlib.contextmanager
