@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from memjax.types import ConfigError
+from memjax.types import ConfigError, within
 
 Section = TypeVar("Section")
 
@@ -90,7 +90,7 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
     Args:
       section: a frozen dataclass (see the top of this file).
       values: its fields by name; a mapping for a section within it. Fields marked `Later` may be missing.
-      path: of the section in the config, for error messages.
+      path: of the section in the config, for error messages; "": it is the whole.
 
     Returns:
       The section.
@@ -99,25 +99,23 @@ def parse(section: type[Section], values: Mapping[str, Any], path: str = "config
       ConfigError: a field is unknown, missing or wrong.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(path, "a section of fields", shown(values))
+        raise ConfigError(path or "config", "a section of fields", shown(values))
+    prefix = f"{path}." if path else ""
     hints = typing.get_type_hints(section, include_extras=True)
     for name in values:
         if name not in hints:
-            raise ConfigError(
-                f"{path}.{name}", one_of(name, sorted(hints), "a known field"), "an unknown field"
-            )
+            expected = one_of(name, sorted(hints), "a known field")
+            raise ConfigError(f"{prefix}{name}", expected, "an unknown field")
     values = _neutral(hints) | dict(values)
     missing = [name for name in hints if name not in values]
     if missing:
         name = missing[0]
-        raise ConfigError(f"{path}.{name}", _describe(hints[name]), "nothing: the field is missing")
-    parsed = section(**{name: _value(hints[name], values[name], f"{path}.{name}") for name in hints})
+        raise ConfigError(f"{prefix}{name}", _describe(hints[name]), "nothing: the field is missing")
+    parsed = section(**{name: _value(hints[name], values[name], f"{prefix}{name}") for name in hints})
     check = getattr(parsed, "check", None)
     if check is not None:
-        try:
+        with within(prefix):
             check()
-        except ConfigError as error:
-            raise ConfigError(f"{path}.{error.field}", error.expected, error.got) from None
     return parsed
 
 

@@ -4,7 +4,8 @@ Axis letters: B batch of environments, T time, N memory slots, D key width, Q qu
 A actions, E ensemble, S tabular states. Masks are True where the entry is valid.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
@@ -23,6 +24,19 @@ class ConfigError(ValueError):
     def __init__(self, field: str, expected: str, got: object):
         super().__init__(f"{_short(field)}: expected {_short(expected, 1000)}, got {_short(got)}")
         self.field, self.expected, self.got = field, expected, got
+
+
+@contextlib.contextmanager
+def within(prefix: str) -> Iterator[None]:
+    """Puts `prefix`, such as "agent.", before the field of a ConfigError that is raised in the block.
+
+    A field that has it already stays.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        field = error.field if error.field.startswith(prefix) else f"{prefix}{error.field}"
+        raise ConfigError(field, error.expected, error.got) from None
 
 
 def _short(value: object, most: int = 300) -> str:

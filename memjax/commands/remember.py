@@ -104,10 +104,7 @@ def resolve_language(config: Mapping[str, Any] | ConfigDict) -> RunConfig:
     if "language" not in values:
         got = "one of `memjax train`" if "agent" in values else "another"
         raise ConfigError("--config", "a config of `memjax remember`, with a section 'language'", got)
-    try:
-        return parse(RunConfig, values, "config")
-    except ConfigError as error:
-        raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
+    return parse(RunConfig, values, "")
 
 
 def load_tasks(config: BenchmarkConfig, chat: Chat | None = None) -> Benchmark:

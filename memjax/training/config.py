@@ -29,7 +29,7 @@ from memjax.schema import (
     parse,
 )
 from memjax.training.sinks import resolve_sinks
-from memjax.types import ConfigError, EnvSpec
+from memjax.types import ConfigError, EnvSpec, within
 
 LARGEST_COMPILED_INT = 2**31 - 1
 
@@ -114,10 +114,10 @@ class _Top:
     seed: Annotated[int, Between(0, 2**31 - 1)]
     num_seeds: PositiveInt
     env: Mapping[str, Any]
-    data: Mapping[str, Any] | None
+    data: Annotated[Mapping[str, Any] | None, Later(None)]
     agent: Mapping[str, Any]
     run: Mapping[str, Any]
-    sinks: Mapping[str, Any] | None
+    sinks: Annotated[Mapping[str, Any] | None, Later(None)]
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,7 @@ def resolve(
       ConfigError: a field is unknown, missing or wrong, or fields do not fit each other.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
-    try:
-        top = parse(_Top, {"data": None, "sinks": None} | dict(values), "config")
-    except ConfigError as error:
-        raise ConfigError(error.field.removeprefix("config."), error.expected, error.got) from None
+    top = parse(_Top, values, "")
     env = parse(EnvConfig, top.env, "env")
     run = parse(RunConfig, top.run, "run")
     if env.num_envs % run.pools:
@@ -190,7 +187,8 @@ def resolve(
         raise ConfigError("run.memory", expected, f"'{run.memory}'")
     _check_counters(top, env, agent, run)
     spec_of = _spec_of() if spec_of is None else spec_of
-    spec = _relative("env", lambda: spec_of(env.id, env.options))
+    with within("env."):
+        spec = spec_of(env.id, env.options)
     sections = {"env": env, "agent": agent, "run": run} | ({} if data is None else {"data": data})
     raw = {"experiment": top.experiment, "seed": top.seed, "num_seeds": top.num_seeds}
     raw |= {name: dataclasses.asdict(section) for name, section in sections.items()}
@@ -226,7 +224,8 @@ def _agent(section: Mapping[str, Any], num_envs: int, agents: Mapping[str, Any])
     _check_compiled(dataclasses.asdict(agent), "agent")
     check_batch = getattr(agent, "check_batch", None)
     if check_batch is not None:
-        _relative("agent", lambda: check_batch(num_envs))
+        with within("agent."):
+            check_batch(num_envs)
     return agent
 
 
@@ -270,15 +269,6 @@ def _data(top: _Top, env: EnvConfig, agents: Mapping[str, Any]) -> DataConfig | 
     return parse(DataConfig, top.data, "data")
 
 
-def _relative(section: str, call: Callable[[], Any]) -> Any:
-    """Runs `call`; a ConfigError of it names its field relative to `section`."""
-    try:
-        return call()
-    except ConfigError as error:
-        field = error.field if error.field.startswith(f"{section}.") else f"{section}.{error.field}"
-        raise ConfigError(field, error.expected, error.got) from None
-
-
 def _agents() -> Mapping[str, Any]:
     from memjax.agents import AGENTS
 
@@ -307,7 +297,5 @@ def load_workdir_config(workdir: Path, **registries: Any) -> ResolvedConfig:
     if not path.is_file():
         raise no_run(workdir, f"the directory of a run, with {CONFIG_FILE} in it")
     stored = read_json(path)
-    try:
+    with within(f"{path}: "):
         return resolve(stored, **registries)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.field}", error.expected, error.got) from None

@@ -13,7 +13,7 @@ from memjax.schema import (
     UserPath,
     Widths,
 )
-from memjax.types import ConfigError
+from memjax.types import ConfigError, within
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,5 @@ class SILConfig:
 
 def check_ppo_batch(ppo: PPOConfig, num_envs: int) -> None:
     """Raises ConfigError, its field within the section `ppo`, unless the rollout divides into minibatches."""
-    try:
+    with within("ppo."):
         ppo.check_batch(num_envs)
-    except ConfigError as error:
-        raise ConfigError(f"ppo.{error.field}", error.expected, error.got) from None
