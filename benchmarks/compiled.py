@@ -27,7 +27,10 @@ def peak_memory(shapes: Iterable[Shape]) -> Section:
         row = {**shape._asdict(), "bytes": needed, "all_scores": 4 * shape.q * shape.n}
         most = needed["memjax"]
         rows.append(row | {"at_most": MOST_BYTES, "met": None if most is None else most <= MOST_BYTES})
-    about = "What a compiled call takes besides arguments and results, by XLA's account; compiled, not run."
+    about = (
+        "What a compiled call takes besides arguments and results, by XLA's account; compiled, not run. It does "
+        "not see what the search in C++ takes: 8 Q max(2k, k + 48) bytes, and half a megabyte for each thread."
+    )
     return Section("Peak memory", "bytes", about, rows)
 
 

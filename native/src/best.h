@@ -25,9 +25,9 @@ inline float FromOrdered(int64_t x) {
   return value;
 }
 
-// Writes down whatever is above a threshold, in the order in which it comes, which is that of the slots. When there is no
-// more room, it looks for a higher threshold that at least k of the ranks exceed, and drops the others. So nothing that is
-// among the k best, ties to the lowest slot, is ever dropped or turned away.
+// Writes down whatever is above a threshold, in the order in which it comes, which is that of the slots. When there is
+// no more room, it looks for a higher threshold that at least k of the ranks exceed, and drops the others. So nothing
+// that is among the k best, ties to the lowest slot, is ever dropped or turned away.
 class Best {
  public:
   // Places for ranks and slots each.

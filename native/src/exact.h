@@ -43,8 +43,8 @@ class Exact {
     for (int i = 0; i < best.count(); ++i) candidates_.push_back({best.ranks()[i], best.slots()[i]});
   }
 
-  // Writes the scores [k] and slots [k] of query i, nearest first, -infinity and n where there are fewer, of what was added
-  // since `Begin`.
+  // Writes the scores [k] and slots [k] of query i, of what was added since `Begin`: nearest first, -infinity and n
+  // where there are fewer.
   void Write(int i, float* scores, int32_t* slots) {
     Keep(p_.k);
     std::memcpy(query_.get(), p_.queries + static_cast<ptrdiff_t>(i) * p_.d, p_.d * sizeof(float));
@@ -74,8 +74,8 @@ class Exact {
   }
 
   void Fetch(int32_t slot) const {
-    const char* row = reinterpret_cast<const char*>(static_cast<const float*>(p_.keys) + static_cast<ptrdiff_t>(slot) * p_.d);
-    for (int at = 0; at < std::min(4 * width_, 512); at += 64) __builtin_prefetch(row + at);
+    const float* row = static_cast<const float*>(p_.keys) + static_cast<ptrdiff_t>(slot) * p_.d;
+    for (int j = 0; j < std::min(width_, 128); j += 16) __builtin_prefetch(row + j);
   }
 
   float Score(int32_t slot) {

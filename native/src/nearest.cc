@@ -13,11 +13,18 @@
 
 namespace ffi = xla::ffi;
 
+// Why names: the commas of template arguments would be taken for those of the macro below.
+using F32s = ffi::Buffer<ffi::F32, 1>;
+using S32s = ffi::Buffer<ffi::S32, 1>;
+using Flags = ffi::Buffer<ffi::PRED, 1>;
+using F32Matrix = ffi::Buffer<ffi::F32, 2>;
+using S32Matrix = ffi::Buffer<ffi::S32, 2>;
+
 namespace memjax {
 namespace {
 
-// Calls f(0) to f(count - 1) on the threads of `pool` and on this one. It never waits for a call that has not begun, so a
-// pool whose threads are all busy makes it slow and not stuck.
+// Calls f(0) to f(count - 1) on the threads of `pool` and on this one. It never waits for a call that has not begun, so
+// a pool whose threads are all busy makes it slow and not stuck.
 void InParallel(ffi::ThreadPool& pool, int count, const std::function<void(int)>& f) {
   struct State {
     std::atomic<int> next{0};
@@ -47,11 +54,9 @@ const T* Optional(const ffi::Buffer<type, 1>& buffer) {
   return buffer.element_count() ? reinterpret_cast<const T*>(buffer.untyped_data()) : nullptr;
 }
 
-ffi::Error Nearest(ffi::ThreadPool pool, ffi::Buffer<ffi::F32, 2> queries, ffi::AnyBuffer keys,
-                   ffi::Buffer<ffi::F32, 1> scale, ffi::Buffer<ffi::F32, 1> norms, ffi::Buffer<ffi::PRED, 1> valid,
-                   ffi::Buffer<ffi::S32, 1> group, ffi::Buffer<ffi::S32, 1> exclude,
-                   int32_t metric, ffi::Result<ffi::Buffer<ffi::F32, 2>> scores,
-                   ffi::Result<ffi::Buffer<ffi::S32, 2>> slots) {
+ffi::Error Nearest(ffi::ThreadPool pool, F32Matrix queries, ffi::AnyBuffer keys, F32s scale, F32s norms, Flags valid,
+                   S32s group, S32s exclude, int32_t metric, ffi::Result<F32Matrix> scores,
+                   ffi::Result<S32Matrix> slots) {
   Problem p;
   p.queries = queries.typed_data();
   p.keys = keys.untyped_data();
@@ -71,20 +76,13 @@ ffi::Error Nearest(ffi::ThreadPool pool, ffi::Buffer<ffi::F32, 2> queries, ffi::
   p.d = static_cast<int>(queries.dimensions()[1]);
   p.n = static_cast<int>(keys.dimensions()[0]);
   p.k = static_cast<int>(slots->dimensions()[1]);
-  Search(p, static_cast<int>(pool.num_threads()), [&](int count, const std::function<void(int)>& f) { InParallel(pool, count, f); },
-         scores->typed_data(), slots->typed_data());
+  Parallel parallel = [&](int count, const std::function<void(int)>& f) { InParallel(pool, count, f); };
+  Search(p, static_cast<int>(pool.num_threads()), parallel, scores->typed_data(), slots->typed_data());
   return ffi::Error::Success();
 }
 
 }  // namespace
 }  // namespace memjax
-
-// Why a name of its own: the commas of template arguments would be taken for those of the macro.
-using F32s = xla::ffi::Buffer<xla::ffi::F32, 1>;
-using S32s = xla::ffi::Buffer<xla::ffi::S32, 1>;
-using Flags = xla::ffi::Buffer<xla::ffi::PRED, 1>;
-using F32Matrix = xla::ffi::Buffer<xla::ffi::F32, 2>;
-using S32Matrix = xla::ffi::Buffer<xla::ffi::S32, 2>;
 
 #define MEMJAX_EXPORT extern "C" __attribute__((visibility("default")))
 

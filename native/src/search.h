@@ -2,11 +2,12 @@
 // registers, and never stored.
 //
 // A product becomes a rank by one multiplication and one addition for each key (norms, masks), and is compared with the
-// least rank that its query still keeps. Few exceed it: of N keys in random order about k (1 + ln(N / k)). Those are written
-// down (best.h). So the time is that of the product, or, for few queries, of reading the keys once.
+// least rank that its query still keeps. Few exceed it: of N keys in random order about k (1 + ln(N / k)). Those are
+// written down (best.h). So the time is that of the product, or, for few queries, of reading the keys once.
 //
-// There are two forms, for many queries (wide.h) and for few (few.h). In both a pair's product is summed in one fixed order,
-// whatever it is searched among and however the work is divided. At the end the candidates are scored from the keys (exact.h).
+// There are two forms, for many queries (wide.h) and for few (few.h). In both a pair's product is summed in one fixed
+// order, whatever it is searched among and however the work is divided. At the end the candidates are scored from the
+// keys (exact.h).
 
 #ifndef MEMJAX_NATIVE_SEARCH_H_
 #define MEMJAX_NATIVE_SEARCH_H_
@@ -75,7 +76,7 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
     return;
   }
   // Too few queries for all threads: the keys are divided, and the candidates of all parts are merged.
-  bool many = work / most > 16 * kWorthAThread && p.n / (kParts * most) > 256 * p.k;
+  bool many = work / most > 16 * kWorthAThread && p.n / (kParts * most) > int64_t{256} * p.k;
   int parts = std::min(many ? kParts * most : most, std::max(1, p.n / kRows));
   std::vector<std::unique_ptr<Found>> found(parts);
   parallel(parts, [&](int i) {

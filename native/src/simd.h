@@ -14,8 +14,8 @@ namespace memjax {
 #if defined(__AVX512F__)
 
 inline constexpr int kLanes = 16;
-// A tile's products: so many keys, and queries in so many registers. 24 sums, 4 and 1 take 29 of 32 registers, and ten loads
-// go with 24 multiplications.
+// A tile's products: so many keys, and queries in so many registers. 24 sums, 4 and 1 take 29 of 32 registers, and ten
+// loads go with 24 multiplications.
 inline constexpr int kRows = 6, kPanelRegisters = 4;
 struct Lanes {
   __m512 x;

@@ -18,8 +18,8 @@ namespace memjax {
 
 inline constexpr int kPanelBytes = 256 * 1024;  // of queries, which the second cache holds beside keys
 
-// Products of kRows keys and V registers of queries: acc[r][v] over all d. The rows lie one behind the other, and so does the
-// next tile, which is fetched meanwhile: too short for the processor to see that twelve streams go on.
+// Products of kRows keys and V registers of queries: acc[r][v] over all d. The rows of the next tile lie behind these and are
+// fetched meanwhile: a row is too short for the processor to see that six streams go on.
 template <int V, bool squared>
 inline void Tile(const float* panel, const float* rows, ptrdiff_t stride, int d, Lanes (&acc)[kRows][V]) {
 #pragma GCC unroll 16
@@ -52,8 +52,6 @@ inline void Tile(const float* panel, const float* rows, ptrdiff_t stride, int d,
 class Wide {
  public:
   explicit Wide(const Problem& problem) : p_(problem) {}
-
-  static int Panels(const Problem& problem) { return (problem.q + kPanel - 1) / kPanel; }
 
   // Looks for the queries of `found`, which begin with a panel, among the keys [begin, end).
   void Run(Found& found, int begin, int end) const {
@@ -99,8 +97,9 @@ class Wide {
     for (int r0 = 0; r0 < block.count(); r0 += kRows) {
       const float* rows = block.row(r0);
       if (r0 + kRows > block.count()) {
-        std::memcpy(padded, rows, static_cast<size_t>(block.count() - r0) * block.width() * sizeof(float));
-        std::fill(padded + static_cast<size_t>(block.count() - r0) * block.width(), padded + kRows * block.width(), 0.0f);
+        size_t there = static_cast<size_t>(block.count() - r0) * block.width();
+        std::memcpy(padded, rows, there * sizeof(float));
+        std::fill(padded + there, padded + static_cast<size_t>(kRows) * block.width(), 0.0f);
         rows = padded;
       }
       Lanes acc[kRows][V];
