@@ -28,8 +28,8 @@ def peak_memory(shapes: Iterable[Shape]) -> Section:
         most = needed["memjax"]
         rows.append(row | {"at_most": MOST_BYTES, "met": None if most is None else most <= MOST_BYTES})
     about = (
-        "What a compiled call takes besides arguments and results, by XLA's account; compiled, not run. It does "
-        "not see what the search in C++ takes: 8 Q max(2k, k + 48) bytes, and half a megabyte for each thread."
+        "What a compiled call takes besides arguments and results, by XLA's account; compiled, not run. It "
+        "leaves out what the search in C++ takes: 8 Q max(2k, k + 48) bytes, and half a megabyte per thread."
     )
     return Section("Peak memory", "bytes", about, rows)
 

@@ -18,8 +18,8 @@ namespace memjax {
 
 inline constexpr int kPanelBytes = 256 * 1024;  // of queries, which the second cache holds beside keys
 
-// Products of kRows keys and V registers of queries: acc[r][v] over all d. The rows of the next tile lie behind these and are
-// fetched meanwhile: a row is too short for the processor to see that six streams go on.
+// Products of kRows keys and V registers of queries: acc[r][v] over all d. The rows of the next tile lie behind these
+// and are fetched meanwhile: a row is too short for the processor to see that six streams go on.
 template <int V, bool squared>
 inline void Tile(const float* panel, const float* rows, ptrdiff_t stride, int d, Lanes (&acc)[kRows][V]) {
 #pragma GCC unroll 16
