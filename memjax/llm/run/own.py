@@ -25,8 +25,8 @@ def beside_own_failure(log: ExperienceLog, task_id: str, found: Recall, last: in
     own = own_failures(log, task_id, last=1)
     if not own.rows:
         return found
-    found_before = found.only([i for i, row in enumerate(found.rows) if row == own.rows[0]])
-    first = found_before if found_before.rows else own
+    known = found.only([i for i, row in enumerate(found.rows) if row == own.rows[0]])
+    first = known if known.rows else own  # with its similarity and utility where it was found
     memories = enumerate(log.experiences(found.rows))
     others = found.only([i for i, x in memories if x.success and x.task_id != task_id][: last - 1])
     rows, similarity = first.rows + others.rows, first.similarity + others.similarity
