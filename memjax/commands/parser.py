@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from memjax.commands import argument_types
@@ -97,6 +97,7 @@ class Parser(argparse.ArgumentParser):
             from memjax.schema import one_of
 
             self.error(f"COMMAND: expected {one_of(words[0], self.commands)}, got '{words[0]}'")
+        self._check_options(words)
         arguments, rest = super().parse_known_args(args, namespace)
         if self.takes_workdirs:
             try:
@@ -115,6 +116,17 @@ class Parser(argparse.ArgumentParser):
         if rest and self.is_command:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return arguments, rest
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        """Says an option that a command has not, before argparse misses what it stands for."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for name in (word.partition("=")[0] for word in words if self.is_command):
+            if name.startswith("--") and name not in known:
+                from memjax.schema import did_you_mean
+
+                hint = did_you_mean(name[2:], (each[2:] for each in known), "--")
+                field = " (a field is --config.FIELD=VALUE)" if self.get_default("takes_fields") else ""
+                self.error(f"unrecognized argument: {name}{hint or field}")
 
 
 def add_command(

@@ -171,7 +171,10 @@ def test_a_misspelt_command_names_the_nearest_and_none_shows_them_all(capsys):
     assert "(did you mean 'train'?), got 'trian' (see memjax --help)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["train", "--config=x", "--workdir=w", "--sed=3"])
-    assert "unrecognized arguments: --sed=3 (see memjax train --help)" in capsys.readouterr().err
+    assert "unrecognized argument: --sed (a field is --config.FIELD=VALUE) (see" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--confg=x"])
+    assert "--confg (did you mean '--config'?) (see memjax train --help)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["report", "a", "--out="])
     assert "argument --out: expected a path, got nothing" in capsys.readouterr().err
