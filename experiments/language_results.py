@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.result_folder import read_rows
 from memjax.commands.figures import MEAN
 from memjax.commands.report_language import Curve, draw, load_curve, outcomes
 from memjax.llm.run.events import Timing
@@ -83,8 +84,7 @@ def write(runs: Sequence[Run], out: Path) -> None:
 
 def redraw(out: Path) -> None:
     """The pictures of a folder from its `curves.csv`, one for each benchmark and model."""
-    with open(out / "curves.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(out / "curves.csv")
     settings = list(dict.fromkeys((row["benchmark"], row["model"], row["tasks"]) for row in rows))
     for number, which in enumerate(settings):
         here = [row for row in rows if (row["benchmark"], row["model"], row["tasks"]) == which]

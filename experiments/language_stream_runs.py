@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments.language_results import provenance
 from experiments.language_stream import KINDS, PILOT, SYSTEM, VISITS, Kind, generate, options_in, write
+from experiments.result_folder import read_rows
 from memjax import cli
 from memjax.commands.report_language import Curve, load_curve
 from memjax.llm.run.log import events_of, reading
@@ -209,11 +210,10 @@ def tables(arms: Sequence[Arm], out: Path, paths: Sequence[Path]) -> None:
 def redraw(out: Path) -> None:
     """The picture of a folder from its `requests.csv`."""
     by_name: dict[str, list[Visit]] = {}
-    with open(out / "requests.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            said = {name: row[name] == "True" for name in ("late", "solved", "followed")}
-            visit = Visit(row["kind"], int(row["visit"]), shown=row["shown"], **said)
-            by_name.setdefault(row["arm"], []).append(visit)
+    for row in read_rows(out / "requests.csv"):
+        said = {name: row[name] == "True" for name in ("late", "solved", "followed")}
+        visit = Visit(row["kind"], int(row["visit"]), shown=row["shown"], **said)
+        by_name.setdefault(row["arm"], []).append(visit)
     draw({name: by_name[name] for name in ARMS if name in by_name}, out / "success.png")
 
 

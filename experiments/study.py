@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.result_folder import read_rows
 from memjax.commands.aggregates import interquartile_mean
 from memjax.commands.figures import (
     STATISTIC,
@@ -278,10 +279,7 @@ def summary_rows(study: Study, runs: Mapping[str, Run]) -> list[dict[str, Any]]:
 def merged(path: Path, rows: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
     """New rows, and those of the file at `path` that are of other variants, in the order of the variants."""
     new = {row["variant"] for row in rows}
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            kept = [dict(row) for row in csv.DictReader(file) if row["variant"] not in new]
+    kept = [row for row in read_rows(path) if row["variant"] not in new]
     known = [*order, *sorted({row["variant"] for row in kept} - set(order))]
     return sorted(kept + rows, key=lambda row: known.index(row["variant"]))
 
@@ -300,23 +298,21 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_summary(study: Study, path: Path) -> dict[str, dict[str, np.ndarray]]:
     """`summary.csv` as variant -> header -> one number per seed."""
     table: dict[str, dict[str, list[float]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            columns = table.setdefault(row["variant"], {header: [] for header in study.columns})
-            for header, values in columns.items():
-                values.append(_value(row[header]))
+    for row in read_rows(path):
+        columns = table.setdefault(row["variant"], {header: [] for header in study.columns})
+        for header, values in columns.items():
+            values.append(_value(row[header]))
     return {v: {h: np.asarray(x) for h, x in columns.items()} for v, columns in table.items()}
 
 
 def read_curves(path: Path, config: str) -> dict[str, Run]:
     """`curves.csv` as the runs it was made of, by variant."""
     lines: dict[str, dict[int, dict[str, list[float]]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            line = lines.setdefault(row.pop("variant"), {}).setdefault(int(row.pop("step")), {})
-            del row["seed"]
-            for name, text in row.items():
-                line.setdefault(name, []).append(_value(text))
+    for row in read_rows(path):
+        line = lines.setdefault(row.pop("variant"), {}).setdefault(int(row.pop("step")), {})
+        del row["seed"]
+        for name, text in row.items():
+            line.setdefault(name, []).append(_value(text))
     return {
         variant: Run(variant, config, [{"step": step} | line for step, line in steps.items()])
         for variant, steps in lines.items()

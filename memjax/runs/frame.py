@@ -62,7 +62,7 @@ def _workdirs(runs: str) -> list[str]:
     """The directory itself, or what a pattern finds. Raises ConfigError where that is nothing."""
     if is_remote(runs):
         found = _in_bucket(runs)
-    elif os.path.isdir(runs):
+    elif os.path.isdir(runs) or not glob.has_magic(runs):
         return [runs]
     else:
         found = [path.rstrip(os.sep) for path in sorted(glob.glob(runs, recursive=True))]
