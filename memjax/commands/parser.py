@@ -51,14 +51,15 @@ def without_traceback(run: Callable[[], int]) -> int:
 @contextlib.contextmanager
 def _ending_at_once() -> Iterator[None]:
     """Ctrl-C ends the process: an exception in the middle of an import becomes one of that import's own."""
-    if threading.current_thread() is not threading.main_thread():
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, as after nohup
+    if not usual or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
