@@ -114,7 +114,8 @@ def run_missing(
     if own:
         write(own)
     if failed:
-        raise RunEnded(f"{len(failed)} runs failed: {', '.join(failed)} (see {LOG} in their folders)")
+        runs = "run" if len(failed) == 1 else "runs"
+        raise RunEnded(f"{len(failed)} {runs} failed: {', '.join(failed)} (see the {LOG} of each)")
     return 0
 
 

@@ -208,7 +208,7 @@ def test_what_is_in_the_results_is_not_run_again(file, tmp_path, monkeypatch, ca
     words = ["campaign", str(file), f"--workdir={work}", "--workers=2"]
     started = pretend(monkeypatch, fails=("CartPole/PPO",))
     assert main(words) == 1
-    assert "1 runs failed: CartPole/PPO" in capsys.readouterr().err
+    assert "1 run failed: CartPole/PPO" in capsys.readouterr().err
     assert len(started) == 4
     rows = read_rows(work / "results.csv")
     assert tuple(rows[0]) == COLUMNS

@@ -172,7 +172,7 @@ def test_what_is_done_is_skipped_and_what_failed_is_run_again(tmp_path, capsys, 
     assert main(again) == 1
     assert sorted(started) == [f"w/learning_rate={rate}" for rate in ("1e-3", "1e-4", "3e-4")]
     said = capsys.readouterr()
-    assert "1 runs failed: w/learning_rate=3e-4" in said.err
+    assert "1 run failed: w/learning_rate=3e-4" in said.err
     assert "| 3e-4 | - | - | 0 |" in said.out  # the others are in the table already
     (work / "learning_rate=3e-4").rename(tmp_path / "away")
     started = pretend(monkeypatch)

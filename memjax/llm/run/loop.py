@@ -329,4 +329,5 @@ class _Loop:
         # A phase with fewer tasks than the limit ends the run once all of them were skipped.
         most = min(self.config.give_up_after, len(self.tasks[phase]))
         if self.skipped_in_a_row >= most:
-            raise Stopped(f"{self.skipped_in_a_row} tasks in a row could not be played: {attempt.error}")
+            who = "a task" if most == 1 else f"{self.skipped_in_a_row} tasks in a row"
+            raise Stopped(f"{who} could not be played: {attempt.error}")
