@@ -11,7 +11,8 @@ TOP = 0.1  # share of the poor episodes that filtered cloning learns from
 NOISE = 0.03  # of a strong clone
 BLOCK = 2_000  # steps at once
 BANKED = 3  # poor episodes of each goal in a bank beside the experts
-LONGER, WIDER = 4, 2  # times the updates, and the width, of the mixture's larger versions
+LONGER, LONGEST = 4, 16  # times the updates of the best mixture's longer versions,
+WIDER = 2  # and times the width of its wider one
 MANY = 100  # goals
 SOME = 8_000  # poor steps, evenly spaced, that tell which return is usual where
 
@@ -74,11 +75,13 @@ ARMS = {
     "poor_compared": Arm("filtered", "switch", poor=True, compared=True),
     "emptied": Arm("filtered", "blend", emptied=True),
     "filtered50_long": Arm("filtered50_long"),
+    "filtered50_longest": Arm("filtered50_longest"),
     "filtered50_wide": Arm("filtered50_wide"),
     "read": Arm("read", shown=True),
     "read_long": Arm("read_long", shown=True),
     "read_experts": Arm("read_experts", shown=True),
     "read_poor": Arm("read_poor", shown=True),
+    "read_alone": Arm("read_alone", shown=True),
     "read_shuffled": Arm("read_shuffled", shown=True),
     "read_constant": Arm("read_constant", shown=True),
     "read_emptied": Arm("read", shown=True, unread=True),

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from experiments.partial_families import Episodes, Family, record
-from experiments.partial_plan import LONGER, WIDER
+from experiments.partial_plan import LONGER, LONGEST, WIDER
 from experiments.partial_predictive import Shown, look
 from experiments.small_policies import MEMBERS, Policy, Steps, Training, decide, train
 from memjax.agents.offline.shared import Triplets
@@ -168,6 +168,7 @@ class Compiled(NamedTuple):
     one: Any  # `train` of one network
     several: Any  # and of `MEMBERS`
     longer: Any  # of one, for `LONGER` times as many updates
+    longest: Any  # for `LONGEST` times as many
     wider: Any  # of one that is `WIDER` times as wide
     play: dict[str, Any]  # "blend", "switch", and "compared", a switch that compares returns
     fill: dict[str, Any]  # (experts, poor steps, key) -> memory; by content, and "compared"
@@ -188,9 +189,13 @@ def compiled(family: Family, sizes: Training, capacity: int, quantile: float) ->
     return Compiled(
         jax.jit(partial(of, 1)),
         jax.jit(partial(of, MEMBERS)),
-        jax.jit(partial(train, family.spec, sizes._replace(updates=LONGER * sizes.updates), 1)),
-        jax.jit(
-            partial(train, family.spec, sizes._replace(widths=tuple(WIDER * w for w in sizes.widths)), 1)
+        *(
+            jax.jit(partial(train, family.spec, larger, 1))
+            for larger in (
+                sizes._replace(updates=LONGER * sizes.updates),
+                sizes._replace(updates=LONGEST * sizes.updates),
+                sizes._replace(widths=tuple(WIDER * width for width in sizes.widths)),
+            )
         ),
         {name: jax.jit(partial(play, family, choices)) for name, choices in read.items()},
         {name: jax.jit(partial(fill, choices)) for name, choices in held.items()},

@@ -16,7 +16,7 @@ from memjax.agents.reframe.expert_memory import ExpertMemory
 from memjax.types import Discrete, Key, PyTree
 
 ROOM = 4_096  # a bank's slots are a power of two from here on, so that few shapes are compiled
-ALONE = ("backbone", "filtered", "read_poor")  # they see no expert
+WITHOUT_EXPERTS = ("backbone", "filtered", "read_poor")  # they see no expert
 
 
 class Data(NamedTuple):
@@ -79,9 +79,11 @@ def train_policies(
         "read_long": (programs.longer, half, 0.0, 0.0),
         **{name: (programs.one, half, 0.0, 0.0) for name in ("read", "read_experts", "read_shuffled")},
         "read_constant": (programs.one, half, 0.0, 0.0),
+        "read_alone": (programs.one, mix(is_poor, 1.0), 0.0, 0.0),
+        "filtered50_longest": (programs.longest, half, 0.0, 0.0),
     }
     for number, (name, (run, weight, told, noise)) in enumerate(plans.items()):
-        if name not in names or (name in ALONE and name in kept):
+        if name not in names or (name in WITHOUT_EXPERTS and name in kept):
             continue
         numbers = jnp.asarray(weight, jnp.float32), jnp.float32(told), jnp.float32(noise)
         learned = steps
@@ -143,6 +145,7 @@ def shown_banks(
         "read": lambda: held(best, told=False),
         "read_long": lambda: held(best, told=False),
         "read_experts": lambda: held(none, told=False),
+        "read_alone": lambda: held(none, told=False),
         "read_poor": lambda: held(best, told=False, experts=False),
         "read_shuffled": lambda: with_content(held(best, told=False), "shuffled", seed),
         "read_constant": lambda: with_content(held(best, told=False), "constant", seed),
