@@ -1,11 +1,14 @@
 """Families of tasks for `experiments.partial_experts`: one world, many goals, and two policies for each.
 
-A family has C contexts, each a goal; an agent sees where it is and which goal is asked for. Three of them:
+A family has C contexts, each a goal; an agent sees where it is and which goal is asked for. They are:
 
     rooms    four rooms of 3 x 3 cells, four moves; a goal is told by a noisy direction in 16 dimensions, of
              `memjax.envs.task_stream`, so nothing but experience says what a new direction means
-    maze     a point that moves through the same rooms by up to half a cell; a goal is told by its place
+    maze     a point that moves through the same rooms by up to half a cell; a goal is told likewise
     reacher  gymnax's Reacher, two joints and their torques; a goal is told by its place, C sectors around
+    rooms512, halls512, maze512
+             the first two with 512 goals, more than a small network learns by heart; in the halls a cell is
+             told by its row and column, so that the nearest entries are of the same goal and near
 
 An expert plans (shortest ways; inverse kinematics and a proportional-derivative controller). The poor policy
 knows the same up to mistakes that are drawn once for a seed and stay: distances that are wrong by `ERROR`
