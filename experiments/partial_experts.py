@@ -30,6 +30,7 @@ from experiments.partial_plan import (
     SETTINGS,
     SOME,
     TRAJECTORIES,
+    Arm,
     Setting,
     Sizes,
     sizes_of,
@@ -37,7 +38,7 @@ from experiments.partial_plan import (
 from experiments.partial_play import Acting, Compiled, compiled, flat, padded
 from experiments.partial_predictive import emptied
 from experiments.partial_results import COLUMNS, write
-from experiments.partial_training import Data, expert_room, shown_banks, train_policies
+from experiments.partial_training import LIKENED, Data, expert_room, shown_banks, train_policies
 from experiments.result_folder import append_rows, read_rows
 from experiments.small_policies import Policy, Steps
 from memjax.agents.reframe import bank as banks
@@ -156,7 +157,7 @@ def play_setting(
     shown = shown_of(family, setting, seed)
     bank, episode = bank_of(data, setting, shown)
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    memories = _memories(family, programs, data, setting, shown, jax.random.fold_in(key, 0))
+    memories = _memories(family, programs, data, setting, shown, jax.random.fold_in(key, 0), arms)
     names = {ARMS[arm].policy for arm in arms} | ({"bc"} if any(ARMS[arm].cloned for arm in arms) else set())
     key_train = jax.random.fold_in(key, 1)
     banked = shown_banks(family, data, bank, episode, names, seed)
@@ -168,13 +169,13 @@ def play_setting(
     rows = []
     for name in arms:
         arm = ARMS[name]
-        memory = memories[("compared" if arm.compared else arm.content) + ("_poor" if arm.poor else "")]
-        if arm.emptied or not arm.handover:
+        memory = memories[_content(arm)] if arm.handover else None
+        if memory is not None and arm.emptied:
             memory = memory.replace(bank=banks.emptied(memory.bank))
-        if arm.contest:
+        if memory is not None and arm.contest:
             tau = programs.settle(policies[arm.policy], memory, jnp.float32(asked))
             memory = memory.replace(tau=tau)
-        if arm.everywhere:
+        if memory is not None and arm.everywhere:
             memory = memory.replace(tau=jnp.float32(1e9))
         seen = banked[arm.policy][0] if arm.shown else None
         acting = Acting(
@@ -195,17 +196,32 @@ def play_setting(
     return rows
 
 
+def _content(arm: Arm) -> str:
+    """Which memory of `_memories` an arm asks."""
+    return ("compared" if arm.compared else arm.content) + ("_poor" if arm.poor else "")
+
+
 def _memories(
-    family: Family, programs: Compiled, data: Data, setting: Setting, shown: np.ndarray, key: Key
+    family: Family,
+    programs: Compiled,
+    data: Data,
+    setting: Setting,
+    shown: np.ndarray,
+    key: Key,
+    arms: Sequence[str],
 ) -> dict[str, ExpertMemory]:
-    """The bank as it is, its two controls, and one of poor episodes."""
+    """The bank as it is, its two controls, and one of poor episodes, as far as `arms` need them."""
     room = expert_room(family)
-    experts, poor = (padded(*bank_of(data, setting, shown, poor=p), room) for p in (False, True))
     n = len(data.poor_episode)
     at = np.linspace(0, n - 1, min(n, SOME)).astype(int)
     usual = padded(Steps(*(np.asarray(x)[at] for x in data.steps)), data.poor_episode[at], SOME)
-    made = {name: run(experts, usual, key) for name, run in programs.fill.items()}
-    return made | {f"{name}_poor": programs.fill[name](poor, usual, key) for name in ("latents", "compared")}
+    needed = {_content(ARMS[arm]) for arm in arms if ARMS[arm].handover or ARMS[arm].policy in LIKENED}
+    return {
+        name: programs.fill[name.removesuffix("_poor")](
+            padded(*bank_of(data, setting, shown, poor=name.endswith("_poor")), room), usual, key
+        )
+        for name in sorted(needed)
+    }
 
 
 def _parts(shown: np.ndarray) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ class Acting(NamedTuple):
     """What acts: a policy, and a memory that advises it."""
 
     policy: Policy
-    memory: ExpertMemory
+    memory: ExpertMemory | None  # None: there is none
     clone: Policy | None  # gives the memory's action in place of the nearest entry
     asked: Array  # [] the return asked for
     fixed: Array  # [] bool, at every step, and not less what was earned
@@ -121,12 +121,14 @@ def play(
         none = jnp.full(count, -1, jnp.int32)
         inputs = seen if acting.shown is None else look(acting.shown, seen, to_go, none)
         own = decide(spec, acting.policy, inputs, to_go)
-        advice = consult(choices, acting.memory, seen)
-        if acting.clone is not None:
-            other = decide(spec, acting.clone, seen, to_go)
-            advice = advice._replace(action=jax.nn.softmax(other) if discrete else other)
-        fresh = jnp.full(count, begins)
-        chosen, following, weight = hand_over(choices.trust, spec, own, advice, following, fresh)
+        chosen, weight = own, jnp.zeros(count)
+        if acting.memory is not None:
+            advice = consult(choices, acting.memory, seen)
+            if acting.clone is not None:
+                other = decide(spec, acting.clone, seen, to_go)
+                advice = advice._replace(action=jax.nn.softmax(other) if discrete else other)
+            fresh = jnp.full(count, begins)
+            chosen, following, weight = hand_over(choices.trust, spec, own, advice, following, fresh)
         if discrete:
             shares = jnp.where(weight[:, None] > 0.0, chosen, jax.nn.softmax(own))
             chosen = jax.random.categorical(key, jnp.log(shares + 1e-9))

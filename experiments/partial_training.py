@@ -17,6 +17,7 @@ from memjax.types import Discrete, Key, PyTree
 
 ROOM = 4_096  # a bank's slots are a power of two from here on, so that few shapes are compiled
 WITHOUT_EXPERTS = ("backbone", "filtered", "read_poor")  # they see no expert
+LIKENED = ("weighted", "relabelled")  # they ask the memory how like an expert's each poor step is
 
 
 class Data(NamedTuple):
@@ -56,7 +57,7 @@ def train_policies(
     is_best = is_poor.copy()
     is_best[:n] = best_of(data)[data.poor_episode]
     like = is_poor.astype(np.float64)
-    if names & {"weighted", "relabelled"}:
+    if names & set(LIKENED):
         like[:n] = _likeness(family, programs, data, memories["latents"])
 
     def mix(first: np.ndarray, share: float) -> np.ndarray:
