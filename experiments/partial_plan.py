@@ -11,7 +11,7 @@ TOP = 0.1  # share of the poor episodes that filtered cloning learns from
 NOISE = 0.03  # of a strong clone
 BLOCK = 2_000  # steps at once
 BANKED = 3  # poor episodes of each goal in a bank beside the experts
-LONGER, LONGEST = 4, 16  # times the updates of the best mixture's longer versions,
+LONGER, LONGEST = 4, 16  # times the updates of longer versions of an arm,
 WIDER = 2  # and times the width of its wider one
 MANY = 100  # goals
 SOME = 8_000  # poor steps, evenly spaced, that tell which return is usual where
@@ -74,6 +74,7 @@ ARMS = {
     "poor_bank": Arm("filtered", "switch", poor=True),
     "poor_compared": Arm("filtered", "switch", poor=True, compared=True),
     "emptied": Arm("filtered", "blend", emptied=True),
+    "bc_long": Arm("bc_long"),
     "filtered50_long": Arm("filtered50_long"),
     "filtered50_longest": Arm("filtered50_longest"),
     "filtered50_wide": Arm("filtered50_wide"),

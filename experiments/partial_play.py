@@ -169,6 +169,7 @@ class Compiled(NamedTuple):
 
     one: Any  # `train` of one network
     several: Any  # and of `MEMBERS`
+    several_longer: Any  # for `LONGER` times as many updates
     longer: Any  # of one, for `LONGER` times as many updates
     longest: Any  # for `LONGEST` times as many
     wider: Any  # of one that is `WIDER` times as wide
@@ -191,6 +192,7 @@ def compiled(family: Family, sizes: Training, capacity: int, quantile: float) ->
     return Compiled(
         jax.jit(partial(of, 1)),
         jax.jit(partial(of, MEMBERS)),
+        jax.jit(partial(train, family.spec, sizes._replace(updates=LONGER * sizes.updates), MEMBERS)),
         *(
             jax.jit(partial(train, family.spec, larger, 1))
             for larger in (

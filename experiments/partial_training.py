@@ -82,6 +82,7 @@ def train_policies(
         "read_constant": (programs.one, half, 0.0, 0.0),
         "read_alone": (programs.one, mix(is_poor, 1.0), 0.0, 0.0),
         "filtered50_longest": (programs.longest, half, 0.0, 0.0),
+        "bc_long": (programs.several_longer, mix(is_poor, 1.0), 0.0, NOISE),
     }
     for number, (name, (run, weight, told, noise)) in enumerate(plans.items()):
         if name not in names or (name in WITHOUT_EXPERTS and name in kept):
