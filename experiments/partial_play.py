@@ -189,22 +189,20 @@ def compiled(family: Family, sizes: Training, capacity: int, quantile: float) ->
     read["compared"] = make("switch", quantile, returns="compared")
     held = {name: make("blend", quantile, name) for name in ("latents", "shuffled", "constant")}
     held["compared"] = read["compared"]
+    longer = sizes._replace(updates=LONGER * sizes.updates)
+    longest = sizes._replace(updates=LONGEST * sizes.updates)
+    wider = sizes._replace(widths=tuple(WIDER * width for width in sizes.widths))
     return Compiled(
-        jax.jit(partial(of, 1)),
-        jax.jit(partial(of, MEMBERS)),
-        jax.jit(partial(train, family.spec, sizes._replace(updates=LONGER * sizes.updates), MEMBERS)),
-        *(
-            jax.jit(partial(train, family.spec, larger, 1))
-            for larger in (
-                sizes._replace(updates=LONGER * sizes.updates),
-                sizes._replace(updates=LONGEST * sizes.updates),
-                sizes._replace(widths=tuple(WIDER * width for width in sizes.widths)),
-            )
-        ),
-        {name: jax.jit(partial(play, family, choices)) for name, choices in read.items()},
-        {name: jax.jit(partial(fill, choices)) for name, choices in held.items()},
-        jax.jit(partial(consult, read["blend"])),
-        {name: jax.jit(partial(record, family, name)) for name in ("poor", "expert")},
-        jax.jit(look),
-        jax.jit(partial(settle, family.spec, read["blend"])),
+        one=jax.jit(partial(of, 1)),
+        several=jax.jit(partial(of, MEMBERS)),
+        several_longer=jax.jit(partial(train, family.spec, longer, MEMBERS)),
+        longer=jax.jit(partial(train, family.spec, longer, 1)),
+        longest=jax.jit(partial(train, family.spec, longest, 1)),
+        wider=jax.jit(partial(train, family.spec, wider, 1)),
+        play={name: jax.jit(partial(play, family, choices)) for name, choices in read.items()},
+        fill={name: jax.jit(partial(fill, choices)) for name, choices in held.items()},
+        consult=jax.jit(partial(consult, read["blend"])),
+        record={name: jax.jit(partial(record, family, name)) for name in ("poor", "expert")},
+        look=jax.jit(look),
+        settle=jax.jit(partial(settle, family.spec, read["blend"])),
     )

@@ -106,7 +106,7 @@ def tables(rows: list[dict[str, str]], source: str) -> list[str]:
 def draw(scores: Cells, path: Path) -> None:
     """A panel for each family: the score on all goals against what the experts show."""
     plt = pyplot()
-    shown = ("backbone", "filtered", "mixed50", "filtered50", "bc", "gate_bc", "predictive", "read")
+    shown = ("filtered", "mixed50", "filtered50", "bc", "gate_bc", "predictive", "read")
     families = [family for family in FAMILIES if any(key[0] == family for key in scores)]
     columns = 3
     rows = -(-len(families) // columns)
