@@ -86,7 +86,7 @@ ARMS = {
     "bc_gated": Arm("memory with the clone's action, blend", kind="clone"),
     "bc_switch": Arm("memory with the clone's action, switch", kind="clone", handover="switch"),
     "default": Arm(
-        "the same with a promise: the default's rule", kind="clone", handover="switch", promise=0.5
+        "memory with the clone's action, promise: the default", kind="clone", handover="switch", promise=0.5
     ),
     "nearest": Arm("nearest entry's action, everywhere", kind="gate", everywhere=True),
     "gate": Arm("memory with the nearest action, blend", kind="gate"),
