@@ -1,8 +1,9 @@
 """AdaMemento on a suite of small tasks in JAX, sparse and dense, with one setting for all of them.
 
 Source: AdaMemento (arXiv 2410.04498) claims gains on Atari and MuJoCo; this suite is ours. Four Rooms is
-memjax's; DeepSea (Osband et al. 2020), MountainCar, CartPole, Acrobot, Pendulum and MinAtar's Breakout (Young
-and Tian 2019) are gymnax's; DoorKey, MemoryS and LockedRoom are xminigrid's (pip install 'memjax[suites]').
+memjax's; DeepSea (Osband et al. 2020), FrozenLake, MountainCar, CartPole, Acrobot, Pendulum and MinAtar's
+Breakout (Young and Tian 2019) are gymnax's; Unlock, DoorKey, MemoryS and LockedRoom are xminigrid's
+(pip install 'memjax[suites]').
 
     memjax train --config=suite:DeepSea10 --workdir=runs/deep_sea --config.num_seeds=5
     memjax train --config=suite:DoorKey5+rnd --workdir=runs/door_key_rnd
@@ -36,8 +37,11 @@ NEGATIVE = -1e6  # returns are negative throughout: the window alone says what a
 
 SPARSE = {
     "FourRooms": Task("memjax/FourRooms-v0", {"random_start": False, "max_steps_in_episode": 50}),
+    "FourRoomsGoals": Task("memjax/FourRooms-v0", {"random_goal": True, "random_start": False}),
     "DeepSea10": Task("gymnax/DeepSea-bsuite", {"size": 10}),
     "DeepSea20": Task("gymnax/DeepSea-bsuite", {"size": 20}),
+    "FrozenLake8": Task("gymnax/FrozenLake-misc", {"map_name": "8x8"}),
+    "Unlock": Task("xminigrid/MiniGrid-Unlock", {}, total_steps=300_000),
     "DoorKey5": Task("xminigrid/MiniGrid-DoorKey-5x5", {}, total_steps=300_000),
     "DoorKey8": Task("xminigrid/MiniGrid-DoorKey-8x8", {}, total_steps=1_000_000),
     "MemoryS8": Task("xminigrid/MiniGrid-MemoryS8", {}, total_steps=1_000_000),
