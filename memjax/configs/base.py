@@ -90,6 +90,7 @@ def adamemento() -> ConfigDict:
                 "capacity": 4096,  # steps, each bank
                 "episode_steps": 100,  # longer episodes keep their last ones
                 "until_reward": False,
+                "fade_rollouts": 0,
                 "episodes_per_update": 8,  # per rollout, each bank
                 "last_frame": False,
                 "key_dim": 0,  # of a random projection; 0: the observation is the key
@@ -248,13 +249,20 @@ def _novelty(config: ConfigDict, kind: str) -> None:
     section.novelty.kind = kind
     if kind == "none":
         section.reference_every = section.fade_updates = 0
+        if "bank" in config.agent:
+            config.agent.bank.fade_rollouts = 0
     if kind == "rnd":  # as in `with_agent`
         section.novelty.standardize_rollouts = 0
 
 
 def _no_memory(config: ConfigDict) -> None:
-    """PPO with the coarse-fine intrinsic reward."""
-    config.agent.bank.enabled = False
+    """PPO with the coarse-fine intrinsic reward; no memory says when that may fade."""
+    config.agent.bank.update(enabled=False, fade_rollouts=0)
+
+
+def _constant_bonus(config: ConfigDict) -> None:
+    """The intrinsic reward keeps its weight."""
+    config.agent.bank.fade_rollouts = 0
 
 
 def _no_failures(config: ConfigDict) -> None:
@@ -300,6 +308,7 @@ VARIANTS: dict[str, Variant] = {
     "no_gate": _no_gate,
     "memory_only": _memory_only,
     "constrained": _constrained,
+    "constant_bonus": _constant_bonus,
     "advantage": partial(_gate, advantage=True),
     "measured": partial(_gate, measured=True),
     "imitate": _imitate,

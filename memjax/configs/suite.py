@@ -41,7 +41,7 @@ SPARSE = {
     "DeepSea10": Task("gymnax/DeepSea-bsuite", {"size": 10}),
     "DeepSea20": Task("gymnax/DeepSea-bsuite", {"size": 20}),
     "FrozenLake8": Task("gymnax/FrozenLake-misc", {"map_name": "8x8"}),
-    "Unlock": Task("xminigrid/MiniGrid-Unlock", {}, total_steps=300_000),
+    "Unlock": Task("xminigrid/MiniGrid-Unlock", {}, total_steps=200_000),
     "DoorKey5": Task("xminigrid/MiniGrid-DoorKey-5x5", {}, total_steps=300_000),
     "DoorKey8": Task("xminigrid/MiniGrid-DoorKey-8x8", {}, total_steps=1_000_000),
     "MemoryS8": Task("xminigrid/MiniGrid-MemoryS8", {}, total_steps=1_000_000),
@@ -67,6 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.total_steps = task.total_steps
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
+    config.agent.bank.fade_rollouts = 10  # once successes come, the bonus keeps the policy from them
     # Few episodes get help, and it is measured; the policy learns from its own steps, and from enough of them
     config.agent.gate.update(measured=True, most_share=0.25)
     config.agent.ppo.offpolicy = "mask"
@@ -85,8 +86,9 @@ def _task(config: ConfigDict, task: Task) -> None:
 
 
 def _literal(config: ConfigDict) -> None:
-    """The ensemble as the paper words it: the gate opens by confidence alone, in every episode."""
+    """As the paper words it: the gate opens by confidence alone, in every episode; the bonus stays."""
     config.agent.gate.measured = False
+    config.agent.bank.fade_rollouts = 0
     config.agent.ppo.offpolicy = "bc"
 
 

@@ -6,7 +6,8 @@ One update of a rollout, in this order (the paper's, from a summary of it; docs/
   3. the reflection network C(s, a) learns from successes and failures, and is calibrated;
   4. PPO learns from the extrinsic and the coarse-fine intrinsic reward; steps whose action the memory chose
      do not enter its policy loss (`offpolicy` "mask"), see memjax/agents/online/ppo.py;
-  5. with `reflection.imitation_weight`, the policy imitates successes that went better than its value says.
+  5. with `reflection.imitation_weight`, the policy imitates successes that went better than its value says;
+  6. with `bank.fade_rollouts`, the intrinsic reward loses weight if the rollout brought a success.
 
 Acting: the memory proposes a_m, the mode of P, and the policy a_e. The gate opens, and a_m is executed, where
   - the confidence C(s, a_m) is above kappa;
@@ -20,6 +21,7 @@ Every function takes first an `AdaMemento`, the parts that do not change while a
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -108,7 +110,9 @@ def make_parts(
     config: AdaMementoConfig, spec: EnvSpec, memory: Callable[..., Memory] = make_memory
 ) -> AdaMemento:
     """Learner, banks and networks of one environment. Raises ConfigError where spec and config do not fit."""
-    learner, stored = make_learner(config.ppo, spec), banks.stored_spec(config.bank, spec)
+    fade = config.bank.fade_rollouts or config.ppo.fade_updates
+    learner = make_learner(replace(config.ppo, fade_updates=fade), spec)
+    stored = banks.stored_spec(config.bank, spec)
     # Successes go by worth, failures by age (spec 3.1).
     success = banks.make_bank(config, stored, evict="lowest_utility", make=memory)
     failure = banks.make_bank(config, stored, evict="fifo", make=memory)
@@ -195,8 +199,7 @@ def act(
         gate &= gains(ada, state, observation, remembered, explore)
     if policy in ("policy", "memory"):
         gate = jnp.full_like(gate, policy == "memory")
-    shaped = gate.reshape(-1, *(1,) * (explore.ndim - 1))
-    action = jnp.where(shaped, remembered, explore)
+    action = jnp.where(gate.reshape(-1, *(1,) * (explore.ndim - 1)), remembered, explore)
     log_prob = found.log_prob(action)
     if policy == COLLECT:
         action, log_prob = reference.replace_rows(ada.learner, state.ppo, observation, action, log_prob, key)
@@ -254,6 +257,7 @@ def update(
 ) -> tuple[AdaMementoState, dict[str, Array]]:
     """One update, steps 1 to 4 of this module."""
     key_write, key_nets = jax.random.split(jax.random.fold_in(key, 1))
+    before = state.written[0]
     state, metrics = remember(ada, state, rollout, key_write)
     observe = partial(shown, ada, state.ppo)
     trained, success, failure, more = reflection.learn(
@@ -263,7 +267,8 @@ def update(
     state = state.replace(nets=trained, success=success, failure=failure, kappa=kappa)
     metrics |= more
     gate, own = rollout.extras["gate"], rollout.valid
-    learned, more, found = ppo.learn(ada.learner, state.ppo, rollout, gate, key)
+    fades = state.written[0] > before if ada.config.bank.fade_rollouts else True
+    learned, more, found = ppo.learn(ada.learner, state.ppo, rollout, gate, key, fades=fades)
     state, measured = measure(ada, state, rollout, found.extrinsic, jax.random.fold_in(key, 2))
     if ada.config.reflection.imitation_weight:
         parts = (ada.config.reflection, ada.learner, learned, ada.success, success)

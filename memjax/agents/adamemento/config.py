@@ -29,6 +29,8 @@ class BanksConfig:
     until_reward: Annotated[bool, Later(False)]
     episodes_per_update: PositiveInt  # E: at most so many enter each bank per rollout
     last_frame: bool  # images: store, and show to P and C, the newest plane only
+    # Rollouts with a success over which c_int falls to 0, linearly; 0: it stays.
+    fade_rollouts: Annotated[NonNegativeInt, Later(0)]
     key_dim: NonNegativeInt  # width of a random projection of the observation; 0: the observation itself
     demonstrations: UserPath  # a file that `memjax demonstrate` made; "": none
     num_demonstrations: NonNegativeInt  # its first episodes; 0: all
@@ -131,6 +133,15 @@ class AdaMementoConfig:
 
     def check(self) -> None:
         """Raises ConfigError where the sections contradict each other."""
+        if self.bank.fade_rollouts and self.ppo.novelty.kind == "none":
+            raise ConfigError(
+                "bank.fade_rollouts", "0, as there is no intrinsic reward", self.bank.fade_rollouts
+            )
+        if self.bank.fade_rollouts and not self.bank.enabled:
+            raise ConfigError("bank.fade_rollouts", "0, as there is no memory", self.bank.fade_rollouts)
+        if self.bank.fade_rollouts and self.ppo.fade_updates:
+            expected = "0 with ppo.fade_updates, which lets the bonus fade from the first rollout on"
+            raise ConfigError("bank.fade_rollouts", expected, self.bank.fade_rollouts)
         if self.reflection.failures_per_success >= self.reflection.minibatch:
             expected = f"less than {self.reflection.minibatch}, a minibatch"
             got = self.reflection.failures_per_success

@@ -111,7 +111,13 @@ def update(
 
 
 def learn(
-    learner: Learner, state: PPOState, rollout: Rollout, gate: Array, key: Key
+    learner: Learner,
+    state: PPOState,
+    rollout: Rollout,
+    gate: Array,
+    key: Key,
+    *,
+    fades: Array | bool = True,
 ) -> tuple[PPOState, dict[str, Array], Advantages]:
     """One update, steps 1 to 4 of this module.
 
@@ -121,6 +127,7 @@ def learn(
       rollout: T steps of B environments, with "log_prob" [T, B] in its extras.
       gate: [T, B] bool, True where a memory chose the action.
       key: of the order of minibatches and of what the novelty module is trained on.
+      fades: [] bool, this rollout counts among the `fade_updates`.
 
     Returns:
       The state, metrics, and the advantages.
@@ -138,7 +145,7 @@ def learn(
     metrics |= more
     if learner.config.fade_updates:
         metrics |= {"intrinsic/weight": jnp.asarray(bonus_weight(learner, state))}
-        state = state.replace(rollouts=state.rollouts + 1)
+        state = state.replace(rollouts=state.rollouts + jnp.asarray(fades, jnp.int32))
     if novelty:
         novel, more = novelties.learn(
             novelty, state.novelty, rollout.next_observation, rollout.valid, key_novelty
