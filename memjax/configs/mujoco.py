@@ -95,12 +95,13 @@ def _cpu(config: ConfigDict) -> None:
 
 
 def _short(config: ConfigDict) -> None:
-    """For runs of less than a million steps: updates eight times as often; help is measured as in `suite`."""
+    """For runs of less than a million steps: updates eight times as often; memory and bonus as in `suite`."""
     config.run.update(total_steps=300_000, eval_every=25, log_every=5)
     ppo = config.agent.ppo if "ppo" in config.agent else config.agent
     ppo.rollout_steps = 64
     if "gate" in config.agent:
         config.agent.gate.update(measured=True, most_share=0.25)
+        config.agent.bank.fade_rollouts = 10
 
 
 def _smoke(config: ConfigDict) -> None:

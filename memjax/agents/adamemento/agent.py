@@ -12,10 +12,9 @@ One update of a rollout, in this order (the paper's, from a summary of it; docs/
 Acting: the memory proposes a_m, the mode of P, and the policy a_e. The gate opens, and a_m is executed, where
   - the confidence C(s, a_m) is above kappa;
   - with `gate.advantage`, a_m is not estimated to gain less than a_e (memjax/agents/adamemento/advantage.py);
-  - with `gate.measured`, the episode is one that was drawn to get help, more often the better episodes with
-    help do (memjax/agents/adamemento/assist.py); evaluation gives help where it has paid so far.
-Neither equations nor code of the paper could be obtained: the parts and their order
-follow its words, all formulas are our choice.
+  - with `gate.measured`, the episode was drawn to get help, more often the better episodes with help do
+    (memjax/agents/adamemento/assist.py); evaluation gives help where it has paid so far.
+The paper's equations and code could not be obtained: parts and order follow its words, all formulas are ours.
 
 Every function takes first an `AdaMemento`, the parts that do not change while a run learns.
 """
@@ -125,7 +124,7 @@ def make_parts(
 
 def init(ada: AdaMemento, num_envs: int, key: Key, demonstrated: Episodes | None = None) -> AdaMementoState:
     """The state before the first rollout of `num_envs` environments; demonstrations are successes."""
-    # PPO's parameters come from the same key as in plain PPO, so that runs can be compared step by step.
+    # PPO's key is that of plain PPO, so that runs can be compared step by step.
     key_nets, key_projection = jax.random.split(jax.random.fold_in(key, 1))
     config, gains, size = ada.config, ada.advantage, (ada.config.bank.episode_steps, num_envs)
     state = AdaMementoState(
@@ -255,14 +254,12 @@ def bonus(ada: AdaMemento, state: AdaMementoState, observation: Array) -> Array:
 def update(
     ada: AdaMemento, state: AdaMementoState, rollout: Rollout, key: Key
 ) -> tuple[AdaMementoState, dict[str, Array]]:
-    """One update, steps 1 to 4 of this module."""
+    """One update, all steps of this module."""
     key_write, key_nets = jax.random.split(jax.random.fold_in(key, 1))
     before = state.written[0]
     state, metrics = remember(ada, state, rollout, key_write)
-    observe = partial(shown, ada, state.ppo)
-    trained, success, failure, more = reflection.learn(
-        ada.nets, state.nets, state.success, state.failure, observe, key_nets
-    )
+    known = (state.nets, state.success, state.failure, partial(shown, ada, state.ppo))
+    trained, success, failure, more = reflection.learn(ada.nets, *known, key_nets)
     kappa = next_kappa(ada.config.gate, state.kappa, rollout.extras["confidence"])
     state = state.replace(nets=trained, success=success, failure=failure, kappa=kappa)
     metrics |= more
@@ -291,9 +288,8 @@ def measure(
     config, metrics = ada.config.gate, {}
     if ada.advantage:
         seen = ppo.observe(ada.learner, state.ppo, rollout.observation[:-1])
-        learned, error = advantage.learn(
-            ada.advantage, state.advantage, seen, rollout.action, extrinsic, rollout.valid, key
-        )
+        steps = (seen, rollout.action, extrinsic, rollout.valid)
+        learned, error = advantage.learn(ada.advantage, state.advantage, *steps, key)
         state, metrics = state.replace(advantage=learned), {"loss/advantage": error}
     if config.measured:
         ended = rollout.done & rollout.valid & is_ready(ada, state)
@@ -343,8 +339,7 @@ def _write(
 ) -> MemoryState:
     """The bank of successes, or of failures, with these episodes written."""
     memory, bank = (ada.success, state.success) if success else (ada.failure, state.failure)
-    where = (memory, bank, state.projection, ada.stored)
-    first_id = state.written[0 if success else 1]
+    where, first_id = (memory, bank, state.projection, ada.stored), state.written[0 if success else 1]
     kept = {"holdout": ada.config.reflection.holdout, "discount": ada.config.ppo.discount}
     return banks.write_episodes(*where, episodes, worth, first_id, **kept)
 

@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from acting_case import first_rollout, small
+from acting_case import first_rollout, small, stand_in
 
 from memjax.agents.adamemento import advantage, agent, assist, reflection
 from memjax.agents.online import ppo, reference
-from memjax.agents.online.learner import bonus_weight, optimise
+from memjax.agents.online.learner import Advantages, bonus_weight, optimise
+from memjax.configs import base
 from memjax.envs import make_env
+from memjax.training.config import resolve
 from memjax.training.train import build
 from memjax.types import ConfigError, Discrete, EnvSpec
 
@@ -186,6 +189,45 @@ def test_the_bonus_fades_linearly_and_stays_at_nothing(trained):
     np.testing.assert_allclose(weights, config.intrinsic_weight * np.array([1.0, 0.75, 0.0, 0.0]))
     constant = learner._replace(config=replace(config, fade_updates=0))
     assert bonus_weight(constant, own) == config.intrinsic_weight
+
+
+@pytest.mark.parametrize("new", [0, 2])
+def test_with_fade_rollouts_a_rollout_counts_if_it_brought_a_success(monkeypatch, new):
+    ada = agent.make_parts(small(change=lambda c: c.agent.bank.update(fade_rollouts=4)).agent, SPEC)
+    assert ada.learner.config.fade_updates == 4
+    state = stand_in(partial(agent.init, ada, 2))
+    ones = jnp.ones((4, 2))
+    rollout = SimpleNamespace(valid=ones > 0, extras={"confidence": ones, "gate": ones > 0})
+    told = []
+
+    def learn(learner, own, *_, fades):
+        told.append(bool(fades))
+        return own, {}, Advantages(ones, ones, ones)
+
+    grown = state.replace(written=state.written + new)
+    monkeypatch.setattr(agent, "remember", lambda *_: (grown, {}))
+    monkeypatch.setattr(reflection, "learn", lambda nets, *rest: (*rest[:3], {}))
+    monkeypatch.setattr(ppo, "learn", learn)
+    agent.update(ada, state, rollout, jax.random.key(0))
+    assert told == [new > 0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "fields", "message"),
+    [
+        ("", {"ppo.fade_updates": 4, "bank.fade_rollouts": 4}, "expected 0 with ppo.fade_updates"),
+        ("no_novelty", {"bank.fade_rollouts": 4}, "expected 0, as there is no intrinsic reward"),
+        ("no_memory", {"bank.fade_rollouts": 4}, "expected 0, as there is no memory"),
+    ],
+)
+def test_a_fade_that_nothing_would_follow_is_refused(variant, fields, message):
+    config = base.apply(base.experiment("test", "memjax/FourRooms-v0"), "", {})
+    with config.unlocked():
+        config.agent = base.adamemento()
+    config = base.apply(config, variant, base.VARIANTS)
+    config.agent.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=f"bank.fade_rollouts: {message}"):
+        resolve(config)
 
 
 def test_without_a_difference_the_explorers_learning_is_the_unconstrained_one():
