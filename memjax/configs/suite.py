@@ -41,7 +41,7 @@ SPARSE = {
     "DeepSea10": Task("gymnax/DeepSea-bsuite", {"size": 10}),
     "DeepSea20": Task("gymnax/DeepSea-bsuite", {"size": 20}),
     "FrozenLake8": Task("gymnax/FrozenLake-misc", {"map_name": "8x8"}),
-    "Unlock": Task("xminigrid/MiniGrid-Unlock", {}, total_steps=200_000),
+    "Unlock": Task("xminigrid/MiniGrid-Unlock", {}),
     "DoorKey5": Task("xminigrid/MiniGrid-DoorKey-5x5", {}, total_steps=300_000),
     "DoorKey8": Task("xminigrid/MiniGrid-DoorKey-8x8", {}, total_steps=1_000_000),
     "MemoryS8": Task("xminigrid/MiniGrid-MemoryS8", {}, total_steps=1_000_000),
