@@ -43,6 +43,12 @@ class Best {
 
   // Adds a rank above the threshold; returns the threshold from now on.
   float Push(float rank, int32_t slot, float threshold) {
+    if (k_ == 1) {  // Why: the one above the threshold is the best so far, and nothing else need be kept.
+      ranks_[0] = rank;
+      slots_[0] = slot;
+      count_ = 1;
+      return rank;
+    }
     ranks_[count_] = rank;
     slots_[count_] = slot;
     return ++count_ < room_ ? threshold : Raise();
