@@ -12,7 +12,7 @@ from benchmarks.harness import Options, Result, Section, case, progress, time_in
 from benchmarks.peers import describe, prepare
 from benchmarks.trials import Row, Shape, gaussian, label
 from memjax.memory.search import native
-from memjax.memory.search.dispatch import choose
+from memjax.memory.search.dispatch import choose, shortlist_of
 from memjax.memory.search.similarity import METRICS
 
 QUERIES = (1, 4, 16, 64, 256, 1024)
@@ -54,13 +54,13 @@ def _row(shape: Shape, seed: int) -> Row:
     question = gaussian(shape, seed)
     # Why: hundreds of compiled programs would otherwise stay in memory.
     jax.clear_caches()
-    # The method that "auto" is where memjax-native is not installed.
-    chosen = choose(jax.default_backend(), shape.q, shape.n, shape.d, shape.k)
-    ours, plain, without = reads(question, ("auto", "plain", chosen))
+    methods = {"plain": "plain"}
+    if native.available():  # and the method that "auto" is where it is not
+        chosen_from = shortlist_of(shape.n, shape.k, shape.metric)
+        methods[WITHOUT] = choose(jax.default_backend(), shape.q, shape.n, shape.d, chosen_from)
     (peer,) = prepare(["lax.top_k"], question)
-    others = {"lax.top_k": peer, "plain": plain}
-    if native.available():
-        others[WITHOUT] = without
+    ours, *named = reads(question, ("auto", *methods.values()))
+    others = {"lax.top_k": peer, **dict(zip(methods, named, strict=True))}
     searches = [ours.search, *(other.search for other in others.values())]
     times = time_in_turns(searches, rounds=ROUNDS, seconds=TURN, budget=BUDGET)
     ratios: dict[str, Any] = {

@@ -22,7 +22,7 @@ from benchmarks.harness import Section, installed, progress, time_in_turns, time
 from benchmarks.trials import Shape, exact_methods, label
 from benchmarks.tune import WORTH
 from memjax.memory import nearest
-from memjax.memory.search.dispatch import choose
+from memjax.memory.search.dispatch import choose, shortlist_of
 from memjax.memory.search.storage import key_norms, store
 
 SHAPES = (
@@ -139,17 +139,15 @@ def _row(shape: Shape, ceilings: dict[str, Any], place: Place) -> dict[str, Any]
         }
         for engine, each, found in zip(engines[1:], times[1:], slots[1:], strict=True)
     ]
-    method = choose(jax.default_backend(), shape.q, shape.n, shape.d, _shortlist(shape))
+    method = choose(
+        jax.default_backend(), shape.q, shape.n, shape.d, shortlist_of(shape.n, shape.k, shape.metric)
+    )
     row = {**shape._asdict(), "method": method, "seconds": ours, "others": others}
     row["floor_seconds"] = floor_seconds(shape, ceilings)
     row["share_of_floor"] = row["floor_seconds"] / ours
     text = ", ".join(f"{o['engine']} {1e6 * o['seconds']:,.0f} ({o['times_faster']:.2f}x)" for o in others)
     progress(f"  {method} {1e6 * ours:,.0f} us, {row['share_of_floor']:.0%} of the floor; {text}")
     return row
-
-
-def _shortlist(shape: Shape) -> int:
-    return min(shape.n, shape.k + 16 if shape.metric == "l2" else shape.k)
 
 
 def _shared(found: np.ndarray, exact: np.ndarray) -> np.ndarray:

@@ -56,6 +56,14 @@ def choose(platform: str, q: int, n: int, d: int, k: int, *, measured: bool = Fa
     return "plain" if usable and doubtful else best
 
 
+def shortlist_of(n: int, k: int, metric: str) -> int:
+    """How many of n slots XLA's methods choose, for exact scores to choose k of them.
+
+    Why more: the product ranks squared distances with rounding.
+    """
+    return min(n, k + 16 if metric == "l2" else k)
+
+
 def _logarithms(*sizes: int) -> tuple[float, ...]:
     return tuple(math.log2(size) for size in sizes)
 

@@ -30,42 +30,55 @@ def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> tup
       -inf, N and False where there is none.
     """
     n, c = table.capacity, slots.shape[1]
-    found = slots < n
-    queries = queries.astype(jnp.float32)
-    queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
+    queries = _finite(queries)
     scores = _scores(queries, table.keys, table.scale, slots, metric)
-    scores = jnp.where(found & jnp.isfinite(scores), scores, -jnp.inf)
+    scores = _known(queries, table.keys, table.scale, slots, lax.stop_gradient(scores), metric)
+    scores = jnp.where((slots < n) & jnp.isfinite(scores), scores, -jnp.inf)
     place = _order(lax.stop_gradient(scores), slots, min(k, c))
     scores = jnp.take_along_axis(scores, place, axis=1, mode="fill", fill_value=-jnp.inf)
     mask = scores > -jnp.inf
     slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1, mode="clip"), n)
-    more = ((0, 0), (0, k - slots.shape[1]))
-    return (
-        jnp.pad(jnp.where(scores == 0.0, 0.0, scores), more, constant_values=-jnp.inf),
-        jnp.pad(slots, more, constant_values=n),
-        jnp.pad(mask, more),
-    )
+    return _filled_up(jnp.where(scores == 0.0, 0.0, scores), slots, k, n)
 
 
-def with_gradient(queries: Array, table: Table, slots: Array, scores: Array, metric: str) -> Array:
-    """Scores [Q, k] that were found otherwise, through which the gradients of `best` go.
+def scored(
+    queries: Array, table: Table, scores: Array, slots: Array, k: int, metric: str
+) -> tuple[Array, Array, Array]:
+    """What `best` returns, with its gradients, of a search that has chosen and scored already.
 
     Args:
       queries: [Q, D] of a floating type, as they were given.
       table: the keys, as they were given.
-      slots: [Q, k] i32, whose scores they are, N where there is none.
-      scores: [Q, k] f32, -inf where there is none.
+      scores: [Q, C] f32, C at most k, nearest first, -inf where there is none.
+      slots: [Q, C] i32, whose scores they are, N where there is none.
+      k: as for `best`.
       metric: one of METRICS.
     """
+    scores = _known(_finite(queries), table.keys, table.scale, slots, lax.stop_gradient(scores), metric)
+    return _filled_up(scores, slots, k, table.capacity)
+
+
+def _finite(queries: Array) -> Array:
+    """[Q, D] f32, with zeros for what is not finite: such a query finds nothing, and has no gradient."""
     queries = queries.astype(jnp.float32)
-    queries = jnp.where(jnp.isfinite(queries), queries, 0.0)
-    return _known(queries, table.keys, table.scale, slots, lax.stop_gradient(scores), metric)
+    return jnp.where(jnp.isfinite(queries), queries, 0.0)
+
+
+def _filled_up(scores: Array, slots: Array, k: int, none: int) -> tuple[Array, Array, Array]:
+    """Scores, slots and mask [Q, k]; -inf, `none` and False where there is none."""
+    more = ((0, 0), (0, k - slots.shape[1]))
+    scores = jnp.pad(scores, more, constant_values=-jnp.inf)
+    return scores, jnp.pad(slots, more, constant_values=none), scores > -jnp.inf
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))
 def _known(
     queries: Array, keys: Array, scale: Array | None, slots: Array, scores: Array, metric: str
 ) -> Array:
+    """Scores [Q, C] as they are, with the gradients of `_at_once`.
+
+    However they were computed: a loop over parts would add to a gradient [N, D] in every turn.
+    """
     del queries, keys, scale, slots, metric
     return scores
 
@@ -106,13 +119,11 @@ def _order(scores: Array, slots: Array, k: int) -> Array:
     return lax.platform_dependent(scores, slots, cpu=where_needed, default=sort)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _scores(queries: Array, keys: Array, scale: Array | None, slots: Array, metric: str) -> Array:
     """Exact scores [Q, C] of the keys in the slots [Q, C]; of any key for a slot N.
 
     On a CPU a few queries at a time: the keys of a shortlist are Q * C * D numbers, as many as the table at
-    times, and memory is slower than a cache. A gradient is taken as if all were done at once, since a loop
-    would add to a gradient [N, D] in every turn.
+    times, and memory is slower than a cache. Gradients are those of `_known`.
     """
     q, (c, d) = queries.shape[0], (slots.shape[1], keys.shape[1])
     rows = even(q, max(1, _NUMBERS // (c * d)))
@@ -127,15 +138,6 @@ def _scores(queries: Array, keys: Array, scale: Array | None, slots: Array, metr
         cpu=lambda: in_parts(some, q, rows),
         default=lambda: _at_once(queries, keys, scale, slots, metric),
     )
-
-
-@_scores.defjvp
-def _(metric, primals, tangents):
-    def of(queries: Array, keys: Array, scale: Array | None) -> Array:
-        return _at_once(queries, keys, scale, primals[-1], metric)
-
-    _, tangent = jax.jvp(of, tuple(primals[:-1]), tuple(tangents[:-1]))
-    return _scores(*primals, metric), tangent
 
 
 def _at_once(

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.memory.checks import check_array, check_size
-from memjax.memory.search.dispatch import choose
-from memjax.memory.search.final import best, with_gradient
+from memjax.memory.search.dispatch import choose, shortlist_of
+from memjax.memory.search.final import best, scored
 from memjax.memory.search.methods import METHODS, approx_max_k
 from memjax.memory.search.native import available, native, usable
 from memjax.memory.search.ranks import far_from_origin, one_by_one, prepare
@@ -96,12 +96,14 @@ def nearest(
         return Neighbors(
             jnp.full((q, k), -jnp.inf, jnp.float32), jnp.full((q, k), n, jnp.int32), jnp.zeros((q, k), bool)
         )
-    if method in ("auto", "native") and usable(table):
-        return _natively(queries, table, exclude_group, k, metric)
-    # Why: the product ranks squared distances with rounding, so the exact scores choose from some more.
-    shortlist = min(n, k + 16 if metric == "l2" else k)
     sought = jnp.asarray(lax.stop_gradient(queries))
-    fixed = table._replace(keys=jnp.asarray(lax.stop_gradient(keys)), norms=_fixed(table.norms))
+    fixed = table._replace(
+        keys=jnp.asarray(lax.stop_gradient(keys)), scale=_fixed(table.scale), norms=_fixed(table.norms)
+    )
+    if method in ("auto", "native") and usable(table):
+        found = native(sought, fixed, exclude_group, min(n, k), metric)
+        return Neighbors(*scored(queries, table, *found, k, metric))
+    shortlist = shortlist_of(n, k, metric)
 
     def find(table: Table) -> Array:
         measured = metric != "dot" and table.norms is None
@@ -119,19 +121,6 @@ def nearest(
     else:
         slots = _where_precise(find, fixed, metric)
     return Neighbors(*best(queries, table, slots, k, metric))
-
-
-def _natively(queries: Array, table: Table, exclude_group: Array | None, k: int, metric: str) -> Neighbors:
-    """`nearest` by the search in C++."""
-    n = table.capacity
-    fixed = table._replace(
-        keys=lax.stop_gradient(table.keys), scale=_fixed(table.scale), norms=_fixed(table.norms)
-    )
-    scores, slots = native(lax.stop_gradient(queries), fixed, exclude_group, min(n, k), metric)
-    scores = with_gradient(queries, table, slots, scores, metric)
-    more = ((0, 0), (0, k - scores.shape[1]))
-    scores = jnp.pad(scores, more, constant_values=-jnp.inf)
-    return Neighbors(scores, jnp.pad(slots, more, constant_values=n), scores > -jnp.inf)
 
 
 def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) -> Array:
