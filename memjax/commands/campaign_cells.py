@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from memjax.commands.campaign_file import Campaign, split_arm
 from memjax.commands.train import resolve_training
 from memjax.envs import spec_of
-from memjax.runs.same_run import sealed
+from memjax.runs.same_run import as_begun, sealed
 from memjax.training.config import ResolvedConfig
 from memjax.types import ConfigError, EnvSpec
 
-_ALWAYS = ("run.memory",)  # a field that came later, and that the digests of results always had
+_ALWAYS = {"run": {"memory": ...}}  # a field that came later, and that the digests of results always had
 FRAME_SKIP = 4  # of envpool's Atari games, where a config says nothing else
 
 
@@ -103,16 +103,8 @@ def digest_of(raw: Mapping[str, Any], later: Mapping[str, Any]) -> str:
       later: fields that came later, by path, and the values with which they do nothing; results from before
         such a field stay valid.
     """
-    values = {k: v for k, v in _known_before(raw, later).items() if k not in ("seed", "num_seeds")}
+    values = {k: v for k, v in as_begun(raw, _ALWAYS, later).items() if k not in ("seed", "num_seeds")}
     return sealed(values)[:12]
-
-
-def _known_before(values: Any, later: Mapping[str, Any], prefix: str = "") -> Any:
-    """Values without the fields that do nothing; `prefix` is the section's name with its dot."""
-    if not isinstance(values, Mapping):
-        return values
-    nothing = {k for k, v in values.items() if later.get(prefix + k, ...) == v and prefix + k not in _ALWAYS}
-    return {k: _known_before(v, later, f"{prefix}{k}.") for k, v in values.items() if k not in nothing}
 
 
 def is_done(cell: Cell, rows: Sequence[Mapping[str, str]]) -> bool:
