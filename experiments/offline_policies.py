@@ -50,13 +50,13 @@ def make_ladder(env: str, folder: Path, rungs: Sequence[int] = RUNGS) -> None:
     run, training = folder / f"{name}_run", folder / f"{name}_training"
     if (training / LADDER).exists():
         return
-    returns: dict[str, float] = {}
+    config, returns = f"mujoco:{name}+ppo", dict[str, float]()
+    each = resolve(load_config(config)).steps_per_iteration
     for rung in rungs:
         place = training / f"it{rung:04d}"
         if not place.exists():
-            config = resolve(load_config(f"mujoco:{name}+ppo"))
-            steps = str(rung * config.steps_per_iteration)
-            code = train(resolve(load_config(f"mujoco:{name}+ppo", [("run.total_steps", steps)])), run)
+            steps = str(rung * each)
+            code = train(resolve(load_config(config, [("run.total_steps", steps)])), run)
             if code:
                 sys.exit(code)
             unfinished = place.with_suffix(".part")

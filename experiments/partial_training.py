@@ -1,6 +1,7 @@
 """What the policies of `experiments.partial_experts` are trained on, and what they are shown."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,9 @@ def train_policies(
         "filtered50_wide": (programs.wider, half, 0.0, 0.0),
         "read_poor": (programs.one, mix(is_best, 0.0), 0.0, 0.0),
         "read_long": (programs.longer, half, 0.0, 0.0),
-        **{name: (programs.one, half, 0.0, 0.0) for name in ("read", "read_experts", "read_shuffled")},
+        "read": (programs.one, half, 0.0, 0.0),
+        "read_experts": (programs.one, half, 0.0, 0.0),
+        "read_shuffled": (programs.one, half, 0.0, 0.0),
         "read_constant": (programs.one, half, 0.0, 0.0),
         "read_alone": (programs.one, mix(is_poor, 1.0), 0.0, 0.0),
         "filtered50_longest": (programs.longest, half, 0.0, 0.0),
@@ -142,15 +145,17 @@ def shown_banks(
     best, none = best_of(data), np.zeros(first, bool)
     some = np.arange(first) % (first // family.contexts) < BANKED
     fixed = BANKED * family.contexts * family.steps + expert_room(family)
+    both = cache(lambda: held(best, told=False))
+    experts_alone = cache(lambda: held(none, told=False))
     make = {
         "predictive": lambda: held(some, told=True, room=fixed),
-        "read": lambda: held(best, told=False),
-        "read_long": lambda: held(best, told=False),
-        "read_experts": lambda: held(none, told=False),
-        "read_alone": lambda: held(none, told=False),
+        "read": both,
+        "read_long": both,
+        "read_experts": experts_alone,
+        "read_alone": experts_alone,
         "read_poor": lambda: held(best, told=False, experts=False),
-        "read_shuffled": lambda: with_content(held(best, told=False), "shuffled", seed),
-        "read_constant": lambda: with_content(held(best, told=False), "constant", seed),
+        "read_shuffled": lambda: with_content(both(), "shuffled", seed),
+        "read_constant": lambda: with_content(both(), "constant", seed),
     }
     return {name: (of(), own) for name, of in make.items() if name in names}
 
