@@ -68,11 +68,16 @@ class Best {
 
   // Drops what is not among the k best and a few more, of a full room.
   float Raise() {
-    float largest = ranks_[0], smallest = ranks_[0];
-    for (int i = 1; i < room_; ++i) {
-      largest = ranks_[i] > largest ? ranks_[i] : largest;
-      smallest = ranks_[i] < smallest ? ranks_[i] : smallest;
+    Lanes most = Load(ranks_), least = most;
+    for (int i = kLanes; i < room_; i += kLanes) {
+      most = Max(most, Load(ranks_ + i));
+      least = Min(least, Load(ranks_ + i));
     }
+    float lanes[2][kLanes];
+    Store(lanes[0], most);
+    Store(lanes[1], least);
+    float largest = *std::max_element(lanes[0], lanes[0] + kLanes);
+    float smallest = *std::min_element(lanes[1], lanes[1] + kLanes);
     int enough = k_ + (room_ - k_) / 4;
     // By bisection: at least k ranks are above `low`, fewer than k above `high`.
     int64_t low = Ordered(smallest) - 1, high = Ordered(largest);

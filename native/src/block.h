@@ -55,7 +55,7 @@ class Block {
   int width_, size_, room_, count_ = 0;
   bool copied_;
   const float* begin_ = nullptr;
-  std::unique_ptr<float[]> rows_, times_, plus_;
+  Numbers<float> rows_, times_, plus_;
 };
 
 }  // namespace memjax

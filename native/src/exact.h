@@ -28,8 +28,10 @@ struct Candidate {
 // Serves one thread.
 class Exact {
  public:
-  explicit Exact(const Problem& problem)
+  // `known`: the ranks that are added are the scores, but those of kCosine.
+  Exact(const Problem& problem, bool known)
       : p_(problem),
+        known_(known && problem.metric != Metric::kCosine),
         width_(RoundUp(problem.d, kLanes)),
         direct_(problem.type == KeyType::kFloat32 && width_ == problem.d),
         query_(Uninitialized<float>(width_)),
@@ -50,9 +52,13 @@ class Exact {
     std::memcpy(query_.get(), p_.queries + static_cast<ptrdiff_t>(i) * p_.d, p_.d * sizeof(float));
     size_t count = candidates_.size(), kept = 0;
     for (size_t j = 0; j < count; ++j) {
-      // Why: rows of a large table lie far apart, and each would be waited for.
-      if (direct_ && j + kAhead < count) Fetch(candidates_[j + kAhead].slot);
-      float score = Score(candidates_[j].slot) + 0.0f;  // Why: -0 is written as 0.
+      float score = candidates_[j].score;
+      if (!known_) {
+        // Why: rows of a large table lie far apart, and each would be waited for.
+        if (direct_ && j + kAhead < count) Fetch(candidates_[j + kAhead].slot);
+        score = Score(candidates_[j].slot);
+      }
+      score += 0.0f;  // Why: -0 is written as 0.
       if (std::isfinite(score)) candidates_[kept++] = {score, candidates_[j].slot};
     }
     candidates_.resize(kept);
@@ -97,9 +103,10 @@ class Exact {
   }
 
   const Problem& p_;
+  bool known_;
   int width_;
   bool direct_;
-  std::unique_ptr<float[]> query_, row_;
+  Numbers<float> query_, row_;
   std::vector<Candidate> candidates_;
 };
 

@@ -35,7 +35,7 @@ class Few {
     bool in_place = p_.type != KeyType::kFloat32 && width_ == p_.d && !measured;
     Block block(p_, true, in_place);
     int room = RoundUp(block.size(), kLanes);
-    auto products = Uninitialized<float>(room * kFewQueries);
+    auto products = Uninitialized<float>(static_cast<size_t>(room) * p_.q);
     for (int first = begin; first < end; first += block.size()) {
       block.Load(first, end);
       ptrdiff_t from = static_cast<ptrdiff_t>(first) * p_.d;
@@ -52,9 +52,8 @@ class Few {
   }
 
  private:
-  static constexpr int kKeys = 4;  // at a time
-
-  static const float* From(const float* scale, int n) { return scale ? scale + n : nullptr; }
+  static constexpr int kKeys = 4;  // whose sums over lanes are taken together
+  static constexpr int kTogether = kLanes == 16 ? 4 : 2;  // queries, with four sums each: as many as registers hold
 
   // Writes the products [q, room] with `count` rows of width_ numbers, each times its scale (int8 alone).
   template <typename T>
@@ -66,57 +65,85 @@ class Few {
   template <bool squared, typename T>
   void Products(const T* rows, const float* scale, int count, int room, float* products) const {
     int i = 0;
-    for (; i + 4 <= p_.q; i += 4) Some<4, squared>(i, rows, scale, count, room, products);
+    if constexpr (kTogether == 4) {
+      for (; i + 4 <= p_.q; i += 4) Some<4, squared>(i, rows, scale, count, room, products);
+    }
     for (; i + 2 <= p_.q; i += 2) Some<2, squared>(i, rows, scale, count, room, products);
     if (i < p_.q) Some<1, squared>(i, rows, scale, count, room, products);
   }
 
+  // Short rows are multiplied without a loop.
   template <int Q, bool squared, typename T>
   void Some(int first, const T* rows, const float* scale, int count, int room, float* products) const {
+    switch (width_ / kLanes) {
+      case 1: return Some<Q, squared, 1>(first, rows, scale, count, room, products);
+      case 2: return Some<Q, squared, 2>(first, rows, scale, count, room, products);
+      case 4: return Some<Q, squared, 4>(first, rows, scale, count, room, products);
+      default: return Some<Q, squared, 0>(first, rows, scale, count, room, products);
+    }
+  }
+
+  // Row after row, and not several side by side: memory answers one long stream faster than some short ones.
+  template <int Q, bool squared, int registers, typename T>
+  void Some(int first, const T* rows, const float* scale, int count, int room, float* products) const {
     const float* query = queries_.get() + static_cast<size_t>(first) * width_;
+    int width = registers ? registers * kLanes : width_;
     products += first * room;
     int n = 0;
-    for (; n + kKeys <= count; n += kKeys) {
-      Dots<Q, kKeys, squared>(query, rows + static_cast<ptrdiff_t>(n) * width_, From(scale, n), room, products + n);
+    for (Lanes sums[Q][kKeys]; n + kKeys <= count; n += kKeys) {
+      // Why not unrolled: the sums of a row take up to 16 registers.
+#pragma GCC unroll 1
+      for (int i = 0; i < kKeys; ++i) {
+        Row<Q, squared, registers>(query, rows + static_cast<ptrdiff_t>(n + i) * width, scale, n + i, width, i, sums);
+      }
+      for (int q = 0; q < Q; ++q) Sums(sums[q], products + q * room + n);
     }
-    for (; n < count; ++n) {
-      Dots<Q, 1, squared>(query, rows + static_cast<ptrdiff_t>(n) * width_, From(scale, n), room, products + n);
+    for (Lanes sums[Q][1]; n < count; ++n) {
+      Row<Q, squared, registers>(query, rows + static_cast<ptrdiff_t>(n) * width, scale, n, width, 0, sums);
+      for (int q = 0; q < Q; ++q) products[q * room + n] = Sum(sums[q][0]);
     }
     for (int q = 0; q < Q; ++q) std::fill(products + q * room + n, products + (q + 1) * room, 0.0f);
   }
 
-  template <int Q, int K, bool squared, typename T>
-  void Dots(const float* query, const T* row, const float* scale, int room, float* products) const {
-    Lanes acc[Q][kKeys];
+  // Writes sums[q][place] of row n, in the order of SumOfProducts.
+  template <int Q, bool squared, int registers, typename T, int K>
+  static void Row(const float* query, const T* row, const float* scale, int n, int width, int place,
+                  Lanes (&sums)[Q][K]) {
+    constexpr int kSums = registers && registers < 4 ? registers : 4;
+    Lanes scales = All(sizeof(T) == 1 ? scale[n] : 1.0f), acc[Q][kSums];
+#pragma GCC unroll 4
     for (int q = 0; q < Q; ++q)
-      for (int k = 0; k < kKeys; ++k) acc[q][k] = All(0.0f);
-    for (int j = 0; j < width_; j += kLanes) {
-      Lanes keys[K];
 #pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) {
-        keys[k] = memjax::Load(row + k * width_ + j);
-        if constexpr (sizeof(T) == 1) keys[k] = Mul(keys[k], All(scale[k]));
-        __builtin_prefetch(reinterpret_cast<const char*>(row + k * width_ + j) + kFetchAhead);
-      }
+      for (int a = 0; a < kSums; ++a) acc[q][a] = All(0.0f);
+    int j = 0;
+    for (; j + kSums * kLanes <= width; j += kSums * kLanes) {
 #pragma GCC unroll 4
-      for (int q = 0; q < Q; ++q) {
-        Lanes x = memjax::Load(query + q * width_ + j);
+      for (int a = 0; a < kSums; ++a) Step<Q, squared, kSums>(query, row, scales, width, j + a * kLanes, a, acc);
+    }
+    if constexpr (registers == 0) {
 #pragma GCC unroll 4
-        for (int k = 0; k < K; ++k) {
-          if constexpr (squared) {
-            Lanes difference = Sub(x, keys[k]);
-            acc[q][k] = NegMulAdd(difference, difference, acc[q][k]);
-          } else {
-            acc[q][k] = MulAdd(x, keys[k], acc[q][k]);
-          }
-        }
+      for (int a = 0; a < kSums - 1; ++a) {
+        if (j + a * kLanes < width) Step<Q, squared, kSums>(query, row, scales, width, j + a * kLanes, a, acc);
       }
     }
+#pragma GCC unroll 4
     for (int q = 0; q < Q; ++q) {
-      float sums[kKeys];
-      Sums(acc[q], sums);
-      for (int k = 0; k < K; ++k) products[q * room + k] = sums[k];
+      if constexpr (kSums == 4) {
+        sums[q][place] = Add(Add(acc[q][0], acc[q][1]), Add(acc[q][2], acc[q][3]));
+      } else {
+        sums[q][place] = kSums == 2 ? Add(acc[q][0], acc[q][kSums - 1]) : acc[q][0];
+      }
     }
+  }
+
+  template <int Q, bool squared, int kSums, typename T>
+  static inline __attribute__((always_inline)) void Step(const float* query, const T* row, Lanes scales, int width,
+                                                         int j, int a, Lanes (&acc)[Q][kSums]) {
+    Lanes key = memjax::Load(row + j);
+    if constexpr (sizeof(T) == 1) key = Mul(key, scales);
+    __builtin_prefetch(reinterpret_cast<const char*>(row + j) + kFetchAhead);
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q) AddProduct<squared>(memjax::Load(query + q * width + j), key, acc[q][a]);
   }
 
   static void Choose(const float* products, const Block& block, int first, Found& found, int i) {
@@ -136,7 +163,7 @@ class Few {
 
   const Problem& p_;
   int width_;
-  std::unique_ptr<float[]> queries_;
+  Numbers<float> queries_;
 };
 
 }  // namespace memjax

@@ -50,8 +50,8 @@ class Found {
  private:
   const Problem& p_;
   int first_, count_;
-  std::unique_ptr<float[]> ranks_;
-  std::unique_ptr<int32_t[]> slots_;
+  Numbers<float> ranks_;
+  Numbers<int32_t> slots_;
   std::vector<Best> best_;
   std::vector<float> thresholds_;
 };

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 
 #include "simd.h"
 
@@ -40,9 +41,18 @@ inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 inline int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
 
+inline constexpr std::align_val_t kLine{64};
+
+struct Free {
+  void operator()(void* p) const { operator delete[](p, kLine); }
+};
 template <typename T>
-std::unique_ptr<T[]> Uninitialized(size_t count) {
-  return std::unique_ptr<T[]>(new T[count]);
+using Numbers = std::unique_ptr<T[], Free>;
+
+// Numbers that begin with a line of the cache: a register that is loaded across two lines takes twice as long.
+template <typename T>
+Numbers<T> Uninitialized(size_t count) {
+  return Numbers<T>(static_cast<T*>(operator new[](count * sizeof(T), kLine)));
 }
 
 // Writes x[d] in float32 times `scale`, filled up with zeros to `width` numbers, fewer than kLanes of them. Of x,
@@ -79,18 +89,23 @@ inline void ReadKey(const Problem& p, int slot, int width, float* row) {
   }
 }
 
+// Adds x y, or -(x - y)^2, to `sum`.
+template <bool squared>
+inline void AddProduct(Lanes x, Lanes y, Lanes& sum) {
+  if constexpr (squared) {
+    Lanes difference = Sub(x, y);
+    sum = NegMulAdd(difference, difference, sum);
+  } else {
+    sum = MulAdd(x, y, sum);
+  }
+}
+
 // The sum of x[j] y[j], or of -(x[j] - y[j])^2, over `width` numbers, a multiple of kLanes, in one fixed order.
 template <bool squared>
 inline float SumOfProducts(const float* x, const float* y, int width) {
   Lanes sums[4] = {All(0.0f), All(0.0f), All(0.0f), All(0.0f)};
   for (int j = 0, i = 0; j < width; j += kLanes, i = (i + 1) % 4) {
-    Lanes a = Load(x + j), b = Load(y + j);
-    if constexpr (squared) {
-      Lanes difference = Sub(a, b);
-      sums[i] = NegMulAdd(difference, difference, sums[i]);
-    } else {
-      sums[i] = MulAdd(a, b, sums[i]);
-    }
+    AddProduct<squared>(Load(x + j), Load(y + j), sums[i]);
   }
   return Sum(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3])));
 }

@@ -7,12 +7,13 @@
 //
 // There are two forms, for many queries (wide.h) and for few (few.h). In both a pair's product is summed in one fixed
 // order, whatever it is searched among and however the work is divided. At the end the candidates are scored from the
-// keys (exact.h).
+// keys (exact.h), in the order of the second form.
 
 #ifndef MEMJAX_NATIVE_SEARCH_H_
 #define MEMJAX_NATIVE_SEARCH_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -32,11 +33,11 @@ namespace memjax {
 using Parallel = std::function<void(int, const std::function<void(int)>&)>;
 
 inline constexpr int64_t kWorthAThread = 1 << 19;  // multiplications
-// Parts for each thread, where there is enough to do: so a thread that something else holds up costs the others less.
-inline constexpr int kParts = 4;
+// Parts for each thread, where queries or keys are divided: one that begins late, or is held up, leaves more to others.
+inline constexpr int kParts = 4, kShareParts = 16;
 
 // Queries [q, d] as they are compared: of norm one for kCosine, else the same.
-inline std::unique_ptr<float[]> Prepared(const Problem& p) {
+inline Numbers<float> Prepared(const Problem& p) {
   auto made = Uninitialized<float>(static_cast<size_t>(p.q) * p.d);
   for (int i = 0; i < p.q; ++i) {
     const float* from = p.queries + static_cast<ptrdiff_t>(i) * p.d;
@@ -47,9 +48,18 @@ inline std::unique_ptr<float[]> Prepared(const Problem& p) {
   return made;
 }
 
-inline void Look(const Problem& p, Found& found, int begin, int end) {
-  p.q <= kFewQueries ? Few(p).Run(found, begin, end) : Wide(p).Run(found, begin, end);
-}
+// The form that these many queries take. Serves one thread, and one `Found`.
+class Look {
+ public:
+  explicit Look(const Problem& p) : few_(p.q <= kFewQueries ? new Few(p) : nullptr), wide_(p) {}
+  void operator()(Found& found, int begin, int end) {
+    few_ ? few_->Run(found, begin, end) : wide_.Run(found, begin, end);
+  }
+
+ private:
+  std::unique_ptr<Few> few_;
+  Wide wide_;
+};
 
 // Writes scores [q, k] and slots [q, k], nearest first, -infinity and n where there is none. `threads`: how many calls
 // `parallel` makes at a time.
@@ -65,8 +75,9 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
       int first = static_cast<int>(static_cast<int64_t>(panels) * i / parts) * kPanel;
       int last = std::min(p.q, static_cast<int>(static_cast<int64_t>(panels) * (i + 1) / parts) * kPanel);
       Found found(p, first, last);
-      Look(p, found, 0, p.n);
-      Exact exact(p);
+      Look look(p);
+      look(found, 0, p.n);
+      Exact exact(p, p.q <= kFewQueries);
       for (int q = first; q < last; ++q) {
         exact.Begin();
         exact.Add(found.best(q - first));
@@ -75,22 +86,33 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
     });
     return;
   }
-  // Too few queries for all threads: the keys are divided, and the candidates of all parts are merged.
-  bool many = work / most > 16 * kWorthAThread && p.n / (kParts * most) > int64_t{256} * p.k;
-  int parts = std::min(many ? kParts * most : most, std::max(1, p.n / kRows));
-  std::vector<std::unique_ptr<Found>> found(parts);
-  parallel(parts, [&](int i) {
-    found[i] = std::make_unique<Found>(p, 0, p.q);
-    Look(p, *found[i], static_cast<int>(static_cast<int64_t>(p.n) * i / parts),
-         static_cast<int>(static_cast<int64_t>(p.n) * (i + 1) / parts));
+  // Too few queries for all threads: each has a share of the keys, which it takes part by part, and then takes parts of
+  // the others that they have not begun. Parts of one share are taken in order, as `Best` needs them, so what a thread
+  // finds in each share is kept apart. The candidates of all are merged.
+  int share = RoundUp((p.n + most - 1) / most, kRows), part = RoundUp(share / kShareParts + 1, 8 * kRows);
+  std::vector<std::atomic<int>> next(most);
+  std::vector<std::unique_ptr<Found>> found(most * most);
+  parallel(most, [&](int thread) {
+    Look look(p);
+    for (int i = 0; i < most; ++i) {
+      int of = (thread + i) % most;
+      int64_t end = std::min<int64_t>(p.n, int64_t{share} * (of + 1));
+      for (int64_t first; (first = int64_t{share} * of + int64_t{part} * next[of].fetch_add(1)) < end;) {
+        auto& best = found[thread * most + of];
+        if (!best) best = std::make_unique<Found>(p, 0, p.q);
+        look(*best, static_cast<int>(first), static_cast<int>(std::min(end, first + part)));
+      }
+    }
   });
   int merges = std::clamp<int>(static_cast<int64_t>(p.q) * p.k * p.d / kWorthAThread, 1, std::min(most, p.q));
   parallel(merges, [&](int i) {
-    Exact exact(p);
+    Exact exact(p, p.q <= kFewQueries);
     int last = static_cast<int>(static_cast<int64_t>(p.q) * (i + 1) / merges);
     for (int q = static_cast<int>(static_cast<int64_t>(p.q) * i / merges); q < last; ++q) {
       exact.Begin();
-      for (auto& part : found) exact.Add(part->best(q));
+      for (auto& some : found) {
+        if (some) exact.Add(some->best(q));
+      }
       exact.Write(q, scores + static_cast<ptrdiff_t>(q) * p.k, slots + static_cast<ptrdiff_t>(q) * p.k);
     }
   });

@@ -33,10 +33,11 @@ inline Lanes All(float a) { return {_mm512_set1_ps(a)}; }
 inline Lanes Mul(Lanes a, Lanes b) { return {_mm512_mul_ps(a.x, b.x)}; }
 inline Lanes Add(Lanes a, Lanes b) { return {_mm512_add_ps(a.x, b.x)}; }
 inline Lanes Sub(Lanes a, Lanes b) { return {_mm512_sub_ps(a.x, b.x)}; }
+inline Lanes Min(Lanes a, Lanes b) { return {_mm512_min_ps(a.x, b.x)}; }
+inline Lanes Max(Lanes a, Lanes b) { return {_mm512_max_ps(a.x, b.x)}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
 // c - a b
 inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fnmadd_ps(a.x, b.x, c.x)}; }
-inline float Sum(Lanes a) { return _mm512_reduce_add_ps(a.x); }
 // The first `count` numbers, then zeros.
 inline Lanes First(Lanes a, int count) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), a.x)}; }
 inline __m256 Halves(Lanes a) { return _mm256_add_ps(_mm512_castps512_ps256(a.x), _mm512_extractf32x8_ps(a.x, 1)); }
@@ -68,13 +69,10 @@ inline Lanes All(float a) { return {_mm256_set1_ps(a)}; }
 inline Lanes Mul(Lanes a, Lanes b) { return {_mm256_mul_ps(a.x, b.x)}; }
 inline Lanes Add(Lanes a, Lanes b) { return {_mm256_add_ps(a.x, b.x)}; }
 inline Lanes Sub(Lanes a, Lanes b) { return {_mm256_sub_ps(a.x, b.x)}; }
+inline Lanes Min(Lanes a, Lanes b) { return {_mm256_min_ps(a.x, b.x)}; }
+inline Lanes Max(Lanes a, Lanes b) { return {_mm256_max_ps(a.x, b.x)}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
 inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {_mm256_fnmadd_ps(a.x, b.x, c.x)}; }
-inline float Sum(Lanes a) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(a.x), _mm256_extractf128_ps(a.x, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
 inline void Sums(const Lanes a[4], float* sums) {
   __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0].x, a[1].x), _mm256_hadd_ps(a[2].x, a[3].x));
   _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
@@ -111,15 +109,16 @@ inline Lanes All(float a) { return {Four{a, a, a, a}}; }
 inline Lanes Mul(Lanes a, Lanes b) { return {a.x * b.x}; }
 inline Lanes Add(Lanes a, Lanes b) { return {a.x + b.x}; }
 inline Lanes Sub(Lanes a, Lanes b) { return {a.x - b.x}; }
+inline Lanes Min(Lanes a, Lanes b) { return {a.x < b.x ? a.x : b.x}; }
+inline Lanes Max(Lanes a, Lanes b) { return {a.x > b.x ? a.x : b.x}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {a.x * b.x + c.x}; }
 inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {c.x - a.x * b.x}; }
 inline Lanes First(Lanes a, int count) {
   for (int i = count; i < kLanes; ++i) a.x[i] = 0.0f;
   return a;
 }
-inline float Sum(Lanes a) { return (a.x[0] + a.x[2]) + (a.x[1] + a.x[3]); }
 inline void Sums(const Lanes a[4], float* sums) {
-  for (int i = 0; i < 4; ++i) sums[i] = Sum(a[i]);
+  for (int i = 0; i < 4; ++i) sums[i] = (a[i].x[0] + a[i].x[2]) + (a[i].x[1] + a[i].x[3]);
 }
 inline uint32_t Above(Lanes a, Lanes b) {
   uint32_t bits = 0;
@@ -128,6 +127,14 @@ inline uint32_t Above(Lanes a, Lanes b) {
 }
 
 #endif
+
+// One register's, as `Sums` has it.
+inline float Sum(Lanes a) {
+  Lanes four[4] = {a, a, a, a};
+  float sums[4];
+  Sums(four, sums);
+  return sums[0];
+}
 
 }  // namespace memjax
 

@@ -48,26 +48,23 @@ inline void Tile(const float* panel, const float* rows, ptrdiff_t stride, int d,
   }
 }
 
-// The queries [first, last) of a problem, a register's lanes being queries.
+// A register's lanes being queries. Serves one thread, and one `Found`.
 class Wide {
  public:
   explicit Wide(const Problem& problem) : p_(problem) {}
 
   // Looks for the queries of `found`, which begin with a panel, among the keys [begin, end).
-  void Run(Found& found, int begin, int end) const {
+  void Run(Found& found, int begin, int end) {
     int together = std::max(1, kPanelBytes / (4 * kPanel * p_.d)) * kPanel;
-    auto packed = Uninitialized<float>(static_cast<size_t>(std::min(RoundUp(found.count(), kPanel), together)) * p_.d);
     Block block(p_, false, false);
     auto padded = Uninitialized<float>(static_cast<size_t>(kRows) * block.width());
     for (int from = 0; from < found.count(); from += together) {
       int to = std::min(found.count(), from + together);
-      for (int i = from; i < to; i += kPanel) {
-        PackPanel(found.first() + i, Registers(found, i), packed.get() + static_cast<size_t>(i - from) * p_.d);
-      }
+      Pack(found, from, to);
       for (int first = begin; first < end; first += block.size()) {
         block.Load(first, end);
         for (int i = from; i < to; i += kPanel) {
-          const float* panel = packed.get() + static_cast<size_t>(i - from) * p_.d;
+          const float* panel = packed_.get() + static_cast<size_t>(i - from) * p_.d;
           p_.metric == Metric::kSquared ? OnePanel<true>(panel, block, first, padded.get(), found, i)
                                         : OnePanel<false>(panel, block, first, padded.get(), found, i);
         }
@@ -78,6 +75,16 @@ class Wide {
  private:
   static int Registers(const Found& found, int i) {
     return std::min(kPanelRegisters, (found.count() - i + kLanes - 1) / kLanes);
+  }
+
+  // The queries [from, to) of `found`, unless they are packed already.
+  void Pack(const Found& found, int from, int to) {
+    if (from == from_) return;
+    if (!packed_) packed_ = Uninitialized<float>(static_cast<size_t>(RoundUp(to - from, kPanel)) * p_.d);
+    for (int i = from; i < to; i += kPanel) {
+      PackPanel(found.first() + i, Registers(found, i), packed_.get() + static_cast<size_t>(i - from) * p_.d);
+    }
+    from_ = from;
   }
 
   void PackPanel(int first, int registers, float* panel) const {
@@ -138,6 +145,8 @@ class Wide {
   }
 
   const Problem& p_;
+  int from_ = -1;
+  Numbers<float> packed_;
 };
 
 }  // namespace memjax

@@ -20,7 +20,7 @@ needed = pytest.mark.skipif(
 # Q, N, D, k. One query and some, for which lanes are numbers of a key; a panel of queries, parts of one, and
 # several; tables of one block and of many; more than one thread's worth; a large k, and all keys.
 SHAPES = (
-    *((1, 5000, 27, 3), (3, 1000, 64, 130), (7, 300, 16, 300), (8, 70, 5, 1)),
+    *((1, 5000, 27, 3), (2, 9000, 64, 5), (3, 1000, 64, 130), (7, 300, 16, 300), (8, 70, 5, 1)),
     *((9, 5000, 20, 4), (40, 3000, 33, 9), (64, 500, 16, 64), (65, 1000, 7, 1), (300, 2000, 8, 5)),
 )
 
@@ -70,11 +70,13 @@ def test_every_build_that_this_processor_runs_gives_the_same_slots():
 
 
 @needed
-def test_a_pair_has_the_same_score_whatever_it_is_searched_among():
+@pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
+@pytest.mark.parametrize("width", [27, 100, 192])
+def test_a_pair_has_the_same_score_whatever_it_is_searched_among(metric, width):
     rng = np.random.default_rng(0)
-    queries, keys = (rng.normal(size=(n, 100)).astype(np.float32) for n in (80, 3000))
-    whole = nearest(queries, keys, 5, metric="cosine", method="native")
-    alone = nearest(queries[7:8], keys[:2500], 3000, metric="cosine", method="native")
+    queries, keys = (rng.normal(size=(n, width)).astype(np.float32) for n in (80, 3000))
+    whole = nearest(queries, keys, 5, metric=metric, method="native")
+    alone = nearest(queries[7:8], keys[:2500], 3000, metric=metric, method="native")
     scores = np.full(3000, np.nan)
     scores[alone.slots[0, :2500]] = alone.scores[0, :2500]
     in_both = whole.slots[7] < 2500
