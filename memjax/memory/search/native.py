@@ -25,8 +25,8 @@ _METRICS = {"dot": 0, "cosine": 1, "l2": 2}  # as `Metric` in native/src/problem
 
 @cache
 def available() -> bool:
-    """Whether memjax-native is installed and of the right version; MEMJAX_NATIVE=0 turns it off."""
-    if os.environ.get("MEMJAX_NATIVE") == "0":
+    """Whether memjax-native is installed and of the right version. MEMJAX_NATIVE=0 or "off" turns it off."""
+    if os.environ.get("MEMJAX_NATIVE", "").lower() in ("0", "off", "false", "no"):
         return False
     try:
         package = importlib.import_module("memjax_native")
