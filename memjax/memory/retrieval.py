@@ -136,10 +136,14 @@ def retrieve(
         found = Neighbors(*(x.at[rows, chosen.positions].get(mode="clip") for x in found))
         mask = chosen.mask & found.mask
     values, utility, group = take((state.values, state.utility, state.group), found.slots, mask)
+    if threshold is not None or pool_rule is not None or rerank is not None:  # else they are so already
+        found = found._replace(
+            scores=jnp.where(mask, found.scores, -jnp.inf), slots=jnp.where(mask, found.slots, state.capacity)
+        )
     return Retrieved(
         values=values,
-        scores=jnp.where(mask, found.scores, -jnp.inf),
-        slots=jnp.where(mask, found.slots, state.capacity),
+        scores=found.scores,
+        slots=found.slots,
         mask=mask,
         utility=utility,
         group=jnp.where(mask, group, -1),

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "simd.h"
 
@@ -37,37 +38,24 @@ class Best {
     ranks_ = ranks;
     slots_ = slots;
     k_ = k;
-    room_ = Room(k);
+    room_ = k == 1 ? 1 : Room(k);
     count_ = 0;
+    ranks_[0] = -std::numeric_limits<float>::infinity();
   }
 
-  // Adds a rank above the threshold; returns the threshold from now on.
-  float Push(float rank, int32_t slot, float threshold) {
-    if (k_ == 1) {  // Why: the one above the threshold is the best so far, and nothing else need be kept.
-      ranks_[0] = rank;
-      slots_[0] = slot;
-      count_ = 1;
-      return rank;
-    }
+  // Adds a rank above the threshold, and says whether that has to be raised before the next one comes.
+  bool Push(float rank, int32_t slot) {
     ranks_[count_] = rank;
     slots_[count_] = slot;
-    return ++count_ < room_ ? threshold : Raise();
+    return ++count_ == room_;
   }
 
-  int count() const { return count_; }
-  const float* ranks() const { return ranks_; }
-  const int32_t* slots() const { return slots_; }
-
- private:
-  int CountAbove(float threshold) const {
-    Lanes least = All(threshold);
-    int count = 0;
-    for (int i = 0; i < room_; i += kLanes) count += __builtin_popcount(Above(Load(ranks_ + i), least));
-    return count;
-  }
-
-  // Drops what is not among the k best and a few more, of a full room.
+  // Drops what is not among the k best and a few more, of a full room; returns the threshold from now on.
   float Raise() {
+    if (k_ == 1) {  // Why: the one above the threshold is the best so far, and the next one takes its place.
+      count_ = 0;
+      return ranks_[0];
+    }
     Lanes most = Load(ranks_), least = most;
     for (int i = kLanes; i < room_; i += kLanes) {
       most = Max(most, Load(ranks_ + i));
@@ -94,6 +82,18 @@ class Best {
     // Too many ranks equal `high`: the first of them stay, whose slots are the lowest.
     float tied = FromOrdered(high);
     return Keep(tied, k_ - CountAbove(tied));
+  }
+
+  int count() const { return k_ > 1 ? count_ : ranks_[0] > -std::numeric_limits<float>::infinity(); }
+  const float* ranks() const { return ranks_; }
+  const int32_t* slots() const { return slots_; }
+
+ private:
+  int CountAbove(float threshold) const {
+    Lanes least = All(threshold);
+    int count = 0;
+    for (int i = 0; i < room_; i += kLanes) count += __builtin_popcount(Above(Load(ranks_ + i), least));
+    return count;
   }
 
   // Keeps what is above the threshold, and the first `ties` that equal it.

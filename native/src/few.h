@@ -150,13 +150,13 @@ class Few {
     const float* threshold = found.thresholds() + i;
     for (int n = 0; n < block.count(); n += kLanes) {
       Lanes ranks = MulAdd(memjax::Load(products + n), memjax::Load(block.times() + n), memjax::Load(block.plus() + n));
-      uint32_t bits = Above(ranks, All(*threshold));
+      uint32_t bits = Above(ranks, All(*threshold)) & Above(All(kInfinity), ranks);
       if (!bits) continue;
       float stored[kLanes];
       Store(stored, ranks);
       for (; bits; bits &= bits - 1) {
         int lane = __builtin_ctz(bits);
-        found.Offer(i, stored[lane], first + n + lane);
+        if (stored[lane] > *threshold) found.Offer(i, stored[lane], first + n + lane);
       }
     }
   }

@@ -38,16 +38,28 @@ class Found {
   int count() const { return count_; }
   const Best& best(int i) const { return best_[i]; }
 
-  void Offer(int i, float rank, int32_t slot) {
-    if (!(rank > thresholds_[i]) || !(rank < kInfinity)) return;
-    if (p_.group) {
-      int32_t excluded = p_.exclude[first_ + i];
-      if (excluded >= 0 && p_.group[slot] == excluded) return;
+  // Takes the ranks of one slot for the queries i + 0 to i + kLanes - 1 that `bits` names: those above their thresholds.
+  void Offer(int i, Lanes ranks, uint32_t bits, int32_t slot) {
+    float stored[kLanes];
+    Store(stored, ranks);
+    for (bits &= Above(All(kInfinity), ranks); bits; bits &= bits - 1) {
+      int lane = __builtin_ctz(bits);
+      Offer(i + lane, stored[lane], slot);
     }
-    thresholds_[i] = best_[i].Push(rank, slot, thresholds_[i]);
+  }
+
+  // Takes a rank that is above its threshold and finite.
+  void Offer(int i, float rank, int32_t slot) {
+    if (p_.group && Excluded(i, slot)) return;
+    if (best_[i].Push(rank, slot)) thresholds_[i] = best_[i].Raise();
   }
 
  private:
+  bool Excluded(int i, int32_t slot) const {
+    int32_t excluded = p_.exclude[first_ + i];
+    return excluded >= 0 && p_.group[slot] == excluded;
+  }
+
   const Problem& p_;
   int first_, count_;
   Numbers<float> ranks_;

@@ -133,13 +133,7 @@ class Wide {
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < V; ++v) {
         uint32_t bits = Above(acc[r][v], memjax::Load(thresholds + v * kLanes));
-        if (!bits) continue;
-        float ranks[kLanes];
-        Store(ranks, acc[r][v]);
-        for (; bits; bits &= bits - 1) {
-          int lane = __builtin_ctz(bits);
-          found.Offer(i + v * kLanes + lane, ranks[lane], slot + r);
-        }
+        if (bits) found.Offer(i + v * kLanes, acc[r][v], bits, slot + r);
       }
     }
   }
