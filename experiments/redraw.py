@@ -1,7 +1,7 @@
 """Draws every picture of `experiments/results` again, each from the CSV beside it; nothing is run.
 
     python -m experiments.redraw                 # all of them
-    python -m experiments.redraw suite gate      # these folders
+    python -m experiments.redraw suite causes      # these folders
     python -m experiments.redraw --list
 
 A folder whose CSV has gained rows gets a picture of what is there now. The tables of studies and campaigns
@@ -131,7 +131,7 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
     draw(runs, panels_of(runs), out)
 
 
-CAMPAIGN_FOLDERS = ("causes", "demonstrations", "door_key", "gate", "imitation", "suite", "switches")
+CAMPAIGN_FOLDERS = ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
     **dict.fromkeys(CAMPAIGN_FOLDERS, _campaign),

@@ -8,6 +8,7 @@ import numpy as np
 
 from memjax.commands.aggregates import (
     Scores,
+    interquartile_band,
     interquartile_mean,
     interval,
     performance_profile,
@@ -86,15 +87,18 @@ def by_group(campaign: Campaign, table: Table) -> str:
 
 
 def by_task(campaign: Campaign, table: Table) -> str:
-    """The interquartile mean of every arm on every task."""
+    """The interquartile mean of every arm on every task, and its 95 % interval."""
     lines = ["| task | " + " | ".join(campaign.arms) + " |", "|---" * (len(campaign.arms) + 1) + "|"]
     for task in campaign.tasks:
-        cells = [
-            f"{interquartile_mean([table[arm][task]]):.2f}" if task in table[arm] else "-"
-            for arm in campaign.arms
-        ]
+        cells = [_of_runs(table[arm][task]) if task in table[arm] else "-" for arm in campaign.arms]
         lines.append(f"| {task} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _of_runs(runs: np.ndarray) -> str:
+    """The interquartile mean of runs [n] with the ends of its interval: `with_interval`, all draws at once."""
+    middle, low, high = (x[0] for x in interquartile_band(runs[None, :], draws=2_000))
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def draw(campaign: Campaign, table: Table, out: Path) -> None:

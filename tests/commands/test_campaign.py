@@ -367,9 +367,9 @@ def test_after_its_hours_a_campaign_ends_and_goes_on_later(file, tmp_path, monke
 
 
 def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path, capsys):
-    results = SHIPPED.parent / "results" / "gate"
+    results = SHIPPED.parent / "results" / "imitation"
     (tmp_path / "results.csv").write_bytes((results / "results.csv").read_bytes())
-    assert main(["campaign", str(SHIPPED / "gate.toml"), f"--workdir={tmp_path}", "--only-tables"]) == 0
+    assert main(["campaign", str(SHIPPED / "imitation.toml"), f"--workdir={tmp_path}", "--only-tables"]) == 0
     assert (tmp_path / "tables.md").read_text() == (results / "tables.md").read_text()
 
 

@@ -126,9 +126,6 @@ REPEATED = [
     ),
     (("docs/adamemento.md",), "0.39 [0.31, 0.44]", "switches/tables.md", "0.39 [0.31, 0.44]"),
     (("docs/adamemento.md",), "0.59 [0.43, 0.84]", "switches/tables.md", "0.59 [0.43, 0.84]"),
-    (("docs/concepts.md",), "0.38", "gate/tables.md", "0.38 [0.31, 0.48]"),
-    (("docs/concepts.md",), "0.51", "gate/tables.md", "0.51 [0.45, 0.56]"),
-    (("docs/concepts.md",), "PPO 0.65", "gate/tables.md", "0.65 [0.61, 0.70]"),
     (("README.md",), "0.79 [0.70, 0.88]", "suite/tables.md", "| AdaMemento | 0.79 [0.70, 0.88] | - |"),
     (
         ("README.md", "docs/concepts.md"),

@@ -1,0 +1,36 @@
+"""The dense tasks of campaigns `suite` and `mujoco` as one group, from their committed rows; nothing is run.
+
+    python -m experiments.dense_tasks
+
+Arms are those of equal name in both. The suite's scores are returns of evaluations, those on MuJoCo of training
+episodes; both are normalised by the scales of the two files.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.result_folder import read_rows
+from experiments.study import RESULTS
+from memjax.commands.campaign_file import read_campaign
+from memjax.commands.campaign_table import write_tables
+
+CAMPAIGNS = Path(__file__).parent / "campaigns"
+FOLDERS = {"suite": RESULTS / "suite", "mujoco": RESULTS / "mujoco" / "campaign"}
+GROUP = "dense"
+
+
+def main(folder: Path = RESULTS / "dense_tasks") -> None:
+    """Writes `tables.md` and `figure.png`."""
+    campaigns = [read_campaign(CAMPAIGNS / f"{name}.toml") for name in FOLDERS]
+    tasks = [task for campaign in campaigns for task in campaign.groups[GROUP]]
+    scale = {task: ends for campaign in campaigns for task, ends in campaign.scale.items() if task in tasks}
+    first, *others = campaigns
+    arms = {arm: "" for arm in first.arms if all(arm in other.arms for other in others)}
+    both = replace(first, groups={GROUP: tasks}, arms=arms, scale=scale)
+    rows = [row for place in FOLDERS.values() for row in read_rows(place / "results.csv")]
+    folder.mkdir(exist_ok=True)
+    write_tables(both, rows, folder, "suite.toml` and `mujoco.toml")
+
+
+if __name__ == "__main__":
+    main()
