@@ -45,10 +45,16 @@ def _study(folder: Path) -> None:
     write_tables(STUDIES[folder.name], folder, folder.name)
 
 
-def _campaign(folder: Path) -> None:
+def _campaign(name: str, folder: Path) -> None:
     from memjax.commands.campaign import run
 
-    run(CAMPAIGNS / f"{folder.name}.toml", folder, workers=1, dry_run=False, only_tables=True)
+    run(CAMPAIGNS / f"{name}.toml", folder, workers=1, dry_run=False, only_tables=True)
+
+
+def _dense_tasks(folder: Path) -> None:
+    from experiments.dense_tasks import main as write
+
+    write(folder)
 
 
 def _reads(folder: Path) -> None:
@@ -131,10 +137,16 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
     draw(runs, panels_of(runs), out)
 
 
-CAMPAIGN_FOLDERS = ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")
+CAMPAIGN_FOLDERS = {
+    **{name: name for name in ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")},
+    "door_key/trials": "door_key_trials",
+    "lake_car_trials": "lake_car_trials",
+    "mujoco/campaign": "mujoco",
+}
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
-    **dict.fromkeys(CAMPAIGN_FOLDERS, _campaign),
+    **{folder: partial(_campaign, name) for folder, name in CAMPAIGN_FOLDERS.items()},
+    "dense_tasks": _dense_tasks,
     "reads": _reads,
     "reads_ablation": partial(_from_rows, "reads_ablation"),
     "reads_default": partial(_from_rows, "reads_default_results"),

@@ -52,7 +52,11 @@ def training_ppo(_: Options) -> list[Figure]:
 @case("training_adamemento")
 def training_adamemento(_: Options) -> list[Figure]:
     """One AdaMemento iteration on Four Rooms, all modules on, against PPO's."""
-    sections = {"AdaMemento, defaults": base.adamemento(), "AdaMemento, as in the study": base.illustration()}
+    sections = {
+        "AdaMemento, defaults": base.adamemento(),
+        "AdaMemento, as in the study": base.illustration(),
+        "AdaMemento, default of `suite`": load_config(str(CONFIGS / "suite.py")).agent,
+    }
     configs = [_config("memjax/FourRooms-v0", "ppo")]
     configs += [_config("memjax/FourRooms-v0", "", section) for section in sections.values()]
     times = time_in_turns([_chunks(config) for config in configs], rounds=15, seconds=0.3)
@@ -62,7 +66,7 @@ def training_adamemento(_: Options) -> list[Figure]:
     figures = [Figure("PPO", setting, statistics.median(times[0]), floor, note)]
     for name, each in zip(sections, times[1:], strict=True):
         figure = Figure(name, setting, statistics.median(each), floor, note)
-        figures.append(compared(figure, "PPO", times_faster(each, times[0]), 0.5))
+        figures.append(compared(figure, "PPO", times_faster(each, times[0]), 1 / 1.5))
     return figures
 
 
