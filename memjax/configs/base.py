@@ -74,6 +74,7 @@ def novelty(kind: str) -> ConfigDict:
             "standardize": True,  # (spec) per number, clipped to +-5
             "standardize_rollouts": 0,  # that the statistics are taken from; 0: all (spec)
             "discount": 0.99,  # (spec) gamma_int, per step
+            "after_end": "last",  # of an episode the bonus's value goes on from its last | the next state
         }
     )
 
@@ -228,7 +229,8 @@ def sinks() -> ConfigDict:
 def with_agent(config: ConfigDict, name: str) -> None:
     """Replaces the agent by a baseline on the same hyper-parameters: "ppo", "rnd" or "sil"."""
     section = config.agent.ppo if "ppo" in config.agent else config.agent
-    plain = merged(section, reference_every=0, fade_updates=0, novelty=merged(section.novelty, kind="none"))
+    none = merged(section.novelty, kind="none", after_end="last")
+    plain = merged(section, reference_every=0, fade_updates=0, novelty=none)
     if name == "sil":
         config.agent = merged(sil(), ppo=plain)
     elif name == "rnd":  # its observation statistics keep moving, as published

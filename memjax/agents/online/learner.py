@@ -161,7 +161,12 @@ def bonus_weight(learner: Learner, state: PPOState) -> Array | float:
 
 
 def values_along(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[Array, Array]:
-    """Values of the states and of their true successors, [T, B, heads] each."""
+    """Values of the states and of their true successors, [T, B, heads] each.
+
+    With `after_end` "next" the intrinsic head's successor is the state that is acted in next, which after the end
+    of an episode is the start of another. The true last state is never acted in, so its intrinsic value is not
+    learned; where it is low by chance, ending an episode costs what staying alive would still have earned.
+    """
 
     def along(observation: Array) -> Array:
         return unmerge(values(learner, state, merge(observation)), observation.shape[1])
@@ -169,7 +174,11 @@ def values_along(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[A
     if rollout.final_observation is None:
         both = along(rollout.observation)
         return both[:-1], both[1:]
-    return along(rollout.observation[:-1]), along(rollout.final_observation)
+    successor = along(rollout.final_observation)
+    if not learner.novelty or learner.config.novelty.after_end == "last":
+        return along(rollout.observation[:-1]), successor
+    value = along(rollout.observation)
+    return value[:-1], successor.at[..., 1].set(value[1:, :, 1])
 
 
 def advantages(
@@ -184,8 +193,8 @@ def advantages(
 ) -> Advantages:
     """Generalised advantages of the task's and of the intrinsic reward, and what the values should become.
 
-    The intrinsic stream does not end with the episode (Burda et al. 2018, section 2.3): its successor value
-    is that of the true successor, and no episode end cuts it.
+    The intrinsic stream does not end with the episode (Burda et al. 2018, section 2.3): no episode end cuts it,
+    and what it goes on with is said at `values_along`.
 
     Args:
       config: discounts, lambda and the weight of the task's stream.
