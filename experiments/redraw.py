@@ -140,7 +140,7 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
 CAMPAIGN_FOLDERS = {
     **{name: name for name in ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")},
     "door_key/trials": "door_key_trials",
-    "lake_car_trials": "lake_car_trials",
+    "bonus_trials": "bonus_trials",
     "mujoco/campaign": "mujoco",
 }
 DRAWN: dict[str, Callable[[Path], None]] = {

@@ -67,7 +67,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.run.total_steps = task.total_steps
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
-    config.agent.ppo.novelty.after_end = "next"  # a last state's value is not learned, and reaching a goal is one
     config.agent.bank.fade_rollouts = 10  # once successes come, the bonus keeps the policy from them
     # Few episodes get help, and it is measured; the policy learns from its own steps, and from enough of them
     config.agent.gate.update(measured=True, most_share=0.25)
