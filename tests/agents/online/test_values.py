@@ -18,7 +18,7 @@ ROLLOUT = SimpleNamespace(
 def test_the_bonus_goes_on_from_where_the_switch_says_and_the_reward_never_past_the_end(
     after_end, intrinsic, monkeypatch
 ):
-    monkeypatch.setattr(learner, "values", lambda parts, state, x: jnp.concatenate([x, 10 * x], axis=-1))
+    monkeypatch.setattr(learner, "values", lambda parts, state, x: jnp.stack([x, 10 * x], axis=-1))
     config = SimpleNamespace(novelty=SimpleNamespace(after_end=after_end))
     parts = SimpleNamespace(novelty=True, config=config)
     value, successor = (np.asarray(x)[:, 0] for x in learner.values_along(parts, None, ROLLOUT))
