@@ -2,8 +2,8 @@
 
     python -m experiments.dense_tasks
 
-Arms are those of equal name in both. The suite's scores are returns of evaluations, those on MuJoCo of training
-episodes; both are normalised by the scales of the two files.
+Arms are those of equal name in both. The suite's scores are returns of evaluations, those on MuJoCo of
+training episodes; both are normalised by the scales of the two files.
 """
 
 from dataclasses import replace

@@ -96,7 +96,7 @@ def by_task(campaign: Campaign, table: Table) -> str:
 
 
 def _of_runs(runs: np.ndarray) -> str:
-    """The interquartile mean of runs [n] with the ends of its interval: `with_interval`, all draws at once."""
+    """The interquartile mean of runs [n] and its interval: `with_interval`, all draws at once."""
     middle, low, high = (x[0] for x in interquartile_band(runs[None, :], draws=2_000))
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 

@@ -163,9 +163,9 @@ def bonus_weight(learner: Learner, state: PPOState) -> Array | float:
 def values_along(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[Array, Array]:
     """Values of the states and of their true successors, [T, B, heads] each.
 
-    With `after_end` "next" the intrinsic head's successor is the state that is acted in next, which after the end
-    of an episode is the start of another. The true last state is never acted in, so its intrinsic value is not
-    learned; where it is low by chance, ending an episode costs what staying alive would still have earned.
+    With `after_end` "next" the intrinsic head's successor is the state that is acted in next, which after the
+    end of an episode is the start of another. The true last state is never acted in, so its intrinsic value is
+    not learned; where it is low by chance, ending an episode costs what staying alive would have earned.
     """
 
     def along(observation: Array) -> Array:
@@ -193,8 +193,8 @@ def advantages(
 ) -> Advantages:
     """Generalised advantages of the task's and of the intrinsic reward, and what the values should become.
 
-    The intrinsic stream does not end with the episode (Burda et al. 2018, section 2.3): no episode end cuts it,
-    and what it goes on with is said at `values_along`.
+    The intrinsic stream does not end with the episode (Burda et al. 2018, section 2.3): no episode end cuts
+    it, and what it goes on with is said at `values_along`.
 
     Args:
       config: discounts, lambda and the weight of the task's stream.
