@@ -163,8 +163,8 @@ def bonus_weight(learner: Learner, state: PPOState) -> Array | float:
 def values_along(learner: Learner, state: PPOState, rollout: Rollout) -> tuple[Array, Array]:
     """Values of the states and of their true successors, [T, B, heads] each.
 
-    With `after_end` "next" the intrinsic head's successor is the state that is acted in next, which after the
-    end of an episode is the start of another. The true last state is never acted in, so its intrinsic value is
+    With `after_end` "next" the intrinsic head's successor is the state that is acted in next, after the end
+    of an episode the start of another. No action is taken in a true last state, so its intrinsic value is
     not learned; where it is low by chance, ending an episode costs what staying alive would have earned.
     """
 

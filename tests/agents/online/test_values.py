@@ -8,7 +8,7 @@ import pytest
 
 from memjax.agents.online import learner
 
-# One environment: an episode ends with the second step, in state 9, which is never acted in; then one begins in 5.
+# The second step ends an episode in state 9, which is never acted in; the next one begins in state 5.
 ROLLOUT = SimpleNamespace(
     observation=np.array([[1.0], [2.0], [5.0], [6.0]]), final_observation=np.array([[2.0], [9.0], [6.0]])
 )
