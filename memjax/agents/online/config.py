@@ -34,8 +34,8 @@ class NoveltyConfig:
     standardize: bool  # per-pixel running mean and std, clipped to +-5
     standardize_rollouts: NonNegativeInt  # rollouts that those statistics are taken from; 0: all
     discount: Fraction  # gamma_int
-    # The intrinsic stream does not end with an episode. It goes on with the value of the episode's last state,
-    # or with that of the state in which the next one begins (as in the code of Burda et al. 2018).
+    # The intrinsic stream does not end with an episode. It goes on with the value of the last state,
+    # or with that of the state in which the next episode begins (as in the code of Burda et al. 2018).
     after_end: Annotated[Literal["last", "next"], Later("last")]
 
     def check(self) -> None:
