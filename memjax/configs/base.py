@@ -61,7 +61,7 @@ def novelty(kind: str) -> ConfigDict:
     return ConfigDict(
         {
             "kind": kind,
-            "fine": "hoyer",  # hoyer | l1 | l0 | kl | active_set | frozen_set
+            "fine": "hoyer",  # hoyer | l1 | l0 | kl | active_set | frozen_set | staged_set
             "beta_coarse": 1.0,  # (spec)
             "beta_fine": 1.0,  # (spec)
             "encoder": "mlp",
@@ -75,6 +75,11 @@ def novelty(kind: str) -> ConfigDict:
             "standardize_rollouts": 0,  # that the statistics are taken from; 0: all (spec)
             "discount": 0.99,  # (spec) gamma_int, per step
             "after_end": "last",  # of an episode the bonus's value goes on from its last | the next state
+            "combine": "sum",  # (spec) sum | product | rank, of coarse and fine
+            "stage_rollouts": 3,  # of "staged_set": until its code is frozen anew
+            "stage_sample": 4096,  # past frames that carry its counts over
+            "stage_rate": 3e-2,  # of Adam, on its code
+            "stage_sparsity": 0.3,  # weight of the absolute code, per number of the input
         }
     )
 
@@ -229,12 +234,12 @@ def sinks() -> ConfigDict:
 def with_agent(config: ConfigDict, name: str) -> None:
     """Replaces the agent by a baseline on the same hyper-parameters: "ppo", "rnd" or "sil"."""
     section = config.agent.ppo if "ppo" in config.agent else config.agent
-    none = merged(section.novelty, kind="none", after_end="last")
+    none = merged(section.novelty, kind="none", after_end="last", combine="sum")
     plain = merged(section, reference_every=0, fade_updates=0, novelty=none)
     if name == "sil":
         config.agent = merged(sil(), ppo=plain)
     elif name == "rnd":  # its observation statistics keep moving, as published
-        novel = merged(section.novelty, kind="rnd", standardize_rollouts=0)
+        novel = merged(section.novelty, kind="rnd", standardize_rollouts=0, combine="sum")
         config.agent = merged(section, name="ppo", reference_every=0, novelty=novel)
     else:
         config.agent = merged(plain, name="ppo")
@@ -248,7 +253,7 @@ def _baseline(config: ConfigDict, name: str) -> None:
 def _novelty(config: ConfigDict, kind: str) -> None:
     """Another intrinsic reward, or none."""
     section = config.agent.ppo if "ppo" in config.agent else config.agent
-    section.novelty.kind = kind
+    section.novelty.update(kind=kind, combine="sum")  # one stream alone, or none, is combined with nothing
     if kind == "none":
         section.reference_every = section.fade_updates = 0
         if "bank" in config.agent:

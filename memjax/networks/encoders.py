@@ -1,7 +1,7 @@
 """Observation encoders and the autoencoder of the coarse-fine module. All take [n, ...] and give [n, d]."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -128,3 +128,39 @@ class ConvAutoencoder(nn.Module):
             image = Convolution(features, size, stride, transposed=True)(image)
             image = nn.relu(image) if features > 1 else image
         return z, image.reshape(x.shape)
+
+
+class LocalAutoencoder(nn.Module):
+    """A code of few small filters that are the same everywhere in an image.
+
+    A unit sees 3 x 3 pixels and writes 3 x 3 pixels. What a filter learns at one place holds at all others,
+    including those where nothing was seen yet, and little is to be learned: 19 numbers for each filter. The
+    decoder's filters have unit length: a penalty on the code would be escaped by small codes and large
+    filters (Olshausen and Field 1997).
+    """
+
+    height: int
+    width: int
+    filters: int = 8
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Planes [n, H * W] to codes [n, H * W * filters] f32 >= 0 and planes [n, H * W] f32."""
+        image = x.reshape(-1, self.height, self.width)
+        kernel = self.param("kernel", scaled(), (9, self.filters))
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        z = nn.relu(jnp.stack(list(_shifted(image)), -1) @ kernel + bias)
+        out = self.param("output", nn.initializers.normal(1.0), (self.filters, 9))
+        out /= jnp.linalg.norm(out, axis=-1, keepdims=True) + 1e-8
+        written = z @ out  # what each place adds to each of the nine places around it
+        decoded = sum(list(_shifted(written[..., k]))[8 - k] for k in range(9))
+        return z.reshape(x.shape[0], -1), decoded.reshape(x.shape)
+
+
+def _shifted(image: Array) -> Iterator[Array]:
+    """Nine images [n, H, W]: the pixel at (row + i, column + j) of each place, 0 beyond the border."""
+    height, width = image.shape[1:]
+    padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1)))
+    for i in range(3):
+        for j in range(3):
+            yield padded[:, i : i + height, j : j + width]

@@ -5,13 +5,16 @@ the sparsity of its latent code, and together they are one intrinsic reward. The
 for the fine one. Each of them has a function of its own here, and a config chooses between them by name.
 """
 
+import math
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from memjax.types import Array
 
-FINE_FORMS = ("hoyer", "l1", "l0", "kl", "active_set", "frozen_set")
+FINE_FORMS = ("hoyer", "l1", "l0", "kl", "active_set", "frozen_set", "staged_set")
 
 
 def reconstruction_error(x: Array, reconstruction: Array) -> Array:
@@ -74,10 +77,10 @@ def kl_density(code: Array, rate: float = 0.05) -> Array:
     return jnp.mean(rate * jnp.log(rate / a) + (1.0 - rate) * jnp.log((1.0 - rate) / (1.0 - a)), axis=-1)
 
 
-def active_set_hash(code: Array, multipliers: Array, *, table_size: int) -> Array:
+def active_set_hash(code: Array, multipliers: Array, *, table_size: int, share: float = 0.5) -> Array:
     """Hashes the set of active units of each code, so that visits can be counted by set.
 
-    A unit is active if it exceeds half of the largest unit of its code; the scale of the code has no effect.
+    A unit is active if it exceeds `share` of the largest of its code; the scale of the code has no effect.
     The multipliers of the active units are added up, the sum's bits are mixed, and its upper bits are the
     bucket. Codes with the same active units always share a bucket; others do so by chance alone.
 
@@ -85,15 +88,57 @@ def active_set_hash(code: Array, multipliers: Array, *, table_size: int) -> Arra
       code: [n, d] f32 >= 0.
       multipliers: [d] u32, from `hash_multipliers`.
       table_size: the number of buckets, a power of two.
+      share: in (0, 1); the higher, the fewer units of a code are active.
 
     Returns:
       [n] i32, the bucket of each code, in [0, table_size).
     """
     chex.assert_rank([code, multipliers], [2, 1])
-    active = code > 0.5 * jnp.max(code, axis=-1, keepdims=True)
+    active = code > share * jnp.max(code, axis=-1, keepdims=True)
     mixed = jnp.sum(jnp.where(active, multipliers, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x85EBCA6B)
     return (mixed >> jnp.uint32(32 - table_size.bit_length() + 1)).astype(jnp.int32)
+
+
+def product_of(streams: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
+    """The product of bonuses, each to the power of its weight: large where all of them are.
+
+    Args:
+      streams: {name: [...] f32 >= 0}, all of one shape.
+      weights: {name: weight >= 0}, of the same names.
+
+    Returns:
+      [...] f32. The scale of a stream changes the scale of the product alone.
+    """
+    factors = [streams[name] ** weight for name, weight in weights.items()]
+    return math.prod(factors[1:], start=factors[0])
+
+
+def mean_rank(streams: Mapping[str, Array], weights: Mapping[str, float], mask: Array) -> Array:
+    """The weighted mean of the ranks that bonuses have within a batch.
+
+    No stream can drown another, whatever the distribution of its values. The mean over a batch is always one
+    half, so the bonus never fades: it says what is new beside the rest of the batch.
+
+    Args:
+      streams: {name: [...] f32}, all of one shape.
+      weights: {name: weight >= 0}, of the same names, not all 0.
+      mask: [...] bool, the entries that count.
+
+    Returns:
+      [...] f32 in [0, 1]: 0 for the least and 1 for the largest of the batch; equal values share the mean of
+      their ranks. 0 where mask is False.
+    """
+    n = jnp.sum(mask)
+
+    def ranks(v):
+        flat = v.reshape(-1)
+        ordered = jnp.sort(jnp.where(mask.reshape(-1), flat, jnp.inf))
+        low, high = (jnp.searchsorted(ordered, flat, side=side) for side in ("left", "right"))
+        return ((low + high - 1) / 2.0 / jnp.maximum(n - 1, 1)).reshape(v.shape)
+
+    total = sum(weight * ranks(streams[name]) for name, weight in weights.items())
+    return jnp.where(mask, total / sum(weights.values()), 0.0)
 
 
 def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
@@ -122,8 +167,8 @@ def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
 def make_fine(form: str):
     """The density function of a name: (code [n, d]) -> [n].
 
-    The two forms of FINE_FORMS that end in "_set" count visits, which takes state: `agents.online.novelty`
-    has them.
+    The three forms of FINE_FORMS that end in "_set" count visits, which takes state:
+    `agents.online.novelty_models` and `agents.online.staged_code` have them.
     """
     return {"hoyer": hoyer_density, "l1": l1_density, "l0": l0_density, "kl": kl_density}[form]
 

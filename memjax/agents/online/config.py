@@ -21,7 +21,7 @@ class NoveltyConfig:
     """Intrinsic reward. `kind` "none" switches all of it off."""
 
     kind: Literal["none", "rnd", "coarse", "fine", "coarse_fine"]
-    fine: Literal["hoyer", "l1", "l0", "kl", "active_set", "frozen_set"]
+    fine: Literal["hoyer", "l1", "l0", "kl", "active_set", "frozen_set", "staged_set"]
     beta_coarse: NonNegativeFloat
     beta_fine: NonNegativeFloat
     encoder: Literal["mlp", "conv"]
@@ -37,9 +37,23 @@ class NoveltyConfig:
     # The intrinsic stream does not end with an episode. It goes on with the value of the last state,
     # or with that of the state in which the next episode begins (as in the code of Burda et al. 2018).
     after_end: Annotated[Literal["last", "next"], Later("last")]
+    combine: Annotated[Literal["sum", "product", "rank"], Later("sum")]  # of "coarse" and "fine"
+    stage_rollouts: Annotated[PositiveInt, Later(3)]  # until the code of "staged_set" is frozen anew
+    stage_sample: Annotated[PositiveInt, Later(4096)]  # past frames that carry its counts over
+    stage_rate: Annotated[PositiveFloat, Later(3e-2)]  # of Adam, on its code
+    stage_sparsity: Annotated[NonNegativeFloat, Later(0.3)]  # weight of its absolute code, per input number
+
+    @property
+    def staged(self) -> bool:
+        """Whether the fine bonus counts sets of a code that is frozen in stages."""
+        return self.fine == "staged_set" and self.kind in ("fine", "coarse_fine")
 
     def check(self) -> None:
         """Raises ConfigError where fields contradict each other."""
+        if self.combine != "sum" and self.kind != "coarse_fine":
+            raise ConfigError("combine", f"'sum', as kind is {self.kind!r}", repr(self.combine))
+        if self.combine == "rank" and self.beta_coarse + self.beta_fine == 0:
+            raise ConfigError("combine", "'sum' or 'product', as both weights are 0", "'rank'")
         if self.kind in ("fine", "coarse_fine", "coarse") and self.latent < 2:
             raise ConfigError(
                 "latent", "int >= 2 (sparsity of a code of one unit means nothing)", self.latent
@@ -85,6 +99,8 @@ class PPOConfig:
         """Raises ConfigError where fields contradict each other."""
         if self.fade_updates and self.novelty.kind == "none":
             raise ConfigError("fade_updates", "0, as there is no intrinsic reward", self.fade_updates)
+        if self.novelty.staged and self.rollout_steps < 2:
+            raise ConfigError("rollout_steps", "at least 2, as 'staged_set' learns from pairs of frames", 1)
         if self.reference_every == 1:
             raise ConfigError("reference_every", "0 or int >= 2, so that an explorer is left", 1)
         if self.reference_every and self.env_groups > 1:

@@ -8,69 +8,30 @@ One update of a rollout, in this order:
 Every function takes first a `Novelty`, the parts that do not change while a run learns.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
-import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from memjax.agents.online.config import NoveltyConfig
-from memjax.networks.actor_critic import RandomTarget
-from memjax.networks.encoders import ConvAutoencoder, SparseAutoencoder
+from memjax.agents.online.novelty_models import (
+    CLIP,
+    TABLE_SIZE,
+    Autoencoder,
+    Batch,
+    Frames,
+    NoveltyModel,
+    NoveltyState,
+    RandomTargetPair,
+)
+from memjax.agents.online.staged_code import StagedCode
 from memjax.ops import intrinsic
 from memjax.ops.devices import merge, unmerge
 from memjax.ops.returns import discounted_sums
 from memjax.ops.statistics import Running, masked_mean
 from memjax.types import Array, ConfigError, EnvSpec, Key, PyTree
-
-TABLE_SIZE = 1 << 16  # buckets of the active-set counts
-
-
-class NoveltyState(flax.struct.PyTreeNode):
-    """Everything the bonus depends on."""
-
-    params: PyTree
-    target: PyTree  # RND's fixed network, or the encoder of "frozen_set"; () otherwise
-    optimizer: Any
-    pixels: Running  # [d] statistics of observations
-    streams: dict[str, Running]  # std of each stream's discounted return
-    running: dict[str, Array]  # [B] discounted sums that the statistics are of
-    counts: Array  # [TABLE_SIZE] f32, visits per active set; [1] where unused
-    multipliers: Array  # [latent] u32 of the hash
-
-
-class NoveltyModel(Protocol):
-    """What tells new observations from known ones: RND's two networks, or an autoencoder."""
-
-    @property
-    def streams(self) -> dict[str, float]:
-        """The bonuses that the model gives, and the weight of each in their sum."""
-        ...
-
-    @property
-    def counts(self) -> bool:
-        """Whether the model counts visits."""
-        ...
-
-    def init(self, key: Key, key_target: Key) -> tuple[PyTree, PyTree]:
-        """Parameters that learn, and parameters that do not (`NoveltyState.target`)."""
-        ...
-
-    def bonus(self, state: NoveltyState, x: Array) -> dict[str, Array]:
-        """The bonuses {stream: [n]} of frames x [n, d]."""
-        ...
-
-    def loss(self, params: PyTree, target: PyTree, x: Array, mask: Array) -> Array:
-        """What is minimised, over the frames x [n, d] where mask [n] is True."""
-        ...
-
-    def count(self, state: NoveltyState, x: Array, mask: Array) -> Array:
-        """Visits per active set [TABLE_SIZE], those of x [n, d] where mask [n] is True added."""
-        ...
 
 
 class Novelty(NamedTuple):
@@ -91,8 +52,14 @@ def make_novelty(config: NoveltyConfig, spec: EnvSpec) -> Novelty | None:
         return None
     if config.encoder == "conv" and not (spec.is_image and spec.observation_shape[1:] == (84, 84)):
         raise ConfigError("agent.novelty.encoder", "'mlp' unless observations are [C, 84, 84]", "'conv'")
-    model = (RandomTargetPair if config.kind == "rnd" else Autoencoder)(config, frame_size(spec))
-    return Novelty(config, spec, model, optax.adam(config.learning_rate))
+    size, optimizer = frame_size(spec), optax.adam(config.learning_rate)
+    if config.staged:
+        model = StagedCode(config, size, spec.observation_shape[-2:] if spec.is_image else None)
+        rates = {"code": optax.adam(config.stage_rate), "coarse": optimizer}
+        optimizer = optax.multi_transform(rates, {name: name for name in model.parts})
+    else:
+        model = (RandomTargetPair if config.kind == "rnd" else Autoencoder)(config, size)
+    return Novelty(config, spec, model, optimizer)
 
 
 def last_frame(observation: Array, spec: EnvSpec) -> Array:
@@ -121,21 +88,24 @@ def init(novelty: Novelty, key: Key, batch: int) -> NoveltyState:
         target=target,
         optimizer=novelty.optimizer.init(params),
         pixels=Running.init((frame_size(novelty.spec),)),
-        streams={name: Running.init() for name in model.streams},
-        running={name: jnp.zeros(batch) for name in model.streams},
+        streams={name: Running.init() for name in _weights(novelty)},
+        running={name: jnp.zeros(batch) for name in _weights(novelty)},
         counts=jnp.zeros(TABLE_SIZE if model.counts else 1),
-        multipliers=intrinsic.hash_multipliers(key_hash, novelty.config.latent),
+        multipliers=intrinsic.hash_multipliers(key_hash, model.code_width),
     )
 
 
 def streams(novelty: Novelty, state: NoveltyState, observation: Array) -> dict[str, Array]:
     """The bonuses {stream: [n]} of observations [n, ...], as the model gives them."""
-    return novelty.model.bonus(state, _prepare(novelty, state, observation))
+    return novelty.model.bonus(state, _frames(novelty, state, observation))
 
 
 def bonus(novelty: Novelty, state: NoveltyState, observation: Array) -> Array:
-    """The intrinsic reward [n] of observations [n, ...]: the weighted sum of the scaled streams."""
-    return _combine(novelty, state, streams(novelty, state, observation))
+    """The intrinsic reward [n] of observations [n, ...]: the weighted sum of the scaled streams, or what
+    `config.combine` makes of them. Ranks are those within the n observations.
+    """
+    raw = streams(novelty, state, observation)
+    return _weigh(novelty, state, _combine(novelty, raw, jnp.ones(len(observation), bool)))
 
 
 def rewards(
@@ -156,15 +126,16 @@ def rewards(
     pixels = _statistics(novelty, state, last_frame(flat, novelty.spec), merge(valid))
     state = state.replace(pixels=pixels)
     raw = {name: unmerge(r, valid.shape[1]) * valid for name, r in streams(novelty, state, flat).items()}
+    combined = _combine(novelty, raw, valid)
     spreads, running = {}, {}
-    for name, stream in raw.items():
+    for name, stream in combined.items():
         never = jnp.zeros_like(valid)
         sums, running[name] = discounted_sums(
             stream, never, state.running[name], discount=novelty.config.discount
         )
         spreads[name] = state.streams[name].update(merge(sums))
     state = state.replace(streams=spreads, running=running)
-    total = _combine(novelty, state, raw) * valid
+    total = _weigh(novelty, state, combined) * valid
     metrics = {f"intrinsic/{name}": masked_mean(stream, valid) for name, stream in raw.items()}
     return state, total, metrics | {"intrinsic/total": masked_mean(total, valid)}
 
@@ -180,32 +151,63 @@ def learn(
     chosen = jax.random.randint(key, (steps, batch), 0, n)
     counts = state.counts
     if model.counts:
-        counts = model.count(state, _prepare(novelty, state, flat), valid.reshape(-1))
-    step = partial(_step, novelty, state, flat, valid.reshape(-1))
+        counts = model.count(state, _frames(novelty, state, flat), valid.reshape(-1))
+    step = partial(_step, novelty, state, flat, valid)
     (params, opt_state), losses = jax.lax.scan(step, (state.params, state.optimizer), chosen)
     state = state.replace(params=params, optimizer=opt_state, counts=counts)
+    if isinstance(
+        model, StagedCode
+    ):  # the key of the minibatches is not used again, but for what it folds to
+        frames = last_frame(flat, novelty.spec)
+        state = model.renew(state, frames, valid.reshape(-1), jax.random.fold_in(key, 1))
     return state, {"loss/novelty": losses.mean()}
 
 
 def _step(
     novelty: Novelty, state: NoveltyState, flat: Array, valid: Array, carry: tuple[PyTree, Any], index: Array
 ) -> tuple[tuple[PyTree, Any], Array]:
-    """One gradient step on the rows `index` of flat [n, ...]."""
+    """One gradient step on the rows `index` of flat [n, ...], which is [T, B, ...] in one; valid [T, B]."""
     params, opt_state = carry
-    x = _prepare(novelty, state, flat[index])
-    loss, gradient = jax.value_and_grad(novelty.model.loss)(params, state.target, x, valid[index])
+    mask, n = valid.reshape(-1), valid.size
+    after = (
+        index + valid.shape[1]
+    )  # what the same environment showed next; not read where no model asks for it
+    batch = Batch(
+        x=_frames(novelty, state, flat[index]).x,
+        mask=mask[index],
+        after=_frames(novelty, state, flat[after % n]).x,
+        follows=mask[index] & mask[after % n] & (after < n),
+        std=state.pixels.std,
+    )
+    loss, gradient = jax.value_and_grad(novelty.model.loss)(params, state.target, batch)
     updates, opt_state = novelty.optimizer.update(gradient, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state), loss
 
 
-def _prepare(novelty: Novelty, state: NoveltyState, observation: Array) -> Array:
-    x = last_frame(observation, novelty.spec)
-    return state.pixels.standardize(x, 5.0) if novelty.config.standardize else x
+def _frames(novelty: Novelty, state: NoveltyState, observation: Array) -> Frames:
+    raw = last_frame(observation, novelty.spec)
+    return Frames(raw, state.pixels.standardize(raw, CLIP) if novelty.config.standardize else raw)
 
 
-def _combine(novelty: Novelty, state: NoveltyState, raw: dict[str, Array]) -> Array:
-    weights = novelty.model.streams
-    scaled = [weight * raw[name] / state.streams[name].std for name, weight in weights.items()]
+def _weights(novelty: Novelty) -> dict[str, float]:
+    """The weight of each stream that is scaled by itself: those of the model, or the one made of them."""
+    combine = novelty.config.combine
+    return novelty.model.streams if combine == "sum" else {combine: 1.0}
+
+
+def _combine(novelty: Novelty, raw: dict[str, Array], valid: Array) -> dict[str, Array]:
+    """The model's streams as those that are scaled: themselves, their product or the mean of their ranks."""
+    weights, combine = novelty.model.streams, novelty.config.combine
+    if combine == "product":
+        return {combine: intrinsic.product_of(raw, weights)}
+    if combine == "rank":
+        return {combine: intrinsic.mean_rank(raw, weights, valid)}
+    return raw
+
+
+def _weigh(novelty: Novelty, state: NoveltyState, combined: dict[str, Array]) -> Array:
+    weights = _weights(novelty)
+    scaled = [weight * combined[name] / state.streams[name].std for name, weight in weights.items()]
     return sum(scaled[1:], scaled[0])
 
 
@@ -216,121 +218,3 @@ def _statistics(novelty: Novelty, state: NoveltyState, x: Array, valid: Array) -
         return updated
     early = state.pixels.count < (rollouts - 0.5) * valid.size
     return jax.tree.map(lambda new, old: jnp.where(early, new, old), updated, state.pixels)
-
-
-@dataclass(frozen=True)
-class RandomTargetPair:
-    """RND: the error of predicting a fixed random network (Burda et al. 2018)."""
-
-    config: NoveltyConfig
-    size: int  # d, numbers of a frame
-
-    @property
-    def streams(self) -> dict[str, float]:
-        """One bonus."""
-        return {"rnd": 1.0}
-
-    @property
-    def counts(self) -> bool:
-        """RND counts nothing."""
-        return False
-
-    @property
-    def net(self) -> RandomTarget:
-        """Both networks are of this form."""
-        return RandomTarget(self.config.encoder, self.config.widths, self.config.latent)
-
-    def init(self, key: Key, key_target: Key) -> tuple[PyTree, PyTree]:
-        """Parameters of the predictor, and of the network it predicts."""
-        x = self._shape(jnp.zeros((1, self.size)))
-        return self.net.init(key, x), self.net.init(key_target, x)
-
-    def bonus(self, state: NoveltyState, x: Array) -> dict[str, Array]:
-        """The squared error of the prediction, {"rnd": [n]}, of frames x [n, d]."""
-        return {"rnd": self._errors(state.params, state.target, x)}
-
-    def loss(self, params: PyTree, target: PyTree, x: Array, mask: Array) -> Array:
-        """Mean squared prediction error."""
-        return masked_mean(self._errors(params, target, x), mask)
-
-    def count(self, state: NoveltyState, x: Array, mask: Array) -> Array:
-        """Unchanged counts."""
-        return state.counts
-
-    def _errors(self, params: PyTree, target: PyTree, x: Array) -> Array:
-        x = self._shape(x)
-        predicted, wanted = (cast(Array, self.net.apply(p, x)) for p in (params, target))
-        return jnp.mean((predicted - wanted) ** 2, axis=-1)
-
-    def _shape(self, x: Array) -> Array:
-        return x.reshape(-1, 1, 84, 84) if self.config.encoder == "conv" else x
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """Coarse: reconstruction error. Fine: density of the sparse code (spec 4.1)."""
-
-    config: NoveltyConfig
-    size: int  # d, numbers of a frame
-
-    @property
-    def streams(self) -> dict[str, float]:
-        """ "coarse", "fine" or both, as `kind` says."""
-        weights = {"coarse": self.config.beta_coarse, "fine": self.config.beta_fine}
-        return {name: w for name, w in weights.items() if self.config.kind in (name, "coarse_fine")}
-
-    @property
-    def counts(self) -> bool:
-        """Whether "fine" is the rarity of the code's active set."""
-        return "fine" in self.streams and self.config.fine in ("active_set", "frozen_set")
-
-    @property
-    def frozen(self) -> bool:
-        """Whether active sets are those of an encoder that does not learn."""
-        return self.counts and self.config.fine == "frozen_set"
-
-    @property
-    def net(self) -> nn.Module:
-        """Frames [n, d] -> codes [n, latent] and reconstructions [n, d]."""
-        if self.config.encoder == "conv":
-            return ConvAutoencoder(self.config.latent)
-        return SparseAutoencoder(self.config.widths, self.config.latent, self.size)
-
-    def init(self, key: Key, key_target: Key) -> tuple[PyTree, PyTree]:
-        """Parameters, and a copy of them for "frozen_set" that does not learn."""
-        params = self.net.init(key, jnp.zeros((1, self.size)))
-        return params, params if self.frozen else ()
-
-    def bonus(self, state: NoveltyState, x: Array) -> dict[str, Array]:
-        """Of frames x [n, d]: {"coarse": [n], "fine": [n]}, those of them that `kind` asks for."""
-        code, reconstruction = self._apply(state.params, x)
-        found = {}
-        if "coarse" in self.streams:
-            found["coarse"] = intrinsic.reconstruction_error(x, reconstruction)
-        if "fine" in self.streams:
-            found["fine"] = (
-                self._rarity(state, x) if self.counts else intrinsic.make_fine(self.config.fine)(code)
-            )
-        return found
-
-    def loss(self, params: PyTree, target: PyTree, x: Array, mask: Array) -> Array:
-        """L_AE of spec 4.1: reconstruction error and the weighted mean absolute code."""
-        code, reconstruction = self._apply(params, x)
-        error = intrinsic.reconstruction_error(x, reconstruction)
-        return masked_mean(error + self.config.sparsity * jnp.mean(jnp.abs(code), axis=-1), mask)
-
-    def count(self, state: NoveltyState, x: Array, mask: Array) -> Array:
-        """Visits per active set [TABLE_SIZE], those of x [n, d] where mask [n] is True added."""
-        return state.counts.at[self._buckets(state, x)].add(mask.astype(jnp.float32))
-
-    def _rarity(self, state: NoveltyState, x: Array) -> Array:
-        return jax.lax.rsqrt(1.0 + state.counts[self._buckets(state, x)])
-
-    def _buckets(self, state: NoveltyState, x: Array) -> Array:
-        # Why a frozen form: where the code goes on learning, known states get new active sets and look new
-        # again (Tang et al. 2017 slow their code down for this reason). Our choice, as all fine forms are.
-        code, _ = self._apply(state.target if self.frozen else state.params, x)
-        return intrinsic.active_set_hash(code, state.multipliers, table_size=TABLE_SIZE)
-
-    def _apply(self, params: PyTree, x: Array) -> tuple[Array, Array]:
-        return cast(tuple[Array, Array], self.net.apply(params, x))

@@ -10,11 +10,13 @@ import pytest
 from memjax.agents.online import novelty as novelties
 from memjax.agents.online.config import NoveltyConfig
 from memjax.agents.online.novelty import make_novelty
+from memjax.agents.online.staged_code import Stage, carried, sampled
 from memjax.configs import base
 from memjax.envs import make_env
-from memjax.ops.intrinsic import hoyer_density, reconstruction_error
+from memjax.ops.intrinsic import hoyer_density, mean_rank, product_of, reconstruction_error
+from memjax.ops.statistics import Running
 from memjax.schema import parse
-from memjax.types import Discrete, EnvSpec
+from memjax.types import ConfigError, Discrete, EnvSpec
 
 SPEC = EnvSpec("test", (12,), "float32", Discrete(4), 100, False)
 
@@ -143,3 +145,101 @@ def test_frozen_statistics_and_codes_do_not_move():
     counted = 1.0 / np.asarray(compiled(novelties.streams, novelty)(state, seen)["fine"]) ** 2 - 1.0
     assert counted[:4].min() > 100
     np.testing.assert_allclose(counted[4:].max(), 0.0, atol=1e-3)
+
+
+ROOM = EnvSpec("room", (1, 6, 6), "float32", Discrete(4), 100, False)
+
+
+def flickering(cells, key):
+    """Pictures [n, 1, 6, 6] of a room whose floor flickers as Dark Chamber's; the agent is at `cells` [n]."""
+    floor = 0.1 + 0.07 * (jax.random.uniform(key, (len(cells), 36)) - 0.5)
+    return jnp.where(jnp.arange(36) == jnp.asarray(cells)[:, None], 0.15, floor).reshape(-1, 1, 6, 6)
+
+
+def test_a_staged_code_keeps_known_states_known_under_flicker():
+    """An agent that stays where it is, in eight cells. What was never shown is told apart, in every stage."""
+    novelty = novelty_of(
+        "fine", ROOM, fine="staged_set", minibatch=64, sample_share=1.0, stage_rollouts=10, stage_rate=0.03
+    )
+    known, unseen = jnp.arange(0, 16, 2), jnp.arange(20, 36, 2)
+
+    @jax.jit
+    def once(state, key):
+        key_frames, key_learn = jax.random.split(key)
+        cells = jnp.tile(known, (64, 1))
+        frames = flickering(cells.reshape(-1), key_frames).reshape(64, 8, 1, 6, 6)
+        state, *_ = novelties.rewards(novelty, state, frames, jnp.ones((64, 8), bool))
+        return novelties.learn(novelty, state, frames, jnp.ones((64, 8), bool), key_learn)[0]
+
+    @jax.jit
+    def bonuses(state, key):
+        pictures = flickering(jnp.concatenate([known, unseen]).repeat(8), key)
+        return novelties.streams(novelty, state, pictures)["fine"].reshape(2, 8, 8)
+
+    state = jax.jit(lambda key: novelties.init(novelty, key, 8))(jax.random.key(0))
+    stages = []
+    for i in range(31):
+        state = once(state, jax.random.key(i))
+        if i in (28, 29, 30):  # before a stage ends, after it, and one rollout later
+            stages.append(state.target.params["params"]["kernel"])
+            of_known, of_unseen = np.asarray(bonuses(state, jax.random.key(100 + i)))
+            assert np.median(of_known, axis=1).max() < 0.1, of_known
+            assert np.median(of_unseen, axis=1).min() > 0.5, of_unseen
+    assert np.abs(stages[0] - stages[1]).max() > 0
+    np.testing.assert_array_equal(stages[1], stages[2])
+    assert float(state.counts.sum()) == pytest.approx(31 * 64 * 8, rel=1e-5)
+
+
+def test_counts_are_carried_over_by_what_the_new_code_makes_of_the_sample():
+    found = carried(jnp.array([1, 1, 4, 1]), jnp.float32(1000.0), 8)
+    np.testing.assert_allclose(found, [0, 750, 0, 0, 250, 0, 0, 0])
+
+
+def test_the_sample_is_uniform_over_all_valid_frames():
+    stage = Stage((), Running.init((1,)), jnp.zeros((4096, 1)), jnp.float32(0.0), jnp.int32(0))
+    mask = jnp.array([True, False, True])
+    for i in range(4):
+        frames = jnp.array([[2.0 * i], [-1.0], [2.0 * i + 1]])
+        stage = sampled(stage, frames, mask, jax.random.key(i))
+    drawn = np.bincount(np.asarray(stage.frames, int).ravel(), minlength=8)
+    assert float(stage.seen) == 8
+    assert np.abs(drawn - 512).max() < 5 * np.sqrt(512), drawn
+
+
+def test_product_and_rank_agree_with_numpy():
+    rng = np.random.default_rng(0)
+    coarse, fine = rng.uniform(size=(2, 4, 3)).astype(np.float32)
+    fine[:2] = 0.5  # equal values share the mean of their ranks
+    valid = np.ones((4, 3), bool)
+    valid[3, 1] = False
+    streams, weights = {"coarse": coarse, "fine": fine}, {"coarse": 2.0, "fine": 1.0}
+    np.testing.assert_allclose(product_of(streams, weights), coarse**2 * fine, rtol=1e-5)
+
+    def ranks(x):
+        x = x[valid]
+        return np.array([(x < v).sum() + 0.5 * ((x == v).sum() - 1) for v in x]) / (len(x) - 1)
+
+    found = np.asarray(mean_rank(streams, weights, jnp.asarray(valid)))
+    np.testing.assert_allclose(found[valid], (2 * ranks(coarse) + ranks(fine)) / 3, rtol=1e-5)
+    assert found[3, 1] == 0.0
+
+
+@pytest.mark.parametrize("combine", ["product", "rank"])
+def test_what_is_made_of_both_streams_is_scaled_by_its_own_deviation(combine):
+    novelty = novelty_of("coarse_fine", combine=combine)
+    observations = np.random.default_rng(1).normal(size=(8, 4, 12)).astype(np.float32)
+    state, total, metrics = compiled(novelties.rewards, novelty)(
+        begun(novelty), observations, np.ones((8, 4), bool)
+    )
+    assert set(state.streams) == {combine}
+    assert {"intrinsic/coarse", "intrinsic/fine"} < set(metrics)
+    raw = compiled(novelties.streams, novelty)(state, observations.reshape(32, 12))
+    both = raw["coarse"] * raw["fine"]
+    if combine == "rank":
+        both = sum(np.argsort(np.argsort(x)) for x in map(np.asarray, raw.values())) / 62
+    np.testing.assert_allclose(total.reshape(-1), both / state.streams[combine].std, rtol=1e-4)
+
+
+def test_one_stream_cannot_be_combined():
+    with pytest.raises(ConfigError, match="combine"):
+        novelty_of("fine", combine="rank")
