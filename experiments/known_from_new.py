@@ -2,11 +2,12 @@
 
     python -m experiments.known_from_new                     # ten minutes on one core; resumes
 
-No agent learns here. Every form of the bonus is shown the same stream of pictures of Dark Chamber (8 x 8 cells,
-flicker 0.02): 64 random walks, begun anew every 200 steps, behind a closed door. After so many rollouts of 64 steps
-the bonus is asked for fresh pictures of all states of this half (known) and of the other half (new). The
-measure is the area under the ROC curve: the probability that a new state's bonus is above a known one's; 0.5 is
-guessing. The second one is Spearman's correlation of the mean bonus of a known state with 1 / visits.
+No agent learns here. Every form of the bonus is shown the same stream of pictures of Dark Chamber (8 x 8
+cells, flicker 0.02): 64 random walks, begun anew every 200 steps, behind a closed door. After so many
+rollouts of 64 steps the bonus is asked for fresh pictures of all states of this half (known) and of the other
+half (new). The measure is the area under the ROC curve: the probability that a new state's bonus is above a
+known one's; 0.5 is guessing. The second is Spearman's correlation of the mean bonus of a known state with
+1 / visits.
 
 Networks and training are those of the config `dark_chamber`, variant `flicker`, in minibatches of 128. Writes
 `scores.csv`, `tables.md` and `figure.png`.

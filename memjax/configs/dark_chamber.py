@@ -7,8 +7,8 @@ all hyper-parameters are ours.
     memjax train --config=dark_chamber:coarse --config.num_seeds=5 \\
         --workdir=runs/dark_chamber_coarse
 
-Further variants: fine, rnd_memory, flicker (the room's floor flickers), standardized (pixels, for all
-networks), smoke, and all of base.VARIANTS.
+Further variants: fine, rnd_memory, flicker (the room's floor flickers), staged (the fine bonus counts sets of
+a learned code), standardized (pixels, for all networks), smoke, and all of base.VARIANTS.
 
 What to look at: `explore/rank_correlation`, Spearman's of the bonus with 1 / visits. Medians of five seeds
 (experiments/results/dark_chamber), whole run / last tenth: fine alone 1.00 / 1.00, RND 0.83 / 0.87, both
@@ -51,9 +51,15 @@ def _standardized(config: ConfigDict) -> None:
     section.normalize_observations = True
 
 
+def _staged(config: ConfigDict) -> None:
+    """The fine bonus counts sets of a learned code that is frozen in stages."""
+    config.agent.ppo.novelty.update(fine="staged_set", standardize_rollouts=0)
+
+
 VARIANTS: dict[str, base.Variant] = {
     **base.VARIANTS,
     "smoke": base.smoke,
     "flicker": _flicker,
     "standardized": _standardized,
+    "staged": _staged,
 }

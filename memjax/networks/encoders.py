@@ -153,7 +153,7 @@ class LocalAutoencoder(nn.Module):
         out = self.param("output", nn.initializers.normal(1.0), (self.filters, 9))
         out /= jnp.linalg.norm(out, axis=-1, keepdims=True) + 1e-8
         written = z @ out  # what each place adds to each of the nine places around it
-        decoded = sum(list(_shifted(written[..., k]))[8 - k] for k in range(9))
+        decoded = jnp.stack([list(_shifted(written[..., k]))[8 - k] for k in range(9)]).sum(axis=0)
         return z.reshape(x.shape[0], -1), decoded.reshape(x.shape)
 
 

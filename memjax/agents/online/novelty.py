@@ -8,6 +8,7 @@ One update of a rollout, in this order:
 Every function takes first a `Novelty`, the parts that do not change while a run learns.
 """
 
+from collections.abc import Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,7 +56,10 @@ def make_novelty(config: NoveltyConfig, spec: EnvSpec) -> Novelty | None:
     size, optimizer = frame_size(spec), optax.adam(config.learning_rate)
     if config.staged:
         model = StagedCode(config, size, spec.observation_shape[-2:] if spec.is_image else None)
-        rates = {"code": optax.adam(config.stage_rate), "coarse": optimizer}
+        rates: dict[Hashable, optax.GradientTransformation] = {
+            "code": optax.adam(config.stage_rate),
+            "coarse": optimizer,
+        }
         optimizer = optax.multi_transform(rates, {name: name for name in model.parts})
     else:
         model = (RandomTargetPair if config.kind == "rnd" else Autoencoder)(config, size)

@@ -107,7 +107,9 @@ class StagedCode:
         visits = state.counts[self._buckets(state.target, state.multipliers, frames.raw)]
         found = {"fine": jax.lax.rsqrt(1.0 + visits)}
         if "coarse" in self.streams:
-            _, reconstruction = self.coarse.net.apply(state.params["coarse"], frames.x)
+            _, reconstruction = cast(
+                tuple[Array, Array], self.coarse.net.apply(state.params["coarse"], frames.x)
+            )
             found["coarse"] = intrinsic.reconstruction_error(frames.x, reconstruction)
         return {name: found[name] for name in self.streams}
 
