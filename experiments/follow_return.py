@@ -8,7 +8,8 @@ Poor data of one policy, and two expert episodes as a share of each batch: two q
 apart. A small transformer learns from both and is asked for the experts' mean return and for the poor one. It
 follows the return if what it earns differs. `CELLS` change one thing at a time: how the return is told, how
 long the context is, whether earlier actions are in it, noise on observations, the share of experts, the scale
-of the return, the width, whether a step's time is told, dropout. "Context 1" is a window of one step.
+of the return, the width, whether a step's time is told, dropout. `FOLLOWS` changes all at once that help, and
+the cells after it are each without one of these changes. "Context 1" is a window of one step.
 
 Whatever is in `--out` is not made again. Results: `experiments/results/follow_return/`.
 """
@@ -59,6 +60,9 @@ class Cell(NamedTuple):
     width: int = SIZES.width
     timeless: bool = False  # every step has the same time
     dropout: float = 0.1
+    scaled: bool = False  # the return scales and shifts the embedding of the observation
+    updates: int = SIZES.updates
+    decay: bool = False  # the rate falls to zero
 
 
 CELLS = {
@@ -80,6 +84,23 @@ CELLS = {
     "undropped_single": Cell(context=1, timeless=True, dropout=0.0),
     "timeless": Cell(timeless=True),
 }
+# Every change that helps at once, as chosen on seeds from 100 on; then all but one of them.
+FOLLOWS = Cell(
+    context=1, timeless=True, noise=0.03, dropout=0.0, louder=3.0, scaled=True, decay=True, updates=5_000
+)
+CELLS |= {
+    "follows": FOLLOWS,
+    "follows_unscaled": FOLLOWS._replace(scaled=False),
+    "follows_constant_rate": FOLLOWS._replace(decay=False),
+    "follows_timed": FOLLOWS._replace(timeless=False),
+    "follows_louder": FOLLOWS._replace(louder=1.0),
+    "follows_noiseless": FOLLOWS._replace(noise=0.0),
+    "follows_to_go": FOLLOWS._replace(whole=False),
+    "follows_dropout": FOLLOWS._replace(dropout=0.1),
+    "follows_short": FOLLOWS._replace(updates=2_000),
+    "follows_context": FOLLOWS._replace(context=5),
+}
+ASKED = (600, 1200, 1800, 2400, 3000, 3600)  # returns that these are asked for as well
 
 
 class Numbers(NamedTuple):
@@ -143,24 +164,26 @@ def run_cell(task: Task, name: str, seeds: list[int], episodes: int) -> list[tup
     parts = parts_of(task, cell)
     params = train(task, cell, parts, seeds)
     poor = float(np.sum(task.data.poor.rewards, dtype=np.float64) / len(task.data.poor.terminated))
-    asked = np.array([[target_of(task, Bank("clean", EXPERT_EPISODES, s)), poor] for s in seeds])
-    v = 2 * len(seeds)
+    more = ASKED if cell.updates == FOLLOWS.updates else ()
+    names = ("expert", "poor", *map(str, more))
+    asked = np.array([[target_of(task, Bank("clean", EXPERT_EPISODES, s)), poor, *more] for s in seeds])
+    v = len(names) * len(seeds)
     statistics = Statistics(
         jnp.tile(jnp.asarray(task.mean), (v, 1)),
         jnp.tile(jnp.asarray(task.std), (v, 1)),
         jnp.full(v, RETURN_SCALE / cell.louder, jnp.float32),
         jnp.asarray(asked.reshape(v, 1), jnp.float32),
     )
-    state = Player(jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), params), statistics)
+    state = Player(jax.tree.map(lambda x: jnp.repeat(x, len(names), axis=0), params), statistics)
     carry = empty_context(task.spec, episodes, cell.context)
     carries = jax.tree.map(lambda x: jnp.broadcast_to(x, (v, *x.shape)), carry)
     returned, _ = play(task, make_step(parts, cell), state, carries, v, episodes, 0)
-    scores = normalised_score(task.spec.id, returned).mean(1).reshape(-1, 2)
-    earned = returned.mean(1).reshape(-1, 2)
+    scores = normalised_score(task.spec.id, returned).mean(1).reshape(asked.shape)
+    earned = returned.mean(1).reshape(asked.shape)
     return [
         (task.name, name, seed, which, round(float(scores[i, j]), 3), round(float(earned[i, j]), 2))
         for i, seed in enumerate(seeds)
-        for j, which in enumerate(("expert", "poor"))
+        for j, which in enumerate(names)
     ]
 
 
@@ -168,8 +191,10 @@ def parts_of(task: Task, cell: Cell) -> Parts:
     """The transformer of a cell."""
     sizes = SIZES._replace(context=cell.context, width=cell.width)
     config = transformer_config(sizes)
-    transformer = replace(config.transformer, dropout=cell.dropout)
-    return make_parts(replace(config, transformer=transformer), task.spec)
+    returns = "scale" if cell.scaled else "token"
+    transformer = replace(config.transformer, dropout=cell.dropout, returns=returns)
+    optimizer = replace(config.optimizer, decay=cell.updates if cell.decay else 0)
+    return make_parts(replace(config, transformer=transformer, optimizer=optimizer), task.spec)
 
 
 def train(task: Task, cell: Cell, parts: Parts, seeds: list[int]) -> PyTree:
@@ -190,7 +215,7 @@ def train(task: Task, cell: Cell, parts: Parts, seeds: list[int]) -> PyTree:
     )
     poor = int(task.data.poor.starts[-1])
     run = jax.jit(partial(_updates, parts, cell.context, poor), donate_argnums=0)
-    for done in range(0, SIZES.updates, CHUNK):
+    for done in range(0, cell.updates, CHUNK):
         learner = run(learner, task.steps, jnp.asarray(task.totals), episodes, numbers, keys, done)
     return learner.params
 

@@ -28,6 +28,21 @@ NAMES = {
     "experts_timeless_single": "experts alone, context 1, no time",
     "undropped_single": "the episode's return, context 1, no time, no dropout",
     "timeless": "the episode's return, no time",
+    "follows": "**all changes at once**",
+    "follows_unscaled": "all but: the return as a token alone",
+    "follows_constant_rate": "all but: the rate stays",
+    "follows_timed": "all but: told the time",
+    "follows_louder": "all but: the return's own scale",
+    "follows_noiseless": "all but: no noise",
+    "follows_to_go": "all but: the return to go",
+    "follows_dropout": "all but: dropout .1",
+    "follows_short": "all but: 2,000 updates",
+    "follows_context": "all but: context 5",
+}
+CURVES = {
+    "follows": "all changes at once",
+    "follows_to_go": "told the return to go",
+    "follows_unscaled": "the return as a token alone",
 }
 ASKED = {"expert": "the experts' return asked", "poor": "the poor return asked"}
 Rows = list[dict[str, str]]
@@ -53,25 +68,61 @@ def tables(rows: Rows, source: str) -> list[str]:
                 found = [spread(high.values()), spread(low.values()), difference(high, low)]
                 lines.append(f"| {title} | {' | '.join(found)} |")
         lines.append("")
+        curves = {cell: curve(rows, task, cell) for cell in CURVES}
+        if returns := sorted({asked for found in curves.values() for asked in found}):
+            lines += [
+                f"## {task}: return earned for a return asked, mean ± deviation over seeds",
+                "",
+            ]
+            lines += [f"| | {' | '.join(map(str, returns))} |", "|---" * (len(returns) + 1) + "|"]
+            lines += [
+                f"| {NAMES[cell]} | {' | '.join(spread(found.get(asked, [])) for asked in returns)} |"
+                for cell, found in curves.items()
+                if found
+            ]
+            lines.append("")
     return lines
 
 
+def curve(rows: Rows, task: str, cell: str) -> dict[int, list[float]]:
+    """What each seed earned for each return that was asked for by its number."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if (row["task"], row["cell"]) == (task, cell) and row["asked"] not in ASKED:
+            found.setdefault(int(row["asked"]), []).append(float(row["return"]))
+    return found
+
+
 def draw(rows: Rows, path: Path) -> None:
-    """A row of points for each cell, one colour for each return that was asked for."""
+    """Left a row of points for each cell, right the return that is earned for each return asked."""
     plt = pyplot()
     tasks = list(dict.fromkeys(row["task"] for row in rows))
+    high = max(len({row["cell"] for row in rows}) * 0.28, 3.4)
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(7.5 * len(tasks), 4.6), squeeze=False, layout="constrained"
+        len(tasks), 2, figsize=(12.0, high * len(tasks) + 0.8), squeeze=False, layout="constrained"
     )
     lines = {}
-    for axis, task in zip(axes[0], tasks, strict=True):
+    for (axis, beside), task in zip(axes, tasks, strict=True):
+        for i, (cell, title) in enumerate(CURVES.items()):
+            found = sorted(curve(rows, task, cell).items())
+            if found:
+                means, deviations = ([float(f(x)) for _, x in found] for f in (np.mean, np.std))
+                style = {"marker": "o", "markersize": 4, "linewidth": 1, "capsize": 2}
+                beside.errorbar(
+                    [x for x, _ in found], means, deviations, color=colour_of(i + 2), label=title, **style
+                )
+        beside.set(xlabel="return asked for", ylabel="return earned, mean ± deviation over seeds")
+        beside.set_ylim(bottom=0.0)
+        plain(beside)
+        if beside.get_legend_handles_labels()[0]:
+            beside.legend(frameon=False, fontsize=9)
         cells = [cell for cell in NAMES if _cell(rows, task, cell, "expert")]
         for i, (asked, title) in enumerate(ASKED.items()):
             for place, cell in enumerate(cells):
                 values = list(_cell(rows, task, cell, asked).values())
                 at = np.full(len(values), place + 0.12 * (1 - 2 * i))
                 lines[title] = axis.plot(values, at, "o", markersize=4, color=colour_of(i))[0]
-        axis.set_yticks(range(len(cells)), [NAMES[cell] for cell in cells])
+        axis.set_yticks(range(len(cells)), [NAMES[cell].replace("**", "") for cell in cells])
         axis.invert_yaxis()
         axis.set_title(task, fontsize=11)
         axis.set(xlabel="D4RL score, one point per seed")

@@ -18,14 +18,16 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
-from experiments.reads_data import POOR_TIERS, name_of
+from experiments.reads_ablation_plan import ARMS, MIXED, Arm
+from experiments.reads_ablation_results import write
+from experiments.reads_data import POOR_TIERS
 from experiments.reads_evaluation import COLUMNS, Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
@@ -36,70 +38,29 @@ from experiments.reads_plan import (
     banks,
     experts_of,
     load_task,
+    padded,
     stack,
     summary,
     target_of,
     trust_config,
 )
-from experiments.result_folder import append_rows, difference, read_rows, spread, write_parts
+from experiments.result_folder import append_rows, read_rows
 from experiments.small_policies import Policy, Steps, Training, decide, train
-from memjax.agents.offline.shared import make_statistics
+from memjax.agents.offline.shared import Triplets, make_statistics
 from memjax.agents.reframe import bank as latents
-from memjax.agents.reframe.expert_memory import Kind, MemoryChoices, hold, learn_read_out, make_choices
+from memjax.agents.reframe.expert_memory import MemoryChoices, hold, learn_read_out, make_choices
 from memjax.agents.reframe.gains import GainsConfig
 from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState
 from memjax.agents.reframe.read_out import ReadOutConfig
-from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
 from memjax.data.scores import normalised_score
 from memjax.data.trajectories import returns
 from memjax.types import PyTree
 
-RESULTS = Path(__file__).parent / "results" / "reads_ablation"
 SEEDS = [0, 1, 2, 3, 4]
 TRAINING = Training()
 TOP = 0.1  # share of the poor episodes that filtered cloning learns from
 CLONE = ReadOutConfig((128, 128), 5, 2_000, 128, 2e-3, 1e-4, 0.03, "recorded")
 ROOM = max(COUNTS) * EPISODE_STEPS
-TASKS = tuple(name_of(task, tier) for tier in POOR_TIERS for task in ENVIRONMENTS)
-
-
-class Arm(NamedTuple):
-    """A policy, and the memory beside it."""
-
-    title: str
-    policy: str = "backbone"  # or "filtered", "mixed50"
-    kind: Kind | None = None  # of the memory; None: there is none
-    handover: Any = "blend"
-    content: Any = "latents"
-    everywhere: bool = False  # trusted at any distance: the memory alone
-    poor: bool = False
-    emptied: bool = False
-    promise: float = 0.0
-    counts: tuple[int, ...] = COUNTS
-
-
-ARMS = {
-    "backbone": Arm("backbone: return-conditioned, poor data"),
-    "filtered": Arm("filtered BC: best tenth of the poor data", "filtered"),
-    "mixed50": Arm("backbone, experts as half of each batch", "mixed50"),
-    "bc": Arm("BC of the bank, noise .03, mean of five networks", kind="clone", everywhere=True),
-    "bc_gated": Arm("memory with the clone's action, blend", kind="clone"),
-    "bc_switch": Arm("memory with the clone's action, switch", kind="clone", handover="switch"),
-    "default": Arm(
-        "memory with the clone's action, promise: the default", kind="clone", handover="switch", promise=0.5
-    ),
-    "nearest": Arm("nearest entry's action, everywhere", kind="gate", everywhere=True),
-    "gate": Arm("memory with the nearest action, blend", kind="gate"),
-    "switch": Arm("memory with the nearest action, switch", kind="gate", handover="switch"),
-    "emptied": Arm("emptied bank", kind="gate", emptied=True),
-    "shuffled": Arm(
-        "clone of a shuffled bank, switch", "backbone", "clone", "switch", "shuffled", counts=(2,)
-    ),
-    "constant": Arm(
-        "clone of a constant bank, switch", "backbone", "clone", "switch", "constant", counts=(2,)
-    ),
-    "poor_bank": Arm("clone of poor episodes, switch", "backbone", "clone", "switch", poor=True, counts=(2,)),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -160,6 +121,8 @@ class _Made:
         self.policies: dict[tuple[str, Bank], Policy] = {}
         self.networks: dict[Any, list[PyTree]] = {}
         self.train = jax.jit(partial(train, task.spec, TRAINING, 1))
+        wide = TRAINING._replace(widths=(wide_of(task),) * 2)
+        self.train_wide = jax.jit(partial(train, task.spec, wide, 1))
         poor = int(task.data.poor.starts[-1])
         steps = task.steps
         self.poor = poor
@@ -174,7 +137,7 @@ class _Made:
 
     def policy(self, name: str, bank: Bank) -> Policy:
         """The policy of an arm; those that see no expert are the same for all banks of a seed."""
-        key = (name, bank if name == "mixed50" else Bank("", 0, bank.seed))
+        key = (name, bank if name in MIXED else Bank("", 0, bank.seed))
         if key not in self.policies:
             self.policies[key] = self._learn(name, bank)
         return self.policies[key]
@@ -186,15 +149,17 @@ class _Made:
             weight[: self.poor] = best[self.episode]
         else:
             weight[: self.poor] = 1.0
-        if name == "mixed50":
+        if name in MIXED:
             experts = experts_of(self.task, bank)
             held = int(np.sum(np.asarray(experts.episode) >= 0))
-            weight[: self.poor] *= held / self.poor
+            if share := MIXED[name]:
+                weight[: self.poor] *= held / self.poor * (1.0 - share) / share
             weight[self.poor : self.poor + held] = 1.0
             given = experts.observations, experts.returns_to_go, experts.actions
             steps = Steps(*(_placed(x, y, self.poor) for x, y in zip(steps, given, strict=True)))
         told = jnp.float32(name != "filtered")
-        return self.train(
+        learn = self.train_wide if name == "wide" else self.train
+        return learn(
             steps, jnp.asarray(weight, jnp.float32), told, jnp.float32(0.0), jax.random.key(bank.seed)
         )
 
@@ -233,10 +198,29 @@ def choices_of(task: Task, arm: Arm) -> MemoryChoices:
     )
 
 
+def wide_of(task: Task) -> int:
+    """Width of two layers with about as many parameters as the backbone and the clone's networks together."""
+    ends = task.data.poor.observations.shape[1] + 1 + task.data.poor.actions.shape[1]
+    one = TRAINING.widths[0]
+    wanted = (1 + CLONE.members) * (one * ends + one * one)
+    return round((np.sqrt(ends**2 + 4 * wanted) - ends) / 2)
+
+
+def first_steps(steps: Triplets, count: int) -> Triplets:
+    """The first `count` steps of each episode, as many rows as before; 0: all steps."""
+    if not count:
+        return steps
+    episode = np.asarray(steps.episode)
+    begins = np.flatnonzero(np.diff(episode, prepend=-2))
+    place = np.arange(len(episode)) - np.repeat(begins, np.diff(begins, append=len(episode)))
+    kept = np.flatnonzero((episode >= 0) & (place < count))
+    return padded(Triplets(*(np.asarray(x)[kept] for x in steps)), len(episode))
+
+
 def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], made: _Made) -> PyTree:
     """The filled memories [V, ...]; arms that differ in handing over alone share their networks."""
-    key = arm.kind or "gate", arm.content, arm.poor, tuple(wanted)
-    rows = [experts_of(task, bank, poor=arm.poor) for bank in wanted]
+    key = arm.kind or "gate", arm.content, arm.poor, arm.segment, tuple(wanted)
+    rows = [first_steps(experts_of(task, bank, poor=arm.poor), arm.segment) for bank in wanted]
     pairs = [
         (jax.tree.map(jnp.asarray, x), jax.random.key(b.seed)) for x, b in zip(rows, wanted, strict=True)
     ]
@@ -250,83 +234,6 @@ def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], ma
     if arm.emptied or arm.kind is None:
         memory = memory.replace(bank=latents.emptied(memory.bank))
     return memory
-
-
-def write(out: Path) -> None:
-    """Everything under `out` into the results folder."""
-    write_parts(RESULTS, COLUMNS, [out / f"{task}.csv" for task in TASKS], tables, draw)
-
-
-def tables(rows: list[dict[str, str]], source: str) -> list[str]:
-    """Scores, weights, and differences from the backbone and from the clone."""
-    lines = [f"Generated by `python -m experiments.reads_ablation`, source {source}.", ""]
-    for task in [task for task in TASKS if any(row["task"] == task for row in rows)]:
-        titles = [f"{count} experts" for count in COUNTS]
-        parts: dict[str, Any] = {
-            "D4RL score, mean ± deviation over seeds": lambda n, c, t=task: spread(
-                _cell(rows, t, n, c).values()
-            ),
-            "weight of the memory": lambda n, c, t=task: spread(
-                _cell(rows, t, n, c, "trust", 100.0).values()
-            ),
-            "minus the backbone, ± half the 95 % interval": lambda n, c, t=task: difference(
-                _cell(rows, t, n, c), _cell(rows, t, "backbone", c)
-            ),
-            "minus BC of the bank": lambda n, c, t=task: difference(
-                _cell(rows, t, n, c), _cell(rows, t, "bc", c)
-            ),
-        }
-        for title, cell in parts.items():
-            title = f"{title}, percent" if title.startswith("weight") else title
-            lines += [f"## {task}: {title}", "", "| | " + " | ".join(titles) + " |", "|---" * 4 + "|"]
-            known = [name for name in ARMS if any(r["arm"] == name and r["task"] == task for r in rows)]
-            lines += [
-                f"| {ARMS[name].title} | " + " | ".join(cell(name, count) for count in COUNTS) + " |"
-                for name in known
-            ]
-            lines.append("")
-    return lines
-
-
-def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """A panel for each task and tier: score against the number of experts."""
-    plt = pyplot()
-    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
-    shown = [name for name in ARMS if ARMS[name].counts == COUNTS][:7]
-    high = -(-len(tasks) // 3)
-    figure, axes = plt.subplots(
-        high, 3, figsize=(12.6, 3.4 * high + 0.8), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
-    lines: dict[str, Any] = {}
-    for axis, task in zip(axes.flat, tasks, strict=False):
-        for i, name in enumerate(shown):
-            cells = [list(_cell(rows, task, name, count).values()) for count in COUNTS]
-            if all(cells):
-                place = np.arange(len(COUNTS)) + 0.08 * (i - 3)
-                means = [float(np.mean(c)) for c in cells]
-                deviations = [float(np.std(c, ddof=len(c) > 1)) for c in cells]
-                style = {"marker": "o", "markersize": 4, "linewidth": 0, "elinewidth": 1.4, "capsize": 2}
-                lines.setdefault(name, axis.errorbar(place, means, deviations, color=colour_of(i), **style))
-        axis.set_xticks(range(len(COUNTS)), [str(count) for count in COUNTS])
-        axis.set_title(task.replace("_", ", "), fontsize=11)
-        axis.set(xlabel="expert episodes", ylabel="D4RL score")
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
-        plain(axis)
-    legend_below(figure, {line: ARMS[name].title for name, line in lines.items()}, columns=2)
-    figure.suptitle("mean ± deviation over seeds", fontsize=11)
-    save_figure(figure, path)
-    plt.close(figure)
-
-
-def _cell(
-    rows: list[dict[str, str]], task: str, arm: str, count: int, column: str = "score", scale: float = 1.0
-) -> dict[int, float]:
-    """One number of each seed."""
-    wanted = task, arm, str(count)
-    found = [row for row in rows if (row["task"], row["arm"], row["count"]) == wanted]
-    return {int(row["seed"]): scale * float(row[column]) for row in found}
 
 
 def _placed(steps: Any, experts: Any, at: int) -> np.ndarray:

@@ -172,9 +172,9 @@ def transformer_config(sizes: Sizes) -> ReframeConfig:
         targets=(0.0,),
         evaluate_emptied=False,
         transformer=TransformerConfig(
-            sizes.context, sizes.width, sizes.layers, 1, EPISODE_STEPS, 0.1, "float32"
+            sizes.context, sizes.width, sizes.layers, 1, EPISODE_STEPS, 0.1, "float32", "token", True
         ),
-        optimizer=OptimizerConfig(sizes.learning_rate, 1e-4, 0.25, sizes.warmup),
+        optimizer=OptimizerConfig(sizes.learning_rate, 1e-4, 0.25, sizes.warmup, 0),
         autoencoder=AutoencoderConfig(8, 8, 1, 8, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
         bank=ExpertBankConfig(1, max(COUNTS) * EPISODE_STEPS, "latents"),
         read=ReadConfig(

@@ -148,7 +148,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     **{folder: partial(_campaign, name) for folder, name in CAMPAIGN_FOLDERS.items()},
     "dense_tasks": _dense_tasks,
     "reads": _reads,
-    "reads_ablation": partial(_from_rows, "reads_ablation"),
+    "reads_ablation": partial(_from_rows, "reads_ablation_results"),
     "reads_default": partial(_from_rows, "reads_default_results"),
     "follow_return": partial(_from_rows, "follow_return_results"),
     "partial_experts": _partial,

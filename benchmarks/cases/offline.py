@@ -164,8 +164,8 @@ def config(memory: Any, options: Options) -> ReframeConfig:
         return_scale=1000.0,
         targets=(3600.0,),
         evaluate_emptied=False,
-        transformer=TransformerConfig(20, 128, 3, 1, LENGTH, 0.1, "float32"),
-        optimizer=OptimizerConfig(1e-3, 1e-4, 0.25, 100),
+        transformer=TransformerConfig(20, 128, 3, 1, LENGTH, 0.1, "float32", "token", True),
+        optimizer=OptimizerConfig(1e-3, 1e-4, 0.25, 100, 0),
         autoencoder=AutoencoderConfig(
             64, 64, 10 if options.quick else 1000, 1024, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0
         ),

@@ -86,12 +86,15 @@ def _agent() -> ConfigDict:
                 "max_steps": 1000,
                 "dropout": 0.1,
                 "compute": "float32",
+                "returns": "token",
+                "times": True,
             },
             "optimizer": {
                 "learning_rate": 1e-4,
                 "weight_decay": 1e-4,
                 "max_grad_norm": 0.25,
                 "warmup": 10_000,  # updates
+                "decay": 0,
             },
             "autoencoder": {
                 "width": 64,
@@ -193,6 +196,12 @@ def _dt_parameters(config: ConfigDict) -> None:
     config.agent.memory = "parameters"
 
 
+def _follow(config: ConfigDict) -> None:
+    """A transformer that follows the return that is asked for, where its data hold several qualities."""
+    config.agent.transformer.update(returns="scale", times=False)
+    config.agent.optimizer.decay = config.run.total_steps  # of "cpu" where it stands before
+
+
 def _low_bank(config: ConfigDict) -> None:
     """Control 4: the bank holds as many episodes of the poor data, never a window's own."""
     config.data.experts = config.data.path
@@ -269,6 +278,7 @@ VARIANTS: dict[str, base.Variant] = {
     **{tier: partial(_tier, tier=tier) for tier in TIERS},
     **CONTROLS,
     **READS,
+    "follow": _follow,
     "cpu": _cpu,
     "smoke": _smoke,
 }

@@ -38,7 +38,12 @@ class DecisionTransformer(nn.Module):
             self.predict = _outer(self.action.n)
         else:
             self.action_embedding, self.predict = _outer(width), _outer(self.action.size)
-        self.time_embedding = nn.Embed(self.sizes.max_steps, width, embedding_init=_unit_normal)
+        # Without times every step has the first row: alone, a return's token would be normed to its sign.
+        rows = self.sizes.max_steps if self.sizes.times else 1
+        self.time_embedding = nn.Embed(rows, width, embedding_init=_unit_normal)
+        if self.sizes.returns == "scale":
+            self.return_hidden = _outer(width)
+            self.return_scale = nn.Dense(2 * width, kernel_init=nn.initializers.zeros)
         self.norm_in = nn.LayerNorm(epsilon=1e-5)
         self.blocks = [Block(self.sizes) for _ in range(self.sizes.layers)]
         self.norm_out = nn.LayerNorm(epsilon=1e-5)
@@ -107,10 +112,15 @@ class DecisionTransformer(nn.Module):
         return self.head(jnp.concatenate([hidden, more], axis=-1))
 
     def _tokens(self, windows: Windows, early: Array | None) -> Array:
-        time = self.time_embedding(jnp.clip(windows.timesteps, 0, self.sizes.max_steps - 1))
+        time = self.time_embedding(jnp.clip(windows.timesteps, 0, self.time_embedding.num_embeddings - 1))
         observations = self.observation_embedding(windows.observations)
+        returns = windows.returns_to_go[..., None]
+        if self.sizes.returns == "scale":  # FiLM (Perez et al. 2018), at first the identity
+            found = self.return_scale(nn.relu(self.return_hidden(returns)))
+            scale, shift = jnp.split(found, 2, axis=-1)
+            observations = observations * (1.0 + scale) + shift
         kinds = (
-            self.return_embedding(windows.returns_to_go[..., None]),
+            self.return_embedding(returns),
             observations if early is None else observations + early,
             self.action_embedding(windows.actions),
         )

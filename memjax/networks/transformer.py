@@ -30,6 +30,8 @@ class TransformerSizes(NamedTuple):
     max_steps: int  # length of the longest episode: rows of the time-step embedding
     dropout: float
     compute: str = "float32"  # type of products and activations; parameters are float32
+    returns: str = "token"  # or "scale": the return scales and shifts the observation's embedding as well
+    times: bool = True  # a token tells the number of its step
 
 
 class Block(nn.Module):

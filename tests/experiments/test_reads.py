@@ -13,6 +13,7 @@ pytest.importorskip("experiments.reads_plan", reason="no experiments beside the 
 from experiments import (
     follow_return,
     follow_return_results,
+    reads_ablation,
     reads_default,
     reads_default_results,
     reads_results,
@@ -71,6 +72,24 @@ def test_a_bank_is_padded_and_asked_for_what_it_shows(task):
     assert target_of(task, Bank("clean", 1, 0)) == pytest.approx(150.0)
     assert np.all(numbers_of(task, bank) >= 36)
     assert np.sum(experts_of(task, bank, poor=True).episode >= 0) == 40
+
+
+def test_a_bank_of_segments_has_the_beginning_of_each_of_its_episodes(task):
+    whole = experts_of(task, Bank("clean", 2, 0))
+    cut = reads_ablation.first_steps(whole, 20)
+    episode = np.asarray(cut.episode)
+    assert cut.observations.shape == whole.observations.shape
+    assert [int(np.sum(episode == number)) for number in np.unique(episode)[1:]] == [20, 20]
+    np.testing.assert_array_equal(cut.observations[:20], whole.observations[:20])
+    np.testing.assert_array_equal(cut.observations[20:40], whole.observations[50:70])
+    assert not np.any(episode[40:] >= 0)
+
+
+def test_the_policy_of_matched_size_has_the_parameters_of_backbone_and_clone(task):
+    def count(width):
+        return 12 * width + width * width + width * 3
+
+    assert count(reads_ablation.wide_of(task)) == pytest.approx(6 * count(128), rel=0.01)
 
 
 def test_half_of_a_mixed_batch_is_of_its_own_experts(task):

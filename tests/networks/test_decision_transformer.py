@@ -42,6 +42,33 @@ def made(action=BOX, **changes):
     return net, jax.jit(net.init)(jax.random.key(1), windows(discrete=isinstance(action, Discrete)))
 
 
+def test_a_scaled_return_begins_as_a_token_and_multiplies_what_is_seen():
+    plain_net, plain = made()
+    net, params = made(returns="scale")
+    assert set(params["params"]) - set(plain["params"]) == {"return_hidden", "return_scale"}
+    shared = {name: plain["params"][name] for name in plain["params"]}
+    params = {"params": params["params"] | shared}
+    w = windows()
+    np.testing.assert_array_equal(net.apply(params, w), plain_net.apply(plain, w))
+    # Once the scale is learned as -1 for a return of 1, what is observed at such a step is not seen.
+    blind = jax.tree.map(jnp.zeros_like, params["params"]["return_scale"])
+    blind["bias"] = blind["bias"].at[: blind["bias"].shape[0] // 2].set(-1.0)
+    params = {"params": params["params"] | {"return_scale": blind}}
+    np.testing.assert_array_equal(
+        net.apply(params, w), net.apply(params, w._replace(observations=w.observations + 1.0))
+    )
+
+
+def test_without_times_a_step_does_not_tell_its_number():
+    net, params = made(times=False)
+    w = windows()
+    later = w._replace(timesteps=w.timesteps + 3)
+    np.testing.assert_array_equal(net.apply(params, w), net.apply(params, later))
+    assert params["params"]["time_embedding"]["embedding"].shape == (1, 16)
+    timed, its = made()
+    assert np.any(np.asarray(timed.apply(its, w)) != np.asarray(timed.apply(its, later)))
+
+
 @functools.cache
 def compiled_hidden(net):
     return jax.jit(lambda params, w: net.apply(params, w, method="hidden"))

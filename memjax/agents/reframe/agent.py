@@ -281,12 +281,13 @@ def make_bank(
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The Decision Transformer's: update n has min(1, n / warmup) of the rate."""
-    rate, warmup = config.learning_rate, max(1, config.warmup)
+    """The Decision Transformer's: update n has min(1, n / warmup) of the rate, and 1 - n / decay of that."""
+    rate, warmup, last = config.learning_rate, max(1, config.warmup), config.decay or jnp.inf
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(
-            lambda count: rate * jnp.minimum(1.0, (count + 1) / warmup), weight_decay=config.weight_decay
+            lambda n: rate * jnp.minimum(1.0, (n + 1) / warmup) * jnp.maximum(0.0, 1.0 - n / last),
+            weight_decay=config.weight_decay,
         ),
     )
 

@@ -8,7 +8,15 @@ from memjax.agents.reframe.autoencoder import AutoencoderConfig
 from memjax.agents.reframe.gains import GainsConfig
 from memjax.agents.reframe.read_out import ReadOutConfig
 from memjax.networks.transformer import TransformerSizes
-from memjax.schema import Between, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.schema import (
+    Between,
+    Fraction,
+    Later,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from memjax.types import ConfigError
 
 
@@ -23,6 +31,9 @@ class TransformerConfig:
     max_steps: PositiveInt  # of an episode
     dropout: Annotated[float, Between(0, 0.99)]
     compute: Literal["float32", "bfloat16"]  # type of products and activations
+    # "scale": the return to go scales and shifts the observation's embedding, beside its own token
+    returns: Annotated[Literal["token", "scale"], Later("token")]
+    times: Annotated[bool, Later(True)]  # the policy is told the number of the step
 
     def check(self) -> None:
         """Raises ConfigError where the heads do not divide the width."""
@@ -32,18 +43,18 @@ class TransformerConfig:
     @property
     def sizes(self) -> TransformerSizes:
         """The same for the network."""
-        names = ("context", "width", "layers", "heads", "max_steps", "dropout", "compute")
-        return TransformerSizes(*(getattr(self, name) for name in names))
+        return TransformerSizes(*(getattr(self, name) for name in TransformerSizes._fields))
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW behind a global-norm clip, the rate rising linearly at first."""
+    """AdamW behind a global-norm clip, the rate rising linearly at first and, if asked, falling linearly."""
 
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
     max_grad_norm: PositiveFloat
     warmup: NonNegativeInt  # updates until the full rate
+    decay: Annotated[NonNegativeInt, Later(0)]  # update at which the rate has fallen to zero; 0: it stays
 
 
 @dataclass(frozen=True)

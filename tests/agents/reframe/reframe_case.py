@@ -31,8 +31,8 @@ def spec(action=BOX):
 def config(**changes):
     """Sections may be given as mappings of what differs, for example read={"k": 3}."""
     sections = {
-        "transformer": TransformerConfig(4, 16, 1, 1, 20, 0.1, "float32"),
-        "optimizer": OptimizerConfig(1e-3, 1e-4, 0.25, 10),
+        "transformer": TransformerConfig(4, 16, 1, 1, 20, 0.1, "float32", "token", True),
+        "optimizer": OptimizerConfig(1e-3, 1e-4, 0.25, 10, 0),
         "autoencoder": AutoencoderConfig(8, 6, 20, 32, 1e-3, 1e-4, 1.0, 1.0, 1.0, 1.0),
         "bank": ExpertBankConfig(4, 64, "latents"),
         "read": ReadConfig(

@@ -10,7 +10,8 @@ from reframe_case import BOX, adopted, config, opened, spec, summary, timestep, 
 from memjax.agents import AGENTS
 from memjax.agents.offline.shared import empty_context, observe
 from memjax.agents.reframe import bank as latents
-from memjax.agents.reframe.agent import make_bank, make_reframe, with_bank
+from memjax.agents.reframe.agent import make_bank, make_optimizer, make_reframe, with_bank
+from memjax.agents.reframe.config import OptimizerConfig
 from memjax.agents.reframe.model import make_networks, predict
 from memjax.memory import MemoryState
 from memjax.runs.checkpoint import Checkpoints
@@ -208,6 +209,16 @@ def test_the_parameter_matched_control_has_as_many_parameters():
     ours, matched, plain = count(), count(memory="parameters"), count(memory="null")
     assert matched > plain
     assert abs(matched - ours) < 200
+
+
+def test_the_rate_rises_and_falls_to_zero_where_that_is_asked():
+    params, ones = jnp.zeros(3), jnp.ones(3)  # Adam's step on a gradient that stays is the rate
+    for decay, shares in ((0, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]), (4, [0.5, 0.75, 0.5, 0.25, 0.0, 0.0])):
+        optimizer = make_optimizer(OptimizerConfig(1e-2, 0.0, 1e3, 2, decay))
+        state = optimizer.init(params)
+        for share in shares:
+            change, state = optimizer.update(ones, state, params)
+            np.testing.assert_allclose(change, -1e-2 * share, rtol=1e-4, atol=1e-9)
 
 
 def test_acting_goes_the_way_of_training():
