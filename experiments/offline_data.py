@@ -93,7 +93,8 @@ def policies_of(env: str, tier: str, folder: Path) -> tuple[str, ...]:
         ladder = json.loads((training / LADDER).read_text(encoding="utf-8"))
         rungs = list(ladder["returns"])
         last = rungs.index(ladder["medium"])
-        chosen = {"medium": rungs[last : last + 1], "medium-replay": rungs[: last + 1], "expert": rungs[-1:]}
+        expert = [ladder.get("expert", rungs[-1])]  # ladders of before have the last one
+        chosen = {"medium": rungs[last : last + 1], "medium-replay": rungs[: last + 1], "expert": expert}
         return tuple(str(training / rung) for rung in chosen[tier])
     if tier == "expert":
         return (str(folder / f"{name}_expert.npz"),)

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("experiments.reframe_campaign", reason="no experiments beside the tests")
 
 from experiments import offline_data, reframe_results
-from experiments.offline_policies import medium_of
+from experiments.offline_policies import rungs_of
 from experiments.reframe_campaign import ARMS, CONTROLS, SETTINGS, Cell, plan
 from experiments.reframe_results import by_seed, collect, comparison, main_target, table
 from experiments.result_folder import paired
@@ -102,11 +102,13 @@ def test_tiers_are_what_a_learner_saw_on_its_way():
 
 
 def test_a_ladder_that_was_trained_here_says_which_rung_is_medium(tmp_path):
-    returns = {"it0001": 20.0, "it0020": 900.0, "it0040": 1_300.0, "it0060": 3_000.0}
-    assert medium_of("envpool/Hopper-v4", returns) == "it0020"
+    # The last rung fell back, and is nearest to a third of the best: neither expert nor on the way to it.
+    returns = {"it0001": 20.0, "it0020": 900.0, "it0040": 1_300.0, "it0060": 3_000.0, "it0080": 1_000.0}
+    assert rungs_of("envpool/Hopper-v4", returns) == ("it0060", "it0020")
     training = tmp_path / "Hopper_training"
     training.mkdir()
-    (training / offline_data.LADDER).write_text(json.dumps({"returns": returns, "medium": "it0020"}))
+    ladder = {"returns": returns, "medium": "it0020", "expert": "it0060"}
+    (training / offline_data.LADDER).write_text(json.dumps(ladder))
     rungs = {
         tier: [Path(p).name for p in offline_data.policies_of("hopper", tier, tmp_path)]
         for tier in offline_data.TIERS
@@ -117,3 +119,6 @@ def test_a_ladder_that_was_trained_here_says_which_rung_is_medium(tmp_path):
         "medium-replay": ["it0001", "it0020"],
         "expert": ["it0060"],
     }
+    del ladder["expert"]  # as before: the last one
+    (training / offline_data.LADDER).write_text(json.dumps(ladder))
+    assert Path(*offline_data.policies_of("hopper", "expert", tmp_path)).name == "it0080"
