@@ -9,7 +9,8 @@ apart. A small transformer learns from both and is asked for the experts' mean r
 follows the return if what it earns differs. `CELLS` change one thing at a time: how the return is told, how
 long the context is, whether earlier actions are in it, noise on observations, the share of experts, the scale
 of the return, the width, whether a step's time is told, dropout. `FOLLOWS` changes all at once that help, and
-the cells after it are each without one of these changes. "Context 1" is a window of one step.
+the cells after it are each without one of these changes. `variant` is what `+follow` sets in a config of
+`reframe`. "Context 1" is a window of one step.
 
 Whatever is in `--out` is not made again. Results: `experiments/results/follow_return/`.
 """
@@ -99,6 +100,8 @@ CELLS |= {
     "follows_dropout": FOLLOWS._replace(dropout=0.1),
     "follows_short": FOLLOWS._replace(updates=2_000),
     "follows_context": FOLLOWS._replace(context=5),
+    "variant": FOLLOWS._replace(context=5, whole=False, noise=0.0),
+    "to_go_long": Cell(whole=False, updates=FOLLOWS.updates),
 }
 ASKED = (600, 1200, 1800, 2400, 3000, 3600)  # returns that these are asked for as well
 

@@ -38,11 +38,14 @@ NAMES = {
     "follows_dropout": "all but: dropout .1",
     "follows_short": "all but: 2,000 updates",
     "follows_context": "all but: context 5",
+    "variant": "all but: context 5, the return to go, no noise (config variant `follow`)",
+    "to_go_long": "told the return to go, 5,000 updates",
 }
 CURVES = {
     "follows": "all changes at once",
-    "follows_to_go": "told the return to go",
-    "follows_unscaled": "the return as a token alone",
+    "follows_unscaled": "all but: the return as a token alone",
+    "variant": "config variant follow",
+    "to_go_long": "the transformer as it is",
 }
 ASKED = {"expert": "the experts' return asked", "poor": "the poor return asked"}
 Rows = list[dict[str, str]]
@@ -122,7 +125,7 @@ def draw(rows: Rows, path: Path) -> None:
                 values = list(_cell(rows, task, cell, asked).values())
                 at = np.full(len(values), place + 0.12 * (1 - 2 * i))
                 lines[title] = axis.plot(values, at, "o", markersize=4, color=colour_of(i))[0]
-        axis.set_yticks(range(len(cells)), [NAMES[cell].replace("**", "") for cell in cells])
+        axis.set_yticks(range(len(cells)), [NAMES[cell].replace("**", "").replace("`", "") for cell in cells])
         axis.invert_yaxis()
         axis.set_title(task, fontsize=11)
         axis.set(xlabel="D4RL score, one point per seed")

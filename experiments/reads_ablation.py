@@ -16,6 +16,7 @@ Whatever is in `--out` is not made again. Results: `experiments/results/reads_ab
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def choices_of(task: Task, arm: Arm) -> MemoryChoices:
         content=arm.content,
         trust=trust_config(arm.handover, arm.promise),
         model=GainsConfig(8, 1, 8, 1e-3, 1e-4, 0.25, 1, 1.0),  # not used: labels are as recorded
-        read_out=CLONE,
+        read_out=replace(CLONE, noise=arm.noise, steps=arm.longer * CLONE.steps),
         method="plain",
     )
 
@@ -219,7 +220,7 @@ def first_steps(steps: Triplets, count: int) -> Triplets:
 
 def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], made: _Made) -> PyTree:
     """The filled memories [V, ...]; arms that differ in handing over alone share their networks."""
-    key = arm.kind or "gate", arm.content, arm.poor, arm.segment, tuple(wanted)
+    key = arm.kind or "gate", arm.content, arm.poor, arm.segment, arm.noise, arm.longer, tuple(wanted)
     rows = [first_steps(experts_of(task, bank, poor=arm.poor), arm.segment) for bank in wanted]
     pairs = [
         (jax.tree.map(jnp.asarray, x), jax.random.key(b.seed)) for x, b in zip(rows, wanted, strict=True)

@@ -198,7 +198,8 @@ def _dt_parameters(config: ConfigDict) -> None:
 
 def _follow(config: ConfigDict) -> None:
     """A transformer that follows the return that is asked for, where its data hold several qualities."""
-    config.agent.transformer.update(returns="scale", times=False)
+    config.agent.transformer.update(returns="scale", times=False, dropout=0.0)
+    config.agent.return_scale /= 3.0
     config.agent.optimizer.decay = config.run.total_steps  # of "cpu" where it stands before
 
 
