@@ -12,7 +12,8 @@ of the return, the width, whether a step's time is told, dropout. `FOLLOWS` chan
 the cells after it are each without one of these changes. `variant` is what `+follow` sets in a config of
 `reframe`. "Context 1" is a window of one step.
 
-Whatever is in `--out` is not made again. Results: `experiments/results/follow_return/`.
+Whatever is in `--out` is not made again. Seeds from 100 on, whose experts no table has, are for trials: their
+scores are printed, and stay in `--out`. Results: `experiments/results/follow_return/`.
 """
 
 import argparse
@@ -158,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             high, low = (np.mean([r[4] for r in rows if r[3] == asked]) for asked in ("expert", "poor"))
             seconds = time.monotonic() - began
             print(f"{name}: {cell}: earned {high:.1f} and {low:.1f}, {seconds:.0f} s", flush=True)
-    write(arguments.out)
+    if max(arguments.seeds) < 100:  # else these are trials, which no table shows
+        write(arguments.out)
 
 
 def run_cell(task: Task, name: str, seeds: list[int], episodes: int) -> list[tuple[Any, ...]]:

@@ -43,9 +43,11 @@ NAMES = {
 }
 CURVES = {
     "follows": "all changes at once",
-    "follows_unscaled": "all but: the return as a token alone",
+    "follows_noiseless": "all but: no noise",
+    "follows_to_go": "all but: the return to go",
     "variant": "config variant follow",
-    "to_go_long": "the transformer as it is",
+    "follows_unscaled": "all but: the return as a token alone",
+    "to_go_long": "as it is: the return to go, 5,000 updates",
 }
 ASKED = {"expert": "the experts' return asked", "poor": "the poor return asked"}
 Rows = list[dict[str, str]]
@@ -112,7 +114,7 @@ def draw(rows: Rows, path: Path) -> None:
                 means, deviations = ([float(f(x)) for _, x in found] for f in (np.mean, np.std))
                 style = {"marker": "o", "markersize": 4, "linewidth": 1, "capsize": 2}
                 beside.errorbar(
-                    [x for x, _ in found], means, deviations, color=colour_of(i + 2), label=title, **style
+                    [x for x, _ in found], means, deviations, color=colour_of(i), label=title, **style
                 )
         beside.set(xlabel="return asked for", ylabel="return earned, mean ± deviation over seeds")
         beside.set_ylim(bottom=0.0)
