@@ -118,7 +118,7 @@ def together(rows: Rows, size: str) -> list[str]:
     """The default against its rivals over all settings that have both: seed by seed, then their mean."""
     lines = [f"## All settings together, {SIZES[size]}: the default minus its rivals", ""]
     lines += ["| rival | settings | difference | least of a setting |", "|---|---|---|---|"]
-    for rival in ("dt", "clone", "the better of both"):
+    for rival in ("dt", "clone", "the better of both", "near", "nearest"):
         each = [found for s in settings_of(rows) if (found := _difference(rows, s, rival))]
         if each:
             seeds = set.intersection(*(set(x) for x in each))
