@@ -30,30 +30,22 @@ from memjax.agents.online.novelty import Novelty, make_novelty
 from memjax.commands.figures import colour_of, pyplot, save_figure
 from memjax.config_file import load_config
 from memjax.envs.dark_chamber import DarkChamber
-from memjax.ops.intrinsic import rank_correlation
+from memjax.ops.intrinsic import mean_rank, product_of, rank_correlation
 from memjax.schema import parse
 from memjax.types import Array, Discrete, EnvSpec, Key
 
 OUT = Path(__file__).parent / "results" / "known_from_new"
-FORMS: Mapping[str, Mapping[str, Any]] = {
-    "coarse": dict(kind="coarse", standardize_rollouts=0),
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "staged_set": dict(kind="coarse_fine", fine="staged_set", standardize_rollouts=0),
     "RND, moving statistics": dict(kind="rnd", standardize_rollouts=0),
     "frozen_set": dict(kind="fine", fine="frozen_set"),
-    "staged_set": dict(kind="fine", fine="staged_set", standardize_rollouts=0),
     "staged_set, never trained": dict(
         kind="fine", fine="staged_set", standardize_rollouts=0, stage_rate=1e-12
     ),
-    "coarse and staged_set, product": dict(
-        kind="coarse_fine", fine="staged_set", standardize_rollouts=0, combine="product"
-    ),
-    "coarse and staged_set, rank": dict(
-        kind="coarse_fine", fine="staged_set", standardize_rollouts=0, combine="rank"
-    ),
-    "coarse and staged_set, sum": dict(kind="coarse_fine", fine="staged_set", standardize_rollouts=0),
 }
 COLUMNS = ("form", "seed", "rollouts", "area", "rank_correlation")
 STEPS, WALKS, EPISODE = 64, 64, 200
-ASKED = (3, 6, 12, 24)  # rollouts
+ASKED = (3, 6, 9, 12)  # rollouts
 DRAWS = 8  # pictures of each state
 SIZE = 8
 
@@ -65,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--forms", default=",".join(FORMS).replace(", ", "; "), help="separated by commas")
     parser.add_argument("--runs", type=Path, default=Path("runs/known_from_new"), help="what is done so far")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args(argv)
@@ -73,16 +64,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     done = {(row["form"], row["seed"]) for row in read_rows(part)}
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        for name in (x.replace("; ", ", ") for x in arguments.forms.split(",")):
+        for name, form in RUNS.items():
             if (name, str(seed)) not in done:
-                found = [(name, seed, *row) for row in judged(FORMS[name], seed)]
+                found = [(label, seed, *row) for label, *row in judged(name, form, seed)]
                 append_rows(part, COLUMNS, found)
                 print(*found, sep="\n", flush=True)
     write_parts(arguments.out, COLUMNS, [part], tables, draw)
 
 
-def judged(form: Mapping[str, Any], seed: int) -> list[tuple[int, float, float]]:
-    """Rollouts, area under the curve and rank correlation of a form of the bonus, at each time of ASKED."""
+def judged(name: str, form: Mapping[str, Any], seed: int) -> list[tuple[str, int, float, float]]:
+    """(bonus, rollouts, area under the curve, rank correlation) of a run, at each time of ASKED.
+
+    The two networks of "staged_set" learn apart, so one run has coarse, fine and all that is made of both.
+    """
     world = DarkChamber(SIZE)
     spec = EnvSpec("room", world.observation_space().shape, "float32", Discrete(4), EPISODE, False)
     section = load_config("dark_chamber:flicker", []).agent.ppo.novelty.to_dict()
@@ -100,12 +94,13 @@ def judged(form: Mapping[str, Any], seed: int) -> list[tuple[int, float, float]]
         state = step(state, rollout, jax.random.fold_in(key, i + 1))
         if i + 1 in ASKED:
             visits = np.bincount(states[: (i + 1) * STEPS].ravel(), minlength=world.num_states)[known]
-            bonus = np.asarray(ask(state, jnp.concatenate([known, new]), jax.random.fold_in(key, -1 - i)))
-            of_known, of_new = bonus[:, : len(known)], bonus[:, len(known) :]
-            correlation = rank_correlation(
-                jnp.asarray(of_known.mean(0)), 1.0 / jnp.maximum(visits, 1), jnp.asarray(visits > 0)
-            )
-            rows.append((i + 1, area(of_new.ravel(), of_known.ravel()), float(correlation)))
+            shown = ask(state, jnp.concatenate([known, new]), jax.random.fold_in(key, -1 - i))
+            for label, bonus in shown.items():
+                of_known, of_new = np.split(np.asarray(bonus), [len(known)], axis=1)
+                correlation = rank_correlation(
+                    jnp.asarray(of_known.mean(0)), 1.0 / jnp.maximum(visits, 1), jnp.asarray(visits > 0)
+                )
+                rows.append((label or name, i + 1, area(of_new, of_known), float(correlation)))
     return rows
 
 
@@ -118,10 +113,18 @@ def once(novelty: Novelty, world: DarkChamber, state: Any, states: Array, key: K
     return novelties.learn(novelty, state, frames, valid, key_learn)[0]
 
 
-def asked(novelty: Novelty, world: DarkChamber, state: Any, states: Array, key: Key) -> Array:
-    """The bonus [DRAWS, S] of fresh pictures of states [S], all of them one batch."""
+def asked(novelty: Novelty, world: DarkChamber, state: Any, states: Array, key: Key) -> dict[str, Array]:
+    """The bonuses [DRAWS, S] of fresh pictures of states [S], all of them one batch; "" is the run's own."""
     frames = pictures(world, jnp.tile(states, (DRAWS, 1)), key)
-    return novelties.bonus(novelty, state, frames.reshape(-1, *frames.shape[2:])).reshape(DRAWS, -1)
+    flat = frames.reshape(-1, *frames.shape[2:])
+    raw, weights = novelties.streams(novelty, state, flat), novelty.model.streams
+    found = {"": raw.get("fine", raw.get("rnd"))}
+    if len(raw) > 1:
+        found["coarse"] = raw["coarse"]
+        found["coarse and staged_set, sum"] = novelties.bonus(novelty, state, flat)
+        found["coarse and staged_set, product"] = product_of(raw, weights)
+        found["coarse and staged_set, rank"] = mean_rank(raw, weights, jnp.ones(len(flat), bool))
+    return {name: bonus.reshape(DRAWS, -1) for name, bonus in found.items() if bonus is not None}
 
 
 def pictures(world: DarkChamber, states: Array, key: Key) -> Array:
@@ -162,8 +165,8 @@ def walks(world: DarkChamber, steps: int, seed: int) -> np.ndarray:
 
 def area(new: np.ndarray, known: np.ndarray) -> float:
     """The probability that an entry of `new` exceeds one of `known`; equal ones count one half."""
-    above = (new[:, None] > known[None]).mean() + 0.5 * (new[:, None] == known[None]).mean()
-    return float(above)
+    new, known = new.reshape(-1, 1), known.reshape(1, -1)
+    return float((new > known).mean() + 0.5 * (new == known).mean())
 
 
 def tables(rows: Sequence[Mapping[str, str]], revision: str) -> list[str]:
