@@ -79,8 +79,10 @@ def judged(name: str, form: Mapping[str, Any], seed: int) -> list[tuple[str, int
     """
     world = DarkChamber(SIZE)
     spec = EnvSpec("room", world.observation_space().shape, "float32", Discrete(4), EPISODE, False)
-    section = load_config("dark_chamber:flicker", []).agent.ppo.novelty.to_dict()
-    novelty = make_novelty(parse(NoveltyConfig, section | {"minibatch": 128} | dict(form)), spec)
+    config: Any = load_config("dark_chamber:flicker", [])
+    novelty = make_novelty(
+        parse(NoveltyConfig, config.agent.ppo.novelty.to_dict() | {"minibatch": 128} | dict(form)), spec
+    )
     assert novelty is not None
     states = walks(world, max(ASKED) * STEPS, seed)
     known, new = states_of(world, left=True), states_of(world, left=False)
