@@ -96,7 +96,7 @@ def judged(name: str, form: Mapping[str, Any], seed: int) -> list[tuple[str, int
         state = step(state, rollout, jax.random.fold_in(key, i + 1))
         if i + 1 in ASKED:
             visits = np.bincount(states[: (i + 1) * STEPS].ravel(), minlength=world.num_states)[known]
-            shown = ask(state, jnp.concatenate([known, new]), jax.random.fold_in(key, -1 - i))
+            shown = ask(state, jnp.concatenate([known, new]), jax.random.fold_in(key, 1_000 + i))
             for label, bonus in shown.items():
                 of_known, of_new = np.split(np.asarray(bonus), [len(known)], axis=1)
                 correlation = rank_correlation(
