@@ -102,9 +102,15 @@ def draw(rows: Rows, path: Path) -> None:
     """Left a row of points for each cell, right the return that is earned for each return asked."""
     plt = pyplot()
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    high = max(len({row["cell"] for row in rows}) * 0.28, 3.4)
+    cells_of = {task: [cell for cell in NAMES if _cell(rows, task, cell, "expert")] for task in tasks}
+    high = [max(0.28 * len(cells), 1.2) for cells in cells_of.values()]
     figure, axes = plt.subplots(
-        len(tasks), 2, figsize=(12.0, high * len(tasks) + 0.8), squeeze=False, layout="constrained"
+        len(tasks),
+        2,
+        figsize=(12.0, max(sum(high), 3.4) + 0.8 * len(tasks)),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=high,
     )
     lines = {}
     for (axis, beside), task in zip(axes, tasks, strict=True):
@@ -120,8 +126,10 @@ def draw(rows: Rows, path: Path) -> None:
         beside.set_ylim(bottom=0.0)
         plain(beside)
         if beside.get_legend_handles_labels()[0]:
-            beside.legend(frameon=False, fontsize=9)
-        cells = [cell for cell in NAMES if _cell(rows, task, cell, "expert")]
+            beside.legend(frameon=False, fontsize=8)
+        else:
+            beside.set_visible(False)
+        cells = cells_of[task]
         for i, (asked, title) in enumerate(ASKED.items()):
             for place, cell in enumerate(cells):
                 values = list(_cell(rows, task, cell, asked).values())
