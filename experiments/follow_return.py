@@ -57,7 +57,7 @@ class Cell(NamedTuple):
     whole: bool = True  # told the return of the whole episode at every step, not the return to go
     hidden: bool = False  # earlier actions are zeros
     noise: float = 0.0  # on observations, in deviations
-    share: float = 0.5  # of a batch from the experts
+    share: float = 0.5  # of a batch from the experts; 0: as they have of all steps, to a whole window
     louder: float = 1.0  # the return is multiplied by this
     width: int = SIZES.width
     timeless: bool = False  # every step has the same time
@@ -103,6 +103,8 @@ CELLS |= {
     "follows_context": FOLLOWS._replace(context=5),
     "variant": FOLLOWS._replace(context=5, whole=False, noise=0.0),
     "to_go_long": Cell(whole=False, updates=FOLLOWS.updates),
+    "to_go_tenth": Cell(whole=False, share=0.1),
+    "to_go_steps": Cell(whole=False, share=0.0),
 }
 ASKED = (600, 1200, 1800, 2400, 3000, 3600)  # returns that these are asked for as well, on Hopper
 
@@ -210,15 +212,17 @@ def train(task: Task, cell: Cell, parts: Parts, seeds: list[int]) -> PyTree:
     window = empty_context(task.spec, 1, cell.context).windows()
     params = jax.jit(jax.vmap(lambda key: parts.networks.policy.init(key, window)))(keys)
     learner = Learner(params, jax.vmap(parts.optimizer.init)(params))
+    poor = int(task.data.poor.starts[-1])
+    held = float(np.mean(np.diff(task.steps.starts)[episodes])) * EXPERT_EPISODES
+    natural = held / (held + poor)
     numbers = Numbers(
         jnp.asarray(cell.whole),
         jnp.asarray(cell.hidden),
         jnp.asarray(cell.timeless),
         jnp.float32(cell.noise),
-        jnp.int32(round(cell.share * SIZES.batch)),
+        jnp.int32(round((cell.share or natural) * SIZES.batch)),
         jnp.float32(cell.louder),
     )
-    poor = int(task.data.poor.starts[-1])
     run = jax.jit(partial(_updates, parts, cell.context, poor), donate_argnums=0)
     for done in range(0, cell.updates, CHUNK):
         learner = run(learner, task.steps, jnp.asarray(task.totals), episodes, numbers, keys, done)

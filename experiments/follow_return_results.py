@@ -40,6 +40,8 @@ NAMES = {
     "follows_context": "all but: context 5",
     "variant": "all but: context 5, the return to go, no noise (config variant `follow`)",
     "to_go_long": "told the return to go, 5,000 updates",
+    "to_go_tenth": "told the return to go, experts 10 % of each batch",
+    "to_go_steps": "told the return to go, experts by their number of steps",
 }
 CURVES = {
     "follows": "all changes at once",

@@ -218,10 +218,32 @@ def first_steps(steps: Triplets, count: int) -> Triplets:
     return padded(Triplets(*(np.asarray(x)[kept] for x in steps)), len(episode))
 
 
+def joined(first: Triplets, second: Triplets) -> Triplets:
+    """The steps of both, those of the second behind as episodes of their own, as many rows as the first has."""
+    a, b = (int(np.sum(np.asarray(steps.episode) >= 0)) for steps in (first, second))
+    parts = [
+        np.concatenate([np.asarray(x)[:a], np.asarray(y)[:b]]) for x, y in zip(first, second, strict=True)
+    ]
+    parts[3][a:] += 1 + parts[3][:a].max()
+    return padded(Triplets(*parts), len(first.episode))
+
+
 def _memory(arm: Arm, choices: MemoryChoices, task: Task, wanted: list[Bank], made: _Made) -> PyTree:
     """The filled memories [V, ...]; arms that differ in handing over alone share their networks."""
-    key = arm.kind or "gate", arm.content, arm.poor, arm.segment, arm.noise, arm.longer, tuple(wanted)
+    key = (
+        arm.kind or "gate",
+        arm.content,
+        arm.poor,
+        arm.segment,
+        arm.spoiled,
+        arm.noise,
+        arm.longer,
+        tuple(wanted),
+    )
     rows = [first_steps(experts_of(task, bank, poor=arm.poor), arm.segment) for bank in wanted]
+    if arm.spoiled:
+        poor = [experts_of(task, bank._replace(count=-(-bank.count // 2)), poor=True) for bank in wanted]
+        rows = [joined(good, bad) for good, bad in zip(rows, poor, strict=True)]
     pairs = [
         (jax.tree.map(jnp.asarray, x), jax.random.key(b.seed)) for x, b in zip(rows, wanted, strict=True)
     ]

@@ -18,6 +18,7 @@ class Arm(NamedTuple):
     poor: bool = False
     emptied: bool = False
     promise: float = 0.0
+    spoiled: bool = False  # the bank holds a poor episode beside every two of its experts
     noise: float = 0.03  # of the clone's training
     longer: int = 1  # times its updates
     segment: int = 0  # the bank holds so many steps from the beginning of each episode, 0: all
@@ -54,11 +55,13 @@ ARMS = {
     "segments": Arm(
         "default, bank of the first 300 steps of each episode", segment=300, counts=(5,), **_DEFAULT
     ),
+    "spoiled": Arm("default, a third of the bank's episodes poor", spoiled=True, counts=(2,), **_DEFAULT),
+    "bc_spoiled": Arm("BC of that bank", kind="clone", everywhere=True, spoiled=True, counts=(2,)),
     "bc_noisier": Arm("BC of the bank, noise .1", kind="clone", everywhere=True, noise=0.1, counts=(5,)),
     "noisier": Arm("default, clone with noise .1", noise=0.1, counts=(5,), **_DEFAULT),
     "bc_longer": Arm(
         "BC of the bank, five times the updates", kind="clone", everywhere=True, longer=5, counts=(5,)
     ),
     "longer": Arm("default, clone of five times the updates", longer=5, counts=(5,), **_DEFAULT),
-    "bc_segments": Arm("BC of that bank", kind="clone", everywhere=True, segment=300, counts=(5,)),
+    "bc_segments": Arm("BC of the bank of segments", kind="clone", everywhere=True, segment=300, counts=(5,)),
 }

@@ -85,6 +85,16 @@ def test_a_bank_of_segments_has_the_beginning_of_each_of_its_episodes(task):
     assert not np.any(episode[40:] >= 0)
 
 
+def test_a_spoiled_bank_has_its_experts_and_poor_episodes_of_their_own(task):
+    good, bad = experts_of(task, Bank("clean", 2, 0)), experts_of(task, Bank("clean", 1, 0), poor=True)
+    both = reads_ablation.joined(good, bad)
+    np.testing.assert_array_equal(both.observations[:100], good.observations[:100])
+    np.testing.assert_array_equal(both.observations[100:120], bad.observations[:20])
+    episode = np.asarray(both.episode)
+    assert len(episode) == 5000
+    assert [int(np.sum(episode == number)) for number in range(-1, 3)] == [4880, 50, 50, 20]
+
+
 def test_the_policy_of_matched_size_has_the_parameters_of_backbone_and_clone(task):
     def count(width):
         return 12 * width + width * width + width * 3
