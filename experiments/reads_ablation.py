@@ -219,7 +219,7 @@ def first_steps(steps: Triplets, count: int) -> Triplets:
 
 
 def joined(first: Triplets, second: Triplets) -> Triplets:
-    """The steps of both, those of the second behind as episodes of their own, as many rows as the first has."""
+    """The steps of both, those of the second as further episodes, in as many rows as the first has."""
     a, b = (int(np.sum(np.asarray(steps.episode) >= 0)) for steps in (first, second))
     parts = [
         np.concatenate([np.asarray(x)[:a], np.asarray(y)[:b]]) for x, y in zip(first, second, strict=True)
