@@ -272,6 +272,12 @@ def _constant_bonus(config: ConfigDict) -> None:
     config.agent.bank.fade_rollouts = 0
 
 
+def _next_start(config: ConfigDict) -> None:
+    """The bonus's value goes on from the start of the next episode, where it is learned."""
+    section = config.agent.ppo if "ppo" in config.agent else config.agent
+    section.novelty.after_end = "next"
+
+
 def _no_failures(config: ConfigDict) -> None:
     """Without the memory of failures."""
     config.agent.bank.failures = False
@@ -316,6 +322,7 @@ VARIANTS: dict[str, Variant] = {
     "memory_only": _memory_only,
     "constrained": _constrained,
     "constant_bonus": _constant_bonus,
+    "next_start": _next_start,
     "advantage": partial(_gate, advantage=True),
     "measured": partial(_gate, measured=True),
     "imitate": _imitate,
