@@ -212,7 +212,7 @@ REPEATED = [
         ("docs/adamemento.md",),
         "0.87 [0.81, 0.91]",
         "imitation/tables.md",
-        "| with imitation | 0.87 [0.81, 0.91] |",
+        "| with imitation, bonus stays | 0.87 [0.81, 0.91] |",
     ),
     (("docs/concepts.md",), "PPO 0.01", "door_key/tables.md", "| PPO | 0.01 [0.00, 0.17] |"),
     (
