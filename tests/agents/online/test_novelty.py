@@ -174,7 +174,9 @@ def test_a_staged_code_keeps_known_states_known_under_flicker():
     @jax.jit
     def bonuses(state, key):
         pictures = flickering(jnp.concatenate([known, unseen]).repeat(8), key)
-        return novelties.streams(novelty, state, pictures)["fine"].reshape(2, 8, 8)
+        frames = novelties.last_frame(pictures, ROOM)
+        cells = novelty.model._buckets(state.target, state.multipliers, frames)
+        return novelties.streams(novelty, state, pictures)["fine"].reshape(2, 8, 8), cells.reshape(16, 8)
 
     state = jax.jit(lambda key: novelties.init(novelty, key, 8))(jax.random.key(0))
     stages = []
@@ -182,7 +184,10 @@ def test_a_staged_code_keeps_known_states_known_under_flicker():
         state = once(state, jax.random.key(i))
         if i in (28, 29, 30):  # before a stage ends, after it, and one rollout later
             stages.append(state.target.params["params"]["kernel"])
-            of_known, of_unseen = np.asarray(bonuses(state, jax.random.key(100 + i)))
+            (of_known, of_unseen), cells = map(np.asarray, bonuses(state, jax.random.key(100 + i)))
+            commonest = [np.bincount(x).argmax() for x in cells]
+            assert len(set(commonest)) == 16  # two states are never one
+            assert (cells == np.array(commonest)[:, None]).mean() > 0.8  # nor one state two, but for chance
             assert np.median(of_known, axis=1).max() < 0.1, of_known
             assert np.median(of_unseen, axis=1).min() > 0.5, of_unseen
     assert np.abs(stages[0] - stages[1]).max() > 0
