@@ -1,6 +1,6 @@
 """Which bonus tells rooms that were never entered from those that are known, where the floor flickers.
 
-    python -m experiments.known_from_new                     # ten minutes on one core; resumes
+    python -m experiments.known_from_new                     # four minutes of one core; resumes
 
 No agent learns here. Every form of the bonus is shown the same stream of pictures of Dark Chamber (8 x 8
 cells, flicker 0.02): 64 random walks, begun anew every 200 steps, behind a closed door. After so many
@@ -27,7 +27,7 @@ from experiments.result_folder import append_rows, read_rows, write_parts
 from memjax.agents.online import novelty as novelties
 from memjax.agents.online.config import NoveltyConfig
 from memjax.agents.online.novelty import Novelty, make_novelty
-from memjax.commands.figures import colour_of, pyplot, save_figure
+from memjax.commands.figures import colour_of, pyplot, save_figure, style_of
 from memjax.config_file import load_config
 from memjax.envs.dark_chamber import DarkChamber
 from memjax.ops.intrinsic import mean_rank, product_of, rank_correlation
@@ -205,13 +205,18 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7.6, 3.8), layout="constrained")
     for i, name in enumerate(dict.fromkeys(row["form"] for row in rows)):
         means = [np.mean(values(rows, name, n, "area")) for n in ASKED]
-        axis.plot(ASKED, means, marker="o", color=colour_of(i), label=name)
+        axis.plot(ASKED, means, marker="o", color=colour_of(i), linestyle=style_of(i), label=name)
     axis.axhline(0.5, color="grey", linewidth=0.8)
     axis.set_xlabel(f"rollouts of {STEPS * WALKS:,} pictures")
     axis.set_ylabel("area under the ROC curve, new against known")
     figure.legend(loc="outside right upper", frameon=False)
     save_figure(figure, path)
     plt.close(figure)
+
+
+def redraw(folder: Path) -> None:
+    """The picture of a folder of results, from its CSV."""
+    draw(read_rows(folder / "scores.csv"), folder / "figure.png")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,12 @@ def _benchmarks(folder: Path) -> None:
     redraw(folder)
 
 
+def _known_from_new(folder: Path) -> None:
+    from experiments.known_from_new import redraw
+
+    redraw(folder)
+
+
 def _atari(folder: Path) -> None:
     _runs("Montezuma's Revenge", {"AdaMemento": folder / "montezuma_cpu.csv"}, folder / "montezuma_cpu.png")
 
@@ -147,6 +153,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
     **{folder: partial(_campaign, name) for folder, name in CAMPAIGN_FOLDERS.items()},
     "dense_tasks": _dense_tasks,
+    "known_from_new": _known_from_new,
     "reads": _reads,
     "reads_ablation": partial(_from_rows, "reads_ablation_results"),
     "reads_default": partial(_from_rows, "reads_default_results"),
