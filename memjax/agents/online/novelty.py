@@ -3,7 +3,8 @@
 One update of a rollout, in this order:
   1. `rewards`: bonuses of the true successors under the parameters as they were (spec 4.3), each stream
      divided by the running standard deviation of its discounted return (Burda et al. 2018, section 2.4);
-  2. `learn`: one pass of gradient steps on a random share of the rollout.
+  2. `learn`: visits are counted, and one pass of gradient steps is made on a random share of the rollout;
+     a code that is frozen in stages may begin a new stage (`staged_code`).
 
 Every function takes first a `Novelty`, the parts that do not change while a run learns.
 """
@@ -159,9 +160,8 @@ def learn(
     step = partial(_step, novelty, state, flat, valid)
     (params, opt_state), losses = jax.lax.scan(step, (state.params, state.optimizer), chosen)
     state = state.replace(params=params, optimizer=opt_state, counts=counts)
-    if isinstance(
-        model, StagedCode
-    ):  # the key of the minibatches is not used again, but for what it folds to
+    if isinstance(model, StagedCode):
+        # A key folded from that of the minibatches, so that what all other models draw stays the same.
         frames = last_frame(flat, novelty.spec)
         state = model.renew(state, frames, valid.reshape(-1), jax.random.fold_in(key, 1))
     return state, {"loss/novelty": losses.mean()}
