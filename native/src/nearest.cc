@@ -23,14 +23,22 @@ using S32Matrix = ffi::Buffer<ffi::S32, 2>;
 namespace memjax {
 namespace {
 
+constexpr int kPatience = 2000;  // turns of some ten nanoseconds
+
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Calls f(0) to f(count - 1) on the threads of `pool` and on this one. It never waits for a call that has not begun, so
 // a pool whose threads are all busy makes it slow and not stuck.
 void InParallel(ffi::ThreadPool& pool, int count, const std::function<void(int)>& f) {
   struct State {
     std::atomic<int> next{0};
+    std::atomic<int> finished{0};
     std::mutex mutex;
     std::condition_variable done;
-    int finished = 0;
   };
   if (count == 1) return f(0);
   // Why shared: a task of the pool may start after this function has returned; it then finds nothing to do.
@@ -39,12 +47,15 @@ void InParallel(ffi::ThreadPool& pool, int count, const std::function<void(int)>
   auto work = [state, call, count] {
     for (int i; (i = state->next.fetch_add(1)) < count;) {
       (*call)(i);
+      if (state->finished.fetch_add(1) + 1 < count) continue;
       std::lock_guard<std::mutex> lock(state->mutex);
-      if (++state->finished == count) state->done.notify_all();
+      state->done.notify_all();
     }
   };
   for (int i = 1; i < count; ++i) pool.Schedule(std::function<void()>(work));
   work();
+  // Why: what the others still do takes some microseconds, and to be woken takes longer.
+  for (int i = 0; i < kPatience && state->finished < count; ++i) Pause();
   std::unique_lock<std::mutex> lock(state->mutex);
   state->done.wait(lock, [&] { return state->finished == count; });
 }
