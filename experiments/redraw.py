@@ -148,6 +148,7 @@ CAMPAIGN_FOLDERS = {
     "door_key/trials": "door_key_trials",
     "bonus_trials": "bonus_trials",
     "mujoco/campaign": "mujoco",
+    "next_start": "next_start",
 }
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
