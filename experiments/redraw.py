@@ -147,6 +147,7 @@ CAMPAIGN_FOLDERS = {
     **{name: name for name in ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")},
     "door_key/trials": "door_key_trials",
     "bonus_trials": "bonus_trials",
+    "flicker": "flicker",
     "mujoco/campaign": "mujoco",
     "next_start": "next_start",
 }
