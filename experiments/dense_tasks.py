@@ -19,7 +19,7 @@ FOLDERS = {"suite": RESULTS / "suite", "mujoco": RESULTS / "mujoco" / "campaign"
 GROUP = "dense"
 
 
-def main(folder: Path = RESULTS / "dense_tasks") -> None:
+def redraw(folder: Path = RESULTS / "dense_tasks") -> None:
     """Writes `tables.md` and `figure.png`."""
     campaigns = [read_campaign(CAMPAIGNS / f"{name}.toml") for name in FOLDERS]
     tasks = [task for campaign in campaigns for task in campaign.groups[GROUP]]
@@ -33,4 +33,4 @@ def main(folder: Path = RESULTS / "dense_tasks") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    redraw()

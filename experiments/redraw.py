@@ -1,7 +1,7 @@
 """Draws every picture of `experiments/results` again, each from the CSV beside it; nothing is run.
 
     python -m experiments.redraw                 # all of them
-    python -m experiments.redraw suite causes      # these folders
+    python -m experiments.redraw suite causes    # these folders
     python -m experiments.redraw --list
 
 A folder whose CSV has gained rows gets a picture of what is there now. The tables of studies and campaigns
@@ -51,12 +51,6 @@ def _campaign(name: str, folder: Path) -> None:
     run(CAMPAIGNS / f"{name}.toml", folder, workers=1, dry_run=False, only_tables=True)
 
 
-def _dense_tasks(folder: Path) -> None:
-    from experiments.dense_tasks import main as write
-
-    write(folder)
-
-
 def _reads(folder: Path) -> None:
     from experiments.reads_results import cells_of, draw
 
@@ -67,6 +61,16 @@ def _from_rows(module: str, folder: Path) -> None:
     """The module's own picture of all rows."""
     draw_rows = importlib.import_module(f"experiments.{module}").draw
     draw_rows(read_rows(folder / "scores.csv"), folder / "figure.png")
+
+
+def _from_curves(module: str, folder: Path) -> None:
+    """The module's own picture of `curves.csv`."""
+    importlib.import_module(f"experiments.{module}").draw(folder / "curves.csv", folder / "figure.png")
+
+
+def _by_itself(module: str, folder: Path) -> None:
+    """All that the module draws in a folder."""
+    importlib.import_module(f"experiments.{module}").redraw(folder)
 
 
 def _partial(folder: Path) -> None:
@@ -82,42 +86,6 @@ def _reframe(folder: Path) -> None:
     settings = list(dict.fromkeys(score.setting for score in scores))
     reframe_results.draw(scores, settings, folder / "figure.png")
     reframe_banks.redraw(folder)
-
-
-def _simulator(folder: Path) -> None:
-    from experiments.memrl_simulator import draw
-
-    draw(folder / "curves.csv", folder / "figure.png")
-
-
-def _stream(folder: Path) -> None:
-    from experiments.memrl_stream import draw
-
-    draw(folder / "curves.csv", folder / "figure.png")
-
-
-def _language(folder: Path) -> None:
-    from experiments.language_results import redraw
-
-    redraw(folder)
-
-
-def _requests(folder: Path) -> None:
-    from experiments.language_stream_runs import redraw
-
-    redraw(folder)
-
-
-def _benchmarks(folder: Path) -> None:
-    from experiments.language_benchmarks_tables import redraw
-
-    redraw(folder)
-
-
-def _known_from_new(folder: Path) -> None:
-    from experiments.known_from_new import redraw
-
-    redraw(folder)
 
 
 def _atari(folder: Path) -> None:
@@ -154,20 +122,20 @@ CAMPAIGN_FOLDERS = {
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
     **{folder: partial(_campaign, name) for folder, name in CAMPAIGN_FOLDERS.items()},
-    "dense_tasks": _dense_tasks,
-    "known_from_new": _known_from_new,
+    "dense_tasks": partial(_by_itself, "dense_tasks"),
+    "known_from_new": partial(_by_itself, "known_from_new"),
     "reads": _reads,
     "reads_ablation": partial(_from_rows, "reads_ablation_results"),
     "reads_default": partial(_from_rows, "reads_default_results"),
     "follow_return": partial(_from_rows, "follow_return_results"),
     "partial_experts": _partial,
     "reframe": _reframe,
-    "memrl_simulator": _simulator,
-    "memrl_stream": _stream,
-    "language_local": _language,
-    "language_stream": _requests,
-    "language_benchmarks": _benchmarks,
-    "spoiled_memories": _language,
+    "memrl_simulator": partial(_from_curves, "memrl_simulator"),
+    "memrl_stream": partial(_from_curves, "memrl_stream"),
+    "language_local": partial(_by_itself, "language_results"),
+    "language_stream": partial(_by_itself, "language_stream_runs"),
+    "language_benchmarks": partial(_by_itself, "language_benchmarks_tables"),
+    "spoiled_memories": partial(_by_itself, "language_results"),
     "atari": _atari,
     "mujoco": _mujoco,
 }

@@ -129,16 +129,20 @@ def mean_rank(streams: Mapping[str, Array], weights: Mapping[str, float], mask: 
       [...] f32 in [0, 1]: 0 for the least and 1 for the largest of the batch; equal values share the mean of
       their ranks. 0 where mask is False.
     """
-    n = jnp.sum(mask)
+    last = jnp.maximum(jnp.sum(mask) - 1, 1)
 
-    def ranks(v):
-        flat = v.reshape(-1)
-        ordered = jnp.sort(jnp.where(mask.reshape(-1), flat, jnp.inf))
-        low, high = (jnp.searchsorted(ordered, flat, side=side) for side in ("left", "right"))
-        return ((low + high - 1) / 2.0 / jnp.maximum(n - 1, 1)).reshape(v.shape)
+    def share(v: Array) -> Array:
+        return (_ranks(v.reshape(-1), mask.reshape(-1)) / last).reshape(v.shape)
 
-    total = sum(weight * ranks(streams[name]) for name, weight in weights.items())
+    total = sum(weight * share(streams[name]) for name, weight in weights.items())
     return jnp.where(mask, total / sum(weights.values()), 0.0)
+
+
+def _ranks(v: Array, mask: Array) -> Array:
+    """The ranks [n] f32, from 0, of v [n] among the entries that count; equal ones share their mean."""
+    ordered = jnp.sort(jnp.where(mask, v, jnp.inf))
+    low, high = (jnp.searchsorted(ordered, v, side=side) for side in ("left", "right"))
+    return (low + jnp.minimum(high, jnp.sum(mask)) - 1) / 2.0  # those that do not count stand behind
 
 
 def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
@@ -150,17 +154,13 @@ def rank_correlation(x: Array, y: Array, mask: Array) -> Array:
       mask: [n] bool, the entries that count.
 
     Returns:
-      [] f32 in [-1, 1]; NaN if x or y has fewer than two distinct values. Takes O(n^2) time and memory.
+      [] f32 in [-1, 1]; NaN if x or y has fewer than two distinct values.
     """
     chex.assert_rank([x, y, mask], 1)
 
-    def ranks(v):
-        below = jnp.sum((v[None, :] < v[:, None]) & mask[None, :], axis=1)
-        equal = jnp.sum((v[None, :] == v[:, None]) & mask[None, :], axis=1)
-        return below + 0.5 * (equal - 1)
-
     n = jnp.maximum(jnp.sum(mask), 1)
-    rx, ry = (jnp.where(mask, r - jnp.sum(jnp.where(mask, r, 0.0)) / n, 0.0) for r in (ranks(x), ranks(y)))
+    ranks = _ranks(x, mask), _ranks(y, mask)
+    rx, ry = (jnp.where(mask, r - jnp.sum(jnp.where(mask, r, 0.0)) / n, 0.0) for r in ranks)
     return jnp.sum(rx * ry) / jnp.sqrt(jnp.sum(rx**2) * jnp.sum(ry**2))
 
 

@@ -28,10 +28,9 @@ struct Candidate {
 // Serves one thread.
 class Exact {
  public:
-  // `known`: the ranks that are added are the scores, but those of kCosine.
-  Exact(const Problem& problem, bool known)
+  explicit Exact(const Problem& problem)
       : p_(problem),
-        known_(known && problem.metric != Metric::kCosine),
+        known_(problem.few() && problem.metric != Metric::kCosine),
         width_(RoundUp(problem.d, kLanes)),
         direct_(problem.type == KeyType::kFloat32 && width_ == problem.d),
         query_(Uninitialized<float>(width_)),
@@ -103,7 +102,7 @@ class Exact {
   }
 
   const Problem& p_;
-  bool known_;
+  bool known_;  // ranks are scores
   int width_;
   bool direct_;
   Numbers<float> query_, row_;

@@ -16,8 +16,6 @@
 
 namespace memjax {
 
-inline constexpr int kFewQueries = 8;  // at most so many take this form
-
 // A few queries, a register's lanes being numbers of one key.
 class Few {
  public:

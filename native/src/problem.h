@@ -34,6 +34,9 @@ struct Problem {
   const int32_t* exclude;  // [q] beside group; negative: none
   Metric metric;
   int q, n, d, k;  // k: how many to find, at most n
+
+  // Whether the form for few queries is taken (few.h), whose products are in the order of the scores.
+  bool few() const { return q <= 8; }
 };
 
 inline constexpr int kFetchAhead = 8192;  // bytes: keys are read one behind the other, and memory answers late

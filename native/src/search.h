@@ -48,10 +48,10 @@ inline Numbers<float> Prepared(const Problem& p) {
   return made;
 }
 
-// The form that these many queries take. Serves one thread, and one `Found`.
+// The form that these many queries take. Serves one thread, and one range of queries.
 class Look {
  public:
-  explicit Look(const Problem& p) : few_(p.q <= kFewQueries ? new Few(p) : nullptr), wide_(p) {}
+  explicit Look(const Problem& p) : few_(p.few() ? new Few(p) : nullptr), wide_(p) {}
   void operator()(Found& found, int begin, int end) {
     few_ ? few_->Run(found, begin, end) : wide_.Run(found, begin, end);
   }
@@ -68,7 +68,7 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
   p.queries = queries.get();
   int64_t work = static_cast<int64_t>(p.q) * p.n * p.d;
   int most = static_cast<int>(std::clamp<int64_t>(work / kWorthAThread, 1, std::max(threads, 1)));
-  int panels = p.q <= kFewQueries ? 1 : (p.q + kPanel - 1) / kPanel;
+  int panels = p.few() ? 1 : (p.q + kPanel - 1) / kPanel;
   if (panels % most == 0 || panels >= kParts * most) {
     int parts = most == 1 ? 1 : std::min(panels, kParts * most);
     parallel(parts, [&](int i) {
@@ -77,7 +77,7 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
       Found found(p, first, last);
       Look look(p);
       look(found, 0, p.n);
-      Exact exact(p, p.q <= kFewQueries);
+      Exact exact(p);
       for (int q = first; q < last; ++q) {
         exact.Begin();
         exact.Add(found.best(q - first));
@@ -106,7 +106,7 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
   });
   int merges = std::clamp<int>(static_cast<int64_t>(p.q) * p.k * p.d / kWorthAThread, 1, std::min(most, p.q));
   parallel(merges, [&](int i) {
-    Exact exact(p, p.q <= kFewQueries);
+    Exact exact(p);
     int last = static_cast<int>(static_cast<int64_t>(p.q) * (i + 1) / merges);
     for (int q = static_cast<int>(static_cast<int64_t>(p.q) * i / merges); q < last; ++q) {
       exact.Begin();

@@ -48,7 +48,7 @@ inline void Tile(const float* panel, const float* rows, ptrdiff_t stride, int d,
   }
 }
 
-// A register's lanes being queries. Serves one thread, and one `Found`.
+// A register's lanes being queries. Serves one thread, and one range of queries.
 class Wide {
  public:
   explicit Wide(const Problem& problem) : p_(problem) {}

@@ -160,10 +160,9 @@ def learn(
     step = partial(_step, novelty, state, flat, valid)
     (params, opt_state), losses = jax.lax.scan(step, (state.params, state.optimizer), chosen)
     state = state.replace(params=params, optimizer=opt_state, counts=counts)
-    if isinstance(model, StagedCode):
-        # A key folded from that of the minibatches, so that what all other models draw stays the same.
-        frames = last_frame(flat, novelty.spec)
-        state = model.renew(state, frames, valid.reshape(-1), jax.random.fold_in(key, 1))
+    # A key folded from that of the minibatches, which stays the one that they were always drawn with.
+    frames = last_frame(flat, novelty.spec)
+    state = model.renew(state, frames, valid.reshape(-1), jax.random.fold_in(key, 1))
     return state, {"loss/novelty": losses.mean()}
 
 
@@ -173,9 +172,7 @@ def _step(
     """One gradient step on the rows `index` of flat [n, ...], which is [T, B, ...] in one; valid [T, B]."""
     params, opt_state = carry
     mask, n = valid.reshape(-1), valid.size
-    after = (
-        index + valid.shape[1]
-    )  # what the same environment showed next; not read where no model asks for it
+    after = index + valid.shape[1]  # what the same environment showed next, for models that ask for it
     batch = Batch(
         x=_frames(novelty, state, flat[index]).x,
         mask=mask[index],

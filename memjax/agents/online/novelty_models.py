@@ -83,6 +83,36 @@ class NoveltyModel(Protocol):
         """Visits per active set [TABLE_SIZE], those of the frames where mask [n] is True added."""
         ...
 
+    def renew(self, state: NoveltyState, raw: Array, mask: Array, key: Key) -> NoveltyState:
+        """What else changes once a rollout was counted and learned from.
+
+        Args:
+          state: after the rollout.
+          raw: [n, d] f32, its frames as they are.
+          mask: [n] bool, those that count.
+          key: for whatever is drawn.
+        """
+        ...
+
+
+class Fixed:
+    """Of models in which nothing but parameters and counts changes."""
+
+    def renew(self, state: NoveltyState, raw: Array, mask: Array, key: Key) -> NoveltyState:
+        """Unchanged."""
+        del raw, mask, key
+        return state
+
+
+def counted(counts: Array, buckets: Array, mask: Array) -> Array:
+    """Visits [TABLE_SIZE], those of buckets [n] where mask [n] is True added."""
+    return counts.at[buckets].add(mask.astype(jnp.float32))
+
+
+def rarity(counts: Array, buckets: Array) -> Array:
+    """The bonus of a count, [n] in (0, 1]: one over the root of 1 + visits of buckets [n]."""
+    return jax.lax.rsqrt(1.0 + counts[buckets])
+
 
 def coarse_and_fine(config: NoveltyConfig) -> dict[str, float]:
     """The weights of "coarse", "fine" or both, as `kind` says."""
@@ -91,7 +121,7 @@ def coarse_and_fine(config: NoveltyConfig) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class RandomTargetPair:
+class RandomTargetPair(Fixed):
     """RND: the error of predicting a fixed random network (Burda et al. 2018)."""
 
     config: NoveltyConfig
@@ -144,7 +174,7 @@ class RandomTargetPair:
 
 
 @dataclass(frozen=True)
-class Autoencoder:
+class Autoencoder(Fixed):
     """Coarse: reconstruction error. Fine: density of the sparse code (spec 4.1)."""
 
     config: NoveltyConfig
@@ -189,10 +219,10 @@ class Autoencoder:
         found = {}
         if "coarse" in self.streams:
             found["coarse"] = intrinsic.reconstruction_error(x, reconstruction)
-        if "fine" in self.streams:
-            found["fine"] = (
-                self._rarity(state, x) if self.counts else intrinsic.make_fine(self.config.fine)(code)
-            )
+        if self.counts:
+            found["fine"] = rarity(state.counts, self._buckets(state, x))
+        elif "fine" in self.streams:
+            found["fine"] = intrinsic.make_fine(self.config.fine)(code)
         return found
 
     def loss(self, params: PyTree, target: PyTree, batch: Batch) -> Array:
@@ -203,10 +233,7 @@ class Autoencoder:
 
     def count(self, state: NoveltyState, frames: Frames, mask: Array) -> Array:
         """Visits per active set [TABLE_SIZE], those of the frames where mask [n] is True added."""
-        return state.counts.at[self._buckets(state, frames.x)].add(mask.astype(jnp.float32))
-
-    def _rarity(self, state: NoveltyState, x: Array) -> Array:
-        return jax.lax.rsqrt(1.0 + state.counts[self._buckets(state, x)])
+        return counted(state.counts, self._buckets(state, frames.x), mask)
 
     def _buckets(self, state: NoveltyState, x: Array) -> Array:
         # Why a frozen form: where the code goes on learning, known states get new active sets and look new

@@ -28,6 +28,8 @@ from memjax.agents.online.novelty_models import (
     Frames,
     NoveltyState,
     coarse_and_fine,
+    counted,
+    rarity,
 )
 from memjax.networks.encoders import LocalAutoencoder, SparseAutoencoder
 from memjax.ops import intrinsic
@@ -104,8 +106,7 @@ class StagedCode:
 
     def bonus(self, state: NoveltyState, frames: Frames) -> dict[str, Array]:
         """{"coarse": [n], "fine": [n]}, those of them that `kind` asks for."""
-        visits = state.counts[self._buckets(state.target, state.multipliers, frames.raw)]
-        found = {"fine": jax.lax.rsqrt(1.0 + visits)}
+        found = {"fine": rarity(state.counts, self._buckets(state.target, state.multipliers, frames.raw))}
         if "coarse" in self.streams:
             _, reconstruction = cast(
                 tuple[Array, Array], self.coarse.net.apply(state.params["coarse"], frames.x)
@@ -126,8 +127,7 @@ class StagedCode:
 
     def count(self, state: NoveltyState, frames: Frames, mask: Array) -> Array:
         """Visits per active set [TABLE_SIZE], those of the frames where mask [n] is True added."""
-        buckets = self._buckets(state.target, state.multipliers, frames.raw)
-        return state.counts.at[buckets].add(mask.astype(jnp.float32))
+        return counted(state.counts, self._buckets(state.target, state.multipliers, frames.raw), mask)
 
     def renew(self, state: NoveltyState, raw: Array, mask: Array, key: Key) -> NoveltyState:
         """After a rollout was counted and learned from: its frames enter the sample, and a stage may end.
