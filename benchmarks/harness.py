@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from memjax.machine import processor
 from memjax.memory.search import native
 
 Thunk = Callable[[], Any]
@@ -179,9 +180,9 @@ def environment() -> dict[str, Any]:
 
 
 def device() -> str:
-    """For example "2-core CPU", or the kind and the number of accelerators."""
+    """The processor (`memjax.machine.processor`), or the kind and the number of accelerators."""
     kind, count = jax.devices()[0].device_kind, jax.device_count()
-    return f"{os.cpu_count()}-core CPU" if jax.default_backend() == "cpu" else f"{count} x {kind}"
+    return processor() if jax.default_backend() == "cpu" else f"{count} x {kind}"
 
 
 def installed(package: str) -> str | None:

@@ -11,7 +11,6 @@ one compiled program, all seeds side by side. Writes `regret.csv` (one line per 
 
 import argparse
 import csv
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ import numpy as np
 from memjax.agents.memrl.agent import MemRL, make_memrl, preset
 from memjax.commands.figures import colour_of, legend_beside, plain, pyplot, save_figure, style_of
 from memjax.envs.memory_bandit import BanditConfig, draw_tasks, make_world, play
+from memjax.machine import processor
 from memjax.types import Array, Key
 
 OUT = Path(__file__).parent / "results" / "memrl_simulator"
@@ -206,7 +206,7 @@ def draw(curves: Path, path: Path) -> None:
 
 def readme(found: Mapping[tuple[str, str], Outcome], seeds: int, rounds: int) -> str:
     """What was run and what came out."""
-    device = f"{os.cpu_count()}-core CPU" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    device = processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     text = [
         "# Choosing memories with known success probabilities",
         "",

@@ -13,7 +13,6 @@ a method are one compiled program. Writes `success.csv`, `curves.csv`, `figure.p
 
 import argparse
 import csv
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from memjax.agents.memrl.agent import Found, MemRL, make_memrl, preset
 from memjax.agents.memrl.stream import Tamper, Trace, learn_stream
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure, seeds_of
 from memjax.envs.task_stream import STEPS, Experience, StreamConfig, make_stream, plant, word
+from memjax.machine import processor
 from memjax.types import Array, Key, PyTree
 
 OUT = Path(__file__).parent / "results" / "memrl_stream"
@@ -248,7 +248,7 @@ def draw(curves: Path, path: Path) -> None:
 
 def readme(found: Mapping[tuple[str, str], Outcome], seeds: int, epochs: int, print_: str, same: bool) -> str:
     """What was run and what came out."""
-    device = f"{os.cpu_count()}-core CPU" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    device = processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     count, c = STREAM.topics * STREAM.tasks, STREAM
     unchanged = "the same before and after" if same else "NOT the same after as before"
     text = [

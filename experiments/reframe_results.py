@@ -1,7 +1,6 @@
 """Tables, intervals and a picture of the campaign of `experiments.reframe_campaign`."""
 
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,7 +170,7 @@ def read_scores(path: Path) -> list[Score]:
 def provenance(manifest: Mapping[str, Any]) -> str:
     """Date, device and versions of a run."""
     launch = manifest["launches"][-1]
-    device = f"{os.cpu_count()}-core CPU" if launch["device"] == "cpu" else launch["device"]
+    device = launch.get("processor", "CPU") if launch["device"] == "cpu" else launch["device"]
     kept = ("memjax", "jax", "flax", "optax", "envpool")
     versions = ", ".join(f"{k} {v}" for k, v in launch["versions"].items() if k in kept)
     return f"{datetime.fromtimestamp(launch['unix_time'], UTC).date()}, {device}, {versions}"

@@ -17,7 +17,6 @@ evaluation of every seed) and `summary.csv` (one line per variant and seed), and
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -345,7 +344,7 @@ def provenance(readme: Path, name: str, manifest: Mapping[str, Any] | None, anew
     if manifest is None:
         return before + ending
     launch, seeds = manifest["launches"][-1], manifest["seeds"]
-    device = f"{os.cpu_count()}-core CPU" if launch["device"] == "cpu" else launch["device"]
+    device = launch.get("processor", "CPU") if launch["device"] == "cpu" else launch["device"]
     versions = ", ".join(
         f"{k} {v}" for k, v in launch["versions"].items() if k in ("memjax", "jax", "flax", "optax")
     )

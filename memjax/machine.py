@@ -1,17 +1,34 @@
-"""How much memory this machine and its devices have free, in bytes."""
+"""What this machine is, and how much memory it and its devices have free, in bytes."""
 
 import math
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 _MEMINFO = Path("/proc/meminfo")
+_CPUINFO = Path("/proc/cpuinfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 Device = Any  # jax.Device, which no type checker knows as a type
+
+
+def processor() -> str:
+    """The processor as a result names it, for example "2-core CPU (AMD EPYC, family 25 model 17, AVX-512)".
+
+    A virtual machine often hides the model's name, so family and model number stand beside it where Linux
+    tells them, and the widest vectors that it has.
+    """
+    found = _cpuinfo()
+    about = [found.get("model name") or platform.processor() or platform.machine()]
+    if "cpu family" in found and "model" in found:
+        about.append(f"family {found['cpu family']} model {found['model']}")
+    flags = found.get("flags", "").split()
+    about += [name for name, flag in (("AVX-512", "avx512f"), ("AVX2", "avx2")) if flag in flags][:1]
+    return f"{os.cpu_count()}-core CPU ({', '.join(about)})"
 
 
 def free_memory() -> int | None:
@@ -40,6 +57,16 @@ def readable(size: int | float) -> str:
     """Bytes in binary units: 1.50 GiB."""
     power = min(len(_UNITS) - 1, int(math.log2(max(size, 1))) // 10)
     return f"{size:.0f} bytes" if power == 0 else f"{size / 1024**power:,.2f} {_UNITS[power]}"
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux tells of the first core; empty elsewhere."""
+    try:
+        first, _, _ = _CPUINFO.read_text().partition("\n\n")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _available() -> int | None:

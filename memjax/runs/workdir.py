@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from memjax import __version__
+from memjax.machine import processor
 from memjax.runs.lease import LOCK, leased
 from memjax.runs.metrics import METRICS_FILE
 from memjax.runs.places import as_path, is_remote, replace_file, size
@@ -123,6 +124,7 @@ def describe_launch() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "versions": {"memjax": __version__} | {name: package_version(name) for name in _PACKAGES},
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),

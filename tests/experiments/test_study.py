@@ -59,7 +59,8 @@ def test_results_are_written_from_workdirs(name, tmp_path):
         workdir.mkdir()
         (workdir / "config.json").write_text(json.dumps({"experiment": name}))
         (workdir / "manifest.json").write_text(
-            '{"seeds": [0, 1], "launches": [{"unix_time": 0, "device": "cpu", "versions": {"jax": "1"}}]}'
+            '{"seeds": [0, 1], "launches": [{"unix_time": 0, "device": "cpu", '
+            '"processor": "8-core CPU (it)", "versions": {"jax": "1"}}]}'
         )
         policy = "ensemble" if variant == "adamemento" else "policy"
         with MetricsWriter(workdir) as writer:
@@ -77,7 +78,7 @@ def test_results_are_written_from_workdirs(name, tmp_path):
         ("ppo", "1"),
     ]
     assert (tmp_path / "out" / "figure.png").stat().st_size > 5_000
-    assert "core CPU" in (tmp_path / "out" / "README.md").read_text()
+    assert "8-core CPU (it)" in (tmp_path / "out" / "README.md").read_text()
 
 
 def workdir_of(folder, value):

@@ -247,3 +247,22 @@ def test_readable():
         5000 * 2**40: "5,000.00 TiB",
     }
     assert {size: readable(size) for size in sizes} == sizes
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("model name: A\ncpu family: 25\nmodel: 17\nflags: avx2 avx512f", "A, family 25 model 17, AVX-512"),
+        ("model name\t: Core\nflags\t: sse2 avx2\n\nmodel name: another core", "Core, AVX2"),
+        ("processor: 0\nmodel name: Neoverse\nFeatures: fp", "Neoverse"),
+    ],
+)
+def test_a_processor_is_told_from_another(tmp_path, monkeypatch, lines, told):
+    (tmp_path / "cpuinfo").write_text(lines)
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
+    assert machine.processor().endswith(f"-core CPU ({told})")
+
+
+def test_a_processor_has_a_name_where_there_is_no_cpuinfo(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "none")
+    assert "-core CPU ()" not in machine.processor()

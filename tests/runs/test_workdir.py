@@ -8,6 +8,7 @@ import textwrap
 import pytest
 
 from memjax.config_file import load_config
+from memjax.machine import processor
 from memjax.runs.same_run import differences, identity, words_to_go_on
 from memjax.runs.series import load_run
 from memjax.runs.workdir import (
@@ -210,6 +211,7 @@ def test_manifest_tells_each_launch(tmp_path, config, monkeypatch):
     assert len(manifest["launches"]) == 2
     launch = manifest["launches"][-1]
     assert launch["num_devices"] >= 1
+    assert launch["processor"] == processor()
     assert launch["versions"]["jax"].count(".") == 2
     assert "canary" not in text
 
