@@ -15,23 +15,20 @@ inline constexpr int kBlockBytes = 96 * 1024;  // of keys, which the second cach
 // A stretch of keys in float32, and what makes a rank of each product: product * times + plus.
 class Block {
  public:
-  // `whole_lanes`: rows are filled up with zeros to a multiple of kLanes. `in_place`: nobody asks for rows in float32.
-  Block(const Problem& problem, bool whole_lanes, bool in_place)
-      : p_(problem),
-        width_(whole_lanes ? RoundUp(problem.d, kLanes) : problem.d),
-        copied_(!in_place && (problem.type != KeyType::kFloat32 || width_ != problem.d)) {
-    size_ = std::clamp(kBlockBytes / (4 * width_), 1, 1024) / kRows * kRows;
+  // `in_place`: nobody asks for rows in float32, so keys of another type are not converted.
+  Block(const Problem& problem, bool in_place)
+      : p_(problem), copied_(!in_place && problem.type != KeyType::kFloat32) {
+    size_ = std::clamp(kBlockBytes / (4 * p_.d), 1, 1024) / kRows * kRows;
     size_ = std::min(std::max(size_, kRows), RoundUp(problem.n, kRows));
     room_ = RoundUp(size_, kLanes);
-    if (copied_) rows_ = Uninitialized<float>(static_cast<size_t>(size_) * width_);
+    if (copied_) rows_ = Uninitialized<float>(static_cast<size_t>(size_) * p_.d);
     times_ = Uninitialized<float>(room_);
     plus_ = Uninitialized<float>(room_);
   }
 
   int size() const { return size_; }
   int count() const { return count_; }
-  int width() const { return width_; }
-  const float* row(int i) const { return begin_ + static_cast<ptrdiff_t>(i) * width_; }
+  const float* row(int i) const { return begin_ + static_cast<ptrdiff_t>(i) * p_.d; }
   const float* times() const { return times_.get(); }
   const float* plus() const { return plus_.get(); }
 
@@ -39,7 +36,7 @@ class Block {
     count_ = std::min(size_, last - first);
     begin_ = copied_ ? rows_.get() : static_cast<const float*>(p_.keys) + static_cast<ptrdiff_t>(first) * p_.d;
     for (int i = 0; copied_ && i < count_; ++i) {
-      ReadKey(p_, first + i, width_, rows_.get() + static_cast<ptrdiff_t>(i) * width_);
+      ReadKey(p_, first + i, p_.d, rows_.get() + static_cast<ptrdiff_t>(i) * p_.d);
     }
     for (int i = 0; i < count_; ++i) {
       times_[i] = 1.0f;
@@ -52,7 +49,7 @@ class Block {
 
  private:
   const Problem& p_;
-  int width_, size_, room_, count_ = 0;
+  int size_, room_, count_ = 0;
   bool copied_;
   const float* begin_ = nullptr;
   Numbers<float> rows_, times_, plus_;

@@ -30,15 +30,14 @@ class Few {
 
   void Run(Found& found, int begin, int end) const {
     bool measured = p_.metric == Metric::kCosine && !p_.norms;
-    bool in_place = p_.type != KeyType::kFloat32 && width_ == p_.d && !measured;
-    Block block(p_, true, in_place);
+    Block block(p_, !measured);
     int room = RoundUp(block.size(), kLanes);
     auto products = Uninitialized<float>(static_cast<size_t>(room) * p_.q);
     for (int first = begin; first < end; first += block.size()) {
       block.Load(first, end);
       ptrdiff_t from = static_cast<ptrdiff_t>(first) * p_.d;
       const float* scale = p_.scale ? p_.scale + first : nullptr;
-      if (!in_place) {
+      if (measured || p_.type == KeyType::kFloat32) {
         Products(block.row(0), nullptr, block.count(), room, products.get());
       } else if (p_.type == KeyType::kBfloat16) {
         Products(static_cast<const uint16_t*>(p_.keys) + from, nullptr, block.count(), room, products.get());
@@ -53,7 +52,7 @@ class Few {
   static constexpr int kKeys = 4;  // whose sums over lanes are taken together
   static constexpr int kTogether = kLanes == 16 ? 4 : 2;  // queries, with four sums each: as many as registers hold
 
-  // Writes the products [q, room] with `count` rows of width_ numbers, each times its scale (int8 alone).
+  // Writes the products [q, room] with `count` rows of d numbers, each times its scale (int8 alone).
   template <typename T>
   void Products(const T* rows, const float* scale, int count, int room, float* products) const {
     p_.metric == Metric::kSquared ? Products<true>(rows, scale, count, room, products)
@@ -85,43 +84,57 @@ class Few {
   template <int Q, bool squared, int registers, typename T>
   void Some(int first, const T* rows, const float* scale, int count, int room, float* products) const {
     const float* query = queries_.get() + static_cast<size_t>(first) * width_;
-    int width = registers ? registers * kLanes : width_;
     products += first * room;
     int n = 0;
     for (Lanes sums[Q][kKeys]; n + kKeys <= count; n += kKeys) {
       // Why not unrolled: the sums of a row take up to 16 registers.
 #pragma GCC unroll 1
-      for (int i = 0; i < kKeys; ++i) {
-        Row<Q, squared, registers>(query, rows + static_cast<ptrdiff_t>(n + i) * width, scale, n + i, width, i, sums);
-      }
+      for (int i = 0; i < kKeys; ++i) Row<Q, squared, registers>(query, rows, scale, n + i, i, sums);
       for (int q = 0; q < Q; ++q) Sums(sums[q], products + q * room + n);
     }
     for (Lanes sums[Q][1]; n < count; ++n) {
-      Row<Q, squared, registers>(query, rows + static_cast<ptrdiff_t>(n) * width, scale, n, width, 0, sums);
+      Row<Q, squared, registers>(query, rows, scale, n, 0, sums);
       for (int q = 0; q < Q; ++q) products[q * room + n] = Sum(sums[q][0]);
     }
     for (int q = 0; q < Q; ++q) std::fill(products + q * room + n, products + (q + 1) * room, 0.0f);
   }
 
-  // Writes sums[q][place] of row n, in the order of SumOfProducts.
+  // Writes sums[q][place] of row n, in the order of SumOfProducts: number j goes to sum j / kLanes % 4. The row is read
+  // where it lies, so its last register may be loaded in part.
   template <int Q, bool squared, int registers, typename T, int K>
-  static void Row(const float* query, const T* row, const float* scale, int n, int width, int place,
-                  Lanes (&sums)[Q][K]) {
+  inline __attribute__((always_inline)) void Row(const float* query, const T* rows, const float* scale, int n,
+                                                 int place, Lanes (&sums)[Q][K]) const {
     constexpr int kSums = registers && registers < 4 ? registers : 4;
+    const int d = p_.d, width = registers ? registers * kLanes : width_;  // a constant, of short rows
+    const T* row = rows + static_cast<ptrdiff_t>(n) * d;
     Lanes scales = All(sizeof(T) == 1 ? scale[n] : 1.0f), acc[Q][kSums];
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 4
       for (int a = 0; a < kSums; ++a) acc[q][a] = All(0.0f);
-    int j = 0;
-    for (; j + kSums * kLanes <= width; j += kSums * kLanes) {
+    if constexpr (registers > 0) {
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) Step<Q, squared, kSums>(query, row, scales, width, j + a * kLanes, a, acc);
-    }
-    if constexpr (registers == 0) {
+      for (int a = 0; a < registers - 1; ++a) {
+        Step<Q, squared, kSums>(query, width, row, memjax::Load(row + a * kLanes), scales, a * kLanes, a, acc);
+      }
+      constexpr int last = (registers - 1) * kLanes;
+      Step<Q, squared, kSums>(query, width, row, LoadFirst(row + last, d - last), scales, last, registers - 1, acc);
+    } else {
+      int j = 0;
+      for (; j + 4 * kLanes <= d; j += 4 * kLanes) {
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums - 1; ++a) {
-        if (j + a * kLanes < width) Step<Q, squared, kSums>(query, row, scales, width, j + a * kLanes, a, acc);
+        for (int a = 0; a < 4; ++a) {
+          int at = j + a * kLanes;
+          Step<Q, squared, kSums>(query, width, row, memjax::Load(row + at), scales, at, a, acc);
+        }
+      }
+#pragma GCC unroll 4
+      for (int a = 0; a < 4; ++a, j += kLanes) {
+        if (j + kLanes <= d) {
+          Step<Q, squared, kSums>(query, width, row, memjax::Load(row + j), scales, j, a, acc);
+        } else if (j < d) {
+          Step<Q, squared, kSums>(query, width, row, LoadFirst(row + j, d - j), scales, j, a, acc);
+        }
       }
     }
 #pragma GCC unroll 4
@@ -135,9 +148,8 @@ class Few {
   }
 
   template <int Q, bool squared, int kSums, typename T>
-  static inline __attribute__((always_inline)) void Step(const float* query, const T* row, Lanes scales, int width,
-                                                         int j, int a, Lanes (&acc)[Q][kSums]) {
-    Lanes key = memjax::Load(row + j);
+  static inline __attribute__((always_inline)) void Step(const float* query, int width, const T* row, Lanes key,
+                                                         Lanes scales, int j, int a, Lanes (&acc)[Q][kSums]) {
     if constexpr (sizeof(T) == 1) key = Mul(key, scales);
     __builtin_prefetch(reinterpret_cast<const char*>(row + j) + kFetchAhead);
 #pragma GCC unroll 4

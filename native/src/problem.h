@@ -58,10 +58,9 @@ Numbers<T> Uninitialized(size_t count) {
   return Numbers<T>(static_cast<T*>(operator new[](count * sizeof(T), kLine)));
 }
 
-// Writes x[d] in float32 times `scale`, filled up with zeros to `width` numbers, fewer than kLanes of them. Of x,
-// `readable` numbers may be read.
+// Writes x[d] in float32 times `scale`, filled up with zeros to `width` numbers, fewer than kLanes of them.
 template <typename T>
-inline void Convert(const T* x, int d, int width, ptrdiff_t readable, float scale, float* row) {
+inline void Convert(const T* x, int d, int width, float scale, float* row) {
   Lanes scales = All(scale);
   int j = 0;
   for (; j + kLanes <= d; j += kLanes) {
@@ -69,26 +68,20 @@ inline void Convert(const T* x, int d, int width, ptrdiff_t readable, float scal
     __builtin_prefetch(reinterpret_cast<const char*>(x + j) + kFetchAhead);
   }
   if (j == d) return;
-  if (width - j == kLanes && j + kLanes <= readable) {
-    Store(row + j, First(Mul(Load(x + j), scales), d - j));
-    return;
-  }
-  T last[kLanes] = {};
   float tail[kLanes];
-  std::memcpy(last, x + j, (d - j) * sizeof(T));
-  Store(tail, First(Mul(Load(last), scales), d - j));
+  Store(tail, Mul(LoadFirst(x + j, d - j), scales));
   std::memcpy(row + j, tail, (width - j) * sizeof(float));
 }
 
 // Writes key `slot` in float32, filled up with zeros to `width` numbers: d, or d rounded up to a multiple of kLanes.
 inline void ReadKey(const Problem& p, int slot, int width, float* row) {
-  ptrdiff_t from = static_cast<ptrdiff_t>(slot) * p.d, left = static_cast<ptrdiff_t>(p.n) * p.d - from;
+  ptrdiff_t from = static_cast<ptrdiff_t>(slot) * p.d;
   if (p.type == KeyType::kFloat32) {
-    Convert(static_cast<const float*>(p.keys) + from, p.d, width, left, 1.0f, row);
+    Convert(static_cast<const float*>(p.keys) + from, p.d, width, 1.0f, row);
   } else if (p.type == KeyType::kBfloat16) {
-    Convert(static_cast<const uint16_t*>(p.keys) + from, p.d, width, left, 1.0f, row);
+    Convert(static_cast<const uint16_t*>(p.keys) + from, p.d, width, 1.0f, row);
   } else {
-    Convert(static_cast<const int8_t*>(p.keys) + from, p.d, width, left, p.scale[slot], row);
+    Convert(static_cast<const int8_t*>(p.keys) + from, p.d, width, p.scale[slot], row);
   }
 }
 

@@ -4,6 +4,7 @@
 #define MEMJAX_NATIVE_SIMD_H_
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -38,8 +39,16 @@ inline Lanes Max(Lanes a, Lanes b) { return {_mm512_max_ps(a.x, b.x)}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
 // c - a b
 inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {_mm512_fnmadd_ps(a.x, b.x, c.x)}; }
-// The first `count` numbers, then zeros.
-inline Lanes First(Lanes a, int count) { return {_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), a.x)}; }
+inline __mmask16 FirstOf(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+// The first `count` numbers, of which no more are read, then zeros.
+inline Lanes LoadFirst(const float* p, int count) { return {_mm512_maskz_loadu_ps(FirstOf(count), p)}; }
+inline Lanes LoadFirst(const uint16_t* bfloat16, int count) {
+  __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(FirstOf(count), bfloat16));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
+}
+inline Lanes LoadFirst(const int8_t* p, int count) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(FirstOf(count), p)))};
+}
 inline __m256 Halves(Lanes a) { return _mm256_add_ps(_mm512_castps512_ps256(a.x), _mm512_extractf32x8_ps(a.x, 1)); }
 // The sums of four registers, at the price of two.
 inline void Sums(const Lanes a[4], float* sums) {
@@ -77,9 +86,9 @@ inline void Sums(const Lanes a[4], float* sums) {
   __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0].x, a[1].x), _mm256_hadd_ps(a[2].x, a[3].x));
   _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
 }
-inline Lanes First(Lanes a, int count) {
+inline Lanes LoadFirst(const float* p, int count) {
   const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return {_mm256_and_ps(a.x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), places)))};
+  return {_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places))};
 }
 inline uint32_t Above(Lanes a, Lanes b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.x, b.x, _CMP_GT_OQ)));
@@ -113,10 +122,6 @@ inline Lanes Min(Lanes a, Lanes b) { return {a.x < b.x ? a.x : b.x}; }
 inline Lanes Max(Lanes a, Lanes b) { return {a.x > b.x ? a.x : b.x}; }
 inline Lanes MulAdd(Lanes a, Lanes b, Lanes c) { return {a.x * b.x + c.x}; }
 inline Lanes NegMulAdd(Lanes a, Lanes b, Lanes c) { return {c.x - a.x * b.x}; }
-inline Lanes First(Lanes a, int count) {
-  for (int i = count; i < kLanes; ++i) a.x[i] = 0.0f;
-  return a;
-}
 inline void Sums(const Lanes a[4], float* sums) {
   for (int i = 0; i < 4; ++i) sums[i] = (a[i].x[0] + a[i].x[2]) + (a[i].x[1] + a[i].x[3]);
 }
@@ -126,6 +131,15 @@ inline uint32_t Above(Lanes a, Lanes b) {
   return bits;
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+template <typename T>
+inline Lanes LoadFirst(const T* p, int count) {
+  T there[kLanes] = {};
+  std::memcpy(there, p, count * sizeof(T));
+  return Load(there);
+}
 #endif
 
 // One register's, as `Sums` has it.

@@ -56,8 +56,8 @@ class Wide {
   // Looks for the queries of `found`, which begin with a panel, among the keys [begin, end).
   void Run(Found& found, int begin, int end) {
     int together = std::max(1, kPanelBytes / (4 * kPanel * p_.d)) * kPanel;
-    Block block(p_, false, false);
-    auto padded = Uninitialized<float>(static_cast<size_t>(kRows) * block.width());
+    Block block(p_, false);
+    auto padded = Uninitialized<float>(static_cast<size_t>(kRows) * p_.d);
     for (int from = 0; from < found.count(); from += together) {
       int to = std::min(found.count(), from + together);
       Pack(found, from, to);
@@ -104,13 +104,13 @@ class Wide {
     for (int r0 = 0; r0 < block.count(); r0 += kRows) {
       const float* rows = block.row(r0);
       if (r0 + kRows > block.count()) {
-        size_t there = static_cast<size_t>(block.count() - r0) * block.width();
+        size_t there = static_cast<size_t>(block.count() - r0) * p_.d;
         std::memcpy(padded, rows, there * sizeof(float));
-        std::fill(padded + there, padded + static_cast<size_t>(kRows) * block.width(), 0.0f);
+        std::fill(padded + there, padded + static_cast<size_t>(kRows) * p_.d, 0.0f);
         rows = padded;
       }
       Lanes acc[kRows][V];
-      Tile<V, squared>(panel, rows, block.width(), p_.d, acc);
+      Tile<V, squared>(panel, rows, p_.d, p_.d, acc);
       uint32_t any = 0;
       Lanes least[V];
       for (int v = 0; v < V; ++v) least[v] = memjax::Load(thresholds + v * kLanes);
