@@ -18,7 +18,16 @@ import jax.numpy as jnp
 
 from memjax.memory import interface, retrieval
 from memjax.memory.budget import MAX_SLOTS, check_slots
-from memjax.memory.checks import check_array, check_choice, check_number, check_seed, check_size, values_like
+from memjax.memory.checks import (
+    check_array,
+    check_beside,
+    check_choice,
+    check_number,
+    check_seed,
+    check_size,
+    check_slots_and_mask,
+    values_like,
+)
 from memjax.memory.eviction.policies import Eviction, counters, eviction_named
 from memjax.memory.eviction.tree import settled
 from memjax.memory.interface import Memory, presented
@@ -231,12 +240,14 @@ def gather(
     state: MemoryState, slots: Array, fields: Callable[[MemoryState], PyTree], mask: Array | None = None
 ) -> PyTree:
     """`Memory.gather`."""
+    check_slots_and_mask(slots, mask)
     inside = (slots >= 0) & (slots < state.capacity)
     return gather_values(fields(state), slots, inside if mask is None else inside & mask)
 
 
 def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy: Eviction) -> MemoryState:
     """`Memory.touch`."""
+    check_slots_and_mask(slots, mask)
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
     now = state.clock + jnp.any(present)
     state = replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
@@ -255,6 +266,9 @@ def update(
 ) -> MemoryState:
     """`Memory.update`, by `memjax.memory.q_update`."""
     step_size = default_step_size if step_size is None else step_size
+    check_slots_and_mask(slots, mask)
+    check_beside("rewards", jnp.asarray(rewards), slots.shape)
+    check_beside("step_size", jnp.asarray(step_size), slots.shape)
     if jnp.ndim(step_size):
         step_size = jnp.broadcast_to(step_size, slots.shape).ravel()
     rewards = jnp.broadcast_to(rewards, slots.shape).ravel().astype(jnp.float32)

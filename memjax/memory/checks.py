@@ -26,7 +26,9 @@ def check_size(field: str, size: object, least: int = 1) -> None:
 
 def check_seed(seed: object) -> None:
     """Raises ConfigError unless `seed` fits 32 bits without a sign; one that is being traced passes."""
-    if not isinstance(seed, jax.Array) and not _is_whole(seed, 0, 2**32 - 1):
+    if isinstance(seed, jax.Array):
+        check_array("seed", seed, "of whole numbers", ())  # a random key is none
+    elif not _is_whole(seed, 0, 2**32 - 1):
         raise ConfigError("seed", f"a whole number from 0 to {2**32 - 1}", repr(seed))
 
 
@@ -65,6 +67,26 @@ def check_array(field: str, x: Array, kind: str, *shapes: tuple[int | str, ...])
     if not known or not any(_fits(x.shape, shape) for shape in shapes):
         expected = " or ".join(_text(shape) for shape in shapes)
         raise ConfigError(field, f"{expected} {kind}", f"{x.shape} {x.dtype}")
+
+
+def check_slots_and_mask(slots: Array, mask: Array | None) -> None:
+    """Raises ConfigError unless the slots are whole numbers, and the mask, if any, is bool of their shape."""
+    check_array("slots", slots, "of whole numbers", slots.shape)
+    if mask is not None:
+        check_array("mask", mask, "bool", slots.shape)
+
+
+def check_beside(field: str, x: Array, shape: tuple[int, ...]) -> None:
+    """Raises ConfigError unless `x` is one real number, or has the axes of `shape`, each whole or of size 1.
+
+    Why not whatever broadcasts: [Q] numbers, one for each query, beside slots [Q, k] would be taken for one
+    for each neighbour wherever Q equals k.
+    """
+    real = jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)
+    fits = len(x.shape) == len(shape) and all(a in (1, b) for a, b in zip(x.shape, shape, strict=True))
+    if not real or (x.shape and not fits):
+        expected = f"one real number, or {shape} of them (an axis may be 1)"
+        raise ConfigError(field, expected, f"{x.shape} {x.dtype}")
 
 
 def values_like(values: PyTree, stored: PyTree, batch: int) -> PyTree:

@@ -148,6 +148,9 @@ class Gather(Protocol):
         Returns:
             The tree of `fields`, each leaf [*slots.shape, ...]; zero where there is no row or `mask` is
             False.
+
+        Raises:
+            ConfigError: a shape or type does not fit.
         """
         ...
 
@@ -165,6 +168,9 @@ class Touch(Protocol):
 
         Returns:
             The state with a new `read` of these slots; the clock has advanced by 1 if there was any.
+
+        Raises:
+            ConfigError: a shape or type does not fit.
         """
         ...
 
@@ -187,13 +193,16 @@ class Update(Protocol):
             state: the memory.
             slots: whole numbers of any shape, repeated ones included. Empty slots and those outside
                 0 .. N-1 are passed over.
-            rewards: real numbers of the shape of `slots`, or one that broadcasts to it. One that is not
-                finite is refused and counted in `refused`.
+            rewards: one real number, or as many axes of them as `slots` has, each of its size or 1: [Q, 1]
+                for one a query. One that is not finite is refused and counted in `refused`.
             mask: bool of the shape of `slots`, which rewards count (default: all).
-            step_size: one number, or one for each reward, by default the `step_size` of the factory.
+            step_size: as `rewards`, by default the `step_size` of the factory.
 
         Returns:
             The state with new `utility` and `visits` of these slots.
+
+        Raises:
+            ConfigError: a shape or type does not fit.
         """
         ...
 

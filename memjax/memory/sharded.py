@@ -41,7 +41,7 @@ from memjax.machine import Device
 from memjax.memory import interface
 from memjax.memory.bank import make_memory
 from memjax.memory.budget import check_slots
-from memjax.memory.checks import check_seed, check_size
+from memjax.memory.checks import check_seed, check_size, check_slots_and_mask
 from memjax.memory.eviction.policies import Candidates, Counters, Eviction, Order, Place, eviction_named
 from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
 from memjax.memory.interface import Memory, presented
@@ -265,6 +265,7 @@ def _gather_all(
     fields: Callable[[MemoryState], PyTree],
     mask: Array | None = None,
 ) -> PyTree:
+    check_slots_and_mask(slots, mask)
     return reader(fields)(state, slots, mask)
 
 

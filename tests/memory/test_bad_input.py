@@ -184,6 +184,45 @@ def test_remove(mask, line):
         bank.remove(state, mask)
 
 
+SLOTS = np.array([[0, 1], [2, 3]], np.int32)  # [Q, k], and Q = k: what is [Q] would broadcast as [k]
+BESIDE = "expected one real number, or (2, 2) of them (an axis may be 1), got"
+REWARDS = [
+    (dict(rewards=np.ones(2, np.float32)), f"rewards: {BESIDE} (2,) float32"),
+    (dict(rewards=np.ones((2, 3), np.float32)), f"rewards: {BESIDE} (2, 3) float32"),
+    (dict(rewards=np.ones((1, 2, 2), np.float32)), f"rewards: {BESIDE} (1, 2, 2) float32"),
+    (dict(rewards=np.ones((2, 2), bool)), f"rewards: {BESIDE} (2, 2) bool"),
+    (dict(step_size=np.full(2, 0.5, np.float32)), f"step_size: {BESIDE} (2,) float32"),
+    (dict(mask=np.ones((2, 1), bool)), "mask: expected (2, 2) bool, got (2, 1) bool"),
+    (dict(mask=SLOTS), "mask: expected (2, 2) bool, got (2, 2) int32"),
+    (
+        dict(slots=SLOTS.astype(np.float32)),
+        "slots: expected (2, 2) of whole numbers, got (2, 2) float32",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "line"), REWARDS, ids=[line for _, line in REWARDS])
+def test_update(wrong, line):
+    bank, state = filled()
+    with exactly(line):
+        bank.update(state, **(dict(slots=SLOTS, rewards=1.0) | wrong))
+
+
+@pytest.mark.parametrize(("wrong", "line"), REWARDS[-3:], ids=[line for _, line in REWARDS[-3:]])
+def test_touch_and_gather(wrong, line):
+    bank, state = filled()
+    with exactly(line):
+        bank.touch(state, **(dict(slots=SLOTS) | wrong))
+    with exactly(line):
+        bank.gather(state, fields=lambda state: state.utility, **(dict(slots=SLOTS) | wrong))
+
+
+def test_rewards_of_a_query_go_to_all_its_neighbours():
+    bank, state = filled(step_size=1.0)
+    rewarded = bank.update(state, SLOTS, np.array([[1.0], [2.0]]))
+    np.testing.assert_array_equal(rewarded.utility, [1.0, 1.0, 2.0, 2.0, 0.0])
+
+
 @pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
 @pytest.mark.parametrize("method", EXACT_METHODS)
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

@@ -155,6 +155,38 @@ def test_scan_equals_a_loop(name):
     assert_equal(scanned, state)
 
 
+@every_memory
+def test_types_do_not_change_with_numbers_of_64_bits(name):
+    """A sum of whole numbers is 64 bits wide there, and a scan refuses a carry that grew."""
+    keys, values, fields = batch(7)
+    with jax.enable_x64(True):
+        state = made(name).init()
+        after, slots, *_ = jax.eval_shape(
+            story(name), state, np.float64(keys), values, fields, np.ones(B, bool), queries()
+        )
+        assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+        assert slots.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("capacity", [N, 5_000], ids=["plain", "indexed"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_memory_of_its_own_on_each_device(name, capacity):
+    """Inside `shard_map` all that a loop carries must vary over the devices as what comes in does."""
+    memory = MEMORIES[name](capacity, D, VALUE, **OPTIONS)
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    keys, values, _ = batch(7)
+
+    def run(keys, values):
+        state, slots = memory.write(memory.init(), keys, values, utility=keys[:, 0])
+        found = memory.retrieve(state, keys)
+        state = memory.update(memory.touch(state, found.slots), found.slots, keys[:, :1], found.mask)
+        return memory.write(state, keys, values)[0].utility, slots
+
+    spec = jax.P("d")
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    assert [x.shape for x in jax.eval_shape(mapped, keys, values)] == [(capacity,), (B,)]
+
+
 @every_start
 @every_memory
 def test_shapes_and_types_do_not_change(name, start):
@@ -453,6 +485,9 @@ def test_a_seed_is_checked_where_the_memory_begins():
     for seed in (-1, 2**32):
         with pytest.raises(ConfigError, match=r"^seed: expected a whole number from 0 to 4294967295, got"):
             memory.init(seed)
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):  # what the `init` of other libraries takes
+        with pytest.raises(ConfigError, match=r"^seed: expected \(\) of whole numbers, got "):
+            jax.jit(memory.init)(key)
     assert int(memory.init(2**32 - 1).seed) == 2**32 - 1
     assert int(jax.jit(memory.init)(jnp.uint32(5)).seed) == 5
 

@@ -173,7 +173,7 @@ def fifo(
     del utility, candidates
     place, stays = _ring(accept, n)
     slots = jnp.where(stays, (scalars.cursor + place) % n, n)
-    return slots, (scalars.cursor + jnp.sum(accept) % n) % n
+    return slots, (scalars.cursor + jnp.sum(accept, dtype=jnp.int32) % n) % n
 
 
 def lru(
@@ -313,7 +313,7 @@ def _ring(accept: Array, n: int) -> tuple[Array, Array]:
 
 def _draw(key: Array, t: Array) -> Array:
     """A whole number from 0 to t."""
-    return jax.random.randint(jax.random.fold_in(key, t), (), 0, t + 1)
+    return jax.random.randint(jax.random.fold_in(key, t), (), 0, t + 1, jnp.int32)
 
 
 def _last_writer(slots: Array, n: int) -> Array:

@@ -37,7 +37,8 @@ def pops(worth: Array, release: Array, count: int) -> Array:
     def halve(level: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         return _halve(*carry, upper=(positions >> (bits - 1 - level)) & 1 == 1)
 
-    start = jnp.zeros(count, jnp.int32)
+    # Why the sum: inside `shard_map` the carry of the loop must vary over the devices as the items do.
+    start = jnp.zeros(count, jnp.int32) + 0 * jnp.sum(release, dtype=jnp.int32)
     rows = jnp.stack([jnp.arange(count, dtype=jnp.int32), start, start, start + count])
     _, (pop, rank, _, _) = lax.fori_loop(0, bits, halve, (release[items], rows))
     return start.at[pop].set(items.at[rank].get(mode="clip"), unique_indices=True)
