@@ -42,7 +42,7 @@ def test_the_page_shows_what_the_files_hold_and_the_rest_runs():
     python = [block.text for block in blocks(PAGE) if block.language == "python"]
     pieces = {text: [textwrap.indent(text, " " * depth) for depth in (0, 4, 8)] for text in python}
     shown = [text for text in python if any(piece in file for piece in pieces[text] for file in files)]
-    assert len(shown) == 5
+    assert len(shown) == 6
     names = {}
     for text in python:
         if text not in shown:
@@ -74,6 +74,11 @@ def test_episodic_control_learns():
     assert random < 30
     assert learned > 2 * random
     assert history[-3:].mean() > 1.5 * history[0]
+
+
+def test_a_loop_over_gymnasium_learns():
+    history = load("gymnasium_loop").main(episodes=60, limit=100)
+    assert np.mean(history[-15:]) > 2 * np.mean(history[:15])
 
 
 def test_neural_episodic_control_is_one_program():
