@@ -13,6 +13,7 @@ from memjax.memory.search.storage import key_norms
 from memjax.types import Array, ConfigError, PyTree
 
 _ROW = 128  # slots that are counted together; at most 255
+_LISTED = 4  # to look at so many slots of a row costs as much as to list one slot
 
 
 @flax.struct.dataclass
@@ -116,9 +117,16 @@ def nth_stored(valid: Array, turns: Callable[[Array], Array]) -> tuple[Array, Ar
 
     Returns:
         slots [n] i32 (any slot where i is out of range), and the number of stored entries []. O(N) bytes are
-        counted, once.
+        counted, once; for many numbers all stored slots are listed, O(N) integers.
     """
     n = valid.shape[0]
+    wanted = jax.eval_shape(turns, jax.ShapeDtypeStruct((), jnp.int32)).shape[0]
+    if wanted * _ROW > _LISTED * n:
+        # Why: to list all stored slots once costs less than to look through a row of slots for each number.
+        until = jnp.cumsum(valid, dtype=jnp.int32)
+        all_slots = jnp.arange(n, dtype=jnp.int32)
+        listed = jnp.zeros(n, jnp.int32).at[jnp.where(valid, until - 1, n)].set(all_slots, mode="drop")
+        return listed.at[turns(until[-1])].get(mode="clip"), until[-1]
     whole = n // _ROW * _ROW
     # Why: as bytes, of which a vector register holds the most; padding would cost more than all the rest.
     counts = jnp.sum(valid[:whole].reshape(-1, _ROW).astype(jnp.uint8), axis=1, dtype=jnp.uint8)

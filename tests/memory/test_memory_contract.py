@@ -22,7 +22,7 @@ from memjax.memory import (
     null_memory,
     retrieve,
 )
-from memjax.memory.state import num_bytes
+from memjax.memory.state import nth_stored, num_bytes
 from memjax.runs.checkpoint import Checkpoints
 from memjax.types import ConfigError
 
@@ -299,6 +299,16 @@ def test_sampling_is_uniform_over_what_is_stored(name):
         assert mask.all()
         assert share[1::2].sum() == 0
         assert np.abs(share[::2] - 1 / 3).max() < 5 * np.sqrt(2 / 9 / 6000)
+
+
+@pytest.mark.parametrize("wanted", [3, 40])
+def test_many_numbers_and_few_name_the_same_stored_slots(wanted):
+    """Few are looked up row by row, of 128 slots; for many all stored slots are listed."""
+    valid = np.random.default_rng(0).random(300) < 0.4
+    turns = np.linspace(0, valid.sum() - 1, wanted).astype(np.int32)
+    slots, stored = nth_stored(jnp.asarray(valid), lambda count: jnp.asarray(turns))
+    assert stored == valid.sum()
+    np.testing.assert_array_equal(slots, np.flatnonzero(valid)[turns])
 
 
 @pytest.mark.parametrize("evict", POLICIES)

@@ -315,7 +315,8 @@ def remember(
     good = _write(ada, state, best, best.score, success=True)
     some = take_episodes(timeline, rollout, failure, chance, count)
     bad = _write(ada, state, some, some.episode_return, success=False)
-    good = ada.success.remove(good, labels.stale(config.label, ada.spec, window, good.values["return"]))
+    if not ada.spec.has_success:  # a goal that was reached stays a success, whatever was reached since
+        good = ada.success.remove(good, labels.stale(config.label, window, good.values["return"]))
     counts = jnp.stack([jnp.sum(best.chosen), jnp.sum(some.chosen)])
     state = state.replace(
         success=good,

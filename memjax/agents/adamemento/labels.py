@@ -83,10 +83,8 @@ def judge(
     return success & enough, failure & enough
 
 
-def stale(config: LabelConfig, spec: EnvSpec, window: ReturnWindow, returns: Array) -> Array:
-    """Which stored successes [N] are so no more, by the return of their episode [N]."""
-    if spec.has_success:
-        return jnp.zeros(returns.shape, bool)
+def stale(config: LabelConfig, window: ReturnWindow, returns: Array) -> Array:
+    """Which stored successes [N] are so no more, by the return of their episode [N]; not of a known goal."""
     return returns < window.quantile(config.keep_quantile)
 
 
