@@ -13,6 +13,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import FlattenObservation, TimeLimit
 
 from memjax.memory import make_memory
@@ -23,7 +24,9 @@ def main(task="CartPole-v1", *, episodes=100, limit=200, capacity=5_000, k=11, e
     """The return of each episode."""
     # Flattened: an observation that is a dictionary or a whole number becomes one row of numbers too.
     env = TimeLimit(FlattenObservation(gymnasium.make(task)), limit)
-    (width,), actions = env.observation_space.shape, np.arange(int(env.action_space.n))
+    assert isinstance(env.observation_space, Box)
+    assert isinstance(env.action_space, Discrete)
+    (width,), actions = env.observation_space.shape, np.arange(env.action_space.n)
     memory = make_memory(capacity, width, (), evict="lru", k=k, metric="l2")
 
     @jax.jit
@@ -39,7 +42,7 @@ def main(task="CartPole-v1", *, episodes=100, limit=200, capacity=5_000, k=11, e
         store = jax.vmap(partial(remember, memory, keep="highest"), (0, None, None, 0))
         return store(states, keys, returns, mine)
 
-    states = jax.vmap(memory.init)(actions.astype(np.uint32))  # one memory for each action
+    states = jax.vmap(memory.init)(jnp.asarray(actions, jnp.uint32))  # one memory for each action
     draw, history = np.random.default_rng(0), []
     for episode in range(episodes):
         keys, taken, rewards = np.zeros((limit, width), np.float32), np.zeros(limit, int), np.zeros(limit)

@@ -245,6 +245,8 @@ def no_run(workdir: Path, expected: str) -> ConfigError:
         runs = sorted(str(file.parent) for file in found)
         got += f", which holds runs: {', '.join(runs[:8])}{', ...' * (len(runs) > 8)}" if runs else ""
         return ConfigError("workdir", expected, got)
+    if folder.exists():
+        return ConfigError("workdir", expected, f"{got}, which is a file")
     others = [file.parent.name for file in folder.parent.glob(f"*/{CONFIG_FILE}")]
     near = difflib.get_close_matches(folder.name, others, 1)
     hint = f" (did you mean '{folder.parent / near[0]}'?)" if near else ""

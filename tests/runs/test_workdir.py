@@ -169,6 +169,8 @@ def test_a_directory_without_a_run_says_what_may_have_been_meant(tmp_path):
             read(tmp_path)
     with pytest.raises(ConfigError, match=r"nothing/else', which does not exist$"):
         load_run(tmp_path / "nothing" / "else")
+    with pytest.raises(ConfigError, match=r"config.json', which is a file$"):
+        load_run(tmp_path / "ppo" / "config.json")
 
 
 def test_checkpoints_that_are_a_file_are_refused(tmp_path, config):
