@@ -41,11 +41,8 @@ class Simulated:
 
     name = "simulated"
 
-    def complete(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
-    ) -> Reply:
+    def complete(self, messages: Sequence[Message], *, seed: int, **_: Any) -> Reply:
         """A number from 0 to 1."""
-        del max_tokens, temperature
         chance = random.Random(f"{seed}/{messages[-1].content}").random()
         return Reply(repr(chance), sum(len(m.content) for m in messages) // 4, 4)
 

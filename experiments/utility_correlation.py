@@ -47,11 +47,9 @@ class Certain(Simulated):
 
     name = "simulated without chance"
 
-    def complete(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
-    ) -> Reply:
+    def complete(self, messages: Sequence[Message], **_: Any) -> Reply:
         """The number one half."""
-        del messages, max_tokens, temperature, seed
+        del messages
         return Reply("0.5", 1, 1)
 
 

@@ -248,7 +248,7 @@ def keys_put_away(run: RunConfig) -> Iterator[None]:
 def _judge(chat: Chat, config: BenchmarkConfig) -> Ask:
     """The run's own model as a grader; the source has another one (docs/memrl.md)."""
     limits: dict[str, Any] = dict(max_tokens=config.judge_max_tokens, temperature=config.judge_temperature)
-    return lambda messages: chat.complete(messages, **limits, seed=0)
+    return lambda messages, **offered: chat.complete(messages, **limits, **offered, seed=0)
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -75,6 +75,7 @@ OPTIONS = {
         "steps": 30,  # (code)
         "examples": "react",  # (code); "act" for commands without thoughts, "" for none
         "show_commands": "always",  # or "invalid", after a command that does nothing, or "never"
+        "choose": False,  # each reply one of the commands that can help: tasks/alfworld_choices.py
     },
     "hle": {"held_out": 0.0, "judge": True},  # (code) graded by a model; here the run's own
     "own": {"held_out": 0.0, "reward": "", "solved": 1.0},  # memjax/llm/tasks/own.py
@@ -168,6 +169,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "extra": {},
                 "send_seed": True,  # False for servers that refuse the field
                 "send_temperature": True,  # False for models that take their default alone
+                # How the endpoint is told that a reply must be one of the texts that a task offers: "grammar"
+                # (llama.cpp), "structured_outputs" (vLLM), "json_schema" (OpenAI); "": not at all.
+                "choices": "",
             },
             "embed": {
                 "kind": "openai",

@@ -1,6 +1,6 @@
 """Types of the language-model side: messages, replies, embedders, tasks, outcomes and benchmarks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,7 +29,13 @@ class Chat(Protocol):
     name: str  # of the model, as results report it
 
     def complete(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        choices: Sequence[str] = (),
     ) -> Reply:
         """Asks for one reply.
 
@@ -38,6 +44,9 @@ class Chat(Protocol):
           max_tokens: of the reply, thoughts included.
           temperature: of the sampling; 0 takes the most likely tokens.
           seed: of the sampling; of no effect at temperature 0.
+          choices: the texts that the reply should be one of; none: any reply. Passed only where there are
+            some, so that a model without this argument serves all tasks that offer none. A model that cannot
+            be held to them replies freely.
 
         Returns:
           The reply, without the thoughts before it.
@@ -86,8 +95,21 @@ class Outcome(NamedTuple):
     solution: str = ""  # what was done, without the conversation: a program, SQL, commands; "": not said
 
 
-# (messages) -> reply: a chat model whose settings are bound by the loop, which also counts its tokens
-Ask = Callable[[Sequence[Message]], Reply]
+class Ask(Protocol):
+    """A chat model whose settings are bound by the loop, which also counts its tokens."""
+
+    def __call__(self, messages: Sequence[Message], /, *, choices: Sequence[str] = ()) -> Reply:
+        """The model's reply to a conversation.
+
+        Args:
+          messages: the conversation, the last turn the user's.
+          choices: the texts that the reply should be one of; none: any reply. Where the endpoint is told of
+            them (`chat.choices` of the config) the reply is one of them, else it is free and may be none.
+
+        Raises:
+          ChatError: no usable reply came.
+        """
+        ...
 
 
 class Task(Protocol):

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memjax.llm.clients.config import BudgetConfig
 from memjax.llm.sqlite_file import SqliteFile
@@ -136,15 +136,13 @@ class BudgetedChat:
         self.name = chat.name
         self._chat, self._ledger = chat, ledger
 
-    def complete(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
-    ) -> Reply:
+    def complete(self, messages: Sequence[Message], *, max_tokens: int, **settings: Any) -> Reply:
         """One reply, as `Chat.complete`. Raises ChatError, of kind "budget" where it does not fit."""
         bound = (prompt_bound(messages), max_tokens)
         number = self._ledger.reserve(self.name, *bound)
         cost = bound  # where it stays unknown
         try:
-            reply = self._chat.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+            reply = self._chat.complete(messages, max_tokens=max_tokens, **settings)
             if reply.prompt_tokens or reply.completion_tokens:
                 cost = (reply.prompt_tokens, reply.completion_tokens)
             return reply

@@ -103,7 +103,13 @@ class StoredChat:
         self._chat, self._store, self._settings = chat, store, settings
 
     def complete(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        choices: Sequence[str] = (),
     ) -> Reply:
         """The stored reply, or a new one.
 
@@ -114,7 +120,9 @@ class StoredChat:
         # At temperature 0 nothing is drawn at random, so requests that differ in the seed alone are the same.
         seed = seed if temperature > 0.0 else 0
         turns = [[m.role, m.content] for m in messages]
-        request = json.dumps([self.name, self._settings, turns, max_tokens, temperature, seed])
+        offered: dict[str, Any] = {"choices": list(choices)} if choices else {}
+        asked = [self.name, self._settings, turns, max_tokens, temperature, seed, *offered.values()]
+        request = json.dumps(asked)
         key = hashlib.sha256(request.encode()).hexdigest()
         reply = self._store.reply(key, self._server)
         if reply is not None:
@@ -124,7 +132,9 @@ class StoredChat:
                 self.name, messages[-1].content if messages else ""
             )
         try:
-            reply = self._chat.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+            reply = self._chat.complete(
+                messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **offered
+            )
         except ChatError as error:
             self._store.keep_failure(key, self._server, error)
             raise

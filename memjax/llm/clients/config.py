@@ -1,11 +1,30 @@
 """The config sections of the language-model side: endpoints, embeddings, budgets."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from memjax.schema import NonNegativeFloat, NonNegativeInt, OpenSection, PositiveFloat, PositiveInt, UserPath
+from memjax.schema import (
+    Later,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenSection,
+    PositiveFloat,
+    PositiveInt,
+    UserPath,
+)
 from memjax.types import ConfigError
+
+# "": not at all, the reply is free. "grammar": llama.cpp's server. "structured_outputs": vLLM from 0.12 on.
+# "json_schema": OpenAI's structured outputs, which others know as well.
+Choices = Literal["", "grammar", "structured_outputs", "json_schema"]
+
+# The field of a request that each of them fills.
+_CHOICE_FIELDS = {
+    "grammar": "grammar",
+    "structured_outputs": "structured_outputs",
+    "json_schema": "response_format",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,7 @@ class ChatConfig:
     extra: OpenSection  # further fields of the request, such as top_p
     send_seed: bool = True  # False: for servers that refuse the field
     send_temperature: bool = True  # False: for models that refuse any temperature but their default
+    choices: Annotated[Choices, Later("")] = ""  # how a request says that the reply must be one of some texts
 
     def check(self) -> None:
         """Raises ConfigError where `extra` has a field that the client sets itself."""
@@ -54,6 +74,7 @@ class ChatConfig:
             "max_tokens",
             "max_completion_tokens",
         }
+        own |= {_CHOICE_FIELDS[self.choices]} if self.choices else set()
         taken = sorted(own & set(self.extra))
         if taken:
             raise ConfigError(f"extra.{taken[0]}", "a field that the client does not set itself", "this one")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from memjax.llm.clients.choices import choice_fields, chosen
 from memjax.llm.clients.config import ChatConfig, EmbedConfig
 from memjax.llm.clients.endpoint import Endpoint
 from memjax.llm.clients.wire import content_text, count_of, turns, vector_of, without_thoughts
@@ -35,18 +36,25 @@ class OpenAIChat:
             )
 
     def complete(
-        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        choices: Sequence[str] = (),
     ) -> Reply:
-        """One reply, as `Chat.complete`.
+        """One reply, as `Chat.complete`; one of `choices` where `config.choices` says how to ask for that.
 
         Raises:
           ChatError: of kind down, timeout, rate_limit, auth, refused or malformed.
         """
+        offered = choice_fields(self.config.choices, choices) if choices else {}
         body: dict[str, Any] = {
             "model": self.name,
             "messages": turns(messages),
             self.config.token_field: max_tokens,
-            "extra_body": dict(self.config.extra),
+            "extra_body": dict(self.config.extra) | offered,
         }
         if self.config.send_temperature:
             body["temperature"] = temperature
@@ -55,8 +63,21 @@ class OpenAIChat:
         return self._endpoint.call(
             lambda client: client.chat.completions.with_raw_response.create(**body),
             len(json.dumps(body)),
-            self._read,
+            lambda answer: self._chosen(self._read(answer), choices),
         )
+
+    def _chosen(self, reply: Reply, choices: Sequence[str]) -> Reply:
+        """The reply as one of `choices`; any reply where there are none. Raises ChatError."""
+        text = chosen(self.config.choices, reply.text, choices) if choices else reply.text
+        if text is None:
+            # No other try: the server does not know the field, or the reply did not fit.
+            why = (
+                "within max_tokens" if reply.finish == "length" else f"(chat.choices: {self.config.choices})"
+            )
+            raise self._endpoint.error(
+                f"none of {len(choices)} choices {why}: {reply.text!r}", kind="malformed"
+            )
+        return reply._replace(text=text)
 
     def _read(self, answer: dict) -> Reply:
         choice = answer["choices"][0]

@@ -68,8 +68,9 @@ def _chat(config: ChatConfig) -> Chat:
 
 def _settings(config: ChatConfig) -> Any:
     """The settings that shape a reply beside the request itself; None where there are none."""
-    left_out = [n for n in ("send_seed", "send_temperature") if not getattr(config, n)]
-    return [config.extra, left_out] if left_out else config.extra or None
+    other = [n for n in ("send_seed", "send_temperature") if not getattr(config, n)]
+    other += [f"choices {config.choices}"] if config.choices else []
+    return [config.extra, other] if other else config.extra or None
 
 
 def _embedder(config: EmbedConfig, store: Store | None, replays: bool) -> Embedder:

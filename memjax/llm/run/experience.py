@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from memjax.llm.run.baselines import Facts, facts_request, parse_facts
 from memjax.llm.run.content import NO_CORE, Content, experience_text, shorten
@@ -44,17 +44,22 @@ class Asking:
         self._chat, self._style, self._name = chat, style, name
         self.calls = self.prompt_tokens = self.completion_tokens = 0
 
-    def __call__(self, messages: Sequence[Message]) -> Reply:
+    def __call__(self, messages: Sequence[Message], /, *, choices: Sequence[str] = ()) -> Reply:
         """The model's reply. Raises ChatError."""
-        return self.ask(messages, self._style.max_tokens, self._style.temperature)
+        return self.ask(messages, self._style.max_tokens, self._style.temperature, choices)
 
-    def ask(self, messages: Sequence[Message], max_tokens: int, temperature: float) -> Reply:
+    def ask(
+        self, messages: Sequence[Message], max_tokens: int, temperature: float, choices: Sequence[str] = ()
+    ) -> Reply:
         """The model's reply, at most `max_tokens` long, sampled at `temperature`. Raises ChatError."""
         text = f"{self._style.seed}/{self._name}/{self.calls}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
         self.calls += 1
         messages = [Message(m.role, plain(m.content)) for m in messages]
-        reply = self._chat.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        offered: dict[str, Any] = {"choices": [plain(choice) for choice in choices]} if choices else {}
+        reply = self._chat.complete(
+            messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **offered
+        )
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
         return reply

@@ -7,8 +7,9 @@ publishes it, and optionally ReAct's examples in `react_prompts.json`.
 
 Protocol: each reply is one command, at most `steps` of them. A reply "think: ..." costs a step and changes
 nothing. Text after the first line of a reply is dropped, since the model wrote it before it could know what
-the command does. The games run in the packages `alfworld` and `textworld`, which evaluate expressions of a
-game's file; so each game runs in its own sandbox.
+the command does. With `choose` each reply is one of the commands that can help, and there are no thoughts
+(alfworld_choices.py). The games run in the packages `alfworld` and `textworld`, which evaluate expressions of
+a game's file; so each game runs in its own sandbox.
 """
 
 import json
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from memjax.llm.tasks.alfworld_choices import CHOOSE_EXAMPLE, CHOOSE_SYSTEM, Choices
 from memjax.llm.tasks.dialogue import Dialogue
 from memjax.llm.tasks.reading import check_limit, find, read_json, some, typed
 from memjax.llm.tasks.reading import field as cell
@@ -61,12 +63,16 @@ class AlfworldTask:
     example: str  # of another game of this kind, "" for none
     replies: str  # the allowed forms of a reply, in words
     show_commands: Show  # when the model is shown the commands that are possible now
+    choose: bool  # each reply is one of the commands that can help
     start: Start = field(repr=False)  # starts the game of a file
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
         """Plays the game once, as `Task.attempt`. Also raises SandboxError where the game does not run."""
         game = self.start(self.file)
         try:
+            if self.choose:
+                dialogue = Dialogue(ask, CHOOSE_SYSTEM, memories, turns_of(CHOOSE_EXAMPLE))
+                return self._choose(dialogue, game)
             system = _SYSTEM.format(replies=self.replies)
             return self._play(Dialogue(ask, system, memories, turns_of(self.example)), game)
         finally:
@@ -74,7 +80,7 @@ class AlfworldTask:
 
     def _play(self, dialogue: Dialogue, game: Game) -> Outcome:
         scene = game.reset()
-        said = self._described(_opening(scene.text), scene)
+        said = self._described(opening_of(scene.text), scene)
         done: list[str] = []  # commands that changed something
         for _ in range(self.steps):
             command = dialogue.say(said, taken=command_of)
@@ -93,6 +99,29 @@ class AlfworldTask:
         dialogue.note(said)
         why = f"the task was not fulfilled within {self.steps} steps"
         return dialogue.outcome(self.id, False, why, solution="\n".join(done))
+
+    def _choose(self, dialogue: Dialogue, game: Game) -> Outcome:
+        """The game as memjax.llm.tasks.alfworld_choices plays it."""
+        scene, choices = game.reset(), Choices(game, self.intent)
+        said, done = opening_of(scene.text), []
+        why = f"the task was not fulfilled within {self.steps} steps"
+        for _ in range(self.steps):
+            offered = choices.offered(scene)
+            if not offered:
+                why = "every command that could help was given"
+                break
+            told = choices.told(said, offered) if done else said
+            command = dialogue.say(told, taken=command_of, choices=offered)
+            if command not in offered:  # an endpoint that is not told of the choices
+                said = "Nothing happens."
+                continue
+            scene, said, given = choices.step(command)
+            done += [f"> {one}" for one in given]
+            if scene.won or scene.done:
+                why = "" if scene.won else "the game ended"
+                break
+        dialogue.note(said)
+        return dialogue.outcome(self.id, scene.won, why, solution="\n".join(done))
 
     def _described(self, text: str, scene: Scene, invalid: bool = False) -> str:
         shown = self.show_commands == "always" or (invalid and self.show_commands == "invalid")
@@ -130,7 +159,7 @@ def _bare(line: str) -> str:
     return line.lstrip("> ").strip("`'\" ").removesuffix(".").strip()
 
 
-def _opening(text: str) -> str:
+def opening_of(text: str) -> str:
     """The first text of a game, without its banner."""
     return re.sub(r"^-=.*?=-\s*", "", text.strip())
 
@@ -146,6 +175,7 @@ def load_alfworld(
     steps: int = 30,
     examples: str = "react",
     show_commands: Show = "always",
+    choose: bool = False,
     start: Start = TextworldGame,
     allow_weak_sandbox: bool = False,
 ) -> Benchmark:
@@ -166,6 +196,8 @@ def load_alfworld(
         thoughts, "act", without, or "" for none.
       show_commands: when the model is shown the possible commands: "always", "invalid" (after a command that
         does nothing) or "never".
+      choose: offer the model the commands that can help, of which its reply is one; best with an endpoint
+        that is told of them (`chat.choices`). Then `examples` and `show_commands` have no effect.
       start: starts the game of a file.
       allow_weak_sandbox: run games even where the kernel gives no namespaces; only with the default `start`.
 
@@ -190,7 +222,8 @@ def load_alfworld(
         tasks = []
         games = _games(base, split, wanted, left_out) if split else []
         for game in some(games, limit, seed):
-            task = _task(split or "", game, steps, shown, _REPLIES[examples or "react"], show_commands, start)
+            replies = _REPLIES[examples or "react"]
+            task = _task(split or "", game, steps, shown, replies, show_commands, choose, start)
             if task is None:
                 left_out.append({"id": str(game.parent), "why": "not solvable"})
             else:
@@ -243,6 +276,7 @@ def _task(
     examples: dict[str, str],
     replies: str,
     show_commands: Show,
+    choose: bool,
     start: Start,
 ) -> AlfworldTask | None:
     """The task of a game file, or None where the file says that it cannot be solved."""
@@ -263,6 +297,7 @@ def _task(
         example=examples.get(EXAMPLE_OF[kind], ""),
         replies=replies,
         show_commands=show_commands,
+        choose=choose,
         start=start,
     )
 

@@ -29,13 +29,21 @@ class Dialogue:
         self._told: list[str] = []
         self._prompt_tokens = self._completion_tokens = self.steps = 0
 
-    def say(self, text: str, *, tell: bool = True, taken: Callable[[str], str] = str) -> str:
+    def say(
+        self,
+        text: str,
+        *,
+        tell: bool = True,
+        taken: Callable[[str], str] = str,
+        choices: Sequence[str] = (),
+    ) -> str:
         """Sends a message to the model.
 
         Args:
           text: the message.
           tell: whether `text` becomes part of the trajectory.
           taken: gives the part of the reply that is used; the rest is dropped from the conversation as well.
+          choices: the texts that the reply should be one of, as `Ask` has them; none: any reply.
 
         Returns:
           The used part of the reply.
@@ -44,7 +52,7 @@ class Dialogue:
           ChatError: as `ask` does.
         """
         self._messages.append(Message("user", text))
-        reply = self._ask(self._messages)
+        reply = self._ask(self._messages, choices=choices) if choices else self._ask(self._messages)
         reply = reply._replace(text=taken(reply.text))
         self._messages.append(Message("assistant", reply.text))
         self._prompt_tokens += reply.prompt_tokens

@@ -19,7 +19,7 @@ pytest.importorskip("openai", reason="an extra: pip install 'memjax[llm]'")
 
 from memjax.llm.clients.openai_chat import OpenAIChat, OpenAIEmbedder
 
-SWITCHES = {"token_field": "max_tokens", "send_seed": True, "send_temperature": True}
+SWITCHES = {"token_field": "max_tokens", "send_seed": True, "send_temperature": True, "choices": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,59 @@ def test_a_reply_and_what_was_asked():
         "seed": 3,
         "top_p": 0.5,
     }
+
+
+CHOICES = ("go to desk 1", 'say "no\\"')
+SENT = {
+    "grammar": {"grammar": r'''root ::= "go to desk 1" | "say \U00000022no\U0000005C\U00000022"'''},
+    "structured_outputs": {"structured_outputs": {"choice": list(CHOICES)}},
+}
+
+
+def choosing(url, kind, choices=CHOICES):
+    model = OpenAIChat(ChatConfig(endpoint(url), "max_tokens", {"top_p": 0.5}, choices=kind))
+    return model.complete([Message("user", "hi")], max_tokens=20, temperature=0.0, seed=3, choices=choices)
+
+
+@pytest.mark.parametrize("kind", ["grammar", "structured_outputs"])
+def test_a_reply_is_one_of_the_choices(kind):
+    with serve(Answer(chat_answer(" go to desk 1\n"))) as (url, requests):
+        assert choosing(url, kind).text == "go to desk 1"
+        choosing(url, kind, ())
+    plain = requests[1][2]
+    assert requests[0][2] == plain | SENT[kind]
+    assert plain["top_p"] == 0.5
+
+
+def test_a_choice_by_json_is_read_from_its_object():
+    with serve(Answer(chat_answer('{"choice": "go to desk 1"}'))) as (url, requests):
+        assert choosing(url, "json_schema").text == "go to desk 1"
+    form = requests[0][2]["response_format"]
+    schema = form["json_schema"]["schema"]
+    assert (form["type"], form["json_schema"]["strict"]) == ("json_schema", True)
+    assert schema["properties"] == {"choice": {"type": "string", "enum": list(CHOICES)}}
+    assert (schema["required"], schema["additionalProperties"]) == (["choice"], False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply"),
+    [("grammar", "go to desk"), ("json_schema", "go to desk 1"), ("json_schema", '{"choice": "run"}')],
+)
+def test_a_server_that_ignores_the_choices_is_found_out(kind, reply):
+    with serve(Answer(chat_answer(reply))) as (url, requests):
+        with pytest.raises(ChatError, match=f"none of 2 choices .chat.choices: {kind}.: ") as caught:
+            choosing(url, kind)
+        assert (caught.value.kind, len(requests)) == ("malformed", 1)
+    short = pytest.raises(ChatError, match="none of 2 choices within max_tokens")
+    with serve(Answer(chat_answer("go", finish_reason="length"))) as (url, _), short:
+        choosing(url, "grammar")
+
+
+def test_choices_of_an_endpoint_that_is_not_told_leave_the_reply_free():
+    with serve(Answer(chat_answer("I will go"))) as (url, requests):
+        assert choosing(url, "").text == "I will go"
+        choosing(url, "", ())
+    assert requests[0][2] == requests[1][2]
 
 
 def test_what_a_server_refuses_is_left_out():
@@ -323,6 +376,10 @@ def test_extra_fields_cannot_replace_those_of_the_client():
     values = vars(endpoint("http://127.0.0.1/v1"))
     with pytest.raises(ConfigError, match=r"extra\.model"):
         parse(ChatConfig, {"endpoint": values, "extra": {"model": "other"}} | SWITCHES)
+    mine = {"endpoint": values, "extra": {"grammar": "root ::= .*"}} | SWITCHES
+    assert parse(ChatConfig, mine | {"choices": ""}).extra == mine["extra"]
+    with pytest.raises(ConfigError, match=r"extra\.grammar"):
+        parse(ChatConfig, mine | {"choices": "grammar"})
 
 
 def embeddings(*rows, order=None):

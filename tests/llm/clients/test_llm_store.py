@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from language_case import ScriptedChat
+from language_case import ScriptedChat, config
 
 from memjax.llm.clients.budget import BudgetedChat, Ledger, prompt_bound
 from memjax.llm.clients.cache import Store, StoredChat, StoredEmbedder
 from memjax.llm.clients.config import BudgetConfig, StoreConfig
 from memjax.llm.clients.embed_local import HashedNgrams
+from memjax.llm.run.experience import Asking
+from memjax.llm.tasks.dialogue import Dialogue
 from memjax.llm.types import ChatError, Message, Reply
 from memjax.types import ConfigError
 
@@ -21,8 +23,9 @@ def store(tmp_path, mode="cache"):
     return Store(StoreConfig(mode, str(tmp_path / "store.sqlite")))
 
 
-def ask(chat, text="hi", *, max_tokens=9, temperature=0.0, seed=0):
-    return chat.complete([Message("user", text)], max_tokens=max_tokens, temperature=temperature, seed=seed)
+def ask(chat, text="hi", *, max_tokens=9, temperature=0.0, seed=0, **offered):
+    settings_ = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed} | offered
+    return chat.complete([Message("user", text)], **settings_)
 
 
 def ask_often(chat):
@@ -51,6 +54,26 @@ def test_another_request_is_another_key(tmp_path, other):
     before = len(inner.asked)
     ask(chat, **other)
     assert len(inner.asked) == before + 1
+
+
+def test_other_choices_are_another_request_and_reach_the_model(tmp_path):
+    offered = []
+
+    class Chooser:
+        name = "m"
+
+        def complete(self, messages, **settings_):
+            offered.append(settings_.get("choices"))
+            return Reply((settings_.get("choices") or ["free"])[0], 1, 1)
+
+    chat = StoredChat(BudgetedChat(Chooser(), ledger(tmp_path)), store(tmp_path), name="m")
+    replies = [
+        ask(chat, **x).text for x in ({}, {"choices": ["a", "b"]}, {"choices": ["b"]}, {}, {"choices": ["b"]})
+    ]
+    assert replies == ["free", "a", "b", "free", "b"]
+    assert offered == [None, ["a", "b"], ["b"]]
+    asking = Asking(Chooser(), config().style(frozen=False), "attempt")
+    assert Dialogue(asking, "play", "").say("now", choices=["c"]) == "c"
 
 
 def test_models_and_settings_have_keys_of_their_own(tmp_path):

@@ -35,7 +35,9 @@ class Script:
     def __init__(self, *replies: str):
         self.replies = list(replies)
         self.asked: list[list] = []
+        self.offered: list[list[str]] = []
 
-    def __call__(self, messages):
+    def __call__(self, messages, /, *, choices=()):
         self.asked.append(list(messages))
+        self.offered.append(list(choices))
         return Reply(self.replies.pop(0), prompt_tokens=7, completion_tokens=3)

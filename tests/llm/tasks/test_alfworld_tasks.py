@@ -178,6 +178,81 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
         task.attempt(Script("look"), "")
 
 
+class Flat:
+    """A cup in a closed box, a pen on a desk; won by the cup on the desk."""
+
+    def __init__(self, file):
+        self.at, self.carried, self.opened = "", "", False
+        self.things = {"cup 1": "box 1", "pen 1": "desk 1"}
+
+    def reset(self):
+        return self.scene("Your task is to: put a cup on desk.")
+
+    def step(self, command):
+        verb, _, rest = command.partition(" ")
+        thing, _, place = rest.partition(" to " if verb == "move" else " from ")
+        if verb == "go":
+            self.at = rest.removeprefix("to ")
+        elif verb == "open":
+            self.opened = True
+        elif verb in ("take", "move"):
+            self.carried = thing if verb == "take" else ""
+            self.things[thing] = place if verb == "move" else ""
+        return self.scene(f"You {command}.")
+
+    def scene(self, text):
+        commands = ["look", "inventory", *(f"go to {p}" for p in ("box 1", "desk 1") if p != self.at)]
+        commands += ["examine box 1", "open box 1"] if self.at == "box 1" and not self.opened else []
+        here = [x for x, place in self.things.items() if place == self.at and (self.opened or x == "pen 1")]
+        if self.carried:
+            commands += [f"move {self.carried} to {self.at}", f"slice bread 1 with {self.carried}"]
+        else:
+            commands += [f"take {thing} from {self.at}" for thing in here]
+        won = self.things["cup 1"] == "desk 1"
+        return Scene(text, tuple(commands), won, won)
+
+    def close(self):
+        pass
+
+
+def choosing(folder, *replies, steps=30):
+    model = Script(*replies)
+    task = load_alfworld(written(folder), held_out=None, start=Flat, choose=True, steps=steps).train[0]
+    return model, task.attempt(model, "")
+
+
+def test_the_commands_that_can_help_are_offered_and_no_loops(tmp_path):
+    pen, back = "take pen 1 from desk 1", "move pen 1 to box 1"
+    model, outcome = choosing(
+        tmp_path, "go to desk 1", pen, "go to box 1", back, "take cup 1 from box 1", "go to desk 1",
+        "move cup 1 to desk 1",
+    )  # fmt: skip
+    assert outcome.success
+    assert model.offered == [
+        ["go to box 1", "go to desk 1"],
+        [pen, "go to box 1"],
+        ["go to box 1"],  # not back to where the pen was
+        [back, "go to desk 1"],  # the pen was taken since
+        ["take cup 1 from box 1", "go to desk 1"],  # the pen, which is there as well, was taken once
+        ["go to desk 1"],
+        ["move cup 1 to desk 1", "go to box 1"],
+    ]
+    said = [asked[-1].content for asked in model.asked]
+    assert said[3] == (
+        "You arrive at box 1. You open box 1.\n"
+        'Task: take a "cup". You carry: pen 1. Here you can: move pen 1 to box 1.'
+    )
+    assert outcome.solution.splitlines()[2:4] == ["> go to box 1", "> open box 1"]
+
+
+def test_places_are_offered_again_when_none_is_left_and_a_free_reply_does_nothing(tmp_path):
+    model, outcome = choosing(tmp_path, "go to box 1", "look", "go to desk 1", "go to box 1", steps=4)
+    assert (outcome.success, outcome.feedback) == (False, "the task was not fulfilled within 4 steps")
+    assert model.asked[2][-1].content.startswith("Nothing happens.\nTask: ")
+    assert model.offered[3] == ["take pen 1 from desk 1", "go to box 1"]
+    assert outcome.solution == "> go to box 1\n> open box 1\n> go to desk 1\n> go to box 1"
+
+
 @pytest.mark.slow
 def test_a_real_game_is_won_by_its_walkthrough(tmp_path):
     if importlib.util.find_spec("textworld") is None or importlib.util.find_spec("alfworld") is None:
