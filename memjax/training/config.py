@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 from ml_collections import ConfigDict
 
 from memjax.envs import backend_of
@@ -170,8 +171,11 @@ def resolve(
       The checked config.
 
     Raises:
-      ConfigError: a field is unknown, missing or wrong, or fields do not fit each other.
+      ConfigError: a field is unknown, missing or wrong, fields do not fit each other, or JAX is set to 64
+        bits.
     """
+    if jax.config.jax_enable_x64:
+        raise ConfigError("jax_enable_x64 (JAX_ENABLE_X64)", "off: training computes with 32 bits", "on")
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     top = parse(_Top, values, "")
     env = parse(EnvConfig, top.env, "env")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,6 +195,11 @@ def test_override_is_read_by_the_type_that_stands_there(config_file, registries,
     for part in path.split("."):
         node = node[part] if isinstance(node, dict) else getattr(node, part)
     assert (type(node), node) == (type(value), value)
+
+
+def test_numbers_of_64_bits_are_refused_before_anything_is_compiled(config_file, registries):
+    with jax.enable_x64(True), pytest.raises(ConfigError, match=r"JAX_ENABLE_X64.*: expected off"):
+        resolve(good(config_file), **registries)
 
 
 def test_resolved_config_derives_and_is_frozen(config_file, registries):
