@@ -174,7 +174,7 @@ def resolve(
       ConfigError: a field is unknown, missing or wrong, fields do not fit each other, or JAX is set to 64
         bits.
     """
-    if jax.config.jax_enable_x64:
+    if jax.config.read("jax_enable_x64"):
         raise ConfigError("jax_enable_x64 (JAX_ENABLE_X64)", "off: training computes with 32 bits", "on")
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     top = parse(_Top, values, "")
