@@ -115,6 +115,7 @@ CAMPAIGN_FOLDERS = {
     **{name: name for name in ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")},
     "door_key/trials": "door_key_trials",
     "bonus_trials": "bonus_trials",
+    "continuous_car": "continuous_car",
     "flicker": "flicker",
     "mujoco/campaign": "mujoco",
     "next_start": "next_start",

@@ -195,6 +195,12 @@ REPEATED = [
     ),
     (("docs/adamemento.md",), "0.51 [0.42, 0.79]", "mujoco/campaign/tables.md", "0.51 [0.42, 0.79]"),
     (("docs/adamemento.md",), "0.44 [0.35, 0.55]", "bonus_trials/tables.md", "0.44 [0.35, 0.55]"),
+    (
+        ("docs/adamemento.md",),
+        "AdaMemento 0.07 [-0.36, 0.43], PPO -0.18 [-0.46, 0.24]",
+        "continuous_car/tables.md",
+        "| AdaMemento | 0.07 [-0.36, 0.43] | - |",
+    ),
     (("docs/adamemento.md",), "0.78 [0.72, 0.81]", "door_key/tables.md", "| 0.78 [0.72, 0.81] | - |"),
     (
         ("docs/adamemento.md",),
