@@ -6,8 +6,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 _MEMINFO = Path("/proc/meminfo")
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -46,7 +44,10 @@ def device_bytes(device: Device = None) -> int | None:
 
     An accelerator's are what JAX may still take of it; a CPU's are `free_memory()`.
     """
-    device = next(iter(jnp.zeros(()).devices())) if device is None else device
+    if device is None:
+        import jax.numpy as jnp  # Why here: what a run records of its machine needs no JAX.
+
+        device = next(iter(jnp.zeros(()).devices()))
     if device.platform == "cpu":
         return free_memory()
     stats = device.memory_stats() or {}

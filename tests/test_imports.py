@@ -21,7 +21,7 @@ BELOW = {
     "text": {"types"},
     "schema": {"types"},
     "config_file": {"types", "schema", "text"},
-    "runs": {"types", "text"},
+    "runs": {"types", "text", "machine"},
     "memory": {"types", "schema", "machine"},
     "networks": {"types", "schema", "memory"},
     "ops": {"types", "schema", "memory"},
