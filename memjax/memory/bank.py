@@ -25,7 +25,7 @@ from memjax.memory.checks import (
     check_number,
     check_seed,
     check_size,
-    check_slots_and_mask,
+    checked_slots,
     values_like,
 )
 from memjax.memory.eviction.policies import Eviction, counters, eviction_named
@@ -240,14 +240,14 @@ def gather(
     state: MemoryState, slots: Array, fields: Callable[[MemoryState], PyTree], mask: Array | None = None
 ) -> PyTree:
     """`Memory.gather`."""
-    check_slots_and_mask(slots, mask)
+    slots = checked_slots(slots, mask)
     inside = (slots >= 0) & (slots < state.capacity)
     return gather_values(fields(state), slots, inside if mask is None else inside & mask)
 
 
 def touch(state: MemoryState, slots: Array, mask: Array | None = None, *, policy: Eviction) -> MemoryState:
     """`Memory.touch`."""
-    check_slots_and_mask(slots, mask)
+    slots = checked_slots(slots, mask)
     target, present = _present(state, slots.ravel(), None if mask is None else mask.ravel())
     now = state.clock + jnp.any(present)
     state = replace(state, read=state.read.at[target].set(now, mode="drop"), clock=now)
@@ -266,7 +266,7 @@ def update(
 ) -> MemoryState:
     """`Memory.update`, by `memjax.memory.q_update`."""
     step_size = default_step_size if step_size is None else step_size
-    check_slots_and_mask(slots, mask)
+    slots = checked_slots(slots, mask)
     check_beside("rewards", jnp.asarray(rewards), slots.shape)
     check_beside("step_size", jnp.asarray(step_size), slots.shape)
     if jnp.ndim(step_size):

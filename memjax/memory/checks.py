@@ -69,11 +69,22 @@ def check_array(field: str, x: Array, kind: str, *shapes: tuple[int | str, ...])
         raise ConfigError(field, f"{expected} {kind}", f"{x.shape} {x.dtype}")
 
 
-def check_slots_and_mask(slots: Array, mask: Array | None) -> None:
-    """Raises ConfigError unless the slots are whole numbers, and the mask, if any, is bool of their shape."""
+def checked_slots(slots: Array, mask: Array | None) -> Array:
+    """The slots as i32, of whatever whole type they come.
+
+    Why: a narrow type may not have the number N, which says "no slot". A number too large for i32 becomes
+    its largest, which lies beyond every table, where a cast would wrap it to another slot.
+
+    Raises:
+        ConfigError: the slots are not whole numbers, or the mask is not bool of their shape.
+    """
     check_array("slots", slots, "of whole numbers", slots.shape)
     if mask is not None:
         check_array("mask", mask, "bool", slots.shape)
+    least, most = max(jnp.iinfo(slots.dtype).min, -1), jnp.iinfo(jnp.int32).max
+    if jnp.iinfo(slots.dtype).max > most:
+        slots = slots.clip(least, most)  # by its own library: JAX would wrap what NumPy has of 64 bits
+    return jnp.asarray(slots, jnp.int32)
 
 
 def check_beside(field: str, x: Array, shape: tuple[int, ...]) -> None:

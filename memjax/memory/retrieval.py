@@ -205,7 +205,7 @@ def _choose(
     if one_per_group:
         fields["group"] = state.group
     rows = take(fields, found.slots, found.mask)
-    size = found.slots.shape[1] if one_per_group else k
+    size = max(k, found.slots.shape[1]) if one_per_group else k
     more = visit_bonus(bonus, rows["visits"], found.mask) if bonus else None
     chosen = rerank_pool(
         found.scores, rows["utility"], found.mask, size, bonus=more, order=rows["written"], key=key, **rerank

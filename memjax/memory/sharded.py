@@ -41,7 +41,7 @@ from memjax.machine import Device
 from memjax.memory import interface
 from memjax.memory.bank import make_memory
 from memjax.memory.budget import check_slots
-from memjax.memory.checks import check_seed, check_size, check_slots_and_mask
+from memjax.memory.checks import check_seed, check_size, checked_slots
 from memjax.memory.eviction.policies import Candidates, Counters, Eviction, Order, Place, eviction_named
 from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
 from memjax.memory.interface import Memory, presented
@@ -265,8 +265,7 @@ def _gather_all(
     fields: Callable[[MemoryState], PyTree],
     mask: Array | None = None,
 ) -> PyTree:
-    check_slots_and_mask(slots, mask)
-    return reader(fields)(state, slots, mask)
+    return reader(fields)(state, checked_slots(slots, mask), mask)
 
 
 def _gather(
@@ -300,7 +299,7 @@ def _touch(
     touch: _Call, axis_name: str, state: MemoryState, slots: Array, mask: Array | None = None
 ) -> MemoryState:
     """Exchanges the clock."""
-    after = touch(state, local_slots(slots, state.capacity, axis_name), mask)
+    after = touch(state, local_slots(checked_slots(slots, mask), state.capacity, axis_name), mask)
     return replace(after, clock=lax.pmax(after.clock, axis_name))
 
 
@@ -315,7 +314,7 @@ def _update(
     step_size: Array | float | None = None,
 ) -> MemoryState:
     """Exchanges how many rewards were refused."""
-    slots = local_slots(slots, state.capacity, axis_name)
+    slots = local_slots(checked_slots(slots, mask), state.capacity, axis_name)
     after = update(state, slots, rewards, mask, step_size=step_size)
     refused = lax.psum(after.refused - state.refused, axis_name)
     return replace(after, refused=state.refused + refused)

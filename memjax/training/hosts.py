@@ -183,7 +183,8 @@ def _accepted(server: socket.socket, secret: bytes, count: int) -> dict[int, soc
         while len(found) < count - 1:
             each, _ = server.accept()
             each.settimeout(_CONNECT)
-            with contextlib.suppress(struct.error):  # too short: not one of ours
+            # Too short, or broken off, or silent: not one of ours.
+            with contextlib.suppress(struct.error, OSError):
                 said, number = _HELLO.unpack(each.recv(_HELLO.size, socket.MSG_WAITALL))
                 if secrets.compare_digest(said, secret):
                     found[number] = each

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from memjax.cli import main
 from memjax.commands.inspect import latest_digest
+from memjax.training import hosts
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "memjax" / "configs" / "four_rooms.py"
@@ -171,3 +173,19 @@ def test_flags_that_make_no_cluster(tmp_path, capsys, words, line):
     assert main([*command(tmp_path / "w"), *words]) == 2
     assert capsys.readouterr().err.startswith(f"memjax: error: {line}")
     assert not (tmp_path / "w").exists()
+
+
+def test_a_stranger_that_connects_does_not_end_the_launch(monkeypatch):
+    """One resets its connection, one says too little, one says nothing; then process 1 comes."""
+    monkeypatch.setattr(hosts, "_CONNECT", 0.2)
+    server, secret = socket.create_server(("127.0.0.1", 0), backlog=4), b"s" * 16
+    reset, short, silent, peer = (socket.create_connection(server.getsockname()) for _ in range(4))
+    reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset.close()
+    short.sendall(b"GET")
+    short.close()
+    peer.sendall(hosts._HELLO.pack(secret, 1))
+    found = hosts._accepted(server, secret, 2)
+    assert found[1].getpeername() == peer.getsockname()
+    for each in (silent, peer, found[1]):
+        each.close()

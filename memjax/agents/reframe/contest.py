@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.agents.reframe import gains
+from memjax.agents.reframe.advice import evenly_spaced
 from memjax.agents.reframe.expert_memory import ExpertMemory, MemoryChoices, places_of
 from memjax.agents.reframe.plug_in import PlugIn, PlugInState
 from memjax.networks.decision_transformer import to_unit
@@ -42,8 +43,7 @@ def contested(memory: ExpertMemory) -> Array:
     """[n] i32 the slots that are asked: all that hold something, or 2,048 of them."""
     capacity = memory.bank.capacity
     count = min(capacity, _SAMPLE)
-    held = jnp.maximum(memory.bank.count, 1)
-    return (jnp.arange(count) * held) // count
+    return evenly_spaced(jnp.maximum(memory.bank.count, 1), count)
 
 
 def contest(choices: MemoryChoices, memory: ExpertMemory, slots: Array, own: Array) -> Array:

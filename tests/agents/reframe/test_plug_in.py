@@ -164,6 +164,12 @@ def test_tau_is_the_quantile_of_distances_from_other_trajectories():
     np.testing.assert_allclose(memory.tau, np.where(far, apart, np.inf).min(1).max(), rtol=1e-4)
 
 
+def test_entries_are_measured_evenly_in_a_bank_of_millions():
+    held = 1_500_000
+    found = jax.jit(partial(advice.evenly_spaced, count=2048))(jnp.int32(held))
+    np.testing.assert_array_equal(found, np.arange(2048, dtype=np.int64) * held // 2048)
+
+
 def test_padding_changes_nothing():
     steps = triplets(trajectories=3)
     longer = type(steps)(*(jnp.concatenate([x, x[:12]]) for x in steps))
