@@ -1,7 +1,8 @@
 """ALFWorld by choice: each reply is one of the commands that can help, for models that get lost otherwise.
 
 What a small model does without it: it gives impossible commands, walks to and fro, and takes wrong things.
-The rules are the same for every memory, know nothing of the task, and leave each choice to the model:
+The rules are the same for every memory, know nothing of the task, and leave each choice to the model. They
+can close a game: a thing that was taken and then put down in a wrong place is not offered again.
 
 - Not offered: commands that no task of this benchmark needs (look, inventory, examine, close, slice); a
   command that was given since something was last taken or moved, but places again once no other is left; a
