@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from memjax.llm.tasks.alfworld import load_alfworld
+from memjax.llm.tasks.alfworld import AlfworldTask, load_alfworld
 from memjax.llm.tasks.loading import load
 from memjax.types import ConfigError
 
@@ -58,12 +58,20 @@ def references(benchmark: str, folder: Path, limit: int | None) -> Iterator[Row]
 
 def walkthroughs(split: str, folder: Path, limit: int | None) -> Iterator[Row]:
     """The commands that win each game of a split."""
-    games: Sequence[Any] = load_alfworld(folder, limit=limit, train=split, held_out=None).train
+    games: Sequence[AlfworldTask] = load_alfworld(folder, limit=limit, train=split, held_out=None).train  # type: ignore
     for task in games:
-        steps = json.loads(task.file.read_text()).get("walkthrough") or ()
-        if steps:
-            text = "\n".join(f"> {command}" for command in steps)
-            yield {"intent": task.intent, "text": text, "success": True, "source": "walkthrough"}
+        if walkthrough(task):
+            yield {"intent": task.intent, "text": told_steps(task), "success": True, "source": "walkthrough"}
+
+
+def walkthrough(task: AlfworldTask) -> list[str]:
+    """The commands that win a game; none where its file has none."""
+    return json.loads(task.file.read_text()).get("walkthrough") or []
+
+
+def told_steps(task: AlfworldTask) -> str:
+    """The walkthrough of a game as a memory tells it."""
+    return "\n".join(f"> {command}" for command in walkthrough(task))
 
 
 def reflections(trial: int, folder: Path) -> Iterator[Row]:

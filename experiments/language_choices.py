@@ -18,8 +18,6 @@ on where it was stopped. Intervals are a bootstrap over the games, paired by gam
 """
 
 import argparse
-import csv
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.imported_memories import told_steps, walkthrough
+from experiments.result_folder import append_rows, read_rows
 from memjax.llm.clients.config import ChatConfig, EndpointConfig
 from memjax.llm.clients.embed_local import HashedNgrams
 from memjax.llm.clients.openai_chat import OpenAIChat
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     left = [(task, arm) for task in chosen for arm in arguments.arms if (task.id, arm) not in done]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for rows in pool.map(one, left):
-            write(file, rows)
+            append_rows(file, Row._fields, rows)
             print(*rows[-1][:4], f"{sum(row.right for row in rows)} of {len(rows)}", flush=True)
     return 0
 
@@ -116,11 +116,6 @@ def in_turn(games: Sequence[AlfworldTask]) -> list[AlfworldTask]:
     return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
 
 
-def walkthrough(task: AlfworldTask) -> list[str]:
-    """The commands that win a game."""
-    return json.loads(task.file.read_text()).get("walkthrough") or []
-
-
 class Memories:
     """Walkthroughs of other games, found by their tasks."""
 
@@ -136,8 +131,7 @@ class Memories:
         found = next(self._bank[i] for i in near if self._bank[i].kind == task.kind)
         others = [other for other in self._bank if other.kind != task.kind]
         source = found if arm == "right" else random.Random(task.id).choice(others)
-        commands = "\n".join(f"> {command}" for command in walkthrough(source))
-        text = experience_text(found.intent, commands, "", summary="", success=True, chars=CHARS)
+        text = experience_text(found.intent, told_steps(source), "", summary="", success=True, chars=CHARS)
         nothing, about = Recall((), (), ()), {"core": text.core}
         memory = Experience(0, found.id, -1, found.intent, text.text, True, 1.0, nothing, about, "")
         return memory_block([memory], chars=CHARS).text
@@ -210,22 +204,12 @@ def types_in(command: str) -> str:
     return re.sub(r" \d+", "", command)
 
 
-def write(file: Path, rows: Sequence[Row]) -> None:
-    """Appends rows to a CSV."""
-    new = not file.exists()
-    with open(file, "a", newline="", encoding="utf-8") as out:
-        csv.writer(out, lineterminator="\n").writerows([Row._fields] * new + list(rows))
-
-
 def read(file: Path) -> list[Row]:
     """The rows of a CSV; none where there is no file."""
-    if not file.exists():
-        return []
-    with open(file, newline="", encoding="utf-8") as rows:
-        return [
-            Row(**row | {name: int(row[name]) for name in ("step", "right")})  # type: ignore[arg-type]
-            for row in csv.DictReader(rows)
-        ]
+    return [
+        Row(**row | {name: int(row[name]) for name in ("step", "right")})  # type: ignore[arg-type]
+        for row in read_rows(file)
+    ]
 
 
 def tables(out: Path) -> None:

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.result_folder import device_of
 from memjax.agents.memrl.agent import MemRL, make_memrl, preset
 from memjax.commands.figures import colour_of, legend_beside, plain, pyplot, save_figure, style_of
 from memjax.envs.memory_bandit import BanditConfig, draw_tasks, make_world, play
-from memjax.machine import processor
+from memjax.runs.workdir import describe_launch
 from memjax.types import Array, Key
 
 OUT = Path(__file__).parent / "results" / "memrl_simulator"
@@ -206,7 +207,7 @@ def draw(curves: Path, path: Path) -> None:
 
 def readme(found: Mapping[tuple[str, str], Outcome], seeds: int, rounds: int) -> str:
     """What was run and what came out."""
-    device = processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    device = device_of(describe_launch())
     text = [
         "# Choosing memories with known success probabilities",
         "",

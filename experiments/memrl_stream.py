@@ -27,11 +27,12 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.memrl_policy import FILE, fingerprint, play, trained
 from experiments.memrl_simulator import interval
+from experiments.result_folder import device_of
 from memjax.agents.memrl.agent import Found, MemRL, make_memrl, preset
 from memjax.agents.memrl.stream import Tamper, Trace, learn_stream
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure, seeds_of
 from memjax.envs.task_stream import STEPS, Experience, StreamConfig, make_stream, plant, word
-from memjax.machine import processor
+from memjax.runs.workdir import describe_launch
 from memjax.types import Array, Key, PyTree
 
 OUT = Path(__file__).parent / "results" / "memrl_stream"
@@ -248,7 +249,7 @@ def draw(curves: Path, path: Path) -> None:
 
 def readme(found: Mapping[tuple[str, str], Outcome], seeds: int, epochs: int, print_: str, same: bool) -> str:
     """What was run and what came out."""
-    device = processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    device = device_of(describe_launch())
     count, c = STREAM.topics * STREAM.tasks, STREAM
     unchanged = "the same before and after" if same else "NOT the same after as before"
     text = [

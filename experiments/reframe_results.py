@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.result_folder import paired, read_rows, spread, write_folder
+from experiments.result_folder import device_of, paired, read_rows, spread, write_folder
 from memjax.commands.figures import colour_of, plain, pyplot, save_figure
 from memjax.runs.metrics import read_metrics
 
@@ -170,7 +170,7 @@ def read_scores(path: Path) -> list[Score]:
 def provenance(manifest: Mapping[str, Any]) -> str:
     """Date, device and versions of a run."""
     launch = manifest["launches"][-1]
-    device = launch.get("processor", "CPU") if launch["device"] == "cpu" else launch["device"]
+    device = device_of(launch)
     kept = ("memjax", "jax", "flax", "optax", "envpool")
     versions = ", ".join(f"{k} {v}" for k, v in launch["versions"].items() if k in kept)
     return f"{datetime.fromtimestamp(launch['unix_time'], UTC).date()}, {device}, {versions}"

@@ -67,6 +67,11 @@ def write_parts(
     write_folder(folder, columns, cells, tables(rows, _revision()), lambda path: draw(rows, path))
 
 
+def device_of(launch: Mapping[str, Any]) -> str:
+    """Where a launch of `describe_launch` ran: its processor, if it names one, or an accelerator."""
+    return launch.get("processor", "CPU") if launch["device"] == "cpu" else launch["device"]
+
+
 def _revision() -> str:
     """Of the source, for the head of tables."""
     known: Any = describe_launch()["git"] or {}

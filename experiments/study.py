@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.result_folder import read_rows
+from experiments.result_folder import device_of, read_rows
 from memjax.commands.aggregates import interquartile_mean
 from memjax.commands.figures import (
     STATISTIC,
@@ -344,7 +344,7 @@ def provenance(readme: Path, name: str, manifest: Mapping[str, Any] | None, anew
     if manifest is None:
         return before + ending
     launch, seeds = manifest["launches"][-1], manifest["seeds"]
-    device = launch.get("processor", "CPU") if launch["device"] == "cpu" else launch["device"]
+    device = device_of(launch)
     versions = ", ".join(
         f"{k} {v}" for k, v in launch["versions"].items() if k in ("memjax", "jax", "flax", "optax")
     )

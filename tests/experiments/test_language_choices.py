@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.language_choices import Row, in_turn, judged, label_of, read, tables, write
+from experiments.language_choices import Row, in_turn, judged, label_of, read, tables
+from experiments.result_folder import append_rows
 
 
 @pytest.mark.parametrize(
@@ -37,10 +38,9 @@ def test_games_come_in_turn_from_each_kind():
 
 def test_tables_compare_the_arms_on_games_that_all_of_them_have(tmp_path):
     for arm, right in (("none", (0, 1)), ("right", (1, 1)), ("spoiled", (0, 1))):
-        write(
-            tmp_path / "decisions.csv", [Row("g1", "a", arm, i, "take", x, "go") for i, x in enumerate(right)]
-        )
-    write(tmp_path / "decisions.csv", [Row("g2", "a", "none", 0, "take", 1, "go")])
+        rows = [Row("g1", "a", arm, i, "take", x, "go") for i, x in enumerate(right)]
+        append_rows(tmp_path / "decisions.csv", Row._fields, rows)
+    append_rows(tmp_path / "decisions.csv", Row._fields, [Row("g2", "a", "none", 0, "take", 1, "go")])
     assert len(read(tmp_path / "decisions.csv")) == 7
     tables(tmp_path)
     text = (tmp_path / "tables.md").read_text()

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from memjax.llm.clients.config import Choices
+# "": not at all, the reply is free. "grammar": llama.cpp's server. "structured_outputs": vLLM from 0.12 on.
+# "json_schema": OpenAI's structured outputs, which others know as well.
+Choices = Literal["", "grammar", "structured_outputs", "json_schema"]
 
 _NAME = "choice"  # of the one field of a JSON answer
 

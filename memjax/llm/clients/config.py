@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from memjax.llm.clients.choices import Choices, choice_fields
 from memjax.schema import (
     Later,
     NonNegativeFloat,
@@ -14,17 +15,6 @@ from memjax.schema import (
     UserPath,
 )
 from memjax.types import ConfigError
-
-# "": not at all, the reply is free. "grammar": llama.cpp's server. "structured_outputs": vLLM from 0.12 on.
-# "json_schema": OpenAI's structured outputs, which others know as well.
-Choices = Literal["", "grammar", "structured_outputs", "json_schema"]
-
-# The field of a request that each of them fills.
-_CHOICE_FIELDS = {
-    "grammar": "grammar",
-    "structured_outputs": "structured_outputs",
-    "json_schema": "response_format",
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ class ChatConfig:
             "max_tokens",
             "max_completion_tokens",
         }
-        own |= {_CHOICE_FIELDS[self.choices]} if self.choices else set()
+        own |= choice_fields(self.choices, ()).keys()
         taken = sorted(own & set(self.extra))
         if taken:
             raise ConfigError(f"extra.{taken[0]}", "a field that the client does not set itself", "this one")
