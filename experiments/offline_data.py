@@ -5,8 +5,8 @@
 
 Without `--policies` they are trained with PPO first, into runs/policies (`experiments.offline_policies`). A
 DIR of other policies holds `Hopper_expert.npz` and a ladder `Hopper_training/itNNNN.npz` of one agent along
-its training, likewise for HalfCheetah and Walker2d; `memjax collect --help` describes the format. Datasets
-that exist are not made again.
+its training, or one of `experiments.offline_policies`, likewise for the other tasks; `memjax collect --help`
+describes the format. Datasets that exist are not made again. Ant is made where it is asked for by name.
 
     random          uniform actions
     medium          the rung of the ladder near a third of the expert's score, with its noise
@@ -19,7 +19,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-ENVIRONMENTS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
+ENVIRONMENTS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah", "ant": "Ant"}
+UNASKED = ("hopper", "walker2d", "halfcheetah")  # what a command does where no task is named
+VERSIONS = {
+    "ant": "v3"
+}  # of envpool: 111 numbers as in D4RL, of which the 84 contact forces are 0; v4 has 27
 TIERS = ("random", "medium", "medium-replay", "expert")
 MEDIUM = {"hopper": 20, "walker2d": 40, "halfcheetah": 500}  # the rung, in iterations of its training
 RUNG = 20  # iterations between rungs
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--policies", type=Path, metavar="DIR", help="default: train them")
     parser.add_argument("--out", type=Path, default=Path("runs/data"), metavar="DIR")
-    parser.add_argument("--env", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--env", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--tier", nargs="+", choices=TIERS, default=TIERS)
     parser.add_argument("--steps", type=int, default=1_000_000, help="of each tier but the expert's")
     arguments = parser.parse_args(argv)
@@ -62,7 +66,7 @@ def make(env: str, tier: str, policies: Path, out: Path, steps: int) -> None:
     expert = tier == "expert"
     made = collect_dataset(
         Request(
-            env=f"envpool/{ENVIRONMENTS[env]}-v4",
+            env=id_of(env),
             policies=policies_of(env, tier, policies),
             out=out,
             steps=None if expert else steps,
@@ -83,12 +87,19 @@ def make(env: str, tier: str, policies: Path, out: Path, steps: int) -> None:
     print(f"{out}: {made['steps']:,} steps, mean return {mean:,.0f}, {made['seconds']:.0f} s", flush=True)
 
 
+def id_of(env: str) -> str:
+    """Of a task's environment."""
+    return f"envpool/{ENVIRONMENTS[env]}-{VERSIONS.get(env, 'v4')}"
+
+
 def policies_of(env: str, tier: str, folder: Path) -> tuple[str, ...]:
     """What acts in a tier."""
     if tier == "random":
         return ("random",)
     name = ENVIRONMENTS[env]
-    training = folder / f"{name}_training"
+    training, given = folder / f"{name}_training", folder / f"{name}_expert.npz"
+    if tier == "expert" and given.exists():
+        return (str(given),)
     if (training / LADDER).exists():  # of directories of a run
         ladder = json.loads((training / LADDER).read_text(encoding="utf-8"))
         rungs = list(ladder["returns"])
@@ -97,7 +108,7 @@ def policies_of(env: str, tier: str, folder: Path) -> tuple[str, ...]:
         chosen = {"medium": rungs[last : last + 1], "medium-replay": rungs[: last + 1], "expert": expert}
         return tuple(str(training / rung) for rung in chosen[tier])
     if tier == "expert":
-        return (str(folder / f"{name}_expert.npz"),)
+        return (str(given),)
     first = MEDIUM[env] if tier == "medium" else 0
     numbers = range(first, MEDIUM[env] + 1, RUNG)
     return tuple(str(training / f"it{number:04d}.npz") for number in numbers)

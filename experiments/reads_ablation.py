@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.offline_data import ENVIRONMENTS
+from experiments.offline_data import ENVIRONMENTS, UNASKED
 from experiments.reads_ablation_plan import ARMS, MIXED, Arm
 from experiments.reads_ablation_results import write
 from experiments.reads_data import POOR_TIERS
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads_ablation"), metavar="DIR")
-    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--tier", choices=POOR_TIERS, default="medium", help="of the poor data")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)

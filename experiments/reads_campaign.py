@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.offline_data import ENVIRONMENTS
+from experiments.offline_data import ENVIRONMENTS, UNASKED
 from experiments.reads_plan import QUICK, Sizes, banks, load_task
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("part", choices=("train", "evaluate", "report"))
     parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads"), metavar="DIR")
-    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--arms", nargs="+", default=None, help="of the evaluation (default: all)")
     parser.add_argument("--episodes", type=int, default=20, help="of each bank and arm (default 20)")

@@ -4,9 +4,9 @@
 
 DIR is that of `experiments.offline_data`, or of `experiments.offline_policies`. For each task one file
 `TASK.npz` is written, which is all that training needs: 300 episodes of the "medium" policy with its noise
-(100 on HalfCheetah, whose episodes are long), 30 episodes of the expert without noise and 30 with it. With
-`--tier` the poor episodes are those of another tier, and the file is `TASK_TIER.npz`. Files that exist are
-not made again.
+(100 on HalfCheetah and Ant, whose episodes are long), 30 episodes of the expert without noise and 30 with
+it. With `--tier` the poor episodes are those of another tier, and the file is `TASK_TIER.npz`. Files that
+exist are not made again. Ant is made where it is asked for by name.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.offline_data import ENVIRONMENTS, TIERS, policies_of
+from experiments.offline_data import ENVIRONMENTS, TIERS, UNASKED, id_of, policies_of
 from memjax.data.trajectories import Trajectories
 
-POOR_EPISODES = {"hopper": 300, "walker2d": 300, "halfcheetah": 100}
+POOR_EPISODES = {"hopper": 300, "walker2d": 300, "halfcheetah": 100, "ant": 100}
 EXPERT_EPISODES = 30
 POOR_TIERS = TIERS[:3]
 KINDS = ("poor", "clean", "noisy")  # what a file holds; the last two are experts
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--policies", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads/data"), metavar="DIR")
-    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--tier", choices=POOR_TIERS, default="medium", help="of the poor episodes")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _collect(task: str, kind: str, policies: tuple[str, ...]) -> Trajectories:
         out = Path(folder) / "episodes.hdf5"
         collect_dataset(
             Request(
-                env=f"envpool/{ENVIRONMENTS[task]}-v4",
+                env=id_of(task),
                 policies=policies,
                 out=out,
                 steps=None,

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.offline_data import ENVIRONMENTS
+from experiments.offline_data import ENVIRONMENTS, UNASKED
 from experiments.reads_default_results import COLUMNS, SIZES, write
 from experiments.reads_evaluation import Step, advised, play
 from experiments.reads_plan import (
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/reads/data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/reads_default"), metavar="DIR")
     parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=list(ENVIRONMENTS))
+    parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--experts", nargs="+", choices=EXPERTS, default=list(EXPERTS))
     parser.add_argument("--counts", nargs="+", type=int, choices=COUNTS, default=list(COUNTS))

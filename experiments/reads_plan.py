@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.offline_data import ENVIRONMENTS
+from experiments.offline_data import id_of
 from experiments.reads_data import TaskData, load, name_of
 from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.agents.reframe.advice import TrustConfig
@@ -92,7 +92,7 @@ def load_task(name: str, folder: Path, tier: str = "medium") -> Task:
     together = concatenate(list(data))
     size, actions = data.poor.observations.shape[1], data.poor.actions.shape[1]
     box = Box(actions, (-1.0,) * actions, (1.0,) * actions)
-    spec = EnvSpec(f"envpool/{ENVIRONMENTS[name]}-v4", (size,), "float32", box, EPISODE_STEPS, False)
+    spec = EnvSpec(id_of(name), (size,), "float32", box, EPISODE_STEPS, False)
     totals = (returns(together) / RETURN_SCALE).astype(np.float32)
     given = name_of(name, tier), spec, data, mean, std
     return Task(*given, to_device(together, mean, std, RETURN_SCALE), totals)
