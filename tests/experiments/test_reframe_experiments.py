@@ -10,10 +10,13 @@ pytest.importorskip("experiments.reframe_campaign", reason="no experiments besid
 
 from experiments import offline_data, reframe_results
 from experiments.offline_policies import rungs_of
+from experiments.reads_data import POOR_EPISODES
 from experiments.reframe_campaign import ARMS, CONTROLS, SETTINGS, Cell, plan
 from experiments.reframe_results import by_seed, collect, comparison, main_target, table
 from experiments.result_folder import paired
 from memjax.config_file import load_config
+from memjax.data.scores import has_reference
+from memjax.envs import spec_of
 from memjax.training.config import resolve
 
 
@@ -101,6 +104,14 @@ def test_tiers_are_what_a_learner_saw_on_its_way():
     assert offline_data.policies_of("hopper", "expert", folder) == ("p/Hopper_expert.npz",)
 
 
+@pytest.mark.parametrize("env", offline_data.ENVIRONMENTS)
+def test_every_task_has_d4rls_reference_and_observations_and_a_number_of_episodes(env):
+    assert has_reference(offline_data.id_of(env))
+    assert POOR_EPISODES[env] > 0
+    shown = {"hopper": 11, "walker2d": 17, "halfcheetah": 17, "ant": 111}
+    assert spec_of(offline_data.id_of(env), {}).observation_shape == (shown[env],)
+
+
 def test_a_ladder_that_was_trained_here_says_which_rung_is_medium(tmp_path):
     # The last rung fell back, and is nearest to a third of the best: neither expert nor on the way to it.
     returns = {"it0001": 20.0, "it0020": 900.0, "it0040": 1_300.0, "it0060": 3_000.0, "it0080": 1_000.0}
@@ -119,6 +130,13 @@ def test_a_ladder_that_was_trained_here_says_which_rung_is_medium(tmp_path):
         "medium-replay": ["it0001", "it0020"],
         "expert": ["it0060"],
     }
+    # An expert that is given stands beside the ladder; a third of what it earned is medium.
+    assert rungs_of("hopper", returns, 2_600.0)[1] == "it0020"
+    assert rungs_of("hopper", returns, 3_800.0)[1] == "it0040"
+    given = tmp_path / "Hopper_expert.npz"
+    given.touch()
+    assert offline_data.policies_of("hopper", "expert", tmp_path) == (str(given),)
+    given.unlink()
     del ladder["expert"]  # as before: the last one
     (training / offline_data.LADDER).write_text(json.dumps(ladder))
     assert Path(*offline_data.policies_of("hopper", "expert", tmp_path)).name == "it0080"
