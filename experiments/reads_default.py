@@ -3,6 +3,7 @@
     python -m experiments.reads_data --policies DIR --out runs/reads/data       # the datasets, with envpool
     python -m experiments.reads_default --data runs/reads/data                  # trains, plays, writes tables
     python -m experiments.reads_default --data runs/reads/data --size config    # with an accelerator
+    python -m experiments.reads_default --data runs/reads/data --committed --task ant    # more rows
     python -m experiments.reads_default --only-tables
 
 Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts. Read, trust
@@ -11,7 +12,9 @@ and clone are those of `memjax/configs/reframe.py`, so a change of that file cha
 see `SMALL`; "clones" has that transformer and the clones of the config. The transformer of a seed is trained
 once and shared by all arms, which only read. No arm touches an environment before it is played.
 
-Whatever is in `--out`/SIZE is not made again. Results: `experiments/results/reads_default/`.
+Whatever is in `--out`/SIZE is not made again; with `--committed` the rows that are in the results folder are
+not either. Tables are made of all rows in `--out`, so without it they replace the committed ones. Results:
+`experiments/results/reads_default/`.
 """
 
 import argparse
@@ -27,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS, UNASKED
-from experiments.reads_default_results import COLUMNS, SIZES, write
+from experiments.reads_default_results import COLUMNS, SIZES, take_committed, write
 from experiments.reads_evaluation import Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
@@ -136,10 +139,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--train-minutes", type=float, default=1e6, help="end the transformers' training then"
     )
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after these")
+    parser.add_argument("--committed", action="store_true", help="begin with the rows of the results folder")
     parser.add_argument("--only-tables", action="store_true", help="train and play nothing")
     arguments = parser.parse_args(argv)
     folder = arguments.out / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
+    if arguments.committed:
+        take_committed(arguments.out)
     setup = setup_of(arguments.size)
     if arguments.updates is not None:
         setup = setup._replace(transformer=setup.transformer._replace(updates=arguments.updates))

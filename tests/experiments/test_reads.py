@@ -192,6 +192,16 @@ def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
     assert "| Re:Frame, default | +5.0 ± 0.0 |" in text
     assert "| Re:Frame, default | 90.0 ± 0.0 |" in text
     assert "| the better of both | 3 | +5.0 ± 0.0 | +5.0 |" in text
+    # Another folder goes on from these rows: they stay as they are, and a task comes behind them.
+    before = (tmp_path / "results" / "scores.csv").read_text()
+    reads_default_results.take_committed(tmp_path / "more")
+    rows = [("ant", *banks([0])[0], "dt", 10.0, 1.0, 0.0, 0.0, "small", 7)]
+    append_rows(tmp_path / "more" / "small" / "ant.csv", reads_default_results.COLUMNS, rows)
+    reads_default_results.take_committed(tmp_path / "more")  # no row comes twice
+    reads_default_results.write(tmp_path / "more")
+    after = (tmp_path / "results" / "scores.csv").read_text()
+    assert after.startswith(before)
+    assert after[len(before) :] == "ant,clean,1,0,dt,10.0,1.0,0.0,0.0,small,7\n"
 
 
 def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_says(task):
