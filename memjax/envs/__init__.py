@@ -4,12 +4,13 @@
 these packages; naming an environment imports its backend.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from memjax.envs.checks import unknown_id
+from memjax.envs.checks import UnknownId
 from memjax.types import ConfigError, Env, EnvSpec
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def backend_of(id: str) -> Literal["jax", "host"]:
         return "jax"
     prefix, _, name = id.partition("/")
     if prefix not in PREFIXES or not name:
-        known_ids = [*_REGISTERED, *(f"{known}/{name or 'NAME'}" for known in PREFIXES)]
-        raise unknown_id(id, known_ids, " (--import adds your own)")
+        raise _unknown_id(id)
     return PREFIXES[prefix]
 
 
@@ -70,16 +70,17 @@ def make_env(id: str, *, options: Mapping[str, Any]) -> Env:
     an envpool id.
     """
     if backend_of(id) != "jax":
-        raise unknown_id(id, ["memjax/...", "gymnax/...", "xminigrid/..."])
+        raise ConfigError("env.id", "an environment in JAX (none of envpool)", repr(id))
     if id in _REGISTERED:
         return _make_registered(id, options)
-    if id.startswith("xminigrid/"):
-        from memjax.envs.xminigrid_adapter import make_xminigrid_env
+    with _near_ids_named():
+        if id.startswith("xminigrid/"):
+            from memjax.envs.xminigrid_adapter import make_xminigrid_env
 
-        return make_xminigrid_env(id, options)
-    from memjax.envs.gymnax_adapter import make_gymnax_env
+            return make_xminigrid_env(id, options)
+        from memjax.envs.gymnax_adapter import make_gymnax_env
 
-    return make_gymnax_env(id, options)
+        return make_gymnax_env(id, options)
 
 
 def make_host_env(
@@ -98,10 +99,11 @@ def make_host_env(
       ConfigError: as `make_env` does.
     """
     if backend_of(id) != "host":
-        raise unknown_id(id, ["envpool/..."])
+        raise ConfigError("env.id", "an environment of envpool", repr(id))
     from memjax.envs.envpool_adapter import HostEnv
 
-    return HostEnv(id, num_envs=num_envs, seed=seed, options=options, first_env=first_env)
+    with _near_ids_named():
+        return HostEnv(id, num_envs=num_envs, seed=seed, options=options, first_env=first_env)
 
 
 def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:
@@ -113,7 +115,8 @@ def spec_of(id: str, options: Mapping[str, Any]) -> EnvSpec:
         return make_env(id, options=options).spec
     from memjax.envs.envpool_adapter import host_spec
 
-    return host_spec(id, options)
+    with _near_ids_named():
+        return host_spec(id, options)
 
 
 def layout(id: str, options: Mapping[str, Any]) -> np.ndarray | None:
@@ -141,6 +144,21 @@ def _grid_world(id: str, options: Mapping[str, Any]) -> tuple[np.ndarray, dict[s
     from memjax.envs.gymnax_adapter import grid_world
 
     return grid_world(id, options)
+
+
+@contextlib.contextmanager
+def _near_ids_named() -> Iterator[None]:
+    """An unknown id inside the block is told with those that are like it, of whichever suite."""
+    try:
+        yield
+    except UnknownId as error:
+        raise _unknown_id(error.id) from None
+
+
+def _unknown_id(id: str) -> UnknownId:
+    from memjax.envs.known import unknown_id
+
+    return unknown_id(id, _REGISTERED)
 
 
 def _make_registered(id: str, options: Mapping[str, Any]) -> Env:

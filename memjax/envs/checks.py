@@ -1,7 +1,7 @@
 """Checks of ids, options and spaces of environments that both backends share, with their error messages."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ from memjax.types import Box, ConfigError, Discrete
 LARGEST_BOUND = 1e6  # wider actions cannot be scaled to; some environments write the largest float there
 
 
-def unknown_id(id: str, known: Iterable[str], hint: str = "") -> ConfigError:
-    """The error for an id that no environment has; its message suggests the most similar id of `known`."""
-    return ConfigError("env.id", one_of(id, sorted(known), "a known environment"), f"{id!r}{hint}")
+class UnknownId(ConfigError):
+    """No environment has this id; `memjax.envs` adds to the message which ids are like it."""
+
+    def __init__(self, id: str, expected: str = "a known environment"):
+        super().__init__("env.id", expected, f"{id!r} (--import adds your own)")
+        self.id = id
 
 
 def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

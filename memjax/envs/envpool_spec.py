@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from memjax.envs.checks import action_of, check_options, check_step_limit, unknown_id
+from memjax.envs.checks import UnknownId, action_of, check_options, check_step_limit
 from memjax.envs.envpool_options import check_ranges
 from memjax.types import ConfigError, EnvSpec
 
@@ -43,9 +43,8 @@ def split_options(options: Mapping[str, Any]) -> tuple[float | None, dict[str, A
 
 def pool_spec(id: str, options: Mapping[str, Any]) -> Any:
     """envpool's own spec with the options applied."""
-    name, known = id.partition("/")[2], import_envpool().list_all_envs()
-    if name not in known:
-        raise unknown_id(id, [f"envpool/{other}" for other in known])
+    if id.partition("/")[2] not in import_envpool().list_all_envs():
+        raise UnknownId(id)
     plain = _make_spec(id, {})
     defaults = {k: v for k, v in plain.config._asdict().items() if k not in RESERVED}
     if "info:x_position" in plain.state_array_spec:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.envs.checks import action_of, check_options, check_step_limit, unknown_id
+from memjax.envs.checks import UnknownId, action_of, check_options, check_step_limit
 from memjax.envs.cliff_walking import CliffWalking
 from memjax.envs.dark_chamber import DarkChamber
 from memjax.envs.four_rooms import FourRooms
@@ -81,7 +81,7 @@ def build_gymnax(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     prefix, name = id.split("/", 1)
     known = OURS if prefix == "memjax" else _gymnax_environments()
     if name not in known:
-        raise unknown_id(id, [f"{prefix}/{other}" for other in known])
+        raise UnknownId(id)
     construct = known[name]
     environment = _construct(construct, name, {})
     arguments = {k: p.default for k, p in inspect.signature(type(environment)).parameters.items()}
@@ -93,6 +93,11 @@ def build_gymnax(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     check_step_limit("max_steps_in_episode", params.max_steps_in_episode)
     getattr(environment, "check_params", lambda params: None)(params)
     return environment, params
+
+
+def gymnax_names() -> list[str]:
+    """The environments of gymnax, without their prefix."""
+    return list(_gymnax_environments())
 
 
 def _gymnax_environments() -> dict[str, Callable[..., Any]]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memjax.envs.checks import check_options, unknown_id
+from memjax.envs.checks import UnknownId, check_options
 from memjax.envs.pictures import SIDE, Renderer, Scene
 from memjax.envs.timesteps import first_timestep, strongly_typed
 from memjax.types import Array, ConfigError, Discrete, Env, EnvSpec, Key, PyTree, TimeStep
@@ -66,12 +66,17 @@ def xminigrid_renderer(id: str, options: Mapping[str, Any]) -> Renderer:
     return Renderer(draw, keep, follow, rate=6)
 
 
+def xminigrid_names() -> list[str]:
+    """The environments that can be named, without their prefix. Raises ConfigError without the package."""
+    names = _package().registered_environments()
+    return [name for name in names if name.startswith(PREFIX) and name not in NO_GOAL]
+
+
 def _build(id: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """The package's environment and its parameters, options applied."""
     package, name = _package(), id.split("/", 1)[1]
-    known = [n for n in package.registered_environments() if n.startswith(PREFIX) and n not in NO_GOAL]
-    if name not in known:
-        raise unknown_id(id, [f"xminigrid/{other}" for other in known])
+    if name not in xminigrid_names():
+        raise UnknownId(id)
     environment, params = package.make(name)
     check_options(options, {"view_size": params.view_size, "max_steps": params.max_steps})
     params = params.replace(**options)

@@ -33,7 +33,7 @@ def test_a_registered_environment_is_found_by_its_id():
         spec_of(ID, {"lenght": 7})
     with pytest.raises(ConfigError, match="did you mean 'mine/Line-v0'"):
         spec_of("mine/Line-v1", {})
-    with pytest.raises(ConfigError, match=r"env.id: expected a known environment"):
+    with pytest.raises(ConfigError, match=r"env.id: expected an environment of envpool, got 'mine"):
         make_host_env(ID, num_envs=1, seed=0, options={})
 
 
