@@ -52,13 +52,23 @@ class Request:
 def run(request: Request, *, imports: Sequence[str] = ()) -> int:
     """Makes the dataset and prints what each policy gave. Returns the exit code."""
     import_all(imports)
-    made = collect_dataset(request)
+    try:
+        made = collect_dataset(request)
+    except ConfigError as error:
+        raise ConfigError(_word(error.field), error.expected, error.got) from None
     for entry in made["policies"]:
         counts = f"{entry['episodes']:,} episodes, {entry['steps']:,} steps"
         print(f"{entry['policy']}: {counts}, return {entry['return']:.4g} +- {entry['return_std']:.3g}")
     rate = made["stepped"] / made["seconds"]
     print(f"wrote {made['steps']:,} steps to {request.out} ({rate:,.0f} environment steps/s)")
     return 0
+
+
+def _word(field: str) -> str:
+    """What a user typed for a field of an environment; other fields as they are."""
+    if field.startswith("env.options."):
+        return f"--option {field.removeprefix('env.options.')}"
+    return {"env.id": "--env", "env.num_envs": "--num-envs", "seed": "--seed"}.get(field, field)
 
 
 def collect_dataset(request: Request) -> dict[str, Any]:

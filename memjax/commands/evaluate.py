@@ -154,8 +154,10 @@ def _sorted(columns: list[np.ndarray]) -> np.ndarray:
 
 def _of_seed(state: OfflineState, seed: int, bank: OtherBank, program: Offline, refill: Refill) -> Any:
     agent = jax.jit(lambda agent: jax.tree.map(lambda x: x[seed], agent))(state.agent)
-    statistics = agent.statistics
+    statistics, data = agent.statistics, program.config.data
+    assert data is not None, "a run with a bank has data"
     triplets = read_bank(
+        data,
         bank.dataset,
         bank.episodes,
         bank.seed,

@@ -92,7 +92,8 @@ def read_d4rl(
         limit = known if max_episode_steps is None else max_episode_steps
         ends = find_ends(terminals, timeouts[0] if timeouts else None, limit, keep_unfinished)
         if not len(ends.terminated):
-            ways = "a terminal or a timeout" if timeouts else "a terminal (or give max_episode_steps)"
+            limit_is = "or a limit of their steps: data.max_episode_steps in a config"
+            ways = "a terminal or a timeout" if timeouts else f"a terminal ({limit_is})"
             raise ConfigError(where(flags["terminals"]), ways, f"none in {len(terminals):,} steps")
         arrays = {name: _read(name, source, allocate) for name, source in sources.items()}
     arrays = {name: array[: ends.starts[-1]] for name, array in arrays.items()}

@@ -212,7 +212,7 @@ def _check_renderer(id: str) -> None:
 def _seeds(seed: int, first_env: int, num_envs: int) -> list[int]:
     """One seed per environment; two runs with different seeds share none."""
     if not 0 <= seed <= LARGEST_SEED:
-        raise ConfigError("env.seed", f"int within [0, {LARGEST_SEED}]", seed)
+        raise ConfigError("seed", f"int within [0, {LARGEST_SEED}]", seed)
     if num_envs < 1 or not 0 <= first_env <= SEED_STRIDE - num_envs:
         got = f"{num_envs} from number {first_env} on"
         raise ConfigError("env.num_envs", f"1 to {SEED_STRIDE} environments in a run", got)

@@ -48,7 +48,7 @@ def nearest_ids(id: str, known: Collection[str]) -> list[str]:
         suite, _, called = other.lower().partition("/")
         alike = _likeness(_bare(name), _bare(called))
         if alike >= ALIKE:
-            scores[other] = alike + 0.1 * (name == called) + 0.1 * _likeness(prefix, suite)
+            scores[other] = alike + 0.1 * _likeness(name, called) + 0.1 * _likeness(prefix, suite)
     best = sorted(scores, key=lambda other: -scores[other])[:MOST]
     return [other for other in best if scores[other] >= scores[best[0]] - NEAR]
 

@@ -1,7 +1,8 @@
 """Checks whether a train state fits its device, before anything is allocated or compiled."""
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ class _Bank(NamedTuple):
     bytes: int
 
 
-def check_room(state: PyTree, rollout: int = 0) -> None:
+def check_room(state: PyTree, rollout: int = 0, config: Any = None) -> None:
     """Checks that a train state and a rollout fit the free memory of the state's first device.
 
     What an update needs beside them is not counted.
@@ -27,6 +28,7 @@ def check_room(state: PyTree, rollout: int = 0) -> None:
     Args:
       state: its arrays, or their shapes (`jax.ShapeDtypeStruct`).
       rollout: bytes of a rollout, as of `rollout_bytes`.
+      config: the agent's section, one of whose fields says how large the largest memory is.
 
     Raises:
       ConfigError: it does not fit. The message names the largest memory and the capacity that would fit if
@@ -48,7 +50,7 @@ def check_room(state: PyTree, rollout: int = 0) -> None:
     most = largest.capacity * (free - rest) // (needed - rest)
     others = ", all memories scaled alike" if len(banks) > 1 else ""
     raise ConfigError(
-        "capacity",
+        _field_of(config, "agent", largest.capacity) or f"capacity of {largest.path}",
         f"at most about {most:,} slots in {largest.path} ({place}{others})",
         f"{largest.capacity:,} slots in {size}",
     )
@@ -98,6 +100,16 @@ def _leaf_bytes(leaf: jax.Array | jax.ShapeDtypeStruct) -> int:
     devices = leaf.sharding.addressable_devices
     copies = len(devices) if next(iter(devices)).platform == "cpu" else 1
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize * copies
+
+
+def _field_of(section: Any, path: str, capacity: int) -> str:
+    """The field of a config that says this capacity; "" where none does."""
+    if not dataclasses.is_dataclass(section):
+        return ""
+    fields = {f"{path}.{field.name}": getattr(section, field.name) for field in dataclasses.fields(section)}
+    found = [name for name, value in fields.items() if name.endswith(".capacity") and value == capacity]
+    found += filter(None, (_field_of(value, name, capacity) for name, value in fields.items()))
+    return found[0] if found else ""
 
 
 def _banks(state: PyTree) -> list[_Bank]:

@@ -1,5 +1,6 @@
 """Reads and checks the episodes that an offline agent learns from, as the `data` section of a config says."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -74,11 +75,20 @@ def read_recorded(
 
 
 def read_bank(
-    dataset: str, count: int, seed: int, spec: EnvSpec, *, mean: np.ndarray, std: np.ndarray, scale: float
+    config: DataConfig,
+    dataset: str,
+    count: int,
+    seed: int,
+    spec: EnvSpec,
+    *,
+    mean: np.ndarray,
+    std: np.ndarray,
+    scale: float,
 ) -> Triplets:
     """Steps of another dataset, as a bank is filled with them.
 
     Args:
+        config: the data section of the run; says where episodes end that do not tell it themselves.
         dataset: path or Minari id.
         count: the number of episodes to take.
         seed: draws which ones.
@@ -93,7 +103,7 @@ def read_bank(
     Raises:
         ConfigError: the dataset cannot be read, does not fit, or has fewer episodes.
     """
-    experts = load(dataset)
+    experts = _reader(config)(dataset)
     check_spec(experts, spec)
     chosen = select(experts, count, seed=seed)
     return _triplets(chosen, numbers=np.arange(count), mean=mean, std=std, return_scale=scale)
@@ -111,12 +121,7 @@ def blank_summary(config: DataConfig, spec: EnvSpec) -> DataSummary:
 
 def _read(config: DataConfig, spec: EnvSpec, longest: int | None) -> tuple[Trajectories, Trajectories | None]:
     """Both datasets, fit for the environment and for each other; of the first the best episodes."""
-    read = partial(
-        load,
-        max_episode_steps=config.max_episode_steps or None,
-        keep_unfinished=config.keep_unfinished,
-        cache=config.cache or None,
-    )
+    read = partial(_reader(config), cache=config.cache or None)
     data = read(config.path)
     check_spec(data, spec)
     data = best(data, config.best)
@@ -129,6 +134,12 @@ def _read(config: DataConfig, spec: EnvSpec, longest: int | None) -> tuple[Traje
     check_spec(experts, spec)
     check_same_task(experts, data)
     return data, experts
+
+
+def _reader(config: DataConfig) -> Callable[..., Trajectories]:
+    """`load` with what a config says of the ends of episodes."""
+    limit, unfinished = config.max_episode_steps or None, config.keep_unfinished
+    return partial(load, max_episode_steps=limit, keep_unfinished=unfinished)
 
 
 def _same_file(config: DataConfig) -> bool:

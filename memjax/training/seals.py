@@ -44,7 +44,7 @@ def check_banks(sealed: np.ndarray, agent: PyTree) -> None:
     for expected, found in zip(np.asarray(sealed), bank_seals(agent), strict=True):
         if not np.array_equal(expected, found):
             wanted = f"the one that the policy was trained with (sha256 {shown(expected)})"
-            raise ConfigError("bank", wanted, f"another (sha256 {shown(found)})")
+            raise ConfigError("agent.bank", wanted, f"another (sha256 {shown(found)})")
 
 
 def check_data(sealed: np.ndarray, found: np.ndarray, source: str) -> None:

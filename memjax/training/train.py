@@ -46,7 +46,7 @@ def build(config: ResolvedConfig, *, learns: bool = True) -> Program:
       ConfigError: parts of the config do not fit each other, or the state does not fit on the device.
     """
     program = _program(config, learns)
-    check_room(program.abstract_state(), _rollout_bytes(config) if learns else 0)
+    check_room(program.abstract_state(), _rollout_bytes(config) if learns else 0, config.agent)
     return program
 
 

@@ -256,7 +256,7 @@ FILES = {
     ),
     "no end, no timeouts": (
         good(terminals=np.zeros(10, bool), timeouts=None),
-        r"a terminal \(or give max_episode_steps\), got none in 10 steps",
+        r"a terminal \(or a limit of their steps: data.max_episode_steps in a config\), got none in 10 steps",
     ),
     "external link": (with_file(external_link), "stored in the file itself, got an external link"),
     "soft link": (with_file(soft_link_through_a_file), "stored in the file itself, got a soft link"),

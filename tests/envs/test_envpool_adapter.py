@@ -304,8 +304,8 @@ def test_values_at_the_ends_of_the_ranges_run(name, options):
 @pytest.mark.parametrize(
     ("num_envs", "seed", "first_env", "field"),
     [
-        (1, -1, 0, "env.seed"),
-        (1, 10**9, 0, "env.seed"),
+        (1, -1, 0, "seed"),
+        (1, 10**9, 0, "seed"),
         (0, 0, 0, "env.num_envs"),
         (2, 0, SEED_STRIDE - 1, "env.num"),
     ],

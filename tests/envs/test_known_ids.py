@@ -24,11 +24,11 @@ KNOWN = [
     ("id", "nearest"),
     [
         ("CartPole-v1", ["gymnax/CartPole-v1", "envpool/CartPole-v1", "envpool/CartPole-v0"]),
-        ("gymax/CartPole-v1", ["gymnax/CartPole-v1", "envpool/CartPole-v1"]),  # a suite like gymnax
+        ("gymax/CartPole-v0", ["gymnax/CartPole-v1", "envpool/CartPole-v0", "envpool/CartPole-v1"]),
         ("gymnax/Ant-v4", ["envpool/Ant-v4", "envpool/Ant-v3"]),  # of another suite
         ("ANT", ["envpool/Ant-v3", "envpool/Ant-v4"]),
         ("envpool/pong", ["envpool/Pong-v5"]),
-        ("ALE/Pong-v5", ["envpool/Pong-v5"]),
+        ("ALE/Pong-v5", ["envpool/Pong-v5", "gymnax/Pong-misc"]),
         ("DoorKey-8x8", ["xminigrid/MiniGrid-DoorKey-8x8"]),
         ("memjax/FourRoom-v0", ["memjax/FourRooms-v0", "gymnax/FourRooms-misc"]),
         ("metaworld/buttonpress", ["envpool/MetaWorld/ButtonPress-v3"]),

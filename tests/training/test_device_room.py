@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +62,8 @@ def test_the_capacity_it_names_fits(free):
     """Said of the largest memory; a few slots in 100,000 go to counters that do not shrink."""
     free(20_000_000)
     with pytest.raises(
-        ConfigError, match=r"^capacity: expected at most about [\d,]+ slots in agent.banks.bank1"
+        ConfigError,
+        match=r"^capacity of agent.banks.bank1: expected at most about [\d,]+ slots in agent.banks.bank1",
     ) as e:
         check_room(state(50_000, 200_000, weights=100_000))
     most = int(e.value.expected.split()[3].replace(",", ""))
@@ -69,6 +72,24 @@ def test_the_capacity_it_names_fits(free):
     check_room(state(most // 4, most - 10, weights=100_000))
     with pytest.raises(ConfigError):
         check_room(state(most // 4, most + 10, weights=100_000))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of a config."""
+
+    capacity: int
+    inner: Any = None
+
+
+def test_the_field_that_says_the_capacity_is_named(free):
+    free(20_000_000)
+    sections = Part(50_000, {"no": "section"}), Part(7, Part(200_000))
+    for section, field in zip(
+        sections, ("capacity of agent.banks.bank1", "agent.inner.capacity"), strict=True
+    ):
+        with pytest.raises(ConfigError, match=f"^{field}: expected at most about"):
+            check_room(state(50_000, 200_000), config=section)
 
 
 def test_without_a_memory_it_names_the_device(free):
@@ -87,7 +108,8 @@ def test_a_rollout_counts(free):
     with pytest.raises(ConfigError, match=r"train state of 7.8. KiB and a rollout of 501 bytes, got .* free"):
         check_room(abstract, 501)
     with pytest.raises(
-        ConfigError, match=r"capacity: .* slots in agent.banks.bank0 .* a rollout of 1000 bytes"
+        ConfigError,
+        match=r"^capacity of agent.banks.bank0: .* slots in agent.banks.bank0 .* a rollout of 1000 bytes",
     ):
         check_room(state(500), 1_000)
 
@@ -119,7 +141,7 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path):
         [sys.executable, "-m", "memjax", *words], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2, run.stderr
-    assert run.stderr.startswith("memjax: error: capacity: expected at most about ")
+    assert run.stderr.startswith("memjax: error: agent.bank.capacity: expected at most about ")
     assert run.stderr.count("\n") == 1
     assert not (tmp_path / "w").exists()
 

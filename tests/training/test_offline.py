@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ from memjax.data.writer import Episode, Writer
 from memjax.training import device_room as room
 from memjax.training.config import resolve
 from memjax.training.offline import Offline
-from memjax.training.recorded import read_recorded
+from memjax.training.recorded import read_bank, read_recorded
 from memjax.training.train import build, train
 from memjax.types import ConfigError
 
@@ -337,12 +338,34 @@ def test_a_swapped_bank_has_the_steps_of_the_other_experts(files, tmp_path):
     assert program.evaluate(swapped, 2, ("target20",))["eval/target20/return"].shape == (1,)
 
 
+def test_a_bank_is_read_as_the_data_are(tmp_path):
+    """Where nothing but the config says how long an episode is."""
+    path = dataset(tmp_path / "open.hdf5", episodes=2, length=12)  # 25 steps
+    with h5py.File(path, "a") as file:
+        del file["timeouts"]
+        file["terminals"][:] = 0
+    kept = changed((path, path), data__max_episode_steps=7, data__keep_unfinished=True)
+    assert kept.data is not None
+    read = partial(read_bank, spec=kept.spec, mean=np.zeros(SIZE), std=np.ones(SIZE), scale=1.0)
+    assert np.unique(read(kept.data, str(path), 4, 0).episode, return_counts=True)[1].tolist() == [7, 7, 7, 4]
+    assert len(read(changed((path, path), data__max_episode_steps=12).data, str(path), 2, 0).episode) == 24
+    with pytest.raises(ConfigError, match=r"open.hdf5: terminals: .*data.max_episode_steps in a config"):
+        read(changed((path, path)).data, str(path), 1, 0)
+
+
 REFUSED = {
     "no data section": ({"data": None}, "data: expected a section"),
     "no path": ({"data__path": ""}, "data.path: expected a D4RL file"),
     "no such file": ({"data__path": "nowhere.hdf5"}, "nowhere.hdf5: expected an HDF5 file"),
     "fewer experts": ({"data__num_experts": 9}, "expected 9 episodes to take, got 8"),
-    "bank beyond the experts": ({"agent__bank__trajectories": 6}, "at most the 5 expert trajectories"),
+    "bank beyond the experts": (
+        {"agent__bank__trajectories": 6},
+        "agent.bank.trajectories: expected at most the 5 expert",
+    ),
+    "trajectories to play beyond the experts": (
+        {"variant": "nearest", "agent__trajectories": 6},
+        "agent.trajectories: expected at most the 5 expert",
+    ),
     "bank beyond its capacity": ({"agent__bank__capacity": 40}, "agent.bank.capacity: expected at least"),
     "environments": ({"env__num_envs": 4}, "env.num_envs: expected 1"),
     "too long": ({"agent__transformer__max_steps": 9}, "agent.transformer.max_steps: expected at least 11"),

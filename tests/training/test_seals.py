@@ -110,7 +110,7 @@ def test_a_seed_whose_bank_was_changed_is_refused(agent):
     check_banks(sealed, seeds)
     actions = seeds.bank.values["action"].at[1, 3].add(0.5)
     other = seeds.replace(bank=replace(seeds.bank, values={"action": actions}))
-    with pytest.raises(ConfigError, match="bank: expected the one that the policy was trained with"):
+    with pytest.raises(ConfigError, match=r"^agent.bank: expected the one that the policy was trained with"):
         check_banks(sealed, other)
 
 

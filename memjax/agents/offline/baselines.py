@@ -198,7 +198,7 @@ def make_nearest(config: NearestConfig, spec: EnvSpec, summary: DataSummary) -> 
     if summary.experts is None:
         raise ConfigError("agent.trajectories", "expert trajectories to play", None)
     check_triplets("experts", summary.experts, spec)
-    experts = take_trajectories(summary.experts, config.trajectories)
+    experts = take_trajectories(summary.experts, config.trajectories, "agent.trajectories")
     n = experts.episode.shape[0]
     if n > config.capacity:
         raise ConfigError("agent.capacity", f"at least the {n} steps of the trajectories", config.capacity)

@@ -181,12 +181,12 @@ def without_optimizer(state: Any) -> Any:
     return state.replace(optimizer=())
 
 
-def take_trajectories(triplets: Triplets, count: int) -> Triplets:
-    """The first `count` trajectories, on the host. Raises ConfigError where there are fewer."""
+def take_trajectories(triplets: Triplets, count: int, field: str = "agent.bank.trajectories") -> Triplets:
+    """The first `count` trajectories, on the host. Raises ConfigError, naming `field`, for fewer."""
     episode = np.asarray(triplets.episode)
     _, first = np.unique(episode, return_index=True)
     order = episode[np.sort(first)]
     if len(order) < count:
-        raise ConfigError("bank.trajectories", f"at most the {len(order)} expert trajectories given", count)
+        raise ConfigError(field, f"at most the {len(order)} expert trajectories given", count)
     keep = np.isin(episode, order[:count])
     return Triplets(*(np.asarray(x)[keep] for x in triplets))

@@ -242,9 +242,9 @@ def policy_names(config: ReframeConfig) -> tuple[str, ...]:
 def with_bank(state: ReframeState, bank: MemoryState) -> ReframeState:
     """The same policy with another bank, of any size. Raises ConfigError where its latents do not fit."""
     if not isinstance(state.bank, MemoryState):
-        raise ConfigError("bank", "an agent with a memory", "one without")
+        raise ConfigError("agent.bank", "an agent with a memory", "one without")
     if bank.keys.shape[1:] != state.bank.keys.shape[1:]:
-        raise ConfigError("bank", f"latents of {state.bank.keys.shape[1]} numbers", bank.keys.shape[1])
+        raise ConfigError("agent.bank", f"latents of {state.bank.keys.shape[1]} numbers", bank.keys.shape[1])
     return state.replace(bank=bank)
 
 
@@ -264,7 +264,7 @@ def make_bank(
         spec: of the environment.
         encoder: the autoencoder's parameters.
         triplets: N steps.
-        capacity: slots, in place of `bank.capacity`.
+        capacity: slots, in place of `agent.bank.capacity`.
         memory: makes the bank's functions.
 
     Raises:
@@ -272,7 +272,9 @@ def make_bank(
     """
     n, capacity = triplets.episode.shape[0], capacity or config.bank.capacity
     if n > capacity:
-        raise ConfigError("bank.capacity", f"at least the {n} steps that the bank is filled with", capacity)
+        raise ConfigError(
+            "agent.bank.capacity", f"at least the {n} steps that the bank is filled with", capacity
+        )
     net = make_autoencoder(config.autoencoder, spec.action, spec.observation_shape[0])
     steps = triplets.returns_to_go, triplets.observations, triplets.actions
     latents: Any = net.apply(encoder, *steps, method="encode")

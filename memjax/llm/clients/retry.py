@@ -78,7 +78,7 @@ def with_retries(
         return tries(attempt)
     except Transient as error:
         if error.wait is not None and error.wait > max_wait:
-            what = f"it asks to wait {error.wait:.0f} s, more than max_wait ({max_wait:g} s)"
+            what = f"it asks to wait {error.wait:.0f} s, more than endpoint.max_wait ({max_wait:g} s)"
             raise ChatError(f"{error}; {what}", kind=error.kind) from None
         times = f"{retries + 1} attempt{'s' if retries else ''}"
         raise ChatError(f"{error} (after {times})", kind=error.kind) from None

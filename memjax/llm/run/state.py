@@ -29,7 +29,7 @@ from memjax.runs.imports import Import, write_imports
 from memjax.runs.metrics import METRICS_FILE, MetricsWriter
 from memjax.runs.workdir import CHECKPOINTS, LOG_FILE, open_workdir, record_launch
 from memjax.schema import later_fields
-from memjax.types import ConfigError
+from memjax.types import ConfigError, within
 
 
 class Description(NamedTuple):
@@ -61,12 +61,13 @@ class RunState:
         self.workdir, self.config, self.log = workdir, config, log
         self._checkpoints, self._saved = checkpoints, 0
         where = config.bank, dim, config.batch, config.seed, config.shards
-        self._memory = RowMemory(*where) if config.remembers else None
+        with within("language."):
+            self._memory = RowMemory(*where) if config.remembers else None
         sizes = len(benchmark.train), len(benchmark.held_out), len(self.imported)
         self.slots = schedule(config, *sizes)
         if log.last_event() > len(self.slots):
             done = f"{config.epochs}, and {log.last_event()} minibatches are done"
-            raise ConfigError("epochs", "at least those that were begun", done)
+            raise ConfigError("language.epochs", "at least those that were begun", done)
         self._arrays, self.version = self._open_arrays()
         carries = config.mode == "reflexion"
         self._measures = Measures(len(benchmark.train), len(benchmark.held_out), carries=carries)
@@ -225,7 +226,7 @@ def _check_tasks(config: LanguageConfig, benchmark: Benchmark) -> None:
     if not benchmark.train:
         raise ConfigError("benchmark", "training tasks", "none")
     if config.transfer and not benchmark.held_out:
-        raise ConfigError("transfer", f"False, for {benchmark.name} has no held-out tasks", True)
+        raise ConfigError("language.transfer", f"False, for {benchmark.name} has no held-out tasks", True)
     for tasks in (benchmark.train, benchmark.held_out):
         ids = [task.id for task in tasks]
         twice = sorted({x for x in ids if ids.count(x) > 1}) if len(set(ids)) < len(ids) else []

@@ -115,7 +115,12 @@ def load(name: str, folder: str | Path, *, allow_weak_sandbox: bool = False, **o
     loader: Any = benchmark_entry(name, "benchmark").load
     if "allow_weak_sandbox" in inspect.signature(loader).parameters:
         options["allow_weak_sandbox"] = allow_weak_sandbox
-    return loader(folder, **options)
+    try:
+        return loader(folder, **options)
+    except ConfigError as error:  # a loader names its own arguments
+        section = "benchmark" if error.field in _COMMON else "benchmark.options"
+        field = f"{section}.{error.field}" if error.field in options else error.field
+        raise ConfigError(field, error.expected, error.got) from None
 
 
 def _defaults(loader: Loader) -> dict[str, Any]:

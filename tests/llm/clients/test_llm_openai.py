@@ -231,7 +231,12 @@ def test_what_may_pass_is_asked_again(bad):
         (error(500, "out of memory"), "down", "status 500", 3),
         (error(429, "slow down"), "rate_limit", "slow down", 3),
         (error(429, "pay first", "insufficient_quota"), "rate_limit", "pay first", 1),
-        (error(429, headers={"retry-after": "3600"}), "rate_limit", "wait 3600 s, more than max_wait", 1),
+        (
+            error(429, headers={"retry-after": "3600"}),
+            "rate_limit",
+            "wait 3600 s, more than endpoint.max_wait",
+            1,
+        ),
         (error(401, f"wrong key {KEY}"), "auth", "wrong key ***", 1),
         (error(403), "auth", "status 403", 1),
         (error(400, "too long for the context"), "malformed", "too long for the context", 1),

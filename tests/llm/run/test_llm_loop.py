@@ -383,7 +383,7 @@ def test_a_run_of_an_earlier_version_goes_on_without_the_fields_that_came_later(
 def test_epochs_can_be_added(tmp_path):
     run(tmp_path, config(epochs=1))
     assert run(tmp_path, config(epochs=3)) == run(tmp_path / "whole", config(epochs=3))
-    with pytest.raises(ConfigError, match="epochs: expected at least those that were begun"):
+    with pytest.raises(ConfigError, match=r"^language.epochs: expected at least those that were begun"):
         run(tmp_path, config(epochs=1))
 
 

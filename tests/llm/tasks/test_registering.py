@@ -49,6 +49,24 @@ def test_options_that_a_loader_has_not_are_refused(options, says):
         section(**options)
 
 
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [
+        ("words", "benchmark.options.words"),
+        ("limit", "benchmark.limit"),
+        ("folder/riddles.txt", "folder/riddles.txt"),
+    ],
+)
+def test_an_argument_that_a_loader_refuses_is_told_as_the_field_of_a_config(argument, field):
+    def load_refusing(folder, *, limit=None, seed=0, words=3):
+        raise ConfigError(argument, "something else", "this")
+
+    register_benchmark("refusing", load_refusing)
+    with pytest.raises(ConfigError) as caught:
+        load("refusing", "f", limit=2, seed=1, words=7)
+    assert str(caught.value) == f"{field}: expected something else, got this"
+
+
 def test_a_name_is_taken_once_and_options_are_the_loaders():
     with pytest.raises(ConfigError, match="a name that is not taken"):
         register_benchmark("hle", load_riddles)

@@ -129,14 +129,14 @@ def check_server(server: str) -> None:
         database = MariaDatabase(probe, server)
     except (errors.MySQLError, RuntimeError) as error:  # the second: a login that needs another package
         expected = f"a MariaDB server whose administrator is {USER} with {PASSWORD} (environment)"
-        raise ConfigError(f"server: {server}", expected, str(error.args[-1])) from None
+        raise ConfigError(f"benchmark.options.server: {server}", expected, str(error.args[-1])) from None
     database.close()
 
 
 def _connect(server: str, user: str, password: str, schema: str | None = None) -> Any:
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError("server", "host:port", repr(server))
+        raise ConfigError("benchmark.options.server", "host:port", repr(server))
     return _pymysql().connect(
         host=host,
         port=int(port),
