@@ -32,7 +32,10 @@ from experiments.offline_data import ENVIRONMENTS, LADDER, TRAINED, UNASKED, id_
 from memjax.data.scores import normalised_score
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 
-RUNGS = (1, *range(10, 181, 10))  # iterations of 32 x 512 steps, so 2.9 million steps in all
+RUNGS = (1, *range(10, 181, 10))  # in RUNG_STEPS, so 2.9 million steps in all
+RUNG_STEPS = 32 * 512
+# Why short: the noise costs more than being alive earns; with few large updates Ant learns to end episodes.
+VARIANTS = {"ant": "+short"}  # of `memjax/configs/mujoco.py`
 SHARE = 1 / 3  # of the expert's score that "medium" has, about
 PLAYED = 20  # episodes of an expert that is given
 
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=TRAINED, metavar="DIR")
     parser.add_argument("--env", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--experts", type=Path, metavar="DIR", help="default: the best rung of each ladder")
-    parser.add_argument("--rungs", nargs="+", type=int, default=RUNGS, help="iterations of PPO")
+    parser.add_argument("--rungs", nargs="+", type=int, default=RUNGS, help="in 16,384 steps of PPO")
     arguments = parser.parse_args(argv)
     for env in arguments.env:
         given = arguments.experts and arguments.experts / f"{ENVIRONMENTS[env]}_expert.npz"
@@ -58,7 +61,7 @@ def make_ladder(env: str, folder: Path, rungs: Sequence[int] = RUNGS, given: Pat
     Args:
         env: one of `ENVIRONMENTS`.
         folder: where `TASK_training` is made.
-        rungs: iterations of PPO, in their order.
+        rungs: ends of training, in RUNG_STEPS, in their order.
         given: the expert, copied into `folder`; without it the best rung is the expert.
     """
     from memjax.commands.compilation_cache import use_compilation_cache
@@ -71,13 +74,12 @@ def make_ladder(env: str, folder: Path, rungs: Sequence[int] = RUNGS, given: Pat
     run, training = folder / f"{name}_run", folder / f"{name}_training"
     if (training / LADDER).exists():
         return
-    config, returns = f"mujoco:{name}+ppo", dict[str, float]()
-    each = resolve(load_config(config)).steps_per_iteration
+    config, returns = f"mujoco:{name}+ppo{VARIANTS.get(env, '')}", dict[str, float]()
     earned = None if given is None else _earned(env, given)
     for rung in rungs:
         place = training / f"it{rung:04d}"
         if not place.exists():
-            changes = [("env.id", id_of(env)), ("run.total_steps", str(rung * each))]
+            changes = [("env.id", id_of(env)), ("run.total_steps", str(rung * RUNG_STEPS))]
             code = train(resolve(load_config(config, changes)), run)
             if code:
                 sys.exit(code)
