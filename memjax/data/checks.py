@@ -4,7 +4,9 @@ import numpy as np
 
 from memjax.data.tasks import same_task
 from memjax.data.trajectories import Trajectories, returns, take
-from memjax.types import ConfigError, Discrete, EnvSpec
+from memjax.types import Box, ConfigError, Discrete, EnvSpec
+
+ROUNDING = 1e-3  # of half the range of an action: so far beyond its bounds it may be written down
 
 
 def check_spec(trajectories: Trajectories, spec: EnvSpec) -> None:
@@ -19,13 +21,31 @@ def check_spec(trajectories: Trajectories, spec: EnvSpec) -> None:
     if isinstance(spec.action, Discrete):
         if not discrete:
             raise ConfigError(f"{source}: actions", f"numbers of actions, as in {spec.id}", "real actions")
-        largest = int(trajectories.actions.max())
-        if largest >= spec.action.n:
-            raise ConfigError(f"{source}: actions", f"0 to {spec.action.n - 1}, as in {spec.id}", largest)
+        least, most = int(trajectories.actions.min()), int(trajectories.actions.max())
+        if least < 0 or most >= spec.action.n:
+            expected, got = f"0 to {spec.action.n - 1}, as in {spec.id}", least if least < 0 else most
+            raise ConfigError(f"{source}: actions", expected, got)
         return
     size = "numbers of actions" if discrete else trajectories.actions.shape[1]
     if size != spec.action.size:
         raise ConfigError(f"{source}: actions", f"{spec.action.size} numbers a step, as in {spec.id}", size)
+    _check_bounds(trajectories, spec.action, spec.id)
+
+
+def _check_bounds(trajectories: Trajectories, action: Box, id: str) -> None:
+    """Raises ConfigError where real actions leave their bounds by more than rounding."""
+    actions, low, high = trajectories.actions, np.array(action.low), np.array(action.high)
+    least, most, room = actions.min(axis=0), actions.max(axis=0), ROUNDING * (high - low) / 2
+    over = np.maximum(low - least, most - high) / room
+    if over.max() <= 1:
+        return
+    i = int(over.argmax())
+    share = np.mean(np.any((actions < low - room) | (actions > high + room), axis=1))
+    raise ConfigError(
+        f"{trajectories.source}: actions",
+        f"number {i} of each within [{low[i]:g}, {high[i]:g}], as {id} takes them (scale or clip them there)",
+        f"{least[i]:.4g} to {most[i]:.4g}; beyond the bounds are {share:.2%} of {len(actions):,} actions",
+    )
 
 
 def check_same_task(trajectories: Trajectories, other: Trajectories) -> None:

@@ -511,8 +511,53 @@ def test_discrete_actions_of_another_environment():
     check_spec(data, spec)
     with pytest.raises(ConfigError, match=r"actions: expected 0 to 3, as in .*, got 4"):
         check_spec(data, spec._replace(action=Discrete(4)))
+    data.actions[7] = -2
+    with pytest.raises(ConfigError, match=r"actions: expected 0 to 4, as in .*, got -2"):
+        check_spec(data, spec)
     with pytest.raises(ConfigError, match=r"actions: expected 2 numbers a step, .*, got numbers of actions"):
         check_spec(data, HOPPER)
+
+
+WIDE = Box(2, (-2.0, 0.0), (2.0, 0.5))  # 1e-3 of half their ranges: 0.002 and 0.00025
+
+
+@pytest.mark.parametrize(
+    ("row", "got"),
+    [
+        ([2.0019, 0.5], ""),  # rounded
+        ([-2.0, -0.0002], ""),
+        ([2.0021, 0.5], r"number 0 of each within \[-2, 2\], .* got -2 to 2.002; .* 12.50% of 8 actions"),
+        ([1.5, 0.5003], r"number 1 of each within \[0, 0.5\], .* got 0 to 0.5003; .* 12.50% of 8 actions"),
+        ([-9.0, 0.6], r"number 0 of each within \[-2, 2\], .* got -9 to 2; "),  # the one farther beyond
+    ],
+)
+def test_actions_beyond_their_bounds_are_refused_and_rounding_is_not(row, got):
+    data, spec = episodes_of([5, 3]), HOPPER._replace(action=WIDE)
+    data.actions[:] = np.resize(np.array([[-2.0, 0.0], [2.0, 0.5]]), data.actions.shape)
+    data.actions[6] = row
+    before = data.actions.copy()
+    if not got:
+        check_spec(data, spec)
+    else:
+        with pytest.raises(ConfigError, match=f"^made up: actions: expected {got}"):
+            check_spec(data, spec)
+    np.testing.assert_array_equal(data.actions, before)
+
+
+def test_experts_beyond_the_bounds_end_the_command_in_one_line(tmp_path, capsys):
+    """D4RL's layout for the data, Minari's for the experts."""
+    data, experts = episodes_of([6, 4], observation=11, action=3), episodes_of([5], observation=11, action=3)
+    write_hdf5(tmp_path / "low.hdf5", fields_of(data))
+    group = {"observations": np.zeros((6, 11)), "actions": 40.0 * experts.actions, "rewards": np.ones(5)}
+    group |= {"terminations": np.arange(5) == 4, "truncations": np.zeros(5, bool)}
+    write_hdf5(tmp_path / "expert.hdf5", {f"episode_0/{name}": value for name, value in group.items()})
+    words = [f"--config.data.path={tmp_path}/low.hdf5", f"--config.data.experts={tmp_path}/expert.hdf5"]
+    assert main(["train", "--config=reframe:hopper+smoke", f"--workdir={tmp_path}/w", *words]) == 2
+    error = capsys.readouterr().err
+    assert "expert.hdf5: actions: expected number " in error
+    assert "within [-1, 1], as envpool/Hopper-v4 takes them" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
 
 
 def test_experts_of_another_environment():

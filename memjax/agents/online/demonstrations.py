@@ -2,7 +2,8 @@
 
 A file is NumPy's .npz with the steps of all episodes in a row: `observations` [S, ...], `actions` [S] or
 [S, size], `rewards` [S], and `ends` [S] bool, True at the last step of each episode. `memjax demonstrate`
-makes one.
+makes one. Real actions may lie beyond their bounds, as those of a normal distribution do: environments
+clip them.
 """
 
 import zipfile
