@@ -48,20 +48,24 @@ def main(task="gymnax/CartPole-v1", *, rounds=40, limit=500, capacity=10_000, k=
     def play(states, epsilon, key, batch):  # [T, B, ...] each
         return play_episodes(env, partial(act, states, epsilon), key, batch=batch, steps=limit)
 
-    def learn(states, key):
+    def learn(states, numbered):
+        number, key = numbered
         steps = play(states, epsilon, key, 8)
         mine = (steps.action.ravel() == actions[:, None]) & steps.mask.ravel()  # [A, T * B]
         returns = jax.lax.cumsum(steps.reward, reverse=True).ravel()  # discount 1
         store = jax.vmap(partial(remember, memory, keep="highest"), (0, None, None, 0))  # eq. 1
         states = store(states, steps.extras.reshape(-1, width), returns, mine)
-        return states, steps.reward.sum(axis=0).mean()
+        mean = steps.reward.sum(axis=0).mean()
+        jax.debug.print("round {} of {}: return {:.1f}", number, rounds, mean)
+        return states, mean
 
     empty = jax.vmap(memory.init)(actions.astype(jnp.uint32))  # one memory for each action
-    states, history = jax.lax.scan(learn, empty, keys[2:])
+    states, history = jax.lax.scan(learn, empty, (1 + jnp.arange(rounds), keys[2:]))
     random, learned = play(empty, 1.0, keys[1], 32).reward, play(states, 0.0, keys[1], 32).reward
     return random.sum(axis=0).mean(), learned.sum(axis=0).mean(), history
 
 
 if __name__ == "__main__":
-    before, after, history = main(*sys.argv[1:])
-    print(f"return of random actions {before:.1f}, of the memory {after:.1f}; while training {history[::4]}")
+    print("compiling", flush=True)
+    before, after, _ = jax.jit(partial(main, *sys.argv[1:]))()
+    print(f"return of random actions {before:.1f}, of the memory {after:.1f}")

@@ -36,8 +36,7 @@ def main(task="gymnax/CartPole-v1", *, rounds=30, limit=200, capacity=2000, k=16
     store = jax.vmap(partial(remember, memory, keep="average"), (0, None, None, 0))
 
     def act(params, states, epsilon, seen, key):
-        coin, draw = jax.random.split(key)
-        q = worth(states, net.bind(params)(seen))
+        (coin, draw), q = jax.random.split(key), worth(states, net.bind(params)(seen))
         random = jax.random.randint(draw, q.shape[1:], 0, actions)
         explore = jax.random.uniform(coin, random.shape) < epsilon
         return jnp.where(explore, random, q.argmax(axis=0)), q.max(axis=0)
@@ -65,15 +64,16 @@ def main(task="gymnax/CartPole-v1", *, rounds=30, limit=200, capacity=2000, k=16
         states = store(states, net.bind(params)(steps["seen"]), steps["return"], mine)
         past, _ = replay.write(past, steps["seen"], steps, mask=mask.ravel())
         carry = jax.lax.scan(partial(improve, past), (params, moments, states), keys[1:])[0]
-        return (*carry, past), reward.sum(axis=0).mean()
+        jax.debug.print("return {:.1f}, random actions {:.0%}", mean := reward.sum(axis=0).mean(), epsilon)
+        return (*carry, past), mean
 
     keys = jax.random.split(jax.random.key(0), rounds + 1)
     params = net.init(keys[0], like["seen"])
     empty = jax.vmap(memory.init)(jnp.arange(actions, dtype=jnp.uint32))  # one memory for each action
-    epsilon = jnp.maximum(0.01, 1.0 - 3.0 * jnp.arange(rounds) / rounds)
-    begin = params, adam.init(params), empty, replay.init()
-    return jax.lax.scan(learn, begin, (keys[1:], epsilon))[1]
+    begin, epsilon = (params, adam.init(params), empty, replay.init()), 1 - 3 * jnp.arange(rounds) / rounds
+    return jax.lax.scan(learn, begin, (keys[1:], jnp.maximum(0.01, epsilon)))[1]
 
 
 if __name__ == "__main__":
-    print("return while training, by random actions at first:", main(*sys.argv[1:])[::3])
+    print("compiling", flush=True)
+    jax.jit(partial(main, *sys.argv[1:]))()

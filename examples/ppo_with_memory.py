@@ -37,8 +37,7 @@ def main(seed: int | jax.Array = 0, bonus=1.0, apart=0.05, updates=40, envs=32, 
     memory = make_memory(2_000, 2, (), evict="fifo", k=1, metric="l2")  # M
 
     def act(params, actor, key):
-        draw, move = jax.random.split(key)
-        logits = POLICY.bind(params[0])(actor[1])
+        (draw, move), logits = jax.random.split(key), POLICY.bind(params[0])(actor[1])
         action = jax.random.categorical(draw, logits)
         log_prob = jnp.take_along_axis(logits, action[:, None], 1)[:, 0]
         env_state, after = env.step(actor[0], action, move)
@@ -48,9 +47,8 @@ def main(seed: int | jax.Array = 0, bonus=1.0, apart=0.05, updates=40, envs=32, 
         step, moments = adam.update(jax.grad(loss)(train[0], *(x[rows] for x in batch)), train[1])
         return (optax.apply_updates(train[0], step), moments), None
 
-    def update(carry, key):
-        train, actor, state = carry
-        play, mix = jax.random.split(key)
+    def update(carry, numbered):
+        (train, actor, state), (number, (play, mix)) = carry, numbered
         actor, rollout = jax.lax.scan(partial(act, train[0]), actor, jax.random.split(play, steps))
         seen, action, log_prob, after = rollout  # [T, B, ...] each
         then, reward = (after.final_observation - MIDDLE) / SCALE, after.reward
@@ -64,16 +62,18 @@ def main(seed: int | jax.Array = 0, bonus=1.0, apart=0.05, updates=40, envs=32, 
         batch = [seen.reshape(-1, 2), *(x.ravel() for x in (action, log_prob, advantage, advantage + value))]
         order = jax.vmap(lambda k: jax.random.permutation(k, steps * envs))(jax.random.split(mix, epochs))
         train, _ = jax.lax.scan(partial(learn, batch), train, order.reshape(epochs * parts, -1))
+        jax.debug.print("bonus {}: update {} of {}", bonus, number, updates)
         return (train, actor, state), after.terminated.sum()
 
     keys = jax.random.split(jax.random.key(seed), updates + 3)
     env_state, first = env.init(keys[0], envs)
     params = [net.init(key, first.observation) for net, key in zip((POLICY, VALUE), keys[1:3], strict=True)]
     carry = (params, adam.init(params)), (env_state, (first.observation - MIDDLE) / SCALE), memory.init()
-    return jax.lax.scan(update, carry, keys[3:])[1]
+    return jax.lax.scan(update, carry, (1 + jnp.arange(updates), jax.vmap(jax.random.split)(keys[3:])))[1]
 
 
 if __name__ == "__main__":
+    print("compiling", flush=True)
     for bonus in (0.0, 1.0):
-        goals = jax.vmap(partial(main, bonus=bonus))(jnp.arange(6)) > 0  # six seeds side by side
+        goals = jax.jit(jax.vmap(partial(main, bonus=bonus)))(jnp.arange(6)) > 0  # six seeds side by side
         print(f"bonus {bonus}: first goal in update", jnp.where(goals.any(1), goals.argmax(1), -1))

@@ -68,9 +68,12 @@ def test_episodic_control_asks_a_known_state_and_its_neighbours():
     assert worth(state, keys + 1.0).tolist() == [4.0, 4.0]
 
 
-def test_episodic_control_learns():
+def test_episodic_control_learns(capsys):
     main = partial(load("mfec").main, rounds=8, limit=100, capacity=1_000, width=8)
     random, learned, history = jax.jit(main)()
+    jax.effects_barrier()
+    rounds = [f"round {i + 1} of 8: return {value:.1f}" for i, value in enumerate(np.asarray(history))]
+    assert capsys.readouterr().out.splitlines() == rounds
     assert random < 30
     assert learned > 2 * random
     assert history[-3:].mean() > 1.5 * history[0]
@@ -119,9 +122,13 @@ print("alike", sharded.main(capacity=256, width=4))
     assert float(helped) > 0.7  # of all texts, one in seven helps
 
 
-def test_ppo_with_a_memory_runs():
-    goals = jax.jit(partial(load("ppo_with_memory").main, updates=2, envs=2, steps=8, epochs=1, parts=2))()
-    assert goals.tolist() == [0, 0]  # of 16 steps, where the goal is 80 away
+def test_ppo_with_a_memory_runs(capsys):
+    small = partial(load("ppo_with_memory").main, updates=2, envs=2, steps=8, epochs=1, parts=2)
+    goals = jax.jit(jax.vmap(small))(jnp.arange(2))
+    assert goals.tolist() == [[0, 0], [0, 0]]  # of 16 steps, where the goal is 80 away
+    jax.effects_barrier()
+    seen = capsys.readouterr().out.splitlines()
+    assert seen == ["bonus 1.0: update 1 of 2", "bonus 1.0: update 2 of 2"]  # once for all seeds
 
 
 @pytest.mark.slow
