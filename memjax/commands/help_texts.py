@@ -106,8 +106,9 @@ examples:
 INSPECT = """\
 Shows what the memories in the newest checkpoint of a run hold: how full they are, how old and how useful
 their entries are. Of a language-model agent it shows the memories of the highest and of the lowest utility
-as text, with visits, source and what they were built on, and with --rows some of them whole. With --digest
-it prints a sha256 over the whole state, which tells whether two runs are equal bit for bit.
+as text, with how often a reward updated it, source and what they were built on, and with --rows some of
+them whole. With --digest it prints a sha256 over the whole state, which tells whether two runs are equal
+bit for bit.
 
 examples:
   memjax inspect runs/first

@@ -119,7 +119,10 @@ def describe_memory(memory: StoredMemory) -> str:
         _line("groups", f"{int(report['groups']):,}"),
         _line("age", f"median {median:,.0f}, oldest {oldest:,.0f} events since the write"),
         _line("never read", _share(report["never_read"])),
-        _line("visits", f"median {report['visits_median']:,.0f}, most {int(report['visits_max']):,}"),
+        _line(
+            "updates",
+            f"median {report['visits_median']:,.0f}, most {int(report['visits_max']):,} of a utility",
+        ),
         _line("utility", spread),
     ]
     return "\n".join([*lines, *bars(report["utility_histogram"], *report["utility_range"])])

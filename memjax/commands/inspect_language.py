@@ -53,19 +53,18 @@ def _overview(
     elif len(order) > _MOST:
         parts = [("all, by utility", order)]
     for title, some in parts if order else ():
-        lines += [f"{title}:", "     row  utility  visits  outcome  source        built on      text"]
+        lines += [f"{title}:", "     row  utility updates  outcome  source        built on      text"]
         lines += [_line(x, leaves, slots, hidden) for x in log.experiences(some)]
     return "\n".join(lines)
 
 
 def _line(x: Experience, leaves: Mapping[str, Any] | None, slots: dict[int, int], hidden: set[int]) -> str:
-    visits = str(_visits(x.row, leaves, slots))
     outcome, mark = "success" if x.success else "failure", " (quarantine)" if x.row in hidden else ""
     built_on = ",".join(map(str, x.provenance.get("built_on", ()))) or "-"
     cells = [
         f"{x.row:>8}",
         f"{_utility(x.row, leaves, slots):>+8.2f}",
-        f"{visits:>7}",
+        f"{_updates(x.row, leaves, slots):>7}",
         f" {outcome:<8}",
         f"{printable(str(x.provenance.get('source', '')))[:12]:<13}",
         f"{built_on[:12]:<13}",
@@ -82,7 +81,7 @@ def _whole(x: Experience, leaves: Mapping[str, Any] | None, slots: dict[int, int
     lines = [
         f"memory {x.row}, {where}{', in quarantine' if x.row in hidden else ''}",
         f"  task      {printable(x.task_id)}, epoch {x.epoch + 1}, reward {x.reward:g}",
-        f"  utility   {_utility(x.row, leaves, slots):+.3f} after {_visits(x.row, leaves, slots)} visits",
+        f"  utility   {_utility(x.row, leaves, slots):+.3f} after {_updates(x.row, leaves, slots)} updates",
         f"  from      {printable(', '.join(f'{name} {value}' for name, value in about.items()))}",
         f"  intent    {printable(x.intent)}",
     ]
@@ -105,5 +104,6 @@ def _utility(row: int, leaves: Mapping[str, Any] | None, slots: dict[int, int]) 
     return float(leaves[".utility"][slots[row]]) if leaves is not None and row in slots else 0.0
 
 
-def _visits(row: int, leaves: Mapping[str, Any] | None, slots: dict[int, int]) -> int:
+def _updates(row: int, leaves: Mapping[str, Any] | None, slots: dict[int, int]) -> int:
+    """How often a reward moved the utility since the memory was written."""
     return int(leaves[".visits"][slots[row]]) if leaves is not None and row in slots else 0

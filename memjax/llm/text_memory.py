@@ -233,7 +233,7 @@ class TextMemory:
 
     @property
     def arrays(self) -> MemoryState:
-        """Keys, utilities and visits as they are now; the next `learn` consumes them."""
+        """Keys, utilities and their updates (`visits`) as they are now; the next `learn` consumes them."""
         return self._arrays
 
     def _check_open(self) -> None:

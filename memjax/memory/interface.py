@@ -187,7 +187,7 @@ class Update(Protocol):
         *,
         step_size: Array | float | None = None,
     ) -> MemoryState:
-        """Q <- Q + step_size (r - Q) for these slots, one by one in order; counts the visits too.
+        """Q <- Q + step_size (r - Q) for these slots, one by one in order; `visits` counts these updates.
 
         Args:
             state: the memory.

@@ -27,8 +27,9 @@ def describe(state: MemoryState, retrieved: Retrieved | None = None, *, bins: in
         - groups: different groups among the entries, in each memory; those without one count as one.
         - utility_mean, utility_std, utility_range [2] (lowest and highest) and utility_histogram [bins]
           (entries in equal bins of that range).
-        - visits_mean, visits_median, visits_max; never_read: share of the entries not touched since they were
-          written; age [5]: events since the write, quantiles 0, 1/4, 1/2, 3/4, 1.
+        - visits_mean, visits_median, visits_max: updates of an entry's utility; never_read: share of the
+          entries not touched since they were written; age [5]: events since the write, quantiles 0, 1/4, 1/2,
+          3/4, 1.
         - with `retrieved`: hit_rate (share of the queries that found anything), neighbors_mean (found per
           query).
     """

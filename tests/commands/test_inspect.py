@@ -23,6 +23,9 @@ def state(seeds):
         state, slots = memory.write(
             state, keys, values, utility=jnp.linspace(-1.0, 1.0, 6), group=groups, mask=jnp.ones(6, bool)
         )
+        state = memory.update(
+            state, slots[jnp.array([0, 2, 0, 0])], jnp.linspace(-1.0, -1.0, 4), step_size=0.0
+        )
         return memory.touch(state, slots[:3])
 
     filled = jax.vmap(write)(filled, jnp.arange(seeds)) if seeds > 1 else write(filled, 0)
@@ -48,6 +51,7 @@ def test_memories_are_found_and_described(workdir):
     assert f"{6 * seeds} items" in lines["offered"]
     assert lines["groups"].split()[-1] == str(3 * seeds)
     assert "50.0 %" in lines["never read"]
+    assert lines["updates"].endswith("median 0, most 3 of a utility")
     assert lines["utility"].endswith("standard deviation 0.6831")
     counts = [int(line.split()[-1]) for line in text.splitlines() if ".." in line]
     assert sum(counts) == 6 * seeds

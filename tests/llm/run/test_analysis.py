@@ -106,10 +106,13 @@ def test_inspect_shows_memories_with_what_is_known_of_them(workdir, capsys):
     utilities = [float(words[1]) for words in lines]
     assert utilities[:5] == sorted(utilities[:5], reverse=True)
     assert utilities[0] > 0
+    assert "row  utility updates  outcome" in told
+    assert int(lines[0][2]) > 0
     row = lines[0][0]
     assert cli.main(["inspect", str(workdir), f"--rows={row}"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"memory {row}, in the arrays")
+    assert f" after {lines[0][2]} updates" in told
     assert "| Solution that worked:" in told
     assert cli.main(["inspect", str(workdir), "--rows=999"]) == 2
     assert "a log with experience 999" in capsys.readouterr().err
