@@ -60,7 +60,7 @@ from memjax.types import PyTree
 SEEDS = [0, 1, 2, 3, 4]
 TRAINING = Training()
 TOP = 0.1  # share of the poor episodes that filtered cloning learns from
-CLONE = ReadOutConfig((128, 128), 5, 2_000, 128, 2e-3, 1e-4, 0.03, "recorded")
+CLONE = ReadOutConfig((128, 128), 5, 2_000, 128, 2e-3, 1e-4, 0.03, "recorded", "tanh", "squared")
 ROOM = max(COUNTS) * EPISODE_STEPS
 
 

@@ -8,9 +8,10 @@
 
 Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts. Read, trust
 and clone are those of `memjax/configs/reframe.py`, so a change of that file changes this experiment. Size
-"config" takes the transformer and the training of the clones from there too; "small" is what a CPU trains,
-see `SMALL`; "clones" has that transformer and the clones of the config. The transformer of a seed is trained
-once and shared by all arms, which only read. No arm touches an environment before it is played.
+"config" takes the transformer from there too, "shipped" has one that a CPU trains, see `SMALL`. "clones" and
+"small" are the same with the clones of the default before, of networks with tanh and by squared error; those
+of "small" train shorter. The transformer of a seed is trained once and shared by all arms, which only read.
+No arm touches an environment before it is played.
 
 Whatever is in `--out`/SIZE is not made again; with `--committed` the rows that are in the results folder are
 not either. Tables are made of all rows in `--out`, so without it they replace the committed ones. Results:
@@ -19,7 +20,7 @@ not either. Tables are made of all rows in `--out`, so without it they replace t
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.expert_memory import ExpertMemory, MemoryChoices, consult, hold, learn_read_out
 from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState, function_backbone
 from memjax.configs.reframe import get_config
+from memjax.configs.reframe_reads import FORMER_READ_OUT
 from memjax.data.scores import normalised_score
 from memjax.data.windows import normalise
 from memjax.schema import parse
@@ -79,15 +81,13 @@ class Setup(NamedTuple):
 
     name: str
     transformer: Sizes
-    clone_steps: int  # updates of each network of a clone
-    clone_batch: int
+    clone: Mapping[str, Any]  # what differs from the clones of the shipped config
 
 
 SMALL = Setup(
     "small",
     Sizes(width=32, layers=1, context=5, updates=2_000, learning_rate=1e-3, warmup=200),
-    clone_steps=2_000,
-    clone_batch=128,
+    clone=FORMER_READ_OUT | {"steps": 2_000, "batch": 128},
 )
 
 
@@ -158,7 +158,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def setup_of(name: str) -> Setup:
     """One of `SIZES`."""
     config = setup_of_config()
-    sizes = {"small": SMALL, "clones": config._replace(name="clones", transformer=SMALL.transformer)}
+    shipped = config._replace(name="shipped", transformer=SMALL.transformer)
+    sizes = {
+        "small": SMALL,
+        "shipped": shipped,
+        "clones": shipped._replace(name="clones", clone=FORMER_READ_OUT),
+    }
     return sizes.get(name, config)
 
 
@@ -175,7 +180,7 @@ def setup_of_config() -> Setup:
         learning_rate=optimizer.learning_rate,
         warmup=optimizer.warmup,
     )
-    return Setup("config", sizes, config.agent.read_out.steps, config.agent.read_out.batch)
+    return Setup("config", sizes, {})
 
 
 def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespace, deadline: float) -> None:
@@ -245,7 +250,7 @@ def make_arm(
 
 
 def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
-    """Those of the shipped config, with clones that train as long as the size says."""
+    """Those of the shipped config, with the clones of the size."""
     section = get_config().agent.to_dict()
     del section["name"]
     config = parse(ReframeConfig, section, "agent")
@@ -257,7 +262,7 @@ def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
             config,
             trust=replace(config.trust, **trust),
             read=replace(config.read, method="plain", **kind),  # maps over banks on any device
-            read_out=replace(config.read_out, steps=setup.clone_steps, batch=setup.clone_batch),
+            read_out=replace(config.read_out, **setup.clone),
             bank=replace(config.bank, capacity=max(COUNTS) * EPISODE_STEPS, content=arm.content),
         ),
         task.spec,

@@ -41,8 +41,9 @@ NAMES = {
 TITLES = {"clean": "without noise", "noisy": "with noise"}
 SIZES = {
     "config": "transformer and clones of the shipped config",
-    "clones": "small transformer, clones of the shipped config",
-    "small": "small transformer, short training of the clones",
+    "shipped": "small transformer, clones of the shipped config",
+    "clones": "small transformer, clones of tanh by squared error",
+    "small": "small transformer, short training of the same clones",
 }
 Rows = list[dict[str, str]]
 

@@ -203,8 +203,9 @@ def read_out_config(
     labels: Literal["recorded", "corrected"] = "corrected",
     members: int = 5,
 ) -> ReadOutConfig:
-    """That of the shipped config; with recorded labels and no neighbours it is behaviour cloning."""
-    return ReadOutConfig((128, 128), members, sizes.read_out_steps, 256, 1e-3, 1e-4, noise, labels)
+    """The former default's; with recorded labels and no neighbours it is behaviour cloning."""
+    steps = sizes.read_out_steps
+    return ReadOutConfig((128, 128), members, steps, 256, 1e-3, 1e-4, noise, labels, "tanh", "squared")
 
 
 def choices_of(

@@ -147,14 +147,16 @@ def _agent() -> ConfigDict:
                 "effort": 1.0,
             },
             "read_out": {  # of the kinds "difference" and "clone"
-                "widths": (128, 128),
+                "widths": (256, 256),
                 "members": 5,
                 "steps": 10_000,
-                "batch": 256,
+                "batch": 64,
                 "learning_rate": 1e-3,
-                "weight_decay": 1e-4,
+                "weight_decay": 0.1,
                 "noise": 0.03,
                 "labels": "recorded",
+                "activation": "relu",
+                "loss": "absolute",
             },
         }
     )

@@ -6,6 +6,16 @@ from ml_collections import ConfigDict
 
 from memjax.configs import base
 
+# The networks that are trained on the bank, as the default had them before.
+FORMER_READ_OUT = {
+    "widths": (128, 128),
+    "steps": 10_000,
+    "batch": 256,
+    "weight_decay": 1e-4,
+    "activation": "tanh",
+    "loss": "squared",
+}
+
 
 def literal(config: ConfigDict) -> None:
     """The paper's read as we understand it: latents enter the transformer, and its loss decides what for.
@@ -14,7 +24,7 @@ def literal(config: ConfigDict) -> None:
     """
     config.agent.read.update(kind="latent", k=16)
     config.agent.trust.update(handover="blend", quantile=0.95, leave=0.1, promise=0.0)
-    config.agent.read_out.labels = "corrected"
+    config.agent.read_out.update(FORMER_READ_OUT, labels="corrected")
 
 
 def _latent(config: ConfigDict, **fields) -> None:
@@ -37,8 +47,15 @@ def _acting(config: ConfigDict, kind: str, k: int = 1) -> None:
     "difference": that of a network over 4 neighbours.
     """
     config.agent.read.update(kind=kind, k=k)
+    if kind == "difference":  # asked once for each neighbour, so larger networks would cost k times as much
+        _former_clone(config)
     if kind == "corrected":
         config.data.encoder_steps = 60_000
+
+
+def _former_clone(config: ConfigDict) -> None:
+    """The networks of the default before; runs that began with them go on."""
+    config.agent.read_out.update(FORMER_READ_OUT)
 
 
 def _corrected_labels(config: ConfigDict) -> None:
@@ -93,6 +110,7 @@ READS: dict[str, base.Variant] = {
     "corrected": partial(_acting, kind="corrected"),
     "difference": partial(_acting, kind="difference", k=4),
     "clone": partial(_acting, kind="clone"),
+    "former_clone": _former_clone,
     "corrected_labels": _corrected_labels,
     "switch": partial(_handover, handover="switch"),
     "blend": partial(_handover, handover="blend"),

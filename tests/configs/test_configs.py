@@ -1,11 +1,13 @@
 """Every shipped experiment, as a user would name it on the command line."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
 
 from memjax.config_file import find_config, load_config, shipped_configs
+from memjax.configs.reframe_reads import FORMER_READ_OUT
 from memjax.envs import spec_of
 from memjax.runs.metrics import read_metrics
 from memjax.runs.same_run import differences
@@ -90,11 +92,25 @@ def test_runs_of_the_former_default_of_reframe_go_on_as_its_literal_read():
     read, trust = literal["agent"]["read"], literal["agent"]["trust"]
     assert (read["kind"], read["k"], literal["data"]["encoder_steps"]) == ("latent", 16, 0)
     assert (trust["handover"], trust["quantile"], trust["leave"]) == ("blend", 0.95, 0.1)
-    assert literal["agent"]["read_out"]["labels"] == "corrected"
+    networks = FORMER_READ_OUT | {"labels": "corrected", "widths": [128, 128]}
+    assert literal["agent"]["read_out"] | networks == literal["agent"]["read_out"]
     assert differences(literal, default)[0] == ("agent.read.kind", "latent", "clone")
     for variant in ("dt", "dt_mixed", "early", "utilities", "k4", "k_all"):
         assert resolved("reframe", variant).raw["agent"]["read"]["kind"] == "latent"
     assert resolved("reframe", "corrected+k4").raw["agent"]["read"]["kind"] == "corrected"
+
+
+def test_runs_whose_clones_are_older_go_on_by_a_variant():
+    """Their stored config names neither activation nor loss, and a run of today's default is another one."""
+    former = resolved("reframe", "former_clone").raw
+    assert former["agent"]["read"]["kind"] == "clone"
+    stored = json.loads(json.dumps(former))
+    for name in ("activation", "loss"):
+        del stored["agent"]["read_out"][name]
+    stored = resolve(stored).raw
+    assert not differences(stored, former)
+    changed = {name for name, _, _ in differences(stored, resolved("reframe").raw)}
+    assert {"agent.read_out.activation", "agent.read_out.loss", "agent.read_out.widths"} <= changed
 
 
 def trained(name, variant, workdir):

@@ -10,7 +10,7 @@ Of discrete actions the network is a classifier: entries' actions are one-hot, a
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ from jax import lax
 from memjax.agents.reframe.advice import Places
 from memjax.agents.reframe.gains import Steps
 from memjax.networks.encoders import MLP
-from memjax.schema import NonNegativeFloat, PositiveFloat, PositiveInt, Widths
+from memjax.schema import Later, NonNegativeFloat, PositiveFloat, PositiveInt, Widths
 from memjax.types import Array, Key, PyTree
 
 
@@ -37,6 +37,8 @@ class ReadOutConfig:
     weight_decay: NonNegativeFloat
     noise: NonNegativeFloat  # on the queries, in deviations of the data's observations
     labels: Literal["recorded", "corrected"]  # the entry's action, or that with its correction
+    activation: Annotated[Literal["tanh", "relu"], Later("tanh")]  # of the hidden layers
+    loss: Annotated[Literal["squared", "absolute"], Later("squared")]  # of continuous actions
 
 
 class ReadOut(nn.Module):
@@ -44,13 +46,14 @@ class ReadOut(nn.Module):
 
     widths: Widths
     size: int  # A, or the number of discrete actions
+    activation: str
     discrete: bool = False
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """Of any leading shape."""
         flat = features.reshape(-1, features.shape[-1])
-        found = nn.Dense(self.size)(MLP(self.widths, "tanh")(flat))
+        found = nn.Dense(self.size)(MLP(self.widths, self.activation)(flat))
         found = found if self.discrete else jnp.tanh(found)
         return found.reshape(*features.shape[:-1], self.size)
 
@@ -76,7 +79,7 @@ def read_out(
 
     Of `discrete` actions: [B, size], the share that each of them has.
     """
-    one = partial(_of_member, ReadOut(config.widths, size, discrete))
+    one = partial(_of_member, ReadOut(config.widths, size, config.activation, discrete))
     each = jax.vmap(one, in_axes=(0, None, None))(params, queries, near)
     return jnp.mean(jax.nn.softmax(each) if discrete else each, axis=0)
 
@@ -101,7 +104,7 @@ def train_read_out(
     key: Key,
     discrete: bool = False,
 ) -> tuple[PyTree, Array]:
-    """Fits the bank's own actions by AdamW on the squared error or the cross-entropy; one compiled scan.
+    """Fits the bank's own actions by AdamW on the loss that is named or cross-entropy; one compiled scan.
 
     Args:
         config: network and training.
@@ -135,7 +138,7 @@ def _train_member(
 ) -> tuple[PyTree, Array]:
     """One network of `train_read_out`."""
     n, size = entries.actions.shape
-    net = ReadOut(config.widths, size, discrete)
+    net = ReadOut(config.widths, size, config.activation, discrete)
     key_net, key_draw = jax.random.split(key)
     held = jnp.maximum(jnp.sum(places.valid), 1)
     width = entries.observations.shape[1]
@@ -167,7 +170,7 @@ def _train_member(
         found = _of_member(net, params, queries, near)
         if discrete:
             return jnp.mean(optax.softmax_cross_entropy(found, wanted))
-        return jnp.mean((found - wanted) ** 2)
+        return jnp.mean(jnp.abs(found - wanted) if config.loss == "absolute" else (found - wanted) ** 2)
 
     def step(carry, number: Array):
         params, state = carry

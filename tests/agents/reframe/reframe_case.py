@@ -40,7 +40,7 @@ def config(**changes):
         ),
         "trust": TrustConfig("blend", 0.95, 3, 1.0, 0.1, 3, 1e-3, "ignored", 0.0, 25),
         "gains": GainsConfig(8, 20, 16, 1e-3, 1e-4, 0.25, 4, 1.0),
-        "read_out": ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected"),
+        "read_out": ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected", "tanh", "squared"),
     }
     for name, section in sections.items():
         sections[name] = dataclasses.replace(section, **changes.pop(name, {}))

@@ -247,6 +247,19 @@ def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
         assert np.mean((found - wanted) ** 2) < 0.15 * np.var(wanted)
 
 
+def test_a_clone_by_absolute_error_is_not_drawn_to_a_minority():
+    """One action in four is another one everywhere: squared error gives the mean, absolute the majority."""
+    steps = triplets(trajectories=8, length=8)
+    unit = np.where(np.arange(64)[:, None] % 4 == 0, -0.8, 0.4).astype(np.float32)
+    actions = np.concatenate([unit, unit - 1.0], 1)
+    steps = steps._replace(observations=jnp.zeros((64, SIZE)), actions=jnp.asarray(actions))
+    learns = {"steps": 300, "batch": 32, "learning_rate": 1e-2, "labels": "recorded", "activation": "relu"}
+    for loss, wanted in (("squared", 0.1), ("absolute", 0.4)):
+        made, memory = filled("clone", k=1, steps=steps, read_out=learns | {"loss": loss})
+        found = consulted(made, memory, jnp.zeros((1, SIZE))).action
+        np.testing.assert_allclose(found, wanted, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("kind", "content"), [("clone", "latents"), ("clone", "constant"), ("difference", "latents")]
 )

@@ -52,7 +52,7 @@ def config(memory="associative", content="latents", contexts=512, steps=2000):
         read=ReadConfig("latent", "ae", "cosine", 4, "early", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
         trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25),
         gains=GainsConfig(8, 20, 16, 1e-3, 1e-4, 0.25, 4, 1.0),
-        read_out=ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected"),
+        read_out=ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected", "tanh", "squared"),
     )
 
 
