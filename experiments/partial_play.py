@@ -54,7 +54,7 @@ def memory_choices(
         k=1,
         capacity=capacity,
         content=content,
-        trust=TrustConfig(handover, quantile, 5, 1.0, 1.0, 1, 1e-3, returns, 0.0, 25),
+        trust=TrustConfig(handover, quantile, 5, 1.0, 1.0, 1, 1e-3, returns, 0.0, 25, 0.0),
         model=GainsConfig(8, 1, 8, 1e-3, 1e-4, 0.25, 1, 1.0),  # not used
         read_out=ReadOutConfig((8,), 1, 1, 8, 1e-3, 1e-4, 0.0, "recorded", "tanh", "squared"),  # not used
         method="plain",

@@ -9,9 +9,9 @@
 Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts. Read, trust
 and clone are those of `memjax/configs/reframe.py`, so a change of that file changes this experiment. Size
 "config" takes the transformer from there too, "shipped" has one that a CPU trains, see `SMALL`. "clones" and
-"small" are the same with the clones of the default before, of networks with tanh and by squared error; those
-of "small" train shorter. The transformer of a seed is trained once and shared by all arms, which only read.
-No arm touches an environment before it is played.
+"small" are the same with the default before: its clones are networks with tanh and learn by squared error,
+those of "small" for a shorter time, and a memory that was left is not tried again. The transformer of a seed
+is trained once and shared by all arms, which only read. No arm touches an environment before it is played.
 
 Whatever is in `--out`/SIZE is not made again; with `--committed` the rows that are in the results folder are
 not either. Tables are made of all rows in `--out`, so without it they replace the committed ones. Results:
@@ -66,7 +66,7 @@ from memjax.agents.reframe.config import ReframeConfig
 from memjax.agents.reframe.expert_memory import ExpertMemory, MemoryChoices, consult, hold, learn_read_out
 from memjax.agents.reframe.plug_in import Backbone, PlugIn, PlugInState, function_backbone
 from memjax.configs.reframe import get_config
-from memjax.configs.reframe_reads import FORMER_READ_OUT
+from memjax.configs.reframe_reads import FORMER_READ_OUT, FORMER_TRUST
 from memjax.data.scores import normalised_score
 from memjax.data.windows import normalise
 from memjax.schema import parse
@@ -81,13 +81,15 @@ class Setup(NamedTuple):
 
     name: str
     transformer: Sizes
-    clone: Mapping[str, Any]  # what differs from the clones of the shipped config
+    clone: Mapping[str, Any]  # what differs from the clones of the shipped config,
+    trust: Mapping[str, Any]  # and from its trust
 
 
 SMALL = Setup(
     "small",
     Sizes(width=32, layers=1, context=5, updates=2_000, learning_rate=1e-3, warmup=200),
     clone=FORMER_READ_OUT | {"steps": 2_000, "batch": 128},
+    trust=FORMER_TRUST,
 )
 
 
@@ -98,6 +100,7 @@ class Arm(NamedTuple):
     everywhere: bool = False  # trusted at any distance: the clone alone
     single: bool = False  # the first of the clone's networks in place of their mean
     promise: bool = True  # left where it earns less than half of what the experts did
+    once: bool = False  # and then never tried again in an episode
     near: bool = False  # followed up to the 75 % quantile alone
     former: bool = False  # left at ten per cent of confidence
     content: Literal["latents", "shuffled", "constant"] = "latents"
@@ -108,6 +111,7 @@ class Arm(NamedTuple):
 ARMS = {
     "dt": Arm(memory=False),
     "default": Arm(),
+    "once": Arm(once=True),
     "distance": Arm(promise=False),
     "near": Arm(promise=False, near=True),
     "former": Arm(promise=False, former=True),
@@ -162,7 +166,7 @@ def setup_of(name: str) -> Setup:
     sizes = {
         "small": SMALL,
         "shipped": shipped,
-        "clones": shipped._replace(name="clones", clone=FORMER_READ_OUT),
+        "clones": shipped._replace(name="clones", clone=FORMER_READ_OUT, trust=FORMER_TRUST),
     }
     return sizes.get(name, config)
 
@@ -180,7 +184,7 @@ def setup_of_config() -> Setup:
         learning_rate=optimizer.learning_rate,
         warmup=optimizer.warmup,
     )
-    return Setup("config", sizes, {})
+    return Setup("config", sizes, {}, {})
 
 
 def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespace, deadline: float) -> None:
@@ -254,7 +258,8 @@ def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
     section = get_config().agent.to_dict()
     del section["name"]
     config = parse(ReframeConfig, section, "agent")
-    trust = {} if arm.promise else {"promise": 0.0}
+    trust = {**setup.trust} if arm.promise else {"promise": 0.0}
+    trust |= FORMER_TRUST if arm.once else {}
     trust |= {"quantile": 0.75} if arm.near else {"leave": 0.1} if arm.former else {}
     kind: dict[str, Any] = {"kind": "gate", "k": 1} if arm.nearest else {}
     return memory_choices(

@@ -28,6 +28,7 @@ COLUMNS = (
 NAMES = {
     "dt": "Decision Transformer",
     "default": "Re:Frame, default",
+    "once": "the same, never tried again in an episode",
     "distance": "the same, no promise asked for",
     "near": "no promise, trusted up to the 75 % quantile",
     "former": "no promise, left at 10 % of confidence",

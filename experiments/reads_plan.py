@@ -189,7 +189,7 @@ def transformer_config(sizes: Sizes) -> ReframeConfig:
 def trust_config(handover: Literal["blend", "switch"] = "blend", promise: float = 0.0) -> TrustConfig:
     """That of the shipped config as it was, or with a promise as it is."""
     leave = 1e-3 if promise else 0.1
-    return TrustConfig(handover, 0.95, 25, 1.0, leave, 20, 1e-3, "ignored", promise, 25)
+    return TrustConfig(handover, 0.95, 25, 1.0, leave, 20, 1e-3, "ignored", promise, 25, 0.0)
 
 
 def gains_config(sizes: Sizes) -> GainsConfig:

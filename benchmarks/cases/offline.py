@@ -171,7 +171,7 @@ def config(memory: Any, options: Options) -> ReframeConfig:
         ),
         bank=ExpertBankConfig(trajectories, trajectories * LENGTH, "latents"),
         read=ReadConfig("latent", "hidden", "dot", 16, "late", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
-        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25),
+        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25, 0.0),
         gains=GainsConfig(128, 4000, 256, 1e-3, 1e-4, 0.25, 20, 1.0),
         read_out=ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected", "tanh", "squared"),
     )

@@ -135,6 +135,7 @@ def _agent() -> ConfigDict:
                 "returns": "ignored",
                 "promise": 0.5,  # of what the experts earned from there; else the transformer goes on
                 "window": 25,  # steps after which that is asked
+                "again": 1.2,  # times what the transformer earned: then the memory is tried again
             },
             "gains": {  # of the kind "corrected", and of corrected labels
                 "width": 128,
@@ -153,7 +154,7 @@ def _agent() -> ConfigDict:
                 "batch": 64,
                 "learning_rate": 1e-3,
                 "weight_decay": 0.1,
-                "noise": 0.03,
+                "noise": 0.01,
                 "labels": "recorded",
                 "activation": "relu",
                 "loss": "absolute",

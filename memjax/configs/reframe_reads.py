@@ -12,9 +12,12 @@ FORMER_READ_OUT = {
     "steps": 10_000,
     "batch": 256,
     "weight_decay": 1e-4,
+    "noise": 0.03,
     "activation": "tanh",
     "loss": "squared",
 }
+
+FORMER_TRUST = {"again": 0.0}
 
 
 def literal(config: ConfigDict) -> None:
@@ -23,7 +26,7 @@ def literal(config: ConfigDict) -> None:
     All that differs from it in the default is set, so that runs from when it was the default go on.
     """
     config.agent.read.update(kind="latent", k=16)
-    config.agent.trust.update(handover="blend", quantile=0.95, leave=0.1, promise=0.0)
+    config.agent.trust.update(handover="blend", quantile=0.95, leave=0.1, promise=0.0, **FORMER_TRUST)
     config.agent.read_out.update(FORMER_READ_OUT, labels="corrected")
 
 
@@ -47,15 +50,16 @@ def _acting(config: ConfigDict, kind: str, k: int = 1) -> None:
     "difference": that of a network over 4 neighbours.
     """
     config.agent.read.update(kind=kind, k=k)
-    if kind == "difference":  # asked once for each neighbour, so larger networks would cost k times as much
-        _former_clone(config)
+    if kind != "clone":  # what is larger in the default's networks would cost "difference" k times as much
+        _former(config)
     if kind == "corrected":
         config.data.encoder_steps = 60_000
 
 
-def _former_clone(config: ConfigDict) -> None:
-    """The networks of the default before; runs that began with them go on."""
+def _former(config: ConfigDict) -> None:
+    """The networks and the trust of the default before; runs that began with them go on."""
     config.agent.read_out.update(FORMER_READ_OUT)
+    config.agent.trust.update(FORMER_TRUST)
 
 
 def _corrected_labels(config: ConfigDict) -> None:
@@ -110,7 +114,7 @@ READS: dict[str, base.Variant] = {
     "corrected": partial(_acting, kind="corrected"),
     "difference": partial(_acting, kind="difference", k=4),
     "clone": partial(_acting, kind="clone"),
-    "former_clone": _former_clone,
+    "former": _former,
     "corrected_labels": _corrected_labels,
     "switch": partial(_handover, handover="switch"),
     "blend": partial(_handover, handover="blend"),

@@ -143,7 +143,6 @@ def test_the_study_of_the_default_has_the_shipped_read_and_trust(task):
         "switch",
         shipped.trust.quantile,
     )
-    assert made.read_out.noise == shipped.read_out.noise
     sizes = whole.transformer
     assert (sizes.width, sizes.layers, sizes.context) == tuple(
         getattr(shipped.transformer, name) for name in ("width", "layers", "context")
@@ -151,8 +150,10 @@ def test_the_study_of_the_default_has_the_shipped_read_and_trust(task):
     shipped_clone = reads_default.choices_of(task, whole, reads_default.ARMS["default"]).read_out
     assert vars(shipped_clone) == shipped.read_out.to_dict()
     for size, setup in (("clones", reads_default.setup_of("clones")), ("small", small)):
-        older = reads_default.choices_of(task, setup, reads_default.ARMS["default"]).read_out
-        assert (older.widths, older.activation, older.loss) == ((128, 128), "tanh", "squared"), size
+        older = reads_default.choices_of(task, setup, reads_default.ARMS["default"])
+        networks = older.read_out
+        assert (networks.widths, networks.activation, networks.loss) == ((128, 128), "tanh", "squared"), size
+        assert older.trust.again == 0.0
     former = reads_default.choices_of(task, small, reads_default.ARMS["former"])
     assert (former.trust.quantile, former.trust.leave) == (0.95, 0.1)
     assert set(reads_default.ARMS) == set(reads_default_results.NAMES)
@@ -164,7 +165,7 @@ def test_the_default_stands_beside_the_transformer_and_alone_it_is_the_transform
 ):
     monkeypatch.setattr(reads_default, "CHUNK", 2)
     sizes = reads_default.SMALL.transformer._replace(width=8, updates=4, batch=4)
-    setup = reads_default.Setup("small", sizes, clone={"steps": 2, "batch": 8})
+    setup = reads_default.Setup("small", sizes, clone={"steps": 2, "batch": 8}, trust={})
     wanted = banks([0], ("clean",), (1,))
     assert reads_default.train_transformers(task, sizes, wanted, tmp_path, minutes=0.0) == 2  # one chunk
     assert reads_default.train_transformers(task, sizes, wanted, tmp_path, minutes=9.0) == 2  # is there

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.agents.reframe.promise import Probation, asked_for, no_probation
-from memjax.schema import Fraction, Later, NonNegativeInt, PositiveFloat, PositiveInt
+from memjax.schema import Fraction, Later, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from memjax.types import Array, ConfigError, Discrete, EnvSpec
 
 _BLOCK = 64  # queries of a calibration at once
@@ -39,6 +39,9 @@ class TrustConfig:
     # `window` steps, or the policy acts for the rest of the episode; 0: not asked.
     promise: Annotated[Fraction, Later(0.0)]
     window: Annotated[PositiveInt, Later(25)]  # W, steps
+    # A memory that was left for that is followed again after 2 W steps, if it has earned per step at least so
+    # many times what the policy has; 0: not in this episode.
+    again: Annotated[NonNegativeFloat, Later(0.0)]
 
     def check(self) -> None:
         """Raises ConfigError where following could never end or never begin."""
@@ -94,6 +97,7 @@ def on_probation(
         fresh,
         share=config.promise,
         window=config.window,
+        again=config.again,
     )
     trusted = jnp.where(probation.broken, 0.0, advice.confidence)
     return advice._replace(confidence=trusted), following.replace(probation=probation)
@@ -127,7 +131,9 @@ def hand_over(
     steps = jnp.where(fresh, 0, following.steps)
     if config.handover == "switch":
         stays = (steps > 0) & ((steps < config.stretch) | (weight >= config.leave)) & (weight > 0.0)
-        follows = stays | ((weight >= config.enter) & (weight > 0.0))
+        # Why: a policy is seldom as near to experts as they were at the beginning.
+        enough = jnp.where(following.probation.since >= 0, config.leave, config.enter)
+        follows = stays | ((weight >= enough) & (weight > 0.0))
         steps, weight = jnp.where(follows, steps + 1, 0), follows.astype(jnp.float32)
     else:
         steps = jnp.where(weight > 0.0, steps + 1, 0)

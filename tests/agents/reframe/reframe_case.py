@@ -38,7 +38,7 @@ def config(**changes):
         "read": ReadConfig(
             "latent", "hidden", "dot", 5, "late", 0.0, "step", 0.0, False, "auto", 0, 0.0, 0.3
         ),
-        "trust": TrustConfig("blend", 0.95, 3, 1.0, 0.1, 3, 1e-3, "ignored", 0.0, 25),
+        "trust": TrustConfig("blend", 0.95, 3, 1.0, 0.1, 3, 1e-3, "ignored", 0.0, 25, 0.0),
         "gains": GainsConfig(8, 20, 16, 1e-3, 1e-4, 0.25, 4, 1.0),
         "read_out": ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected", "tanh", "squared"),
     }

@@ -201,7 +201,7 @@ def test_controls_are_found_as_before_and_give_something_else(content):
 
 def handed(handover, weights, enter=0.9, leave=0.2, stretch=2):
     """The memory's weight over time for confidences `weights` [T], in one environment."""
-    trust = advice.TrustConfig(handover, 0.95, 3, enter, leave, stretch, 1e-3, "ignored", 0.0, 25)
+    trust = advice.TrustConfig(handover, 0.95, 3, enter, leave, stretch, 1e-3, "ignored", 0.0, 25, 0.0)
     following, found = advice.not_following(1), []
     for t, weight in enumerate(weights):
         told = advice.Advice(jnp.ones((1, 2)), jnp.zeros(1), jnp.full(1, weight), jnp.zeros(1), None, None)
@@ -303,9 +303,9 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ConfigError, match=r"read\.k: expected at least 1"):
         choices("gate", k=0)
     with pytest.raises(ConfigError, match=r"leave: expected at most enter"):
-        advice.TrustConfig("switch", 0.95, 3, 0.1, 0.5, 2, 1e-3, "ignored", 0.0, 25).check()
+        advice.TrustConfig("switch", 0.95, 3, 0.1, 0.5, 2, 1e-3, "ignored", 0.0, 25, 0.0).check()
     with pytest.raises(ConfigError, match=r"promise: expected 0 where actions are blended"):
-        advice.TrustConfig("blend", 0.95, 3, 1.0, 0.5, 2, 1e-3, "ignored", 0.5, 25).check()
+        advice.TrustConfig("blend", 0.95, 3, 1.0, 0.5, 2, 1e-3, "ignored", 0.5, 25, 0.0).check()
     made = config(read={"kind": "gate", "k": 1}, bank={"capacity": 10})
     with pytest.raises(ConfigError, match=r"capacity: expected at least the 48 steps"):
         make_any_reframe(made, spec(), summary())

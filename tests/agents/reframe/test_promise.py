@@ -26,9 +26,9 @@ def test_an_entry_promises_what_its_own_trajectory_earns_next():
         assert found[i] == pytest.approx(to_go[i] - to_go[min(i + 2, own[-1])])
 
 
-def followed(rewards, promised, fresh=()):
+def followed(rewards, promised, fresh=(), again=0.0):
     """The memory's weight over time, where the return that is asked for falls by `rewards` [T]."""
-    trust = advice.TrustConfig("switch", 0.95, 3, 0.9, 0.2, 20, 1e-3, "ignored", 0.5, 3)
+    trust = advice.TrustConfig("switch", 0.95, 3, 0.9, 0.2, 20, 1e-3, "ignored", 0.5, 3, again)
     following, found, asked = advice.not_following(1), [], 10.0
     for t, reward in enumerate(rewards):
         asked -= reward
@@ -78,3 +78,16 @@ def test_a_plug_in_holds_the_reward_against_the_bank():
 
     np.testing.assert_array_equal(trusts(5.0), 1.0)
     np.testing.assert_array_equal(trusts(0.5), [1, 1, 0, 0, 0])
+
+
+def test_a_memory_that_had_earned_more_than_the_policy_is_tried_again():
+    """After two windows of 3 steps, the first of which is charged to the memory."""
+    well, badly, policy = [0.0] + [1.0] * 9, [0.0] * 3, [0.2] * 3 + [0.5] * 3
+    runs = well + badly + policy + [1.0] * 3
+    # The memory earned 9.6 in 15 steps, the policy .5 in each of its own.
+    assert followed(runs, promised=3.0, again=1.2) == [1] * 12 + [0] * 6 + [1] * 4
+    assert followed(runs, promised=3.0, again=1.3) == [1] * 12 + [0] * 10
+    assert followed(runs, promised=3.0) == [1] * 12 + [0] * 10
+    # What earned nothing from the beginning is not tried again before the next episode.
+    assert followed([0.0] + badly + policy * 3, promised=3.0, again=1.2) == [1] * 3 + [0] * 19
+    assert followed([0.0] + badly + policy * 3, promised=3.0, again=1.2, fresh=(12,))[12:15] == [1] * 3

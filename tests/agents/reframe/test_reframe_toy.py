@@ -50,7 +50,7 @@ def config(memory="associative", content="latents", contexts=512, steps=2000):
         autoencoder=AutoencoderConfig(32, 32, steps, 128, 3e-3, 1e-4, 1.0, 0.1, 3.0, 1.0),
         bank=ExpertBankConfig(contexts, contexts, content),
         read=ReadConfig("latent", "ae", "cosine", 4, "early", 0.1, "step", 0.0, False, "auto", 0, 0.0, 0.1),
-        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25),
+        trust=TrustConfig("blend", 0.95, 25, 1.0, 0.1, 20, 1e-3, "ignored", 0.0, 25, 0.0),
         gains=GainsConfig(8, 20, 16, 1e-3, 1e-4, 0.25, 4, 1.0),
         read_out=ReadOutConfig((8,), 2, 20, 16, 1e-3, 1e-4, 0.1, "corrected", "tanh", "squared"),
     )
