@@ -5,25 +5,28 @@ endpoint that is down, a spent budget), 3 a value that is not finite, 130 and 14
 was saved.
 """
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
-from typing import Any
+from memjax.commands.interrupts import ending_at_once
 
-from memjax import __version__
-from memjax.commands import argument_types, help_texts
-from memjax.commands.data_arguments import add_collect, add_demonstrate
-from memjax.commands.parser import (
-    Parser,
-    add_command,
-    add_many_runs,
-    add_processes,
-    add_profiling,
-    fail,
-    without_traceback,
-)
-from memjax.commands.watch_arguments import add_watch
+with ending_at_once():
+    import argparse
+    import os
+    import sys
+    from collections.abc import Sequence
+    from typing import Any
+
+    from memjax import __version__
+    from memjax.commands import argument_types, help_texts
+    from memjax.commands.data_arguments import add_collect, add_demonstrate
+    from memjax.commands.parser import (
+        Parser,
+        add_command,
+        add_many_runs,
+        add_processes,
+        add_profiling,
+        fail,
+        without_traceback,
+    )
+    from memjax.commands.watch_arguments import add_watch
 
 # Why no other import of memjax here: JAX takes a second to import, and `--help` should not wait for it.
 
@@ -32,7 +35,17 @@ Overrides = Sequence[tuple[str, str]]  # (field, text) of each --config.FIELD=VA
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    words, overrides, problem = _split_overrides(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(words)
+    except KeyboardInterrupt:  # before or after what `without_traceback` runs
+        if "--debug" in words:
+            raise
+        return fail("interrupted", 130)
+
+
+def _main(argv: Sequence[str]) -> int:
+    words, overrides, problem = _split_overrides(argv)
     if problem:
         return fail(problem, 2)
     parser = _parser()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from memjax.commands import argument_types
+from memjax.commands.interrupts import ending_at_once
 
 MOST_CHARACTERS = 1_000  # of an error line; a value in it may be longer
 
@@ -26,7 +27,7 @@ def fail(message: str, code: int) -> int:
 
 def without_traceback(run: Callable[[], int]) -> int:
     """Mistakes and failures outside memjax as one line; a bug of memjax still shows its traceback."""
-    with _ending_at_once():
+    with ending_at_once():
         from memjax.types import ConfigError, RunEnded
 
     try:
@@ -46,20 +47,6 @@ def without_traceback(run: Callable[[], int]) -> int:
         return fail(f"MemoryError: {error}", 1)
     except RunEnded as error:
         return fail(str(error), error.exit_code)
-
-
-@contextlib.contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process: an exception in the middle of an import becomes one of that import's own."""
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, as after nohup
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

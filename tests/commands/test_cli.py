@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from memjax import __version__, cli
 from memjax.commands import argument_types, evaluate
+from memjax.commands.interrupts import ending_at_once
 from memjax.commands.parser import without_traceback
 from memjax.commands.remember import resolve_language
 from memjax.config_file import load_config
@@ -140,16 +142,55 @@ def test_a_wrong_command_line_is_one_line_and_code_2(argv, capsys):
     assert error.count("\n") == 1
 
 
-def test_an_interrupt_while_packages_are_imported_is_one_line():
-    program = (
-        "import os, signal, time\n"
-        "from memjax.commands.parser import _ending_at_once\n"
-        "with _ending_at_once():\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(60)"
-    )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+INTERRUPTED = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
+module = sys.argv[1]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            except KeyboardInterrupt as error:
+                raise ImportError("as some packages do") from error
+sys.meta_path.insert(0, Finder())
+from memjax.cli import main
+sys.argv[1:] = ["configs"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["argparse", "memjax.commands.parser", "jax"])
+def test_an_interrupt_while_packages_are_imported_is_one_line(module):
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (130, "memjax: error: interrupted\n")
+
+
+def test_an_interrupt_while_words_are_read_is_one_line(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    assert cli.main(["configs"]) == 130
+    assert capsys.readouterr().err == "memjax: error: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["configs", "--debug"])
+
+
+def test_the_usual_answer_to_an_interrupt_comes_back():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with ending_at_once():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup leaves it
+        with ending_at_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_that_python_ignores_comes_again(capsys):
