@@ -1,10 +1,11 @@
 """Whether environments repeat themselves: one seed twice, another seed, and environments side by side."""
 
 import json
-import os
 import random
-import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from memjax.envs import make_host_env
 from memjax.types import Box, ConfigError
 
 ENVS, STEPS, SECONDS = 4, 30, 300
+ROOT = Path(__file__).parents[1]
 
 
 def probe(id: str) -> dict[str, bool]:
@@ -65,25 +67,15 @@ def campaign(number: int, deadline: float, seed: int, begin: int = 0) -> dict[st
 
 def _in_child(id: str) -> dict[str, bool] | None:
     """What `probe` finds; None where it finds nothing, because envpool or the clock ended it."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        signal.alarm(SECONDS)
-        os.close(reading)
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        try:
-            os.write(writing, json.dumps({k: bool(v) for k, v in probe(id).items()}).encode())
-        except ConfigError:
-            pass
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading) as answer:
-        text = answer.read()
-    os.waitpid(child, 0)
-    return json.loads(text) if text else None
+    command = [sys.executable, "-m", "experiments.fault_probes", id]
+    try:
+        child = subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    lines = child.stdout.splitlines()  # envpool may have printed before
+    return json.loads(lines[-1]) if child.returncode == 0 and lines else None
 
 
 def sentence(found: dict[str, Any]) -> str:
@@ -93,3 +85,10 @@ def sentence(found: dict[str, Any]) -> str:
     text += f"{ran - len(found['not_repeated'])} play the same episodes from the same seed, "
     text += f"{len(found['alike'])} of these play one and the same episode whatever the seed"
     return text + "".join(f"; not the same: {name}" for name in found["not_repeated"])
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps({name: bool(value) for name, value in probe(sys.argv[1]).items()}))
+    except ConfigError:
+        sys.exit(2)

@@ -1,6 +1,7 @@
 """Moving pictures of episodes: a panel that tells what the memory does beside each picture, and the file."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ PANEL, LEAST_HEIGHT = 264, 300  # pixels
 INK, FAINT, BACK = (40, 44, 52), (140, 146, 156), (250, 250, 251)
 HOLD = 8  # frames for which the last picture of an episode stays
 SUFFIXES = (".gif", ".mp4")
+FORKED = r"os.fork\(\) was called"  # how a warning of JAX begins
 
 
 class Moment(NamedTuple):
@@ -102,10 +104,13 @@ def _write_gif(images: Sequence[np.ndarray], out: Path, rate: float) -> None:
 
 
 def _write_mp4(images: Sequence[np.ndarray], out: Path, rate: float) -> None:
-    with _imageio().get_writer(out, fps=rate, macro_block_size=1, pixelformat="yuv420p") as writer:
-        for image in images:
-            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # the codec takes even sizes
-            writer.append_data(image[:height, :width])
+    with warnings.catch_warnings():
+        # JAX warns of any fork. The child of imageio-ffmpeg becomes ffmpeg at once, without a lock of JAX.
+        warnings.filterwarnings("ignore", FORKED, RuntimeWarning)
+        with _imageio().get_writer(out, fps=rate, macro_block_size=1, pixelformat="yuv420p") as writer:
+            for image in images:
+                height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # the codec takes even sizes
+                writer.append_data(image[:height, :width])
 
 
 def _of_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """`memjax watch`: what is drawn, what the panel says, and the files; the agents here are three lines long."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from memjax.commands import watch
 from memjax.commands.figures import save_figure
-from memjax.commands.film import HOLD, PANEL, Film, Moment, frames, write_film
+from memjax.commands.film import FORKED, HOLD, PANEL, Film, Moment, frames, write_film
 from memjax.envs.pictures import CLIFF, GOAL, LEVER, MEMORY, POLICY, START, WALL, Renderer, Scene
 from memjax.envs.renderers import make_renderer, register_renderer
 from memjax.types import Action, Agent, ConfigError
@@ -201,11 +202,17 @@ def test_a_film_or_picture_that_cannot_be_written_leaves_nothing(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+# Of the package that reads the film here, which forks as the writer does.
+@pytest.mark.filterwarnings(f"ignore:{FORKED}:RuntimeWarning")
 def test_an_mp4_where_there_is_its_package(tmp_path, monkeypatch):
     imageio = pytest.importorskip("imageio")
     pytest.importorskip("imageio_ffmpeg")
     images = [np.full((30, 41, 3), 40 * t, np.uint8) for t in range(4)]
-    write_film(images, tmp_path / "x.mp4", rate=8)
+    jnp.zeros(1).block_until_ready()  # JAX warns of forks once it runs
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        write_film(images, tmp_path / "x.mp4", rate=8)
+    assert [str(each.message) for each in told if each.category is RuntimeWarning] == []
     assert len(imageio.mimread(tmp_path / "x.mp4")) == 4
     monkeypatch.setitem(watch.sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match=r"pip install 'memjax\[video\]'"):

@@ -149,6 +149,7 @@ def test_an_environment_is_probed_for_episodes_that_repeat(monkeypatch):
     monkeypatch.setattr(fault_probes, "play", lambda id, seed: [np.full((4, 2), next(first))])
     assert fault_probes.probe("any") == {"repeats": True, "differ": False, "seeds": True}
     assert fault_probes._in_child("envpool/Nothing-v0") is None
+    assert fault_probes._in_child("envpool/Taxi-v3") == {"repeats": True, "differ": True, "seeds": True}
 
 
 def test_every_row_is_there_and_names_tests_that_exist():
