@@ -3,14 +3,16 @@
     python -m experiments.reads_data --policies DIR --out runs/reads/data       # the datasets, with envpool
     python -m experiments.reads_ablation --data runs/reads/data                 # trains, plays, writes tables
     python -m experiments.reads_ablation --data runs/reads/data --tier random   # as that of `reads_data`
+    python -m experiments.reads_ablation --data runs/reads/data --committed --experts noisy     # more rows
     python -m experiments.reads_ablation --only-tables
 
-The tasks, banks and seeds are those of `experiments.reads_campaign`, noiseless experts; the Decision
-Transformer's place is taken by a return-conditioned network of two layers, so all arms fit on a CPU. The
-clone in the memory is the clone that stands alone ("bc"): five networks with noise .03, and training that is
-shorter than there. A bank of five episodes contains those of two and one.
+The tasks, banks and seeds are those of `experiments.reads_campaign`; the Decision Transformer's place is
+taken by a return-conditioned network of two layers, so all arms fit on a CPU. The clone in the memory is the
+clone that stands alone ("bc"): five networks with noise .03, and training that is shorter than there. A bank
+of five episodes contains those of two and one.
 
-Whatever is in `--out` is not made again. Results: `experiments/results/reads_ablation/`.
+Whatever is in `--out` is not made again; with `--committed` the rows that are in the results folder are not
+either. Tables are made of all rows in `--out`. Results: `experiments/results/reads_ablation/`.
 """
 
 import argparse
@@ -27,12 +29,13 @@ import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS, UNASKED
 from experiments.reads_ablation_plan import ARMS, MIXED, Arm
-from experiments.reads_ablation_results import write
+from experiments.reads_ablation_results import RESULTS, part_of, write
 from experiments.reads_data import POOR_TIERS
 from experiments.reads_evaluation import COLUMNS, Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
     EPISODE_STEPS,
+    EXPERTS,
     RETURN_SCALE,
     Bank,
     Task,
@@ -45,7 +48,7 @@ from experiments.reads_plan import (
     target_of,
     trust_config,
 )
-from experiments.result_folder import append_rows, read_rows
+from experiments.result_folder import append_rows, read_rows, take_committed
 from experiments.small_policies import Policy, Steps, Training, decide, train
 from memjax.agents.offline.shared import Triplets, make_statistics
 from memjax.agents.reframe import bank as latents
@@ -74,13 +77,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--tier", choices=POOR_TIERS, default="medium", help="of the poor data")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--experts", choices=EXPERTS, default="clean", help="without noise, or with it")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--episodes", type=int, default=4, help="of each bank and arm (default 4)")
     parser.add_argument("--steps", type=int, default=0, help="of an episode at most, 0: the task's own limit")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after these")
+    parser.add_argument("--committed", action="store_true", help="begin with the rows of the results folder")
     parser.add_argument("--only-tables", action="store_true", help="train and play nothing")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.committed:
+        take_committed(RESULTS, COLUMNS, partial(part_of, arguments.out))
     deadline = time.monotonic() + 60.0 * arguments.minutes
     for name in () if arguments.only_tables else arguments.task:
         run_task(load_task(name, arguments.data, arguments.tier), arguments, deadline)
@@ -90,13 +97,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_task(task: Task, arguments: argparse.Namespace, deadline: float) -> None:
     """All arms that have no rows yet, in `--out`/TASK.csv."""
     path = arguments.out / f"{task.name}.csv"
-    done = {row["arm"] for row in read_rows(path)}
+    done = {row["arm"] for row in read_rows(path) if row["experts"] == arguments.experts}
     made = _Made(task, arguments.seeds)
     for name in arguments.arms:
         if name in done or time.monotonic() > deadline:
             continue
         arm, began = ARMS[name], time.monotonic()
-        wanted = banks(arguments.seeds, ("clean",), arm.counts)
+        wanted = banks(arguments.seeds, (arguments.experts,), arm.counts)
         step, state, carry = make_arm(arm, task, wanted, made, arguments.episodes)
         trained = time.monotonic() - began
         limits = arguments.episodes, arguments.steps

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS, UNASKED
-from experiments.reads_default_results import COLUMNS, SIZES, take_committed, write
+from experiments.reads_default_results import COLUMNS, RESULTS, SIZES, part_of, write
 from experiments.reads_evaluation import Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
@@ -59,7 +59,7 @@ from experiments.reads_training import (
     transformer_agent,
     transformer_states,
 )
-from experiments.result_folder import append_rows, read_rows
+from experiments.result_folder import append_rows, read_rows, take_committed
 from memjax.agents.offline.shared import make_statistics
 from memjax.agents.reframe.advised import memory_choices, transformer_backbone
 from memjax.agents.reframe.config import ReframeConfig
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = arguments.out / arguments.size
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.committed:
-        take_committed(arguments.out)
+        take_committed(RESULTS, COLUMNS, partial(part_of, arguments.out))
     setup = setup_of(arguments.size)
     if arguments.updates is not None:
         setup = setup._replace(transformer=setup.transformer._replace(updates=arguments.updates))

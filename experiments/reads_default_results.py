@@ -1,6 +1,6 @@
 """Tables and a picture of `experiments.reads_default`: paired differences with intervals over seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
 from experiments.reads_plan import COUNTS, EXPERTS
-from experiments.result_folder import append_rows, difference, read_rows, spread, write_parts
+from experiments.result_folder import difference, spread, write_parts
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
 
 RESULTS = Path(__file__).parent / "results" / "reads_default"
@@ -58,15 +58,9 @@ class Setting(NamedTuple):
     count: int
 
 
-def take_committed(out: Path) -> None:
-    """The rows of the results folder into the files under `out` that are not there yet."""
-    rows = read_rows(RESULTS / "scores.csv")
-    for size in _known(rows, "size", SIZES):
-        (out / size).mkdir(parents=True, exist_ok=True)
-        for task in _known(rows, "task", ENVIRONMENTS):
-            own = [row for row in rows if (row["size"], row["task"]) == (size, task)]
-            if own and not (path := out / size / f"{task}.csv").exists():
-                append_rows(path, COLUMNS, ([row[name] for name in COLUMNS] for row in own))
+def part_of(out: Path, row: Mapping[str, str]) -> Path:
+    """The file under `out` that a row is in."""
+    return out / row["size"] / f"{row['task']}.csv"
 
 
 def write(out: Path) -> None:

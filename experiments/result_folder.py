@@ -67,6 +67,23 @@ def write_parts(
     write_folder(folder, columns, cells, tables(rows, _revision()), lambda path: draw(rows, path))
 
 
+def take_committed(folder: Path, columns: Sequence[str], part: Callable[[Mapping[str, str]], Path]) -> None:
+    """The rows of `write_parts` back into those of its parts that are not there, to go on from.
+
+    Args:
+        folder: of the results.
+        columns: of the CSVs.
+        part: the path that a row belongs to.
+    """
+    parts: dict[Path, list[list[str]]] = {}
+    for row in read_rows(folder / "scores.csv"):
+        parts.setdefault(part(row), []).append([row[name] for name in columns])
+    for path, rows in parts.items():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            append_rows(path, columns, rows)
+
+
 def device_of(launch: Mapping[str, Any]) -> str:
     """Where a launch of `describe_launch` ran: its processor, if it names one, or an accelerator."""
     return launch.get("processor", "CPU") if launch["device"] == "cpu" else launch["device"]

@@ -14,6 +14,7 @@ from experiments import (
     follow_return,
     follow_return_results,
     reads_ablation,
+    reads_ablation_results,
     reads_default,
     reads_default_results,
     reads_results,
@@ -24,7 +25,7 @@ from experiments.reads_plan import Bank, banks, episodes_of, experts_of, load_ta
 from experiments.reads_results import NAMES, Setting, collect, tables
 from experiments.reads_training import draw_windows, restore, transformer_plan
 from experiments.reads_training import save as save_tree
-from experiments.result_folder import append_rows, read_rows
+from experiments.result_folder import append_rows, read_rows, take_committed
 from memjax.data.trajectories import Trajectories
 from memjax.types import TimeStep
 
@@ -181,6 +182,22 @@ def test_the_default_stands_beside_the_transformer_and_alone_it_is_the_transform
         )
 
 
+def test_noisy_experts_have_tables_of_their_own(tmp_path, monkeypatch):
+    for experts, level in (("clean", 20.0), ("noisy", 40.0)):
+        rows = [
+            ("hopper", *bank, arm, level + gain, 1.0, 0.5)
+            for bank in banks([0, 1, 2], (experts,))
+            for arm, gain in (("backbone", 0.0), ("default", level))
+        ]
+        append_rows(tmp_path / "hopper.csv", COLUMNS, rows)
+    monkeypatch.setattr(reads_ablation_results, "RESULTS", tmp_path / "results")
+    reads_ablation_results.write(tmp_path)
+    text = (tmp_path / "results" / "tables.md").read_text()
+    clean, noisy = text[text.index("## hopper: minus the backbone") :].split("## hopper, noisy experts: D4RL")
+    assert "default | +20.0 ± 0.0 | +20.0 ± 0.0 | +20.0 ± 0.0 |" in clean
+    assert "default | +40.0 ± 0.0 | +40.0 ± 0.0 | +40.0 ± 0.0 |" in noisy
+
+
 def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
     for arm, level, weight in (("dt", 20.0, 0.0), ("default", 50.0, 0.9), ("clone", 45.0, 1.0)):
         rows = [
@@ -198,10 +215,11 @@ def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
     assert "| the better of both | 3 | +5.0 ± 0.0 | +5.0 |" in text
     # Another folder goes on from these rows: they stay as they are, and a task comes behind them.
     before = (tmp_path / "results" / "scores.csv").read_text()
-    reads_default_results.take_committed(tmp_path / "more")
+    part = partial(reads_default_results.part_of, tmp_path / "more")
+    take_committed(tmp_path / "results", reads_default_results.COLUMNS, part)
     rows = [("ant", *banks([0])[0], "dt", 10.0, 1.0, 0.0, 0.0, "small", 7)]
     append_rows(tmp_path / "more" / "small" / "ant.csv", reads_default_results.COLUMNS, rows)
-    reads_default_results.take_committed(tmp_path / "more")  # no row comes twice
+    take_committed(tmp_path / "results", reads_default_results.COLUMNS, part)  # no row comes twice
     reads_default_results.write(tmp_path / "more")
     after = (tmp_path / "results" / "scores.csv").read_text()
     assert after.startswith(before)
