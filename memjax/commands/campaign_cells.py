@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from memjax.commands.campaign_file import Campaign, split_arm
 from memjax.commands.train import resolve_training
+from memjax.data.scores import has_reference
 from memjax.envs import spec_of
 from memjax.runs.same_run import as_begun, sealed
+from memjax.schema import one_of
 from memjax.training.config import ResolvedConfig
 from memjax.types import ConfigError, EnvSpec
 
@@ -73,9 +75,7 @@ def _cells(
     source = ":".join(filter(None, (base, "+".join(filter(None, (task, variant))))))
     chosen = [*((name, str(value)) for name, value in campaign.overrides.items()), *own]
     config = resolve_training(source, chosen, known)
-    if "/" not in campaign.score and not config.run.eval_every:
-        expected = "a metric of training, such as 'train/return', as run.eval_every is 0"
-        raise ConfigError("score", expected, f"'{campaign.score}'")
+    _check_score(campaign.score, config)
     digest, frames = digest_of(config.raw, config.later), frames_of(config)
     first, count, folder = campaign.first_seed, campaign.seeds, workdir / task / arm
     whole = config.backend == "jax"  # seeds side by side
@@ -86,6 +86,28 @@ def _cells(
         steps = config.run.total_steps
         cells.append(Cell(group, task, arm, source, fields, place, seed, n, steps, frames, digest))
     return cells
+
+
+def _check_score(score: str, config: ResolvedConfig) -> None:
+    """Raises ConfigError for what no evaluation of the config measures. Others show when it has run."""
+    name = score if "/" not in score else score.rpartition("/")[2] if score.startswith("eval/") else None
+    if name is None:
+        return
+    if not config.run.eval_every:
+        expected = "a metric of training, such as 'train/return', as run.eval_every is 0"
+        raise ConfigError("score", expected, f"'{score}'")
+    offline = config.data is not None
+    known = {
+        "return": True,
+        "length": True,
+        "success": config.spec.has_success,
+        "score": offline and has_reference(config.env.id, config.env.options),
+        "trust": offline and config.backend == "host",  # of an agent that tells how far it follows its memory
+    }
+    if not known.get(name):
+        names = [each for each, there in known.items() if there]
+        expected = one_of(name, names, "what an evaluation measures there")
+        raise ConfigError("score", f"{expected}, or a metric of training as 'train/{name}'", f"'{score}'")
 
 
 def frames_of(config: ResolvedConfig) -> int:

@@ -59,7 +59,11 @@ def run(request: Request, workdir: Path, *, workers: int, dry_run: bool) -> int:
     campaign = campaign_of(request)
     flags = [f"--import={name}" for name in request.imports]
     flags += [] if request.cache else ["--no-compilation-cache"]
-    cells = [cell._replace(flags=tuple(flags)) for cell in cells_of(campaign, workdir)]
+    try:
+        cells = [cell._replace(flags=tuple(flags)) for cell in cells_of(campaign, workdir)]
+    except ConfigError as error:
+        field = "--score" if error.field == "score" else error.field
+        raise ConfigError(field, error.expected, error.got) from None
 
     def write(rows: Sequence[Mapping[str, str]]) -> None:
         write_sweep(campaign, rows, workdir, request.config)

@@ -46,6 +46,8 @@ class Placed(NamedTuple):
 
 def unit_rows(x: Array) -> Array:
     """[..., D] scaled to norm one; zeros stay."""
+    # Not `memjax.memory.normalize`: its product with the inverse rounds a third of the rows otherwise, and
+    # runs of before would not repeat bit for bit.
     norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x / jnp.where(norm > 0.0, norm, 1.0)
 
