@@ -60,7 +60,7 @@ def reads(options: Options) -> list[Figure]:
 
 
 def _agent(name: str, options: Options, summary: DataSummary) -> Agent:
-    """The transformer alone ("null"), or with a memory of that kind, as the shipped config has them."""
+    """The transformer alone ("null"), or with a memory of that kind, as the variant "former" has them."""
     config = offline.config("null" if name == "null" else "associative", options)
     read = replace(config.read, kind="latent" if name == "null" else name, k=1)  # pyright: ignore
     steps = 20 if options.quick else 10_000
