@@ -70,8 +70,8 @@ def _corrected_labels(config: ConfigDict) -> None:
 
 def _handover(config: ConfigDict, handover: str) -> None:
     """ "switch": the memory takes over while it earns what it promised; "blend": a mean of both actions."""
-    config.agent.trust.handover = handover
-    config.agent.trust.promise = 0.5 if handover == "switch" else 0.0
+    asked = {"promise": 0.5, "again": 1.2} if handover == "switch" else {"promise": 0.0, **FORMER_TRUST}
+    config.agent.trust.update(handover=handover, **asked)
 
 
 def _returns(config: ConfigDict) -> None:

@@ -68,10 +68,10 @@ def test_the_rest_of_the_package_does_not_notice(answers):
     assert len(modules()) > 80
 
 
-@pytest.mark.parametrize("name", ["mujoco", "atari", "collect"])
-def test_an_id_of_envpool_ends_with_one_line_that_says_where_it_comes_from(answers, name):
+@pytest.mark.parametrize(("name", "field"), [("mujoco", "env.id"), ("atari", "env.id"), ("collect", "--env")])
+def test_an_id_of_envpool_ends_with_one_line_that_says_where_it_comes_from(answers, name, field):
     code, errors = answers[name]
     assert code == 2
     assert errors.count("\n") == 1
-    assert "env.id: expected envpool, from: pip install 'envpool>=1.2,<2'" in errors
+    assert f"{field}: expected envpool, from: pip install 'envpool>=1.2,<2'" in errors
     assert "wheels for Linux, Windows and Macs with Apple silicon" in errors

@@ -277,7 +277,10 @@ CAME_LATER = {
     "four_rooms": ("bank.until_reward", "reflection.imitation_weight", "ppo.fade_updates", "ppo.env_groups"),
     "four_rooms:sil": ("imitation.demonstrations", "imitation.num_demonstrations", "ppo.env_groups"),
     "four_rooms:rnd": ("fade_updates", "env_groups"),
-    "reframe:blend": ("trust.promise", "trust.window", "transformer.returns", "optimizer.decay"),
+    "reframe:blend+former": (
+        *("trust.promise", "trust.window", "trust.again", "read_out.activation", "read_out.loss"),
+        *("transformer.returns", "optimizer.decay"),
+    ),
 }
 
 
