@@ -4,14 +4,17 @@
     python -m experiments.reads_default --data runs/reads/data                  # trains, plays, writes tables
     python -m experiments.reads_default --data runs/reads/data --size config    # with an accelerator
     python -m experiments.reads_default --data runs/reads/data --committed --task ant    # more rows
+    python -m experiments.reads_default --data runs/reads/data --committed --counts 60   # `reads_data --many`
+    python -m experiments.reads_default --data runs/reads/data --committed --tier random # `reads_data --tier`
     python -m experiments.reads_default --only-tables
 
-Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts. Read, trust
-and clone are those of `memjax/configs/reframe.py`, so a change of that file changes this experiment. Size
-"config" takes the transformer from there too, "shipped" has one that a CPU trains, see `SMALL`. "clones" and
-"small" are the same with the default before: its clones are networks with tanh and learn by squared error,
-those of "small" for a shorter time, and a memory that was left is not tried again. The transformer of a seed
-is trained once and shared by all arms, which only read. No arm touches an environment before it is played.
+Tasks, banks and seeds are those of `experiments.reads_campaign`: medium data, 1, 2 or 5 experts; 10 and 60
+where they are asked for. Read, trust and clone are those of `memjax/configs/reframe.py`, so a change of that
+file changes this experiment. Size "config" takes the transformer from there too, "shipped" has one that a CPU
+trains, see `SMALL`. "clones" and "small" are the same with the default before: its clones are networks with
+tanh and learn by squared error, those of "small" for a shorter time, and a memory that was left is not tried
+again. The transformer of a seed is trained once and shared by all arms, which only read. No arm touches an
+environment before it is played.
 
 Whatever is in `--out`/SIZE is not made again; with `--committed` the rows that are in the results folder are
 not either. Tables are made of all rows in `--out`, so without it they replace the committed ones. Results:
@@ -20,7 +23,7 @@ not either. Tables are made of all rows in `--out`, so without it they replace t
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +34,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS, UNASKED
-from experiments.reads_default_results import COLUMNS, RESULTS, SIZES, part_of, write
+from experiments.reads_data import POOR_TIERS
+from experiments.reads_default_results import COLUMNS, LARGE, RESULTS, SIZES, part_of, write
 from experiments.reads_evaluation import Step, advised, play
 from experiments.reads_plan import (
     COUNTS,
-    EPISODE_STEPS,
     EXPERTS,
     RETURN_SCALE,
     Bank,
@@ -44,6 +47,7 @@ from experiments.reads_plan import (
     banks,
     experts_of,
     load_task,
+    room_of,
     stack,
     stacked,
     summary,
@@ -135,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", nargs="+", choices=list(ENVIRONMENTS), default=UNASKED)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--experts", nargs="+", choices=EXPERTS, default=list(EXPERTS))
-    parser.add_argument("--counts", nargs="+", type=int, choices=COUNTS, default=list(COUNTS))
+    parser.add_argument("--tier", choices=POOR_TIERS, default="medium", help="of the poor data")
+    parser.add_argument("--counts", nargs="+", type=int, choices=(*COUNTS, *LARGE), default=list(COUNTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--episodes", type=int, default=4, help="of each bank and arm (default 4)")
     parser.add_argument("--updates", type=int, help="of the transformers (default: those of the size)")
@@ -155,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         setup = setup._replace(transformer=setup.transformer._replace(updates=arguments.updates))
     deadline = time.monotonic() + 60.0 * arguments.minutes
     for name in () if arguments.only_tables else arguments.task:
-        run_task(load_task(name, arguments.data), setup, folder, arguments, deadline)
+        for counts in _of_one_room(arguments.counts):
+            task = load_task(name, arguments.data, arguments.tier, experts=max(counts))
+            run_task(task, counts, setup, folder, arguments, deadline)
     write(arguments.out)
 
 
@@ -187,8 +194,15 @@ def setup_of_config() -> Setup:
     return Setup("config", sizes, {}, {})
 
 
-def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespace, deadline: float) -> None:
-    """All arms that have no rows yet, in `folder`/TASK.csv."""
+def run_task(
+    task: Task,
+    counts: tuple[int, ...],
+    setup: Setup,
+    folder: Path,
+    arguments: argparse.Namespace,
+    deadline: float,
+) -> None:
+    """All arms that have no rows yet for banks that have the same room, in `folder`/TASK.csv."""
     path = folder / f"{task.name}.csv"
     for name in arguments.arms:
         done = {
@@ -196,7 +210,7 @@ def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespa
             for row in read_rows(path)
             if row["arm"] == name
         }
-        wanted = banks(arguments.seeds, tuple(arguments.experts), tuple(arguments.counts))
+        wanted = banks(arguments.seeds, tuple(arguments.experts), counts)
         if done >= set(wanted) or time.monotonic() > deadline:
             continue
         began = time.monotonic()
@@ -206,7 +220,7 @@ def run_task(task: Task, setup: Setup, folder: Path, arguments: argparse.Namespa
         with jax.default_matmul_precision("highest"):  # else accelerators round what is seen to ten bits
             step, state, carry = make_arm(name, task, setup, wanted, folder, arguments.episodes)
             returned, trust = play(task, step, state, carry, len(wanted), arguments.episodes, 0)
-            near = beginnings(task, setup, ARMS[name], state)
+            near = beginnings(task, choices_of(task, setup, ARMS[name], counts), state)
         scores = normalised_score(task.spec.id, returned)
         rows = [
             (
@@ -248,13 +262,14 @@ def make_arm(
         rows = np.array([seeds.index(bank.seed) for bank in wanted])
         own = jax.tree.map(lambda x: x[rows], transformers).replace(statistics=statistics)
     state = PlugInState(own, fill(task, setup, arm, wanted, folder), statistics)
-    parts = PlugIn(backbone, choices_of(task, setup, arm), ("policy",), 1)
+    choices = choices_of(task, setup, arm, {bank.count for bank in wanted})
+    parts = PlugIn(backbone, choices, ("policy",), 1)
     step, carry = advised(parts, len(wanted), episodes)
     return step, state, carry
 
 
-def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
-    """Those of the shipped config, with the clones of the size."""
+def choices_of(task: Task, setup: Setup, arm: Arm, counts: Iterable[int] = COUNTS) -> MemoryChoices:
+    """Those of the shipped config, with the clones of the size and room for banks of so many episodes."""
     section = get_config().agent.to_dict()
     del section["name"]
     config = parse(ReframeConfig, section, "agent")
@@ -268,7 +283,7 @@ def choices_of(task: Task, setup: Setup, arm: Arm) -> MemoryChoices:
             trust=replace(config.trust, **trust),
             read=replace(config.read, method="plain", **kind),  # maps over banks on any device
             read_out=replace(config.read_out, **setup.clone),
-            bank=replace(config.bank, capacity=max(COUNTS) * EPISODE_STEPS, content=arm.content),
+            bank=replace(config.bank, capacity=room_of(max(counts)), content=arm.content),
         ),
         task.spec,
     )
@@ -315,7 +330,7 @@ def fill(task: Task, setup: Setup, arm: Arm, wanted: list[Bank], folder: Path) -
 
     An accelerator trains those of all banks at once, a CPU one after the other.
     """
-    choices = choices_of(task, setup, arm)
+    choices = choices_of(task, setup, arm, {bank.count for bank in wanted})
     steps = stacked([experts_of(task, bank, poor=arm.poor) for bank in wanted])
     keys = jnp.stack([jax.random.key(bank.seed) for bank in wanted])
     what = "nearest" if arm.nearest else "poor" if arm.poor else arm.content
@@ -339,16 +354,23 @@ def fill(task: Task, setup: Setup, arm: Arm, wanted: list[Bank], folder: Path) -
     return memory.replace(tau=jnp.full_like(memory.tau, 1e9)) if arm.everywhere else memory
 
 
-def beginnings(task: Task, setup: Setup, arm: Arm, state: PlugInState) -> np.ndarray:
+def beginnings(task: Task, choices: MemoryChoices, state: PlugInState) -> np.ndarray:
     """[V] share of the poor episodes whose first observation is near enough for the memory to be followed.
 
     Known without an environment, so it tells beforehand whether a memory will be used.
     """
     poor = task.data.poor
     first = jnp.asarray(normalise(poor.observations[poor.starts[:-1]], task.mean, task.std))
-    choices = choices_of(task, setup, arm)
     asked = jax.jit(jax.vmap(lambda memory: consult(choices, memory, first).confidence))(state.memory)
     return np.asarray(jnp.mean(asked >= choices.trust.enter, axis=1))
+
+
+def _of_one_room(counts: Iterable[int]) -> list[tuple[int, ...]]:
+    """The same numbers of episodes, those together whose banks have the same room."""
+    rooms: dict[int, tuple[int, ...]] = {}
+    for count in counts:
+        rooms[room_of(count)] = (*rooms.get(room_of(count), ()), count)
+    return list(rooms.values())
 
 
 def _transformers_path(task: Task, rows: list[Bank], folder: Path) -> Path:

@@ -1,12 +1,14 @@
 """Tables and a picture of `experiments.reads_default`: paired differences with intervals over seeds."""
 
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.offline_data import ENVIRONMENTS
+from experiments.reads_data import POOR_TIERS, name_of
 from experiments.reads_plan import COUNTS, EXPERTS
 from experiments.result_folder import difference, spread, write_parts
 from memjax.commands.figures import colour_of, legend_below, plain, pyplot, save_figure
@@ -46,6 +48,9 @@ SIZES = {
     "clones": "small transformer, clones of tanh by squared error",
     "small": "small transformer, short training of the same clones",
 }
+LARGE = (10, 60)  # numbers of episodes beside `COUNTS`, which are run where they are asked for
+TIERS = ("medium", *(tier for tier in POOR_TIERS if tier != "medium"))  # in the order of the tables
+TASKS = {name_of(task, tier): tier for tier in TIERS for task in ENVIRONMENTS}  # and their poor data
 Rows = list[dict[str, str]]
 
 
@@ -65,7 +70,7 @@ def part_of(out: Path, row: Mapping[str, str]) -> Path:
 
 def write(out: Path) -> None:
     """Everything under `out` into the results folder."""
-    parts = [out / size / f"{task}.csv" for size in SIZES for task in ENVIRONMENTS]
+    parts = [out / size / f"{task}.csv" for size in SIZES for task in TASKS]
     write_parts(RESULTS, COLUMNS, parts, tables, draw)
 
 
@@ -85,10 +90,13 @@ def tables(rows: Rows, source: str) -> list[str]:
     }
     for size in _known(rows, "size", SIZES):
         of_size = [row for row in rows if row["size"] == size]
-        if any(row["arm"] == "default" for row in of_size):
-            lines += [*together(of_size, size), ""]
-        for task in _known(of_size, "task", ENVIRONMENTS):
-            settings = [s for s in settings_of(of_size) if s.task == task]
+        all_settings = settings_of(of_size)
+        for tier in TIERS:
+            for counts in (COUNTS, LARGE):
+                some = [s for s in all_settings if TASKS[s.task] == tier and s.count in counts]
+                lines += together(of_size, some, f"{SIZES[size]}, {tier} data, {_told(counts)} experts")
+        for task in _known(of_size, "task", TASKS):
+            settings = [s for s in all_settings if s.task == task]
             own = [row for row in of_size if row["task"] == task]
             updates = max((int(row["updates"]) for row in own if row["arm"] == "dt"), default=0)
             arms = {row["arm"] for row in own}
@@ -114,19 +122,18 @@ def settings_of(rows: Rows) -> list[Setting]:
     return [
         setting
         for size in SIZES
-        for task in ENVIRONMENTS
+        for task in TASKS
         for experts in EXPERTS
-        for count in COUNTS
+        for count in (*COUNTS, *LARGE)
         if (setting := Setting(size, task, experts, count)) in found
     ]
 
 
-def together(rows: Rows, size: str) -> list[str]:
-    """The default against its rivals over all settings that have both: seed by seed, then their mean."""
-    lines = [f"## All settings together, {SIZES[size]}: the default minus its rivals", ""]
-    lines += ["| rival | settings | difference | least of a setting |", "|---|---|---|---|"]
+def together(rows: Rows, settings: list[Setting], title: str) -> list[str]:
+    """The default against its rivals over those settings that have both: seed by seed, then their mean."""
+    lines: list[str] = []
     for rival in ("dt", "clone", "the better of both", "near", "nearest"):
-        each = [found for s in settings_of(rows) if (found := _difference(rows, s, rival))]
+        each = [found for s in settings if (found := _difference(rows, s, rival))]
         if each:
             seeds = set.intersection(*(set(x) for x in each))
             mean = {seed: float(np.mean([x[seed] for x in each])) for seed in seeds}
@@ -138,7 +145,10 @@ def together(rows: Rows, size: str) -> list[str]:
                 f"{least:+.1f}",
             )
             lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+    if not lines:
+        return []
+    head = ["| rival | settings | difference | least of a setting |", "|---|---|---|---|"]
+    return [f"## All settings together, {title}: the default minus its rivals", "", *head, *lines, ""]
 
 
 def _difference(rows: Rows, setting: Setting, rival: str) -> dict[int, float]:
@@ -152,17 +162,22 @@ def _difference(rows: Rows, setting: Setting, rival: str) -> dict[int, float]:
 
 
 def draw(rows: Rows, path: Path) -> None:
-    """A panel for each task, of the size with the most settings: score against the number of experts."""
+    """A panel for each task and poor data, of the size with the most settings: score by number of experts."""
     plt = pyplot()
     size = max(_known(rows, "size", SIZES), key=lambda size: sum(s.size == size for s in settings_of(rows)))
     rows = [row for row in rows if row["size"] == size]
-    tasks, shown = _known(rows, "task", ENVIRONMENTS), ("dt", "default", "near", "clone")
-    figure, axes = plt.subplots(
-        1, len(tasks), figsize=(4.2 * len(tasks), 4.2), squeeze=False, layout="constrained"
-    )
+    found_tasks, shown = _known(rows, "task", TASKS), ("dt", "default", "near", "clone")
+    tiers = [tier for tier in TIERS if any(TASKS[task] == tier for task in found_tasks)]
+    names = [name for name in ENVIRONMENTS if any(name_of(name, tier) in found_tasks for tier in tiers)]
+    shape = {"figsize": (4.2 * len(names), 3.8 * len(tiers) + 0.4), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(len(tiers), len(names), **shape)
     lines: dict[str, Any] = {}
-    for axis, task in zip(axes[0], tasks, strict=True):
-        settings = [Setting(size, task, e, c) for e in _known(rows, "experts", EXPERTS) for c in COUNTS]
+    for axis, (tier, name) in zip(axes.flat, product(tiers, names), strict=True):
+        task = name_of(name, tier)
+        settings = [setting for setting in settings_of(rows) if setting.task == task]
+        if not settings:
+            axis.set_axis_off()
+            continue
         for i, arm in enumerate(shown):
             found = [list(_cell(rows, setting, arm).values()) for setting in settings]
             at = np.array([j for j, values in enumerate(found) if values])
@@ -173,7 +188,7 @@ def draw(rows: Rows, path: Path) -> None:
                 place = at + 0.1 * (i - 1.5)
                 lines.setdefault(arm, axis.errorbar(place, means, deviations, color=colour_of(i), **style))
         axis.set_xticks(range(len(settings)), [f"{s.count}{' *' * (s.experts == 'noisy')}" for s in settings])
-        axis.set_title(task, fontsize=11)
+        axis.set_title(f"{name}, {tier} data", fontsize=11)
         axis.set(xlabel="expert episodes (*: with noise)", ylabel="D4RL score")
         plain(axis)
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
@@ -181,6 +196,10 @@ def draw(rows: Rows, path: Path) -> None:
     figure.suptitle(f"{SIZES[size]}: mean ± deviation over seeds", fontsize=11)
     save_figure(figure, path)
     plt.close(figure)
+
+
+def _told(counts: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, counts[:-1]))} or {counts[-1]}"
 
 
 def _known(rows: Rows, column: str, names: Any) -> list[str]:

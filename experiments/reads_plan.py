@@ -1,8 +1,8 @@
 """What `experiments.reads_campaign` compares: tasks, banks, and the numbers that every arm shares.
 
 A bank is (kind of expert, number of episodes, seed). Seeds of the table are 0 to 4; a seed draws which of the
-first 25 expert episodes the banks hold (smaller banks are part of larger ones), the parameters of every
-network and all batches. Settings may be tried on seeds from 100 on, whose experts are the other 5 episodes.
+expert episodes but the last 5 the banks hold (smaller banks are part of larger ones), the parameters of every
+network and all batches. Settings may be tried on seeds from 100 on, whose experts are these last 5 episodes.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.offline_data import id_of
-from experiments.reads_data import TaskData, load, name_of
+from experiments.reads_data import EXPERT_EPISODES, TaskData, load, name_of, path_of
 from memjax.agents.offline.shared import DataSummary, Triplets
 from memjax.agents.reframe.advice import TrustConfig
 from memjax.agents.reframe.autoencoder import AutoencoderConfig
@@ -42,7 +42,7 @@ from memjax.types import Box, EnvSpec, PyTree
 
 COUNTS = (1, 2, 5)
 EXPERTS = ("clean", "noisy")
-TABLE_EXPERTS = 25  # episodes that the seeds of the table draw from
+TUNING_EXPERTS = 5  # episodes that the seeds of no table draw from
 EPISODE_STEPS = 1000  # the time limit
 RETURN_SCALE = 1000.0
 
@@ -85,9 +85,13 @@ class Task(NamedTuple):
     totals: np.ndarray  # [E] f32 return of each of these episodes, scaled
 
 
-def load_task(name: str, folder: Path, tier: str = "medium") -> Task:
-    """A task from the file that `experiments.reads_data` has made; its name tells the poor data's tier."""
-    data = load(folder / f"{name_of(name, tier)}.npz")
+def load_task(name: str, folder: Path, tier: str = "medium", *, experts: int = 1) -> Task:
+    """A task from a file that `experiments.reads_data` has made, one that has so many experts for a bank.
+
+    Its name tells the poor data's tier.
+    """
+    many = experts > EXPERT_EPISODES - TUNING_EXPERTS
+    data = load(path_of(folder, name, tier, many=many))
     mean, std = normalisation(data.poor)
     together = concatenate(list(data))
     size, actions = data.poor.observations.shape[1], data.poor.actions.shape[1]
@@ -107,8 +111,8 @@ def banks(
 
 def episodes_of(bank: Bank, available: int) -> np.ndarray:
     """[count] which expert episodes a bank holds."""
-    table = bank.seed < 100
-    numbers = np.arange(TABLE_EXPERTS) if table else np.arange(TABLE_EXPERTS, available)
+    first = available - TUNING_EXPERTS
+    numbers = np.arange(first) if bank.seed < 100 else np.arange(first, available)
     return np.random.default_rng(bank.seed).permutation(numbers)[: bank.count]
 
 
@@ -131,7 +135,12 @@ def experts_of(task: Task, bank: Bank, *, poor: bool = False) -> Triplets:
         chosen = np.random.default_rng(bank.seed).permutation(len(source.terminated))[: bank.count]
     else:
         chosen = episodes_of(bank, len(task.data.clean.terminated))
-    return padded(triplets(task, take(source, chosen)), max(COUNTS) * EPISODE_STEPS)
+    return padded(triplets(task, take(source, chosen)), room_of(bank.count))
+
+
+def room_of(count: int) -> int:
+    """The steps that a bank of so many episodes has room for; small banks have as much as each other."""
+    return max(count, *COUNTS) * EPISODE_STEPS
 
 
 def poor_of(task: Task, count: int) -> Triplets:

@@ -75,6 +75,22 @@ def test_a_bank_is_padded_and_asked_for_what_it_shows(task):
     assert np.sum(experts_of(task, bank, poor=True).episode >= 0) == 40
 
 
+def test_a_large_bank_is_drawn_from_many_experts_and_has_room_for_them(task, tmp_path):
+    data = task.data
+    save(
+        tmp_path / "hopper_many.npz", TaskData(data.poor, episodes(90, 50, 3.0, 1), episodes(90, 40, 2.0, 2))
+    )
+    many = load_task("hopper", tmp_path, experts=60)
+    assert many.name == task.name
+    np.testing.assert_array_equal(many.mean, task.mean)  # of the poor data
+    steps = experts_of(many, Bank("clean", 60, 0))
+    assert steps.observations.shape == (60_000, 11)
+    assert len(np.unique(steps.episode)) == 61  # and what belongs to none
+    assert reads_default._of_one_room([1, 2, 5, 10, 60]) == [(1, 2, 5), (10,), (60,)]
+    choices = reads_default.choices_of(many, reads_default.SMALL, reads_default.ARMS["default"], (60,))
+    assert choices.memory.init().valid.shape == (60_000,)
+
+
 def test_a_bank_of_segments_has_the_beginning_of_each_of_its_episodes(task):
     whole = experts_of(task, Bank("clean", 2, 0))
     cut = reads_ablation.first_steps(whole, 20)
@@ -177,9 +193,8 @@ def test_the_default_stands_beside_the_transformer_and_alone_it_is_the_transform
         action, _, trust = step(state, carry, now)
         assert action.shape == (1, 3, 3)
         np.testing.assert_array_equal(trust, near)
-        np.testing.assert_array_equal(
-            reads_default.beginnings(task, setup, reads_default.ARMS[name], state), near
-        )
+        choices = reads_default.choices_of(task, setup, reads_default.ARMS[name])
+        np.testing.assert_array_equal(reads_default.beginnings(task, choices, state), near)
 
 
 def test_noisy_experts_have_tables_of_their_own(tmp_path, monkeypatch):
@@ -224,6 +239,22 @@ def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
     after = (tmp_path / "results" / "scores.csv").read_text()
     assert after.startswith(before)
     assert after[len(before) :] == "ant,clean,1,0,dt,10.0,1.0,0.0,0.0,small,7\n"
+    # Large banks, and other poor data, are told by themselves.
+    for name, count in (("hopper", 60), ("hopper_random", 1)):
+        rows = [
+            (name, "clean", count, seed, arm, score, 1.0, 0.5, 0.5, "small", 7)
+            for seed in (0, 1, 2)
+            for arm, score in (("dt", 10.0), ("default", 90.0), ("clone", 70.0))
+        ]
+        append_rows(tmp_path / "more" / "small" / f"{name}.csv", reads_default_results.COLUMNS, rows)
+    reads_default_results.write(tmp_path / "more")
+    text = (tmp_path / "results" / "tables.md").read_text()
+    medium, large, random = text.split("## hopper, ")[0].split("## All settings together")[1:]
+    assert "medium data, 1, 2 or 5 experts" in medium
+    assert "| the better of both | 3 | +5.0 ± 0.0 | +5.0 |" in medium
+    assert "medium data, 10 or 60 experts" in large
+    assert "random data, 1, 2 or 5 experts" in random
+    assert all("| the better of both | 1 | +20.0 ± 0.0 | +20.0 |" in part for part in (large, random))
 
 
 def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_says(task):
