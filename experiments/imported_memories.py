@@ -60,8 +60,13 @@ def walkthroughs(split: str, folder: Path, limit: int | None) -> Iterator[Row]:
     """The commands that win each game of a split."""
     games: Sequence[AlfworldTask] = load_alfworld(folder, limit=limit, train=split, held_out=None).train  # type: ignore
     for task in games:
-        if walkthrough(task):
-            yield {"intent": task.intent, "text": told_steps(task), "success": True, "source": "walkthrough"}
+        if commands := walkthrough(task):
+            yield {
+                "intent": task.intent,
+                "text": told_steps(commands),
+                "success": True,
+                "source": "walkthrough",
+            }
 
 
 def walkthrough(task: AlfworldTask) -> list[str]:
@@ -69,9 +74,9 @@ def walkthrough(task: AlfworldTask) -> list[str]:
     return json.loads(task.file.read_text()).get("walkthrough") or []
 
 
-def told_steps(task: AlfworldTask) -> str:
-    """The walkthrough of a game as a memory tells it."""
-    return "\n".join(f"> {command}" for command in walkthrough(task))
+def told_steps(commands: Sequence[str]) -> str:
+    """The commands of a walkthrough as a memory tells them."""
+    return "\n".join(f"> {command}" for command in commands)
 
 
 def reflections(trial: int, folder: Path) -> Iterator[Row]:

@@ -131,7 +131,8 @@ class Memories:
         found = next(self._bank[i] for i in near if self._bank[i].kind == task.kind)
         others = [other for other in self._bank if other.kind != task.kind]
         source = found if arm == "right" else random.Random(task.id).choice(others)
-        text = experience_text(found.intent, told_steps(source), "", summary="", success=True, chars=CHARS)
+        steps = told_steps(walkthrough(source))
+        text = experience_text(found.intent, steps, "", summary="", success=True, chars=CHARS)
         nothing, about = Recall((), (), ()), {"core": text.core}
         memory = Experience(0, found.id, -1, found.intent, text.text, True, 1.0, nothing, about, "")
         return memory_block([memory], chars=CHARS).text

@@ -13,6 +13,9 @@ from benchmarks.cases import offline
 from benchmarks.harness import Figure, Options, case, compared, progress, time_in_turns, times_faster
 from memjax.agents.offline.shared import DataSummary
 from memjax.agents.reframe.advised import make_any_reframe
+from memjax.agents.reframe.config import ReframeConfig
+from memjax.configs.reframe import get_config
+from memjax.schema import parse
 from memjax.types import Agent, TimeStep, zeros_timestep
 
 ACTORS = 20  # environments that act at once, as an evaluation has them
@@ -60,13 +63,19 @@ def reads(options: Options) -> list[Figure]:
 
 
 def _agent(name: str, options: Options, summary: DataSummary) -> Agent:
-    """The transformer alone ("null"), or with a memory of that kind, as the variant "former" has them."""
+    """The transformer alone ("null"), or with a memory of that kind, trained and trusted as shipped."""
     config = offline.config("null" if name == "null" else "associative", options)
-    read = replace(config.read, kind="latent" if name == "null" else name, k=1)  # pyright: ignore
-    steps = 20 if options.quick else 10_000
-    read_out = replace(config.read_out, widths=(128, 128), members=5, steps=steps, batch=256, noise=0.03)
-    model = replace(config.gains, steps=20 if options.quick else config.gains.steps)
-    return make_any_reframe(replace(config, read=read, read_out=read_out, gains=model), offline.SPEC, summary)
+    section = get_config().agent.to_dict()
+    del section["name"]
+    shipped = parse(ReframeConfig, section, "agent")
+    given = replace(
+        config,
+        read=replace(config.read, kind="latent" if name == "null" else name, k=1),  # pyright: ignore
+        trust=shipped.trust,
+        read_out=replace(shipped.read_out, steps=20 if options.quick else shipped.read_out.steps),
+        gains=replace(shipped.gains, steps=20 if options.quick else shipped.gains.steps),
+    )
+    return make_any_reframe(given, offline.SPEC, summary)
 
 
 def _acting(agent: Agent, state: Any) -> Callable[[], Any]:
