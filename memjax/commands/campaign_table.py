@@ -37,6 +37,7 @@ def write_tables(campaign: Campaign, rows: Sequence[Mapping[str, str]], workdir:
     for measure, what in MEASURES.items():
         table = normalised(campaign, rows, measure)
         parts += [f"## Mean of {what}", by_group(campaign, table), by_task(campaign, table)]
+        parts += filter(None, [chances(campaign, table)])
     text = "\n\n".join(parts) + "\n"
     (workdir / "tables.md").write_text(text, encoding="utf-8")
     draw(campaign, normalised(campaign, rows, "score"), workdir / "figure.png")
@@ -93,6 +94,28 @@ def by_task(campaign: Campaign, table: Table) -> str:
         cells = [_of_runs(table[arm][task]) if task in table[arm] else "-" for arm in campaign.arms]
         lines.append(f"| {task} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def chances(campaign: Campaign, table: Table) -> str:
+    """The first arm's probability of improvement over every other, task by task, and its 95 % interval.
+
+    Empty where every group is a single task, as its column of the groups says it, or no two arms share a task.
+    """
+    first, *others = campaign.arms
+    pairs = {
+        task: [
+            with_interval(probability_of_improvement, [table[first][task]], [table[arm][task]])
+            if shared_tasks([task], table[first], table[arm])
+            else "-"
+            for arm in others
+        ]
+        for task in campaign.tasks
+    }
+    known = {task: cells for task, cells in pairs.items() if set(cells) - {"-"}}
+    if len(campaign.tasks) == len(campaign.groups) or not known:
+        return ""
+    lines = [f"| P({first} better) | " + " | ".join(others) + " |", "|---" * len(campaign.arms) + "|"]
+    return "\n".join(lines + [f"| {task} | " + " | ".join(cells) + " |" for task, cells in known.items()])
 
 
 def _of_runs(runs: np.ndarray) -> str:

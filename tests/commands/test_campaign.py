@@ -444,6 +444,23 @@ def test_an_arm_that_ran_nothing_of_a_group_does_not_keep_the_others_from_being_
     assert sil == f"| SIL | - | - | {full} | {half} |"
 
 
+def test_chances_are_told_for_every_task_that_the_first_arm_shares_with_another(file):
+    file.write_text(SMALL.replace("[scale]", "SIL = 'sil'\n[scale]"))
+    one, runs = np.array([1.0, 1.0]), np.array([0.0, 1.0])
+    table = {
+        "Own": {"FourRooms": one},
+        "PPO": {"FourRooms": 0 * one, "CartPole": one},
+        "SIL": {"FourRooms": runs},
+    }
+    assert campaign_table.chances(read_campaign(file), table).splitlines() == [
+        "| P(Own better) | PPO | SIL |",
+        "|---|---|---|",
+        "| FourRooms | 1.00 [1.00, 1.00] | 0.75 [0.50, 1.00] |",  # a tie counts half
+    ]
+    alone = {"Own": {"FourRooms": one}, "PPO": {"CartPole": one}, "SIL": {}}
+    assert campaign_table.chances(read_campaign(file), alone) == ""
+
+
 def test_no_panel_of_the_picture_is_empty_and_runs_of_a_single_task_are_dots(file, monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(campaign_table, "save_figure", lambda figure, out: kept.append(figure))
