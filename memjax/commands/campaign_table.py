@@ -99,7 +99,7 @@ def by_task(campaign: Campaign, table: Table) -> str:
 def chances(campaign: Campaign, table: Table) -> str:
     """The first arm's probability of improvement over every other, task by task, and its 95 % interval.
 
-    Empty where every group is a single task, as its column of the groups says it, or no two arms share a task.
+    Empty where every group is a single task, as the table of the groups has it, or no arms share a task.
     """
     first, *others = campaign.arms
     pairs = {

@@ -132,6 +132,7 @@ def adamemento() -> ConfigDict:
                 "imitation_minibatches": 4,
             },
             "gate": {
+                "enabled": True,
                 "kappa": 0.6,  # (spec, toy column)
                 "adaptive": False,
                 "max_share": 0.5,  # (spec) of "adaptive"
@@ -285,7 +286,12 @@ def _no_failures(config: ConfigDict) -> None:
 
 def _no_gate(config: ConfigDict) -> None:
     """The memory acts whenever it can: confidence is always above 0."""
-    config.agent.gate.kappa = 0.0
+    config.agent.gate.update(enabled=True, kappa=0.0)
+
+
+def _no_help(config: ConfigDict) -> None:
+    """The memory never acts; it goes on to count successes, and to be imitated where that is asked for."""
+    config.agent.gate.update(enabled=False, adaptive=False, advantage=False, measured=False)
 
 
 def _memory_only(config: ConfigDict) -> None:
@@ -307,7 +313,7 @@ def _imitate(config: ConfigDict) -> None:
 
 def _gate(config: ConfigDict, **fields) -> None:
     """Other conditions for the memory's action."""
-    config.agent.gate.update(fields)
+    config.agent.gate.update(enabled=True, **fields)
 
 
 # What the `:VARIANT` of every AdaMemento config may name, beside its own.
@@ -319,6 +325,7 @@ VARIANTS: dict[str, Variant] = {
     "no_novelty": partial(_novelty, kind="none"),
     "no_failures": _no_failures,
     "no_gate": _no_gate,
+    "no_help": _no_help,
     "memory_only": _memory_only,
     "constrained": _constrained,
     "constant_bonus": _constant_bonus,

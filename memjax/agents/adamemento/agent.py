@@ -14,6 +14,7 @@ Acting: the memory proposes a_m, the mode of P, and the policy a_e. The gate ope
   - with `gate.advantage`, a_m is not estimated to gain less than a_e (memjax/agents/adamemento/advantage.py);
   - with `gate.measured`, the episode was drawn to get help, more often the better episodes with help do
     (memjax/agents/adamemento/assist.py); evaluation gives help where it has paid so far.
+Without `gate.enabled` the memory never acts: steps 2 and 3 are left out, and 5 and 6 alone use what it knows.
 The paper's equations and code could not be obtained: parts and order follow its words, all formulas are ours.
 
 Every function takes first an `AdaMemento`, the parts that do not change while a run learns.
@@ -96,13 +97,17 @@ def make_adamemento(
         act=partial(act, ada),
         update=partial(update, ada),
         rollout_steps=config.rollout_steps,
-        policies=("ensemble", "policy", "memory", *reference.policies(ada.learner)),
+        policies=(*_policies(ada), *reference.policies(ada.learner)),
         bonus=partial(bonus, ada) if ada.learner.novelty else None,
         acting=partial(acting, ada),
         reindex=lambda state: state.replace(
             success=ada.success.rebuild(state.success), failure=ada.failure.rebuild(state.failure)
         ),
     )
+
+
+def _policies(ada: AdaMemento) -> tuple[str, ...]:
+    return ("ensemble", "policy", "memory") if ada.config.gate.enabled else ("policy",)
 
 
 def make_parts(
@@ -189,6 +194,9 @@ def act(
     observation = timestep.observation
     if policy == reference.NAME:
         return Action(reference.sample(ada.learner, state.ppo, observation, key), carry, {})
+    if not ada.config.gate.enabled:
+        own = ppo.act(ada.learner, state.ppo, carry, timestep, key, policy=policy)
+        return own._replace(extras=own.extras | {"gate": jnp.zeros_like(timestep.valid)})
     found = ppo.distribution(ada.learner, state.ppo, observation)
     explore = found.sample(key)
     remembered, confidence = propose(ada, state, observation, jax.random.fold_in(key, 1))
@@ -258,26 +266,38 @@ def update(
     key_write, key_nets = jax.random.split(jax.random.fold_in(key, 1))
     before = state.written[0]
     state, metrics = remember(ada, state, rollout, key_write)
-    known = (state.nets, state.success, state.failure, partial(shown, ada, state.ppo))
-    trained, success, failure, more = reflection.learn(ada.nets, *known, key_nets)
-    kappa = next_kappa(ada.config.gate, state.kappa, rollout.extras["confidence"])
-    state = state.replace(nets=trained, success=success, failure=failure, kappa=kappa)
-    metrics |= more
+    if ada.config.gate.enabled:
+        state, more = reflect(ada, state, rollout, key_nets)
+        metrics |= more
     gate, own = rollout.extras["gate"], rollout.valid
     fades = state.written[0] > before if ada.config.bank.fade_rollouts else True
     learned, more, found = ppo.learn(ada.learner, state.ppo, rollout, gate, key, fades=fades)
-    state, measured = measure(ada, state, rollout, found.extrinsic, jax.random.fold_in(key, 2))
-    if ada.config.reflection.imitation_weight:
-        parts = (ada.config.reflection, ada.learner, learned, ada.success, success)
-        learned, loss = rehearsal.learn(*parts, jax.random.fold_in(key, 3))
-        more |= loss
-    return state.replace(ppo=learned), metrics | more | measured | {
-        "gate/rate": masked_mean(gate, own),
-        "gate/confidence": masked_mean(rollout.extras["confidence"], own),
-        "gate/kappa": state.kappa,
-        "gate/ready": is_ready(ada, state).astype(jnp.float32),
+    metrics |= more
+    if ada.config.gate.enabled:
+        state, more = measure(ada, state, rollout, found.extrinsic, jax.random.fold_in(key, 2))
         # Spec 6.3: a right confidence is high only where the memory's action has an advantage >= 0.
-        "gate/negative_advantage": masked_mean(found.total < 0, gate & own),
+        metrics |= more | {"gate/negative_advantage": masked_mean(found.total < 0, gate & own)}
+    if ada.config.reflection.imitation_weight:
+        parts = (ada.config.reflection, ada.learner, learned, ada.success, state.success)
+        learned, more = rehearsal.learn(*parts, jax.random.fold_in(key, 3))
+        metrics |= more
+    return state.replace(ppo=learned), metrics
+
+
+def reflect(
+    ada: AdaMemento, state: AdaMementoState, rollout: Rollout, key: Key
+) -> tuple[AdaMementoState, dict[str, Array]]:
+    """Steps 2 and 3: P and C learn from the banks, and the threshold of the confidence moves."""
+    known = (state.nets, state.success, state.failure, partial(shown, ada, state.ppo))
+    trained, success, failure, metrics = reflection.learn(ada.nets, *known, key)
+    confidence, own = rollout.extras["confidence"], rollout.valid
+    kappa = next_kappa(ada.config.gate, state.kappa, confidence)
+    state = state.replace(nets=trained, success=success, failure=failure, kappa=kappa)
+    return state, metrics | {
+        "gate/rate": masked_mean(rollout.extras["gate"], own),
+        "gate/confidence": masked_mean(confidence, own),
+        "gate/kappa": kappa,
+        "gate/ready": is_ready(ada, state).astype(jnp.float32),
     }
 
 

@@ -97,6 +97,7 @@ class ReflectionConfig:
 class GateConfig:
     """The ensemble: when the memory's action is executed."""
 
+    enabled: Annotated[bool, Later(True)]  # False: never, and P and C are neither asked nor trained
     kappa: Fraction  # execute a_m where the confidence is above
     adaptive: bool  # raise kappa so that at most max_share of the steps are the memory's
     max_share: Fraction
@@ -111,7 +112,10 @@ class GateConfig:
     forget: Fraction  # what the returns of "measured" weigh after one more rollout
 
     def check(self) -> None:
-        """Raises ConfigError unless least_share <= most_share."""
+        """Raises ConfigError unless least_share <= most_share, and for conditions of a gate that is off."""
+        for name in ("adaptive", "advantage", "measured"):
+            if getattr(self, name) and not self.enabled:
+                raise ConfigError(name, "False, as the gate is off", True)
         if self.most_share < self.least_share:
             raise ConfigError("most_share", f"at least least_share ({self.least_share})", self.most_share)
 

@@ -65,14 +65,15 @@ def assert_trees_equal(one, other):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
-def test_a_gate_that_never_opens_is_ppo_step_by_step(plain_ppo):
-    """Acceptance test 1: kappa 1, no intrinsic reward, the same seed; the memories fill all the same."""
+@pytest.mark.parametrize(("variant", "kappa"), [("no_novelty", 1.0), ("no_novelty+no_help", 0.0)])
+def test_a_gate_that_never_opens_is_ppo_step_by_step(plain_ppo, variant, kappa):
+    """Acceptance test 1: no help, no intrinsic reward, the same seed; the memories fill all the same."""
 
     def closed(config):
         short(config)
-        config.agent.gate.kappa = 1.0
+        config.agent.gate.kappa = kappa
 
-    _, ada, ada_rows = train_chunks(small("no_novelty", change=closed))
+    program, ada, ada_rows = train_chunks(small(variant, change=closed))
     plain, ppo_rows = plain_ppo
     assert_trees_equal(ada.agent.ppo, plain.agent)
     assert_trees_equal(ada.actor, plain.actor)
@@ -80,6 +81,8 @@ def test_a_gate_that_never_opens_is_ppo_step_by_step(plain_ppo):
         for name in ppo_row:
             np.testing.assert_array_equal(ada_row[name], ppo_row[name], err_msg=name)
     assert bool(ada.agent.failure.valid.any())
+    trained = int(ada.agent.nets.rollouts.max()) > 0
+    assert trained == ("memory" in program.agent.policies) == (variant == "no_novelty")
 
 
 def test_all_parts_off_is_ppo(plain_ppo):

@@ -287,6 +287,12 @@ def test_a_bound_below_the_least_share_is_a_mistake():
         small(change=lambda config: config.agent.gate.update(most_share=0.05))
 
 
+@pytest.mark.parametrize("name", ["adaptive", "advantage", "measured"])
+def test_a_condition_of_a_gate_that_is_off_is_a_mistake(name):
+    with pytest.raises(ConfigError, match=f"gate.{name}: expected False, as the gate is off"):
+        small(change=lambda config: config.agent.gate.update({"enabled": False, name: True}))
+
+
 def without_bonus(config):
     config.agent.ppo.reference_every = 2
     config.agent.ppo.novelty.kind = "none"
