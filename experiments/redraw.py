@@ -119,7 +119,6 @@ CAMPAIGN_FOLDERS = {
     "flicker": "flicker",
     "mujoco/campaign": "mujoco",
     "next_start": "next_start",
-    "parts": "parts",
 }
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),
