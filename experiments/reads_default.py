@@ -335,16 +335,17 @@ def fill(task: Task, setup: Setup, arm: Arm, wanted: list[Bank], folder: Path) -
     keys = jnp.stack([jax.random.key(bank.seed) for bank in wanted])
     what = "nearest" if arm.nearest else "poor" if arm.poor else arm.content
     paths = [folder / f"{task.name}_{what}_{'_'.join(str(part) for part in bank)}.npz" for bank in wanted]
-    train = jax.jit(jax.vmap(partial(learn_read_out, choices, ())))
+    learn = partial(learn_read_out, choices, ())
     missing = np.array([i for i, path in enumerate(paths) if not path.exists()], int)
-    together = 1 if jax.default_backend() == "cpu" else max(len(missing), 1)
-    for some in (missing[i : i + together] for i in range(0, len(missing), together)):
-        trained = train(*jax.tree.map(lambda x, some=some: x[some], (steps, keys)))
-        for place, i in enumerate(some):
+    if jax.default_backend() == "cpu":
+        one = jax.jit(learn)
+        for i in missing:
+            save(paths[i], one(*jax.tree.map(lambda x, i=i: x[i], (steps, keys))))
+    elif len(missing):
+        trained = jax.jit(jax.vmap(learn))(*jax.tree.map(lambda x: x[missing], (steps, keys)))
+        for place, i in enumerate(missing):
             save(paths[i], jax.tree.map(lambda x, place=place: x[place], trained))
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(train, steps, keys)
-    )
+    like = jax.eval_shape(learn, *jax.tree.map(lambda x: x[0], (steps, keys)))
     networks = stack([restore(path, like) for path in paths])
     if arm.single:
         networks = jax.tree.map(lambda x: x[:, :1], networks)
