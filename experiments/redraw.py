@@ -114,11 +114,13 @@ def _runs(title: str, files: dict[str, Path], out: Path) -> None:
 CAMPAIGN_FOLDERS = {
     **{name: name for name in ("causes", "demonstrations", "door_key", "imitation", "suite", "switches")},
     "door_key/trials": "door_key_trials",
+    "bonus_parts": "bonus_parts",
     "bonus_trials": "bonus_trials",
     "continuous_car": "continuous_car",
     "flicker": "flicker",
     "mujoco/campaign": "mujoco",
     "next_start": "next_start",
+    "parts": "parts",
 }
 DRAWN: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(STUDIES, _study),

@@ -51,11 +51,13 @@ def training_ppo(_: Options) -> list[Figure]:
 
 @case("training_adamemento")
 def training_adamemento(_: Options) -> list[Figure]:
-    """One AdaMemento iteration on Four Rooms, all modules on, against PPO's."""
+    """One AdaMemento iteration on Four Rooms against PPO's, all modules on but in the default of `suite`."""
+    suite = str(CONFIGS / "suite.py")
     sections = {
         "AdaMemento, defaults": base.adamemento(),
         "AdaMemento, as in the study": base.illustration(),
-        "AdaMemento, default of `suite`": load_config(str(CONFIGS / "suite.py")).agent,
+        "AdaMemento, default of `suite`": load_config(suite).agent,
+        "AdaMemento, `suite` where the memory acts": load_config(f"{suite}:measured").agent,
     }
     configs = [_config("memjax/FourRooms-v0", "ppo")]
     configs += [_config("memjax/FourRooms-v0", "", section) for section in sections.values()]

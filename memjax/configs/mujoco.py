@@ -95,7 +95,7 @@ def _cpu(config: ConfigDict) -> None:
 
 
 def _short(config: ConfigDict) -> None:
-    """For runs of less than a million steps: updates eight times as often; memory and bonus as in `suite`."""
+    """For runs of less than a million steps: more updates, help that is measured, a bonus that fades."""
     config.run.update(total_steps=300_000, eval_every=20, log_every=2)
     ppo = config.agent.ppo if "ppo" in config.agent else config.agent
     ppo.rollout_steps = 64

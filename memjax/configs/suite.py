@@ -8,7 +8,8 @@ Breakout (Young and Tian 2019) are gymnax's; Unlock, DoorKey, MemoryS and Locked
     memjax train --config=suite:DeepSea10 --workdir=runs/deep_sea --config.num_seeds=5
     memjax train --config=suite:DoorKey5+rnd --workdir=runs/door_key_rnd
 
-Further variants: the other tasks, literal (the gate by confidence alone), smoke, all of base.VARIANTS. A task
+Further variants: the other tasks, full (all parts), literal (and the gate by confidence alone), smoke, all of
+base.VARIANTS. A task
 sets the environment, the number of steps, and whether returns may be negative where the task is done well;
 nothing else.
 
@@ -68,8 +69,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.agent = base.illustration()
     config.agent.bank.update(capacity=8_192, episode_steps=250, key_dim=64)
     config.agent.bank.fade_rollouts = 10  # once successes come, the bonus keeps the policy from them
-    # Few episodes get help, and it is measured; the policy learns from its own steps, and from enough of them
-    config.agent.gate.update(measured=True, most_share=0.25)
+    # The memory tells when successes come and does not act: here its help is not shown to pay
+    # (experiments/results/parts). With variant "full" it acts, in few episodes, as often as that has paid.
+    config.agent.gate.update(enabled=False, most_share=0.25)
+    # The policy learns from its own steps
     config.agent.ppo.offpolicy = "mask"
     return base.apply(config, variant, VARIANTS)
 
@@ -85,8 +88,14 @@ def _task(config: ConfigDict, task: Task) -> None:
             config.agent.label.length_discount = 1.0
 
 
+def _full(config: ConfigDict) -> None:
+    """All parts: the memory acts in few episodes, as often as that has paid."""
+    config.agent.gate.update(enabled=True, measured=True)
+
+
 def _literal(config: ConfigDict) -> None:
     """As the paper words it: the gate opens by confidence alone, in every episode; the bonus stays."""
+    _full(config)
     config.agent.gate.measured = False
     config.agent.bank.fade_rollouts = 0
     config.agent.ppo.offpolicy = "bc"
@@ -102,6 +111,7 @@ VARIANTS: dict[str, base.Variant] = {
     **base.VARIANTS,
     **{name: partial(_task, task=task) for name, task in (SPARSE | DENSE).items()},
     "sil": _sil,
+    "full": _full,
     "literal": _literal,
     "smoke": base.smoke,
 }

@@ -146,6 +146,10 @@ class AdaMementoConfig:
         if self.bank.fade_rollouts and self.ppo.fade_updates:
             expected = "0 with ppo.fade_updates, which lets the bonus fade from the first rollout on"
             raise ConfigError("bank.fade_rollouts", expected, self.bank.fade_rollouts)
+        used = self.gate.enabled or self.reflection.imitation_weight
+        if self.bank.demonstrations and self.bank.enabled and not used:
+            expected = "none, as the memory neither acts (gate.enabled) nor is imitated (imitation_weight)"
+            raise ConfigError("bank.demonstrations", expected, repr(self.bank.demonstrations))
         if self.reflection.failures_per_success >= self.reflection.minibatch:
             expected = f"less than {self.reflection.minibatch}, a minibatch"
             got = self.reflection.failures_per_success

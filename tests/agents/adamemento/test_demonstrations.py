@@ -122,6 +122,8 @@ def test_a_file_that_is_none_is_refused(tmp_path, path):
 def test_fields_that_contradict_each_other_are_refused(path):
     with pytest.raises(ConfigError, match=r"bank\.demonstrations: expected none, as there is no memory"):
         small("no_memory", change=lambda config: config.agent.bank.update(demonstrations="x.npz"))
+    with pytest.raises(ConfigError, match=r"bank\.demonstrations: expected none, as the memory neither acts"):
+        small("no_help", change=lambda config: config.agent.bank.update(demonstrations="x.npz"))
     with pytest.raises(ConfigError, match=r"bank\.num_demonstrations: expected 0"):
         small(change=lambda config: config.agent.bank.update(num_demonstrations=1))
 
