@@ -188,6 +188,7 @@ def draw(rows: Rows, path: Path) -> None:
                 place = at + 0.1 * (i - 1.5)
                 lines.setdefault(arm, axis.errorbar(place, means, deviations, color=colour_of(i), **style))
         axis.set_xticks(range(len(settings)), [f"{s.count}{' *' * (s.experts == 'noisy')}" for s in settings])
+        axis.set_xlim(-0.6, len(settings) - 0.4)
         axis.set_title(f"{name}, {tier} data", fontsize=11)
         axis.set(xlabel="expert episodes (*: with noise)", ylabel="D4RL score")
         plain(axis)
