@@ -15,10 +15,11 @@ inline constexpr int kBlockBytes = 96 * 1024;  // of keys, which the second cach
 // A stretch of keys in float32, and what makes a rank of each product: product * times + plus.
 class Block {
  public:
-  // `in_place`: nobody asks for rows in float32, so keys of another type are not converted.
-  Block(const Problem& problem, bool in_place)
+  // `in_place`: nobody asks for rows in float32, so keys of another type are not converted. `bytes`: of
+  // keys, were they float32; there are no more keys than a 96th of that, since each has two numbers beside it.
+  Block(const Problem& problem, bool in_place, int bytes = kBlockBytes)
       : p_(problem), copied_(!in_place && problem.type != KeyType::kFloat32) {
-    size_ = std::clamp(kBlockBytes / (4 * p_.d), 1, 1024) / kRows * kRows;
+    size_ = std::clamp(bytes / (4 * p_.d), 1, bytes / 96) / kRows * kRows;
     size_ = std::min(std::max(size_, kRows), RoundUp(problem.n, kRows));
     room_ = RoundUp(size_, kLanes);
     if (copied_) rows_ = Uninitialized<float>(static_cast<size_t>(size_) * p_.d);

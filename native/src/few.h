@@ -30,7 +30,7 @@ class Few {
 
   void Run(Found& found, int begin, int end) const {
     bool measured = p_.metric == Metric::kCosine && !p_.norms;
-    Block block(p_, !measured);
+    Block block(p_, !measured, measured || p_.q > 1 ? kBlockBytes : kBytes);
     int room = RoundUp(block.size(), kLanes);
     auto products = Uninitialized<float>(static_cast<size_t>(room) * p_.q);
     for (int first = begin; first < end; first += block.size()) {
@@ -49,7 +49,9 @@ class Few {
   }
 
  private:
+  static constexpr int kBytes = 1024 * 1024;  // of a block, so that the streams of one query lie far apart
   static constexpr int kKeys = 4;  // whose sums over lanes are taken together
+  static constexpr int kStreams = kLanes == 8 ? 2 : 4;  // of one query, with four sums each: as many as registers hold
   static constexpr int kTogether = kLanes == 16 ? 4 : 2;  // queries, with four sums each: as many as registers hold
 
   // Writes the products [q, room] with `count` rows of d numbers, each times its scale (int8 alone).
@@ -80,78 +82,96 @@ class Few {
     }
   }
 
-  // Row after row, and not several side by side: memory answers one long stream faster than some short ones.
+  // Several queries: row after row. One query: it is multiplied so fast that the time is memory's, which answers a few
+  // streams faster than one, if they lie far apart: those of the halves or quarters of a block, a register of each in turn.
   template <int Q, bool squared, int registers, typename T>
   void Some(int first, const T* rows, const float* scale, int count, int room, float* products) const {
+    constexpr int streams = Q == 1 ? kStreams : 1, turns = kKeys / streams;
     const float* query = queries_.get() + static_cast<size_t>(first) * width_;
     products += first * room;
+    const int apart = count / kKeys * turns;  // rows from one stream to the next
     int n = 0;
-    for (Lanes sums[Q][kKeys]; n + kKeys <= count; n += kKeys) {
-      // Why not unrolled: the sums of a row take up to 16 registers.
+    for (Lanes sums[Q][kKeys]; n < apart; n += turns) {
+      // Why not unrolled: the sums of a turn take up to 16 registers.
 #pragma GCC unroll 1
-      for (int i = 0; i < kKeys; ++i) Row<Q, squared, registers>(query, rows, scale, n + i, i, sums);
-      for (int q = 0; q < Q; ++q) Sums(sums[q], products + q * room + n);
+      for (int i = 0; i < turns; ++i) {
+        Rows<Q, squared, registers, streams>(query, rows, scale, n + i, apart, i * streams, sums);
+      }
+      for (int q = 0; q < Q; ++q) {
+        float each[kKeys];
+        Sums(sums[q], each);
+        for (int i = 0; i < kKeys; ++i) products[q * room + i % streams * apart + n + i / streams] = each[i];
+      }
     }
+    n = apart * streams;
     for (Lanes sums[Q][1]; n < count; ++n) {
-      Row<Q, squared, registers>(query, rows, scale, n, 0, sums);
+      Rows<Q, squared, registers, 1>(query, rows, scale, n, 0, 0, sums);
       for (int q = 0; q < Q; ++q) products[q * room + n] = Sum(sums[q][0]);
     }
     for (int q = 0; q < Q; ++q) std::fill(products + q * room + n, products + (q + 1) * room, 0.0f);
   }
 
-  // Writes sums[q][place] of row n, in the order of SumOfProducts: number j goes to sum j / kLanes % 4. The row is read
-  // where it lies, so its last register may be loaded in part.
-  template <int Q, bool squared, int registers, typename T, int K>
-  inline __attribute__((always_inline)) void Row(const float* query, const T* rows, const float* scale, int n,
-                                                 int place, Lanes (&sums)[Q][K]) const {
+  // Writes sums[q][place + r] of the rows n + r * apart, in the order of SumOfProducts: number j goes to sum
+  // j / kLanes % 4. Rows are read where they lie, so the last register of each may be loaded in part.
+  template <int Q, bool squared, int registers, int R, typename T, int K>
+  inline __attribute__((always_inline)) void Rows(const float* query, const T* rows, const float* scale, int n,
+                                                  int apart, int place, Lanes (&sums)[Q][K]) const {
     constexpr int kSums = registers && registers < 4 ? registers : 4;
     const int d = p_.d, width = registers ? registers * kLanes : width_;  // a constant, of short rows
-    const T* row = rows + static_cast<ptrdiff_t>(n) * d;
-    Lanes scales = All(sizeof(T) == 1 ? scale[n] : 1.0f), acc[Q][kSums];
+    const T* row[R];
+    Lanes scales[R], acc[R][Q][kSums];
 #pragma GCC unroll 4
-    for (int q = 0; q < Q; ++q)
+    for (int r = 0; r < R; ++r) {
+      row[r] = rows + static_cast<ptrdiff_t>(n + r * apart) * d;
+      scales[r] = All(sizeof(T) == 1 ? scale[n + r * apart] : 1.0f);
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) acc[q][a] = All(0.0f);
-    if constexpr (registers > 0) {
+      for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 4
-      for (int a = 0; a < registers - 1; ++a) {
-        Step<Q, squared, kSums>(query, width, row, memjax::Load(row + a * kLanes), scales, a * kLanes, a, acc);
-      }
-      constexpr int last = (registers - 1) * kLanes;
-      Step<Q, squared, kSums>(query, width, row, LoadFirst(row + last, d - last), scales, last, registers - 1, acc);
-    } else {
-      int j = 0;
+        for (int a = 0; a < kSums; ++a) acc[r][q][a] = All(0.0f);
+    }
+    int j = 0;
+    if constexpr (registers == 0) {
       for (; j + 4 * kLanes <= d; j += 4 * kLanes) {
 #pragma GCC unroll 4
-        for (int a = 0; a < 4; ++a) {
-          int at = j + a * kLanes;
-          Step<Q, squared, kSums>(query, width, row, memjax::Load(row + at), scales, at, a, acc);
-        }
-      }
+        for (int a = 0; a < 4; ++a)
 #pragma GCC unroll 4
-      for (int a = 0; a < 4; ++a, j += kLanes) {
-        if (j + kLanes <= d) {
-          Step<Q, squared, kSums>(query, width, row, memjax::Load(row + j), scales, j, a, acc);
-        } else if (j < d) {
-          Step<Q, squared, kSums>(query, width, row, LoadFirst(row + j, d - j), scales, j, a, acc);
-        }
+          for (int r = 0; r < R; ++r) {
+            int at = j + a * kLanes;
+            Step<Q, squared>(query, width, Scaled<T>(memjax::Load(row[r] + at), scales[r]), at, a, acc[r]);
+          }
+      }
+    }
+    constexpr int most = registers ? registers : 4;
+#pragma GCC unroll 4
+    for (int a = 0; a < most; ++a, j += kLanes) {
+      const bool whole = registers ? a < registers - 1 : j + kLanes <= d;  // known when compiled, of short rows
+      if (registers == 0 && j >= d) break;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        Lanes key = whole ? memjax::Load(row[r] + j) : LoadFirst(row[r] + j, d - j);
+        Step<Q, squared>(query, width, Scaled<T>(key, scales[r]), j, a, acc[r]);
       }
     }
 #pragma GCC unroll 4
-    for (int q = 0; q < Q; ++q) {
-      if constexpr (kSums == 4) {
-        sums[q][place] = Add(Add(acc[q][0], acc[q][1]), Add(acc[q][2], acc[q][3]));
-      } else {
-        sums[q][place] = kSums == 2 ? Add(acc[q][0], acc[q][kSums - 1]) : acc[q][0];
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int q = 0; q < Q; ++q) {
+        if constexpr (kSums == 4) {
+          sums[q][place + r] = Add(Add(acc[r][q][0], acc[r][q][1]), Add(acc[r][q][2], acc[r][q][3]));
+        } else {
+          sums[q][place + r] = kSums == 2 ? Add(acc[r][q][0], acc[r][q][kSums - 1]) : acc[r][q][0];
+        }
       }
-    }
   }
 
-  template <int Q, bool squared, int kSums, typename T>
-  static inline __attribute__((always_inline)) void Step(const float* query, int width, const T* row, Lanes key,
-                                                         Lanes scales, int j, int a, Lanes (&acc)[Q][kSums]) {
-    if constexpr (sizeof(T) == 1) key = Mul(key, scales);
-    __builtin_prefetch(reinterpret_cast<const char*>(row + j) + kFetchAhead);
+  template <typename T>
+  static inline Lanes Scaled(Lanes key, Lanes scale) {
+    return sizeof(T) == 1 ? Mul(key, scale) : key;
+  }
+
+  template <int Q, bool squared, int kSums>
+  static inline __attribute__((always_inline)) void Step(const float* query, int width, Lanes key, int j, int a,
+                                                         Lanes (&acc)[Q][kSums]) {
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q) AddProduct<squared>(memjax::Load(query + q * width + j), key, acc[q][a]);
   }
