@@ -102,7 +102,7 @@ def gather_values(values: PyTree, slots: Array, mask: Array) -> PyTree:
     """Rows of `values` at `slots` of any shape, zero where `mask` is False; leaves [*slots.shape, ...]."""
 
     def take(leaf: Array) -> Array:
-        rows = leaf.at[slots].get(mode="clip")
+        rows = leaf.at[slots].get(mode="clip", wrap_negative_indices=False)
         return jnp.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - 1)), rows, jnp.zeros((), leaf.dtype))
 
     return jax.tree.map(take, values)

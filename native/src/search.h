@@ -32,7 +32,8 @@ namespace memjax {
 // (count, f): calls f(0) to f(count - 1), in any order on any thread, and returns when all are done.
 using Parallel = std::function<void(int, const std::function<void(int)>&)>;
 
-inline constexpr int64_t kWorthAThread = 1 << 19;  // multiplications
+// Multiplications that are worth another thread. Many queries are multiplied some times as fast as a few.
+inline constexpr int64_t kWorthAThread = 1 << 19, kManyWorthAThread = 1 << 21;
 // Parts for each thread, where queries or keys are divided: one that begins late, or is held up, leaves more to others.
 inline constexpr int kParts = 4, kShareParts = 16;
 
@@ -66,8 +67,8 @@ class Look {
 inline void Search(Problem p, int threads, const Parallel& parallel, float* scores, int32_t* slots) {
   auto queries = Prepared(p);
   p.queries = queries.get();
-  int64_t work = static_cast<int64_t>(p.q) * p.n * p.d;
-  int most = static_cast<int>(std::clamp<int64_t>(work / kWorthAThread, 1, std::max(threads, 1)));
+  int64_t work = static_cast<int64_t>(p.q) * p.n * p.d, worth = p.few() ? kWorthAThread : kManyWorthAThread;
+  int most = static_cast<int>(std::clamp<int64_t>(work / worth, 1, std::max(threads, 1)));
   int panels = p.few() ? 1 : (p.q + kPanel - 1) / kPanel;
   if (panels % most == 0 || panels >= kParts * most) {
     int parts = most == 1 ? 1 : std::min(panels, kParts * most);
