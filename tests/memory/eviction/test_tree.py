@@ -35,12 +35,17 @@ def reader(columns):
 
 
 @functools.cache
-def functions(n, m):
+def built(n):
     return (
         jax.jit(lambda columns: index.build(columns)),
         jax.jit(lambda tree, columns, slots: index.update(tree, reader(columns), n, slots)),
-        jax.jit(lambda tree, columns: index.first(tree, reader(columns), n, m)),
     )
+
+
+@functools.cache
+def functions(n, m):
+    """Building and mending do not depend on m, and are compiled once for all of them."""
+    return *built(n), jax.jit(lambda tree, columns: index.first(tree, reader(columns), n, m))
 
 
 def random_columns(kind, rng, n):
