@@ -261,8 +261,8 @@ def make_arm(
         seeds = sorted({bank.seed for bank in wanted})
         rows = np.array([seeds.index(bank.seed) for bank in wanted])
         own = jax.tree.map(lambda x: x[rows], transformers).replace(statistics=statistics)
-    state = PlugInState(own, fill(task, setup, arm, wanted, folder), statistics)
     choices = choices_of(task, setup, arm, {bank.count for bank in wanted})
+    state = PlugInState(own, fill(task, choices, arm, wanted, folder), statistics)
     parts = PlugIn(backbone, choices, ("policy",), 1)
     step, carry = advised(parts, len(wanted), episodes)
     return step, state, carry
@@ -325,12 +325,11 @@ def restore_transformers(task: Task, sizes: Sizes, wanted: list[Bank], folder: P
     return states.replace(params=params, optimizer=())
 
 
-def fill(task: Task, setup: Setup, arm: Arm, wanted: list[Bank], folder: Path) -> ExpertMemory:
+def fill(task: Task, choices: MemoryChoices, arm: Arm, wanted: list[Bank], folder: Path) -> ExpertMemory:
     """The memories [V, ...] of some banks; clones are trained where there is no file of them.
 
     An accelerator trains those of all banks at once, a CPU one after the other.
     """
-    choices = choices_of(task, setup, arm, {bank.count for bank in wanted})
     steps = stacked([experts_of(task, bank, poor=arm.poor) for bank in wanted])
     keys = jnp.stack([jax.random.key(bank.seed) for bank in wanted])
     what = "nearest" if arm.nearest else "poor" if arm.poor else arm.content

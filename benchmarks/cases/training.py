@@ -57,7 +57,7 @@ def training_adamemento(_: Options) -> list[Figure]:
         "AdaMemento, defaults": base.adamemento(),
         "AdaMemento, as in the study": base.illustration(),
         "AdaMemento, default of `suite`": load_config(suite).agent,
-        "AdaMemento, `suite` where the memory acts": load_config(f"{suite}:measured").agent,
+        "AdaMemento, `suite` where the memory acts": load_config(f"{suite}:full").agent,
     }
     configs = [_config("memjax/FourRooms-v0", "ppo")]
     configs += [_config("memjax/FourRooms-v0", "", section) for section in sections.values()]

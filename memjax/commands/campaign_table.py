@@ -101,6 +101,8 @@ def chances(campaign: Campaign, table: Table) -> str:
 
     Empty where every group is a single task, as the table of the groups has it, or no arms share a task.
     """
+    if len(campaign.tasks) == len(campaign.groups):
+        return ""
     first, *others = campaign.arms
     pairs = {
         task: [
@@ -112,7 +114,7 @@ def chances(campaign: Campaign, table: Table) -> str:
         for task in campaign.tasks
     }
     known = {task: cells for task, cells in pairs.items() if set(cells) - {"-"}}
-    if len(campaign.tasks) == len(campaign.groups) or not known:
+    if not known:
         return ""
     lines = [f"| P({first} better) | " + " | ".join(others) + " |", "|---" * len(campaign.arms) + "|"]
     return "\n".join(lines + [f"| {task} | " + " | ".join(cells) + " |" for task, cells in known.items()])

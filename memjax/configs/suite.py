@@ -9,9 +9,8 @@ Breakout (Young and Tian 2019) are gymnax's; Unlock, DoorKey, MemoryS and Locked
     memjax train --config=suite:DoorKey5+rnd --workdir=runs/door_key_rnd
 
 Further variants: the other tasks, full (all parts), literal (and the gate by confidence alone), smoke, all of
-base.VARIANTS. A task
-sets the environment, the number of steps, and whether returns may be negative where the task is done well;
-nothing else.
+base.VARIANTS. A task sets the environment, the number of steps, and whether returns may be negative where the
+task is done well; nothing else.
 
 Expected: experiments/results/suite.
 Wall time: half a minute to two minutes for ten seeds on a 2-core CPU, compilation included.
@@ -95,8 +94,7 @@ def _full(config: ConfigDict) -> None:
 
 def _literal(config: ConfigDict) -> None:
     """As the paper words it: the gate opens by confidence alone, in every episode; the bonus stays."""
-    _full(config)
-    config.agent.gate.measured = False
+    config.agent.gate.update(enabled=True, measured=False)
     config.agent.bank.fade_rollouts = 0
     config.agent.ppo.offpolicy = "bc"
 
