@@ -17,9 +17,10 @@ from memjax.memory.rerank import CODE, PAPER, Ranked, rerank
 from memjax.memory.retrieval import PoolRule, Retrieved, retrieve
 from memjax.memory.search.branch_and_bound import nearest_in_groups
 from memjax.memory.search.groups import group_order, measure_groups
-from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, Neighbors, nearest
+from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, nearest
 from memjax.memory.search.similarity import normalize
 from memjax.memory.search.storage import key_norms
+from memjax.memory.search.table import Neighbors
 from memjax.memory.sharded import make_sharded_memory, shardings
 from memjax.memory.state import MemoryState, gather_values, leaf_spec, num_bytes
 from memjax.memory.telemetry import AGE_QUANTILES, describe

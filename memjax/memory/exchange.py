@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax.memory.search.nearest import Neighbors, nearest
+from memjax.memory.search.nearest import nearest
+from memjax.memory.search.table import Neighbors, among
 from memjax.types import Array, PyTree
 
 
@@ -51,7 +52,7 @@ def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **op
     more = ((0, 0), (0, max(0, k - slots.shape[1])))
     slots = jnp.pad(slots, more, constant_values=n * lax.axis_size(axis_name))
     scores, place = lax.top_k(jnp.pad(scores, more, constant_values=-jnp.inf), k)
-    return Neighbors(scores, jnp.take_along_axis(slots, place, axis=1), scores > -jnp.inf)
+    return among(scores, jnp.take_along_axis(slots, place, axis=1))
 
 
 def take(fields: PyTree, slots: Array, mask: Array, *, axis_name: str) -> PyTree:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from memjax.memory.checks import check_array
 from memjax.memory.rerank import Ranked, first_of_each_group, visit_bonus
 from memjax.memory.rerank import rerank as rerank_pool
-from memjax.memory.search.nearest import Neighbors, nearest
+from memjax.memory.search.nearest import nearest
+from memjax.memory.search.table import Neighbors
 from memjax.memory.state import MemoryState, gather_values
 from memjax.types import Array, Key, PyTree
 
@@ -128,13 +129,14 @@ def retrieve(
     )
     if pool_rule is not None:
         rows = take(pool_rule.fields(state), found.slots, found.mask)
-        found = found._replace(mask=found.mask & pool_rule.keep(rows, found.mask))
-    pool, mask = jnp.sum(found.mask, axis=1, dtype=jnp.int32), found.mask
+        found = found.where(pool_rule.keep(rows, found.mask))
+    mask = found.mask
     if rerank is not None:
         chosen = _choose(state, found, k, rerank, bonus, one_per_group, key, take)
         rows = jnp.arange(mask.shape[0])[:, None]
-        found = Neighbors(*(x.at[rows, chosen.positions].get(mode="clip") for x in found))
-        mask = chosen.mask & found.mask
+        scores, slots, mask = (x.at[rows, chosen.positions].get(mode="clip") for x in found[:3])
+        found = Neighbors(scores, slots, mask, found.count)
+        mask = chosen.mask & mask
     values, utility, group = take((state.values, state.utility, state.group), found.slots, mask)
     if threshold is not None or pool_rule is not None or rerank is not None:  # else they are so already
         found = found._replace(
@@ -147,7 +149,7 @@ def retrieve(
         mask=mask,
         utility=utility,
         group=jnp.where(mask, group, -1),
-        pool=pool,
+        pool=found.count,
     )
 
 
@@ -185,7 +187,7 @@ def recall_pool(
     if threshold is None:
         return found
     passes = (found.scores >= threshold) if inclusive else (found.scores > threshold)
-    return found._replace(mask=found.mask & passes)
+    return found.where(passes)
 
 
 def _choose(

@@ -44,9 +44,9 @@ class Exact {
     for (int i = 0; i < best.count(); ++i) candidates_.push_back({best.ranks()[i], best.slots()[i]});
   }
 
-  // Writes the scores [k] and slots [k] of query i, of what was added since `Begin`: nearest first, -infinity and n
-  // where there are fewer.
-  void Write(int i, float* scores, int32_t* slots) {
+  // Writes the row of query i, of what was added since `Begin`: nearest first, -infinity, n and false where there are
+  // fewer.
+  void Write(int i, const Answer& answer) {
     Keep(p_.k);
     std::memcpy(query_.get(), p_.queries + static_cast<ptrdiff_t>(i) * p_.d, p_.d * sizeof(float));
     size_t count = candidates_.size(), kept = 0;
@@ -62,10 +62,12 @@ class Exact {
     }
     candidates_.resize(kept);
     std::sort(candidates_.begin(), candidates_.end());
-    int best = static_cast<int>(candidates_.size());
+    int best = answer.count[i] = static_cast<int>(candidates_.size());
+    ptrdiff_t row = static_cast<ptrdiff_t>(i) * p_.k;
     for (int j = 0; j < p_.k; ++j) {
-      scores[j] = j < best ? candidates_[j].score : -kInfinity;
-      slots[j] = j < best ? candidates_[j].slot : p_.n;
+      answer.scores[row + j] = j < best ? candidates_[j].score : -kInfinity;
+      answer.slots[row + j] = j < best ? candidates_[j].slot : p_.n;
+      answer.mask[row + j] = j < best;
     }
   }
 

@@ -19,6 +19,7 @@ using S32s = ffi::Buffer<ffi::S32, 1>;
 using Flags = ffi::Buffer<ffi::PRED, 1>;
 using F32Matrix = ffi::Buffer<ffi::F32, 2>;
 using S32Matrix = ffi::Buffer<ffi::S32, 2>;
+using FlagMatrix = ffi::Buffer<ffi::PRED, 2>;
 
 namespace memjax {
 namespace {
@@ -67,7 +68,7 @@ const T* Optional(const ffi::Buffer<type, 1>& buffer) {
 
 ffi::Error Nearest(ffi::ThreadPool pool, F32Matrix queries, ffi::AnyBuffer keys, F32s scale, F32s norms, Flags valid,
                    S32s group, S32s exclude, int32_t metric, ffi::Result<F32Matrix> scores,
-                   ffi::Result<S32Matrix> slots) {
+                   ffi::Result<S32Matrix> slots, ffi::Result<FlagMatrix> mask, ffi::Result<S32s> count) {
   Problem p;
   p.queries = queries.typed_data();
   p.keys = keys.untyped_data();
@@ -88,7 +89,8 @@ ffi::Error Nearest(ffi::ThreadPool pool, F32Matrix queries, ffi::AnyBuffer keys,
   p.n = static_cast<int>(keys.dimensions()[0]);
   p.k = static_cast<int>(slots->dimensions()[1]);
   Parallel parallel = [&](int count, const std::function<void(int)>& f) { InParallel(pool, count, f); };
-  Search(p, static_cast<int>(pool.num_threads()), parallel, scores->typed_data(), slots->typed_data());
+  Answer answer{scores->typed_data(), slots->typed_data(), mask->typed_data(), count->typed_data()};
+  Search(p, static_cast<int>(pool.num_threads()), parallel, answer);
   return ffi::Error::Success();
 }
 
@@ -111,7 +113,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(memjax_nearest, memjax::Nearest,
                                   .Arg<S32s>()             // exclude
                                   .Attr<int32_t>("metric")
                                   .Ret<F32Matrix>()        // scores
-                                  .Ret<S32Matrix>());      // slots
+                                  .Ret<S32Matrix>()        // slots
+                                  .Ret<FlagMatrix>()       // mask
+                                  .Ret<S32s>());           // count
 
 // Which of the builds this processor runs: 2 AVX-512, 1 AVX2 with FMA, 0 neither.
 MEMJAX_EXPORT int memjax_level() {

@@ -39,6 +39,14 @@ struct Problem {
   bool few() const { return q <= 8; }
 };
 
+// What is found.
+struct Answer {
+  float* scores;   // [q, k]
+  int32_t* slots;  // [q, k]
+  bool* mask;      // [q, k], whether there is one
+  int32_t* count;  // [q], how many there are
+};
+
 inline constexpr int kFetchAhead = 8192;  // bytes: keys are read one behind the other, and memory answers late
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 

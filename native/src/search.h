@@ -62,9 +62,9 @@ class Look {
   Wide wide_;
 };
 
-// Writes scores [q, k] and slots [q, k], nearest first, -infinity and n where there is none. `threads`: how many calls
-// `parallel` makes at a time.
-inline void Search(Problem p, int threads, const Parallel& parallel, float* scores, int32_t* slots) {
+// Writes the answer: nearest first, -infinity, n and false where there is none. `threads`: how many calls `parallel`
+// makes at a time.
+inline void Search(Problem p, int threads, const Parallel& parallel, const Answer& answer) {
   auto queries = Prepared(p);
   p.queries = queries.get();
   int64_t work = static_cast<int64_t>(p.q) * p.n * p.d, worth = p.few() ? kWorthAThread : kManyWorthAThread;
@@ -82,7 +82,7 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
       for (int q = first; q < last; ++q) {
         exact.Begin();
         exact.Add(found.best(q - first));
-        exact.Write(q, scores + static_cast<ptrdiff_t>(q) * p.k, slots + static_cast<ptrdiff_t>(q) * p.k);
+        exact.Write(q, answer);
       }
     });
     return;
@@ -114,7 +114,7 @@ inline void Search(Problem p, int threads, const Parallel& parallel, float* scor
       for (auto& some : found) {
         if (some) exact.Add(some->best(q));
       }
-      exact.Write(q, scores + static_cast<ptrdiff_t>(q) * p.k, slots + static_cast<ptrdiff_t>(q) * p.k);
+      exact.Write(q, answer);
     }
   });
 }

@@ -12,7 +12,7 @@ from benchmarks.device.parts import PARTS, Part, Place, run_part
 from benchmarks.device.speed import floor_seconds
 from benchmarks.report import table
 from benchmarks.trials import Shape
-from memjax.memory.search.nearest import Neighbors
+from memjax.memory.search.table import Neighbors
 
 
 def answer(case, metric, k):
@@ -20,7 +20,8 @@ def answer(case, metric, k):
     scores, size = checks.all_scores(case, metric)
     slots = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     found = np.take_along_axis(scores, slots, axis=1)
-    return Neighbors(found, np.where(found > -np.inf, slots, scores.shape[1]), found > -np.inf), scores, size
+    mask = found > -np.inf
+    return Neighbors(found, np.where(mask, slots, scores.shape[1]), mask, mask.sum(1)), scores, size
 
 
 @pytest.mark.parametrize("metric", checks.METRICS)

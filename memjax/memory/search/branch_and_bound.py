@@ -19,8 +19,8 @@ from jax.custom_batching import sequential_vmap
 
 from memjax.memory.checks import check_size
 from memjax.memory.search.groups import Groups, halved, mosts_of
-from memjax.memory.search.nearest import Neighbors, nearest
-from memjax.memory.search.table import Table
+from memjax.memory.search.nearest import nearest
+from memjax.memory.search.table import Neighbors, Table, among
 from memjax.memory.search.top_k import top_of_columns
 from memjax.types import Array, ConfigError
 
@@ -64,7 +64,7 @@ def nearest_in_groups(
       method: of `nearest`, where all rows are looked at.
 
     Returns:
-      Neighbors with scores, slots and mask [Q, k].
+      Neighbors with scores, slots and mask [Q, k], and how many there are.
 
     Raises:
       ConfigError: another metric, a scale, or what `nearest` refuses.
@@ -87,7 +87,7 @@ def nearest_in_groups(
 
     found = lax.map(partial(some, _Grouped(groups, table)), (asked, *excluded))
     place = jnp.zeros_like(alike).at[alike].set(jnp.arange(alike.shape[0], dtype=jnp.int32))
-    return Neighbors(*(x.reshape(-1, k)[place] for x in found))
+    return Neighbors(*(x.reshape(-1, *x.shape[2:])[place] for x in found))
 
 
 class _Grouped(NamedTuple):
@@ -139,7 +139,7 @@ def _chosen(
     scores, place = _top(scores, k, grouped.groups.slots.shape[1])
     n = grouped.table.keys.shape[0]
     slots = slots.at[place].get(mode="fill", fill_value=n).T
-    return Neighbors(scores.T, slots, slots < n)
+    return among(scores.T, slots)
 
 
 def _all(

@@ -8,14 +8,14 @@ from jax import lax
 
 from memjax.memory.search.similarity import in_any, score
 from memjax.memory.search.storage import load, pin
-from memjax.memory.search.table import Table
+from memjax.memory.search.table import Neighbors, Table, among
 from memjax.memory.search.top_k import even, in_parts
 from memjax.types import Array
 
 _NUMBERS = 2**16  # of the shortlist's keys at once on a CPU: 256 KB, which a core's own cache holds
 
 
-def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> tuple[Array, Array, Array]:
+def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> Neighbors:
     """The best k of a shortlist by exact scores; the only part of a search that gradients go through.
 
     Args:
@@ -26,8 +26,7 @@ def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> tup
       metric: one of METRICS.
 
     Returns:
-      Scores [Q, k] f32, slots [Q, k] i32 and mask [Q, k] bool, nearest first, ties in the order of slots;
-      -inf, N and False where there is none.
+      Neighbors, ties in the order of slots.
     """
     n, c = table.capacity, slots.shape[1]
     queries = _finite(queries)
@@ -38,24 +37,22 @@ def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> tup
     scores = jnp.take_along_axis(scores, place, axis=1, mode="fill", fill_value=-jnp.inf)
     mask = scores > -jnp.inf
     slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1, mode="clip"), n)
-    return _filled_up(jnp.where(scores == 0.0, 0.0, scores), slots, k, n)
+    return _filled_up(among(jnp.where(scores == 0.0, 0.0, scores), slots), k, n)
 
 
-def scored(
-    queries: Array, table: Table, scores: Array, slots: Array, k: int, metric: str
-) -> tuple[Array, Array, Array]:
+def scored(queries: Array, table: Table, found: Neighbors, k: int, metric: str) -> Neighbors:
     """What `best` returns, with its gradients, of a search that has chosen and scored already.
 
     Args:
       queries: [Q, D] of a floating type, as they were given.
       table: the keys, as they were given.
-      scores: [Q, C] f32, C at most k, nearest first, -inf where there is none.
-      slots: [Q, C] i32, whose scores they are, N where there is none.
+      found: what it found, at most k for each query.
       k: as for `best`.
       metric: one of METRICS.
     """
-    scores = _known(_finite(queries), table.keys, table.scale, slots, lax.stop_gradient(scores), metric)
-    return _filled_up(scores, slots, k, table.capacity)
+    scores = lax.stop_gradient(found.scores)
+    scores = _known(_finite(queries), table.keys, table.scale, found.slots, scores, metric)
+    return _filled_up(found._replace(scores=scores), k, table.capacity)
 
 
 def _finite(queries: Array) -> Array:
@@ -64,11 +61,14 @@ def _finite(queries: Array) -> Array:
     return jnp.where(jnp.isfinite(queries), queries, 0.0)
 
 
-def _filled_up(scores: Array, slots: Array, k: int, none: int) -> tuple[Array, Array, Array]:
-    """Scores, slots and mask [Q, k]; -inf, `none` and False where there is none."""
-    more = ((0, 0), (0, k - slots.shape[1]))
-    scores = jnp.pad(scores, more, constant_values=-jnp.inf)
-    return scores, jnp.pad(slots, more, constant_values=none), scores > -jnp.inf
+def _filled_up(found: Neighbors, k: int, none: int) -> Neighbors:
+    """Up to k for each query; slots `none` where there is none."""
+    more = ((0, 0), (0, k - found.slots.shape[1]))
+    scores, slots, mask = (
+        jnp.pad(x, more, constant_values=nothing)
+        for x, nothing in zip(found[:3], (-jnp.inf, none, False), strict=True)
+    )
+    return Neighbors(scores, slots, mask, found.count)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(5,))

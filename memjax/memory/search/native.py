@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from memjax.memory.search.table import Table
+from memjax.memory.search.table import Neighbors, Table
 from memjax.types import Array
 
-_INTERFACE = 1
+_INTERFACE = 2
 _METRICS = {"dot": 0, "cosine": 1, "l2": 2}  # as `Metric` in native/src/problem.h has them
 
 
@@ -58,7 +58,7 @@ def native(
     exclude_group: Array | None,
     k: int,
     metric: str,
-) -> tuple[Array, Array]:
+) -> Neighbors:
     """The k nearest of each query; no gradients.
 
     Args:
@@ -69,10 +69,10 @@ def native(
       metric: one of METRICS. Squares are those of the differences, so that "l2" needs no norms.
 
     Returns:
-      Scores [Q, k] f32, -inf where there is none, and slots [Q, k] i32, N where there is none; nearest first.
+      Neighbors with scores, slots and mask [Q, k], nearest first.
     """
     grouped = table.group is not None and exclude_group is not None
-    return _finder(k, _METRICS[metric])(
+    found = _finder(k, _METRICS[metric])(
         queries.astype(jnp.float32),
         table.keys,
         _or_none(table.scale, jnp.float32),
@@ -81,6 +81,13 @@ def native(
         _or_none(table.group if grouped else None, jnp.int32),
         _or_none(exclude_group if grouped else None, jnp.int32),
     )
+    return Neighbors(*found)
+
+
+def results(q: int, k: int) -> list[jax.ShapeDtypeStruct]:
+    """What a call of the foreign function for q queries returns, in the order of `Neighbors`."""
+    shapes = (((q, k), jnp.float32), ((q, k), jnp.int32), ((q, k), jnp.bool_), ((q,), jnp.int32))
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
 
 
 def _or_none(x: Array | None, dtype: jnp.dtype) -> Array:
@@ -88,15 +95,13 @@ def _or_none(x: Array | None, dtype: jnp.dtype) -> Array:
     return jnp.zeros((0,), dtype) if x is None else x.astype(dtype)
 
 
-def _finder(k: int, metric: int) -> Callable[..., tuple[Array, Array]]:
+def _finder(k: int, metric: int) -> Callable[..., tuple[Array, ...]]:
     """The call. `vmap` over queries of one table is a search for more of them; tables are taken in turn."""
 
     @custom_vmap
-    def find(queries: Array, *rest: Array) -> tuple[Array, Array]:
-        shapes = [jax.ShapeDtypeStruct((queries.shape[0], k), dtype) for dtype in (jnp.float32, jnp.int32)]
-        call = jax.ffi.ffi_call("memjax_nearest", shapes, vmap_method="sequential")
-        scores, slots = call(queries, *rest, metric=np.int32(metric))
-        return scores, slots
+    def find(queries: Array, *rest: Array) -> tuple[Array, ...]:
+        call = jax.ffi.ffi_call("memjax_nearest", results(queries.shape[0], k), vmap_method="sequential")
+        return tuple(call(queries, *rest, metric=np.int32(metric)))
 
     @find.def_vmap
     def _(size: int, batched: list[bool], queries: Array, *rest: Array):
@@ -104,20 +109,20 @@ def _finder(k: int, metric: int) -> Callable[..., tuple[Array, Array]]:
         if any(batched[1:-1]):
             each = [x for x, mapped in zip((queries, *rest), batched, strict=True) if mapped]
 
-            def one(parts: list[Array]) -> tuple[Array, Array]:
+            def one(parts: list[Array]) -> tuple[Array, ...]:
                 mapped = iter(parts)
                 return find(
                     *(next(mapped) if b else x for x, b in zip((queries, *rest), batched, strict=True))
                 )
 
-            return lax.map(one, each), (True, True)
+            found = lax.map(one, each)
+            return found, (True,) * len(found)
         if not batched[0]:
             queries = jnp.broadcast_to(queries[None], (size, *queries.shape))
         if not batched[-1]:
             exclude = jnp.broadcast_to(exclude[None], (size, *exclude.shape))
         count = queries.shape[1]
         found = find(queries.reshape(-1, queries.shape[-1]), *of_table, exclude.reshape(-1))
-        scores, slots = (x.reshape(size, count, k) for x in found)
-        return (scores, slots), (True, True)
+        return tuple(x.reshape(size, count, *x.shape[1:]) for x in found), (True,) * len(found)
 
     return find

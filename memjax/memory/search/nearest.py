@@ -7,7 +7,6 @@ keys nearer to each other in score than that may change places at the k-th.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from memjax.memory.search.methods import METHODS, approx_max_k
 from memjax.memory.search.native import available, native, usable
 from memjax.memory.search.ranks import far_from_origin, one_by_one, prepare
 from memjax.memory.search.similarity import METRICS
-from memjax.memory.search.table import Table
+from memjax.memory.search.table import Neighbors, Table, among
 from memjax.types import Array, ConfigError
 
 EXACT_METHODS = (*METHODS, *(("native",) if available() else ()))
@@ -31,14 +30,6 @@ _MISSING = {
     "exclude_group": "the group that each query must not find",
 }
 _DIFFERENCES = 2**25  # on an accelerator squared distances of no more numbers are taken one by one
-
-
-class Neighbors(NamedTuple):
-    """The k nearest of each query, nearest first."""
-
-    scores: Array  # [Q, k] f32, larger is nearer; -inf where there is none
-    slots: Array  # [Q, k] i32; N where there is none
-    mask: Array  # [Q, k] bool
 
 
 def nearest(
@@ -80,7 +71,7 @@ def nearest(
       recall_target: the share of the true neighbours, in (0, 1], that an approximate method should find.
 
     Returns:
-      Neighbors with scores, slots and mask [Q, k], nearest first.
+      Neighbors with scores, slots and mask [Q, k], nearest first, and how many there are.
 
     Raises:
       ConfigError: an unknown metric or method, k or block below 1, shapes or types that do not fit, `norms`
@@ -93,16 +84,14 @@ def nearest(
     _check_arrays(queries, table, exclude_group, metric)
     (q, d), n = queries.shape, keys.shape[0]
     if q == 0 or n == 0:
-        return Neighbors(
-            jnp.full((q, k), -jnp.inf, jnp.float32), jnp.full((q, k), n, jnp.int32), jnp.zeros((q, k), bool)
-        )
+        return among(jnp.full((q, k), -jnp.inf, jnp.float32), jnp.full((q, k), n, jnp.int32))
     sought = jnp.asarray(lax.stop_gradient(queries))
     fixed = table._replace(
         keys=jnp.asarray(lax.stop_gradient(keys)), scale=_fixed(table.scale), norms=_fixed(table.norms)
     )
     if method in ("auto", "native") and usable(table):
         found = native(sought, fixed, exclude_group, min(n, k), metric)
-        return Neighbors(*scored(queries, table, *found, k, metric))
+        return scored(queries, table, found, k, metric)
     shortlist = shortlist_of(n, k, metric)
 
     def find(table: Table) -> Array:
@@ -120,7 +109,7 @@ def nearest(
         slots = METHODS["plain"](search, min(n, k), block)
     else:
         slots = _where_precise(find, fixed, metric)
-    return Neighbors(*best(queries, table, slots, k, metric))
+    return best(queries, table, slots, k, metric)
 
 
 def _where_precise(find: Callable[[Table], Array], table: Table, metric: str) -> Array:

@@ -1,8 +1,9 @@
-"""What every search method is given: a table of keys, and queries made ready for one metric."""
+"""What every search is given, a table of keys and queries made ready for one metric, and what it returns."""
 
 from typing import NamedTuple
 
 import flax.struct
+import jax.numpy as jnp
 
 from memjax.types import Array
 
@@ -20,6 +21,26 @@ class Table(NamedTuple):
     def capacity(self) -> int:
         """N."""
         return self.keys.shape[0]
+
+
+class Neighbors(NamedTuple):
+    """The k nearest of each query, nearest first."""
+
+    scores: Array  # [Q, k] f32, larger is nearer; -inf where there is none
+    slots: Array  # [Q, k] i32; N where there is none
+    mask: Array  # [Q, k] bool
+    count: Array  # [Q] i32, how many there are: the sum of `mask`
+
+    def where(self, mask: Array) -> "Neighbors":
+        """Those of them, at their places, whose `mask` [Q, k] is True."""
+        both = self.mask & mask
+        return self._replace(mask=both, count=jnp.sum(both, axis=1, dtype=jnp.int32))
+
+
+def among(scores: Array, slots: Array) -> Neighbors:
+    """Of scores [Q, k], -inf where there is none, and their slots [Q, k]."""
+    mask = scores > -jnp.inf
+    return Neighbors(scores, slots, mask, jnp.sum(mask, axis=1, dtype=jnp.int32))
 
 
 @flax.struct.dataclass

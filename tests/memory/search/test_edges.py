@@ -25,7 +25,8 @@ def assert_nothing(found, q, n, k):
     np.testing.assert_array_equal(found.scores, np.full((q, k), -np.inf, np.float32))
     np.testing.assert_array_equal(found.slots, np.full((q, k), n, np.int32))
     np.testing.assert_array_equal(found.mask, np.zeros((q, k), bool))
-    assert [x.dtype.name for x in found] == ["float32", "int32", "bool"]
+    np.testing.assert_array_equal(found.count, np.zeros(q, np.int32))
+    assert [x.dtype.name for x in found] == ["float32", "int32", "bool", "int32"]
 
 
 @pytest.mark.parametrize("method", METHODS)
