@@ -19,7 +19,7 @@ from jax.custom_batching import custom_vmap
 from memjax.memory.search.table import Neighbors, Table
 from memjax.types import Array
 
-_INTERFACE = 2
+INTERFACE = 2
 _METRICS = {"dot": 0, "cosine": 1, "l2": 2}  # as `Metric` in native/src/problem.h has them
 
 
@@ -32,7 +32,7 @@ def available() -> bool:
         package = importlib.import_module("memjax_native")
     except ModuleNotFoundError:
         return False
-    if package.INTERFACE != _INTERFACE:
+    if package.INTERFACE != INTERFACE:
         warnings.warn("memjax-native is not of memjax's version and not used: install it anew", stacklevel=2)
         return False
     try:

@@ -39,9 +39,10 @@ def test_the_order_of_the_shortlist_does_not_matter(metric):
 def test_ties_go_to_the_lowest_slot_from_any_order():
     table = Table(jnp.ones((N, 4), jnp.float32))
     for slots in ([[9, 3, 7, N]], [[3, 7, 9, N]], [[N, 9, 7, 3]]):
-        _, found, mask = best(jnp.ones((1, 4)), table, jnp.asarray(slots, jnp.int32), 4, "dot")
-        assert found.tolist() == [[3, 7, 9, N]]
-        assert mask.tolist() == [[True, True, True, False]]
+        found = best(jnp.ones((1, 4)), table, jnp.asarray(slots, jnp.int32), 4, "dot")
+        assert found.slots.tolist() == [[3, 7, 9, N]]
+        assert found.mask.tolist() == [[True, True, True, False]]
+        assert found.count.tolist() == [3]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -50,8 +51,8 @@ def test_a_long_shortlist_in_parts_has_the_scores_and_gradients_of_each_query_al
     queries, table, slots = _question(24, 64, 100)
 
     def total(queries, keys, slots):
-        scores, _, mask = best(queries, Table(keys), slots, 9, metric)
-        return jnp.sum(jnp.where(mask, scores, 0.0) ** 2), scores
+        found = best(queries, Table(keys), slots, 9, metric)
+        return jnp.sum(jnp.where(found.mask, found.scores, 0.0) ** 2), found.scores
 
     value = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
     (_, together), (by_query, by_key) = value(queries, table.keys, slots)
@@ -92,7 +93,7 @@ def test_cosine_of_a_key_is_the_same_beside_keys_whose_squares_overflow_or_vanis
 def _score(queries, keys, slots):
     table = Table(jnp.asarray(keys))
     found = best(jnp.asarray(queries, jnp.float32), table, jnp.asarray(slots), 12, "cosine")
-    scores, found, mask = (np.asarray(x) for x in found)
+    scores, found, mask = (np.asarray(x) for x in found[:3])
     by_slot = np.full((len(queries), len(keys)), np.nan, np.float32)
     for row, (value, slot, there) in enumerate(zip(scores, found, mask, strict=True)):
         by_slot[row, slot[there]] = value[there]
