@@ -224,6 +224,18 @@ REPEATED = [
         "| PPO | 0.43 [0.40, 0.47] | 0.54 [0.41, 0.66] |",
     ),
     (("docs/adamemento.md",), "0.51 [0.42, 0.79]", "mujoco/campaign/tables.md", "0.51 [0.42, 0.79]"),
+    (
+        ("docs/adamemento.md", "experiments/results/README.md"),
+        "0.48 [0.41, 0.55]",
+        "dense_seeds/thirty/tables.md",
+        "| PPO | 0.54 [0.52, 0.57] | 0.48 [0.41, 0.55] |",
+    ),
+    (
+        ("docs/adamemento.md", "experiments/results/README.md"),
+        "0.32 [0.09, 0.44]",
+        "sparse_cheetah/tables.md",
+        "| PPO | 0.32 [0.09, 0.44] | 0.20 [0.00, 0.60] |",
+    ),
     (("docs/adamemento.md",), "0.44 [0.35, 0.55]", "bonus_trials/tables.md", "0.44 [0.35, 0.55]"),
     (
         ("docs/adamemento.md",),
