@@ -135,8 +135,7 @@ def retrieve(
         chosen = _choose(state, found, k, rerank, bonus, one_per_group, key, take)
         rows = jnp.arange(mask.shape[0])[:, None]
         scores, slots, mask = (x.at[rows, chosen.positions].get(mode="clip") for x in found[:3])
-        found = Neighbors(scores, slots, mask, found.count)
-        mask = chosen.mask & mask
+        found, mask = found._replace(scores=scores, slots=slots), chosen.mask & mask
     values, utility, group = take((state.values, state.utility, state.group), found.slots, mask)
     if threshold is not None or pool_rule is not None or rerank is not None:  # else they are so already
         found = found._replace(

@@ -35,9 +35,9 @@ def best(queries: Array, table: Table, slots: Array, k: int, metric: str) -> Nei
     scores = jnp.where((slots < n) & jnp.isfinite(scores), scores, -jnp.inf)
     place = _order(lax.stop_gradient(scores), slots, min(k, c))
     scores = jnp.take_along_axis(scores, place, axis=1, mode="fill", fill_value=-jnp.inf)
-    mask = scores > -jnp.inf
-    slots = jnp.where(mask, jnp.take_along_axis(slots, place, axis=1, mode="clip"), n)
-    return _filled_up(among(jnp.where(scores == 0.0, 0.0, scores), slots), k, n)
+    slots = jnp.take_along_axis(slots, place, axis=1, mode="clip")
+    found = among(jnp.where(scores == 0.0, 0.0, scores), slots)
+    return _filled_up(found._replace(slots=jnp.where(found.mask, slots, n)), k, n)
 
 
 def scored(queries: Array, table: Table, found: Neighbors, k: int, metric: str) -> Neighbors:
