@@ -2,9 +2,12 @@
 
   python -m experiments.imported_memories references lifelong_db runs/data/lifelongagentbench --out db.jsonl
   python -m experiments.imported_memories walkthroughs train runs/data/alfworld --out walkthroughs.jsonl
+  python -m experiments.imported_memories transcripts train runs/data/alfworld --limit=9 --last=4 --out=T
   python -m experiments.imported_memories reflexion 3 runs/data/reflexion_alfworld --out=r.jsonl
 
 `references`: the benchmark's own solutions of its training tasks. `walkthroughs`: of the games of a split.
+`transcripts`: the same games played along them (by the packages of the extra `alfworld`), for
+`options.demonstrate`; with `--last`, from where so many commands are left.
 `reflexion`: reflections of a GPT agent after failed trials at ALFWorld, up to that trial (0 to 14), each with
 the outcome of the trial after it. Then `--config.language.imported.file=FILE`, and `imported.spoiled=0.33` to
 spoil a third of them (memjax/llm/run/imported.py).
@@ -20,6 +23,7 @@ from typing import Any
 
 from memjax.llm.tasks.alfworld import AlfworldTask, load_alfworld
 from memjax.llm.tasks.loading import load
+from memjax.llm.types import Message, Reply
 from memjax.types import ConfigError
 
 Row = dict[str, Any]
@@ -29,16 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("references", "walkthroughs", "reflexion"))
+    parser.add_argument("kind", choices=("references", "walkthroughs", "transcripts", "reflexion"))
     parser.add_argument("which", help="a benchmark, a split, or a trial")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int, help="tasks, drawn by seed 0")
+    parser.add_argument("--last", type=int, help="commands of a transcript; all where none is given")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
     arguments = parser.parse_args(argv)
     if arguments.kind == "references":
         rows = list(references(arguments.which, arguments.folder, arguments.limit))
     elif arguments.kind == "walkthroughs":
         rows = list(walkthroughs(arguments.which, arguments.folder, arguments.limit))
+    elif arguments.kind == "transcripts":
+        rows = list(transcripts(arguments.which, arguments.folder, arguments.limit, arguments.last))
     else:
         rows = list(reflections(int(arguments.which), arguments.folder))[: arguments.limit]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,18 +67,34 @@ def walkthroughs(split: str, folder: Path, limit: int | None) -> Iterator[Row]:
     """The commands that win each game of a split."""
     games: Sequence[AlfworldTask] = load_alfworld(folder, limit=limit, train=split, held_out=None).train  # type: ignore
     for task in games:
-        if commands := walkthrough(task):
+        if task.walkthrough:
             yield {
                 "intent": task.intent,
-                "text": told_steps(commands),
+                "text": told_steps(task.walkthrough),
                 "success": True,
                 "source": "walkthrough",
             }
 
 
-def walkthrough(task: AlfworldTask) -> list[str]:
-    """The commands that win a game; none where its file has none."""
-    return json.loads(task.file.read_text()).get("walkthrough") or []
+def transcripts(split: str, folder: Path, limit: int | None, last: int | None = None) -> Iterator[Row]:
+    """Games of a split, played along their walkthroughs from where `last` commands are left."""
+    options: dict[str, Any] = {"limit": limit, "choose": True, "demonstrate": True, "last": last}
+    games: Sequence[AlfworldTask] = load_alfworld(folder, train=split, held_out=None, **options).train  # type: ignore
+    for task in games:
+        if text := transcript(task):
+            yield {"intent": task.intent, "text": text, "success": True, "source": "walkthrough"}
+
+
+def transcript(task: AlfworldTask) -> str:
+    """What a game is where it is played along its walkthrough; "" where that does not win it."""
+    left = iter(task.parts()[1])
+
+    def ask(messages: Sequence[Message], /, *, choices: Sequence[str] = ()) -> Reply:
+        # What is not offered was given before, or helps no task.
+        return Reply(next((command for command in left if command in choices), choices[0]), 0, 0)
+
+    outcome = task.attempt(ask, "")
+    return outcome.solution if outcome.success else ""
 
 
 def told_steps(commands: Sequence[str]) -> str:

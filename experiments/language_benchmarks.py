@@ -1,21 +1,24 @@
-"""Plays two real benchmarks with a local model: does MemRL's memory pay?
+"""Plays real benchmarks with a local model: does MemRL's memory pay?
 
   python experiments/launch/batched_model.py MODEL.gguf --long-slots 32
   python -m experiments.language_benchmarks play --runs runs/benchmarks --data runs/data --processes 16
   python -m experiments.language_benchmarks tables --runs runs/benchmarks \\
       --out experiments/results/language_benchmarks
+  python -m experiments.language_benchmarks play --runs runs/alfworld --data runs/data --benchmarks alfworld
 
 All arms but Mem0's facts and Reflexion's reflections write the same content (the record alone), so that RAG
 here is MemP as well, and have the same room in the prompt, but for long context; they differ in what they
-show. `_imported` arms begin with the solutions of other tasks, those that the benchmark holds out, a third of
-them spoiled (the text of another one). Those with `_3` show three memories. Tasks of a minibatch do not see
-each other's memories, those of the next one do. The same command goes on where it was stopped; equal
-requests, as those of the arms without a memory yet, have one reply.
+show. `_imported` arms begin with the solutions of other tasks, a third of them spoiled (the text of another
+one): those of the tasks that the benchmark holds out, for ALFWorld transcripts of its games of training.
+Those with `_3` show three memories. Tasks of a minibatch do not see each other's memories, those of the
+next one do. The same command goes on where it was stopped; equal requests, as those of the arms without a
+memory yet, have one reply.
 
 Measure, fixed before the first run: success in the last epoch, paired by task, with a bootstrap over tasks.
 Two controls have no memory: "none" is greedy and repeats itself; "pass_at_k" draws samples for the tasks that
 "none" did not solve (`--epochs` less one), as many calls with the greedy one as MemRL has. After the last
-epoch arms that began with nothing play the tasks held out, with the memory frozen.
+epoch arms whose memories are of other tasks play the tasks held out, with the memory frozen.
+ALFWorld is played by choice, from where four commands of the walkthrough are left.
 `--pilot` plays tasks that no table has; settings were chosen on them.
 """
 
@@ -29,13 +32,14 @@ from pathlib import Path
 
 from experiments.language_benchmarks_runs import ARMS, read
 from experiments.language_benchmarks_tables import tables
-from experiments.language_pilot import HELD_OUT, write_held_out
+from experiments.language_pilot import HELD_OUT, write_held_out, write_transcripts
 from memjax import cli
 from memjax.llm.clients.cache import Store
 from memjax.llm.clients.config import StoreConfig
 from memjax.runs.metrics import METRICS_FILE, read_metrics
 
 EPOCHS, STORE = 3, "store.sqlite"
+LAST, TRANSCRIPTS = 4, 100  # commands of a game of ALFWorld; imported games
 SETTINGS = {
     "benchmark.limit": "None",
     "language.batch": "60",
@@ -75,6 +79,22 @@ BENCHMARKS: dict[str, tuple[str, dict[str, str]]] = {
             "language.max_tokens": "600",
             "language.content_chars": "2400",
             "language.inject_chars": "2900",
+        },
+    ),
+    "alfworld": (
+        "alfworld",
+        {
+            "benchmark.limit": "30",
+            "benchmark.options.choose": "True",
+            "benchmark.options.demonstrate": "True",
+            "benchmark.options.last": f"{LAST}",
+            "benchmark.options.steps": "8",
+            "chat.choices": "grammar",
+            "language.batch": "10",
+            "language.concurrency": "4",
+            "language.max_tokens": "32",
+            "language.content_chars": "2400",
+            "language.inject_chars": "3000",
         },
     ),
 }
@@ -185,9 +205,13 @@ def play(
     settings |= MODES.get(mode, {})
     if arm.endswith("_imported"):
         file = runs / f"imported_{benchmark}.jsonl"
-        write_held_out(benchmark, data / folder, file)
+        if benchmark == "alfworld":
+            write_transcripts(data / folder, file, limit=TRANSCRIPTS, last=LAST)
+        else:
+            write_held_out(benchmark, data / folder, file)
         settings |= {"language.imported.file": f"{file}", "language.imported.spoiled": "0.33"}
-    elif mode not in ("pass_at_k", "reflexion") and not pilot:
+    of_others = benchmark == "alfworld" or not arm.endswith("_imported")
+    if of_others and mode not in ("pass_at_k", "reflexion") and not pilot:
         settings |= {"language.transfer": "True"}
     if arm == "pass_at_k":
         settings |= {"benchmark.name": f"unsolved_{benchmark}"}

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.imported_memories import told_steps, walkthrough
+from experiments.imported_memories import told_steps
 from experiments.result_folder import append_rows, read_rows
 from memjax.llm.clients.config import ChatConfig, EndpointConfig
 from memjax.llm.clients.embed_local import HashedNgrams
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {"held_out": None, "choose": True, "steps": STEPS}
     games: Sequence[AlfworldTask] = load_alfworld(arguments.data, train=arguments.split, **options).train  # type: ignore
     bank: Sequence[AlfworldTask] = load_alfworld(arguments.data, train="train", **options).train  # type: ignore
-    memories = Memories([task for task in bank if walkthrough(task)])
+    memories = Memories([task for task in bank if task.walkthrough])
     ask = asking(arguments.url)
     play = decisions if arguments.what == "decisions" else game
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task, arm = place
         return list(play(task, arm, ask, memories.block(task, arm)))
 
-    chosen = [task for task in in_turn(games) if walkthrough(task)][: arguments.games]
+    chosen = [task for task in in_turn(games) if task.walkthrough][: arguments.games]
     left = [(task, arm) for task in chosen for arm in arguments.arms if (task.id, arm) not in done]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for rows in pool.map(one, left):
@@ -131,7 +131,7 @@ class Memories:
         found = next(self._bank[i] for i in near if self._bank[i].kind == task.kind)
         others = [other for other in self._bank if other.kind != task.kind]
         source = found if arm == "right" else random.Random(task.id).choice(others)
-        steps = told_steps(walkthrough(source))
+        steps = told_steps(source.walkthrough)
         text = experience_text(found.intent, steps, "", summary="", success=True, chars=CHARS)
         nothing, about = Recall((), (), ()), {"core": text.core}
         memory = Experience(0, found.id, -1, found.intent, text.text, True, 1.0, nothing, about, "")
@@ -150,7 +150,7 @@ def decisions(task: AlfworldTask, arm: str, ask: Ask, memories: str) -> Iterator
     """What is chosen at each step of a game that is led along its walkthrough."""
     started = task.start(task.file)
     try:
-        scene, choices, commands = started.reset(), Choices(started, task.intent), walkthrough(task)
+        scene, choices, commands = started.reset(), Choices(started, task.intent), task.walkthrough
         thing = next(x for x in commands if x.startswith("take ")).split()[1]
         away = [x for x in choices.offered(scene) if x.startswith("go to ") and x not in commands]
         led = [*random.Random(task.id).sample(sorted(away), min(AWAY, len(away))), *commands]

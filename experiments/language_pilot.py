@@ -6,10 +6,11 @@ tables that a run without a memory did not solve, so that samples are drawn wher
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.imported_memories import transcripts
 from memjax.commands.report_language import outcomes
 from memjax.llm.tasks.bigcodebench import load_bigcodebench
 from memjax.llm.tasks.humaneval import load_humaneval
@@ -100,10 +101,17 @@ def write_held_out(benchmark: str, folder: str | Path, out: Path) -> None:
     options: dict[str, Any] = {"held_out": HELD_OUT} if benchmark == "humaneval" else {}
     tasks: Sequence[Any] = load(benchmark, folder, **options).held_out
     texts = [getattr(task, "reference", "") or task.solution for task in tasks]
-    rows = [
-        {"intent": task.intent, "text": text, "utility": UTILITY}
-        for task, text in zip(tasks, texts, strict=True)
-    ]
+    _write(({"intent": x.intent, "text": text} for x, text in zip(tasks, texts, strict=True)), out)
+
+
+def write_transcripts(folder: str | Path, out: Path, *, limit: int, last: int) -> None:
+    """Transcripts of ALFWorld's games of training, as memories that a run can begin with; a file stays."""
+    if not out.is_file():
+        _write(transcripts("train", Path(folder), limit, last), out)
+
+
+def _write(memories: Iterable[Mapping[str, Any]], out: Path) -> None:
+    rows = [{**memory, "utility": UTILITY} for memory in memories]
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.{os.getpid()}")  # other processes may read the file already
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -76,6 +76,8 @@ OPTIONS = {
         "examples": "react",  # (code); "act" for commands without thoughts, "" for none
         "show_commands": "always",  # or "invalid", after a command that does nothing, or "never"
         "choose": False,  # each reply one of the commands that can help: tasks/alfworld_choices.py
+        "last": None,  # with `choose`: begin where so many commands of the walkthrough are left
+        "demonstrate": False,  # with `choose`: memories of won games are turns of the conversation
     },
     "hle": {"held_out": 0.0, "judge": True},  # (code) graded by a model; here the run's own
     "own": {"held_out": 0.0, "reward": "", "solved": 1.0},  # memjax/llm/tasks/own.py

@@ -14,13 +14,20 @@ a game's file; so each game runs in its own sandbox.
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from memjax.llm.tasks.alfworld_choices import CHOOSE_EXAMPLE, CHOOSE_SYSTEM, Choices
+from memjax.llm.tasks.alfworld_choices import (
+    CHOOSE_EXAMPLE,
+    CHOOSE_SYSTEM,
+    FULFILLED,
+    Choices,
+    Shown,
+    told_apart,
+)
 from memjax.llm.tasks.dialogue import Dialogue
 from memjax.llm.tasks.reading import check_limit, find, read_json, some, typed
 from memjax.llm.tasks.reading import field as cell
@@ -64,6 +71,9 @@ class AlfworldTask:
     replies: str  # the allowed forms of a reply, in words
     show_commands: Show  # when the model is shown the commands that are possible now
     choose: bool  # each reply is one of the commands that can help
+    last: int | None  # with `choose`: the commands of the walkthrough that are left at the start; None: all
+    demonstrate: bool  # with `choose`: memories of won games are turns of the conversation
+    walkthrough: tuple[str, ...] = field(repr=False)  # the commands that win it; none where its file has none
     start: Start = field(repr=False)  # starts the game of a file
 
     def attempt(self, ask: Ask, memories: str) -> Outcome:
@@ -71,8 +81,7 @@ class AlfworldTask:
         game = self.start(self.file)
         try:
             if self.choose:
-                dialogue = Dialogue(ask, CHOOSE_SYSTEM, memories, turns_of(CHOOSE_EXAMPLE))
-                return self._choose(dialogue, game)
+                return self._choose(self._conversation(ask, memories), game)
             system = _SYSTEM.format(replies=self.replies)
             return self._play(Dialogue(ask, system, memories, turns_of(self.example)), game)
         finally:
@@ -100,18 +109,37 @@ class AlfworldTask:
         why = f"the task was not fulfilled within {self.steps} steps"
         return dialogue.outcome(self.id, False, why, solution="\n".join(done))
 
+    def _conversation(self, ask: Ask, memories: str) -> Dialogue:
+        """What comes before a game of choices: the transcripts among the memories, or else the example."""
+        shown = told_apart(memories) if self.demonstrate else Shown((), memories)
+        examples = [f"{text}\n> OK.\n" for text in shown.transcripts] or [CHOOSE_EXAMPLE]
+        turns = [turn for text in examples for turn in turns_of(text)]
+        return Dialogue(ask, CHOOSE_SYSTEM, shown.text, turns)
+
     def _choose(self, dialogue: Dialogue, game: Game) -> Outcome:
-        """The game as memjax.llm.tasks.alfworld_choices plays it."""
+        """The game as memjax.llm.tasks.alfworld_choices plays it.
+
+        With `demonstrate` the solution of a won game is its transcript, else the commands that were given.
+        """
         scene, choices = game.reset(), Choices(game, self.intent)
-        said, done = opening_of(scene.text), []
+        told = said = opening_of(scene.text)
+        for command in self.parts()[0]:
+            if command in scene.commands:  # a place that was to be opened is open already
+                scene, said, _ = choices.step(command)
+        done, transcript = [], []
         why = f"the task was not fulfilled within {self.steps} steps"
-        for _ in range(self.steps):
+        for step in range(self.steps):
             offered = choices.offered(scene)
             if not offered:
                 why = "every command that could help was given"
                 break
-            told = choices.told(said, offered) if done else said
+            if step:
+                told = choices.told(said, offered)
+            elif said != told:
+                told = f"{told}\n{choices.told(said, offered)}"
+            transcript.append(told)
             command = dialogue.say(told, taken=command_of, choices=offered)
+            transcript.append(f"> {command}")
             if command not in offered:  # an endpoint that is not told of the choices
                 said = "Nothing happens."
                 continue
@@ -121,7 +149,15 @@ class AlfworldTask:
                 why = "" if scene.won else "the game ended"
                 break
         dialogue.note(said)
-        return dialogue.outcome(self.id, scene.won, why, solution="\n".join(done))
+        whole = self.demonstrate and scene.won
+        solution = "\n".join([*transcript, said, FULFILLED] if whole else done)
+        return dialogue.outcome(self.id, scene.won, why, solution=solution)
+
+    def parts(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The walkthrough's commands before the model is asked, and those left; no "open", see `Choices`."""
+        commands = [command for command in self.walkthrough if not command.startswith("open ")]
+        start = max(len(commands) - self.last, 0) if self.last else 0
+        return commands[:start], commands[start:]
 
     def _described(self, text: str, scene: Scene, invalid: bool = False) -> str:
         shown = self.show_commands == "always" or (invalid and self.show_commands == "invalid")
@@ -176,6 +212,8 @@ def load_alfworld(
     examples: str = "react",
     show_commands: Show = "always",
     choose: bool = False,
+    last: int | None = None,
+    demonstrate: bool = False,
     start: Start = TextworldGame,
     allow_weak_sandbox: bool = False,
 ) -> Benchmark:
@@ -198,6 +236,10 @@ def load_alfworld(
         does nothing) or "never".
       choose: offer the model the commands that can help, of which its reply is one; best with an endpoint
         that is told of them (`chat.choices`). Then `examples` and `show_commands` have no effect.
+      last: with `choose`, begin each game where so many commands of its walkthrough are left (opening a place
+        does not count), at its start where it has no more; None: at its start.
+      demonstrate: with `choose`, store a won game as its transcript and show it as turns of the conversation,
+        in place of the example. Other memories are shown as text.
       start: starts the game of a file.
       allow_weak_sandbox: run games even where the kernel gives no namespaces; only with the default `start`.
 
@@ -213,6 +255,10 @@ def load_alfworld(
         raise ConfigError("show_commands", " or ".join(get_args(Show)), repr(show_commands))
     if examples not in ("", *_REPLIES):
         raise ConfigError("examples", "react, act or ''", repr(examples))
+    if last is not None and (type(last) is not int or last < 1):
+        raise ConfigError("last", "at least 1, or None for whole games", repr(last))
+    if not choose and (last is not None or demonstrate):
+        raise ConfigError("choose", "True, for `last` and `demonstrate`", repr(choose))
     shown = _examples(base, examples) if examples else {}
     if allow_weak_sandbox and start is TextworldGame:
         start = partial(TextworldGame, allow_weak_sandbox=True)
@@ -227,7 +273,7 @@ def load_alfworld(
             if task is None:
                 left_out.append({"id": str(game.parent), "why": "not solvable"})
             else:
-                tasks.append(task)
+                tasks.append(replace(task, last=last, demonstrate=demonstrate))
         splits.append(tasks)
     about = {
         "source": "ALFWorld json_2.1.1 (MIT)" + (", examples of ReAct (MIT)" if shown else ""),
@@ -298,6 +344,9 @@ def _task(
         replies=replies,
         show_commands=show_commands,
         choose=choose,
+        last=None,
+        demonstrate=False,
+        walkthrough=tuple(typed(content.get("walkthrough") or [], list, f"{game}: walkthrough")),
         start=start,
     )
 

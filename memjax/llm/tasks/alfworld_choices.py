@@ -9,12 +9,21 @@ can close a game: a thing that was taken and then put down in a wrong place is n
   thing that was taken before; moving a thing back to the place from where it was just taken.
 - A closed place is opened on arrival, and "open" is not offered.
 - Each observation ends with the task, what is carried, and the commands here but for "go to".
+
+A won game can be told as a transcript, in the form of `CHOOSE_EXAMPLE`. A memory that holds one can then be
+shown as turns of the conversation, as an example is, in place of a text about another conversation: a small
+model goes on as its turns did, where it takes nothing from the text.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from memjax.llm.tasks.textworld_game import Game, Scene
 
+FULFILLED = "The task is fulfilled."
+_MEMORY = re.compile(r"<memory>\n(.*?)\n</memory>\n?", re.DOTALL)
+_WON = re.compile(rf"Solution that worked:\n(.*?\n{re.escape(FULFILLED)})(?:\n|$)", re.DOTALL)
 _HIDDEN = ("look", "inventory", "help", "examine ", "close ", "slice ", "open ")
 _GO = "go to "
 
@@ -51,6 +60,29 @@ Task: put some alarmclock on desk. You carry: alarmclock 2. Here you can: move a
 The task is fulfilled. Next task.
 > OK.
 """  # noqa: E501
+
+
+class Shown(NamedTuple):
+    """Memories of a prompt, by the way in which they are shown."""
+
+    transcripts: tuple[str, ...]  # of won games, in their order
+    text: str  # the others; "" for none
+
+
+def told_apart(memories: str) -> Shown:
+    """Takes the transcripts of won games out of the text that shows memories (`memjax.llm.run.prompts`)."""
+    transcripts = []
+
+    def kept(memory: re.Match[str]) -> str:
+        found = _WON.match(memory[1])
+        if found is None:
+            return memory[0]
+        transcripts.append(found[1])
+        return ""
+
+    text = _MEMORY.sub(kept, memories)
+    empty = transcripts and "<memory>" not in text  # but for the words around the memories
+    return Shown(tuple(transcripts), "" if empty else text)
 
 
 class Choices:

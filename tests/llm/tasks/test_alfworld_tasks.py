@@ -8,8 +8,12 @@ import tarfile
 import pytest
 from scripted import Script, shared
 
+from memjax.llm.run.content import experience_text
+from memjax.llm.run.prompts import memory_block
+from memjax.llm.run.records import Experience, Recall
 from memjax.llm.tasks.alfworld import command_of, load_alfworld
 from memjax.llm.tasks.textworld_game import Scene
+from memjax.llm.types import Message
 from memjax.types import ConfigError
 
 
@@ -251,6 +255,87 @@ def test_places_are_offered_again_when_none_is_left_and_a_free_reply_does_nothin
     assert model.asked[2][-1].content.startswith("Nothing happens.\nTask: ")
     assert model.offered[3] == ["take pen 1 from desk 1", "go to box 1"]
     assert outcome.solution == "> go to box 1\n> open box 1\n> go to desk 1\n> go to box 1"
+
+
+WALK = ["go to box 1", "open box 1", "take cup 1 from box 1", "go to desk 1", "move cup 1 to desk 1"]
+
+
+def near_the_end(folder, **options):
+    game = written(folder) / "json_2.1.1" / "train" / "pick-Cup" / "trial_1" / "game.tw-pddl"
+    game.write_text(json.dumps(json.loads(game.read_text()) | {"walkthrough": WALK}))
+    return load_alfworld(folder, held_out=None, start=Flat, choose=True, **options).train[0]
+
+
+def test_a_game_can_begin_near_its_end(tmp_path):
+    task, model = near_the_end(tmp_path, last=2), Script("go to desk 1", "move cup 1 to desk 1")
+    outcome = task.attempt(model, "")
+    assert outcome.success
+    assert outcome.solution == "> go to desk 1\n> move cup 1 to desk 1"
+    assert model.offered[0] == ["go to desk 1"]  # the cup is in the hand, and is not put back
+    assert model.asked[0][-1].content == (
+        "Your task is to: put a cup on desk.\nYou take cup 1 from box 1.\n"
+        'Task: take a "cup". You carry: cup 1.'
+    )
+
+
+@pytest.mark.parametrize("last", [None, 4, 9])
+def test_a_walkthrough_that_is_not_longer_is_played_whole(tmp_path, last):
+    led, left = near_the_end(tmp_path, last=last).parts()
+    assert (list(led), list(left)) == ([], [WALK[0], *WALK[2:]])
+
+
+def stored(outcome, intent="put a cup on desk."):
+    """A memory of an outcome, as a prompt shows it."""
+    content = experience_text(
+        intent, outcome.solution, outcome.trajectory, summary="", success=outcome.success, chars=4_000
+    )
+    about = {"core": content.core}
+    nothing = Recall((), (), ())
+    memory = Experience(0, "t", 0, intent, content.text, outcome.success, 1.0, nothing, about, "")
+    return memory_block([memory], chars=6_000).text
+
+
+def test_a_won_game_is_shown_as_turns_of_the_conversation(tmp_path):
+    task = near_the_end(tmp_path, last=2, demonstrate=True)
+    first = Script("go to desk 1", "move cup 1 to desk 1")
+    won = task.attempt(first, "")
+    end = "You move cup 1 to desk 1.\nThe task is fulfilled."
+    assert won.solution.endswith(f"> move cup 1 to desk 1\n{end}")
+    second = Script("go to desk 1", "move cup 1 to desk 1")
+    task.attempt(second, stored(won))
+    told, played = second.asked[0], first.asked[-1]
+    assert told[0] == first.asked[0][0]  # the instructions
+    turns = [played[-3], Message("assistant", "go to desk 1"), played[-1]]
+    turns += [Message("assistant", "move cup 1 to desk 1")]
+    turns += [Message("user", end), Message("assistant", "OK")]
+    assert list(told[1:-1]) == turns  # in place of the example
+    assert told[-1] == played[-3]  # the game's own beginning
+
+
+def test_a_lost_game_and_another_kind_of_memory_stay_text(tmp_path):
+    task = near_the_end(tmp_path, last=2, demonstrate=True, steps=1)
+    lost = task.attempt(Script("go to desk 1"), "")
+    assert (lost.success, lost.solution) == (False, "> go to desk 1")
+    for text in (stored(lost), "a note", "<memory>\nSolution that worked:\n> go to desk 1\n</memory>"):
+        model = Script("go to desk 1")
+        task.attempt(model, text)
+        said = [message.content for message in model.asked[0]]
+        assert sum(text in one for one in said) == 1
+        assert any("alarmclock" in one for one in said)  # the example
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"last": 0, "choose": True}, "last"),
+        ({"last": "4", "choose": True}, "last"),
+        ({"last": 4}, "choose"),
+        ({"demonstrate": True}, "choose"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(tmp_path, options, field):
+    with pytest.raises(ConfigError, match=field):
+        only(written(tmp_path), **options)
 
 
 @pytest.mark.slow
