@@ -1,5 +1,6 @@
 """Spec acceptance test 2: success and failure on lists of returns made by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,11 +24,11 @@ CONFIG = LabelConfig(
 
 def window_of(returns):
     empty = labels.init_window(CONFIG)
-    return labels.append_returns(empty, jnp.asarray(returns, jnp.float32), jnp.ones(len(returns), bool))
+    return labels.append_returns(empty, jax.device_put(np.float32(returns)), jnp.ones(len(returns), bool))
 
 
 def judge(window, returns, terminated=None):
-    returns = jnp.asarray(returns, jnp.float32)
+    returns = jax.device_put(np.float32(returns))
     terminated = jnp.zeros(returns.shape, bool) if terminated is None else jnp.asarray(terminated)
     success, failure = labels.judge(CONFIG, window, returns, terminated)
     return np.asarray(success).tolist(), np.asarray(failure).tolist()
@@ -72,7 +73,7 @@ def test_the_window_holds_the_last_returns(batches, bits):
     mask = np.array([(bits >> i) & 1 for i in range(6)], bool)
     window, seen = labels.init_window(CONFIG), []
     for batch in batches:
-        window = labels.append_returns(window, jnp.asarray(batch, jnp.float32), jnp.asarray(mask))
+        window = labels.append_returns(window, jax.device_put(np.float32(batch)), jnp.asarray(mask))
         seen += list(np.asarray(batch, np.float32)[mask])
     held = np.sort(np.asarray(window.returns)[np.asarray(window.valid)])
     np.testing.assert_array_equal(held, np.sort(np.asarray(seen[-10:], np.float32)))

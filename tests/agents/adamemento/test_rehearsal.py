@@ -29,7 +29,7 @@ def test_the_policy_comes_to_play_the_successes_and_an_empty_bank_changes_nothin
     rewards = np.array([[1.0, 0.0, 3.0]], np.float32)
     one = Episodes(
         observation=jnp.asarray(OBSERVATIONS[None]),
-        action=jnp.asarray(ACTIONS[None], jnp.int32),
+        action=jax.device_put(np.int32(ACTIONS[None])),
         reward=jnp.asarray(rewards),
         mask=jnp.ones((1, 3), bool),
         chosen=jnp.ones(1, bool),

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,12 +95,12 @@ def test_the_least_worth_for_its_age_goes_first():
 
 def test_trust_passes_to_what_is_built_on_a_source_and_acts_at_retrieval():
     memrl, strict = (build(keep=1, recall=1, threshold=0.9, least_trust=least) for least in (0, 2))
-    intents = jnp.asarray(np.eye(D)[:2], jnp.float32)
+    intents = jax.device_put(np.float32(np.eye(D)[:2]))
     state, _ = memrl.insert(memrl.init(), intents, jnp.arange(2), trust=jnp.array([1, 3]))
     found = memrl.retrieve(state, intents)
     state, slots = memrl.learn(
-        state, found, jnp.zeros(2), jnp.asarray(np.eye(D)[2:4], jnp.float32), jnp.arange(2, 4)
+        state, found, jnp.zeros(2), jax.device_put(np.float32(np.eye(D)[2:4])), jnp.arange(2, 4)
     )
     np.testing.assert_array_equal(state.values.trust[slots], [1, 2])  # 2: the agent's own, 3 is its source's
-    seen = strict.retrieve(state, jnp.asarray(np.eye(D)[:4], jnp.float32))
+    seen = strict.retrieve(state, jax.device_put(np.float32(np.eye(D)[:4])))
     np.testing.assert_array_equal(seen.mask[:, 0], [False, True, False, True])

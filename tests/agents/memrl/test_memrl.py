@@ -186,7 +186,7 @@ def test_memories_shared_by_tasks_of_a_batch_are_credited_task_by_task(seed, ste
     memrl = build(recall=4, keep=3, threshold=-1.0, step=step)
     rng = np.random.default_rng(seed)
     state = stored(memrl, units(4, 6, D))
-    found = memrl.retrieve(state, jnp.asarray(rng.normal(size=(9, D)).astype(np.float32)))
+    found = memrl.retrieve(state, jax.device_put(rng.normal(size=(9, D)).astype(np.float32)))
     rewards, scored = rng.choice([-1.0, 1.0], 9).astype(np.float32), rng.random(9) < 0.7
     utility, visits = np.zeros(16), np.zeros(16, int)
     for slots, reward, keep in zip(np.asarray(found.slots), rewards, scored, strict=True):

@@ -41,12 +41,12 @@ def stream(rng, rounds, ends=0.25, pays=0.0):
                     ended.append(((t, b), current[b]))
                     current[b], length[b] = [], 0
         no = np.zeros((T, B), bool)
-        stats = EpisodeStats(jnp.asarray(lengths, jnp.float32), jnp.asarray(lengths))
+        stats = EpisodeStats(jax.device_put(np.float32(lengths)), jnp.asarray(lengths))
         rollout = Rollout(
             observation=jnp.asarray(observation),
             final_observation=None,
-            action=jnp.asarray(observation[:-1, :, 0], jnp.int32),
-            reward=jnp.asarray(reward, jnp.float32),
+            action=jax.device_put(np.int32(observation[:-1, :, 0])),
+            reward=jax.device_put(np.float32(reward)),
             terminated=jnp.asarray(done),
             truncated=jnp.asarray(no),
             success=jnp.asarray(no),

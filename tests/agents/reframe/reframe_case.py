@@ -54,17 +54,17 @@ def triplets(action=BOX, trajectories=4, length=12, seed=0):
     rng = np.random.default_rng(seed)
     n = trajectories * length
     return Triplets(
-        jnp.asarray(np.tile(np.linspace(2.0, 0.1, length), trajectories), jnp.float32),
-        jnp.asarray(rng.normal(size=(n, SIZE)), jnp.float32),
-        actions_of(action, (n,), rng),
-        jnp.asarray(np.arange(n) // length, jnp.int32),
+        jax.device_put(np.float32(np.tile(np.linspace(2.0, 0.1, length), trajectories))),
+        jax.device_put(np.float32(rng.normal(size=(n, SIZE)))),
+        jax.device_put(actions_of(action, (n,), rng)),
+        jax.device_put(np.int32(np.arange(n) // length)),
     )
 
 
 def actions_of(action, shape, rng):
     if isinstance(action, Discrete):
-        return jnp.asarray(rng.integers(0, action.n, shape), jnp.int32)
-    return jnp.asarray(rng.uniform(action.low, action.high, (*shape, action.size)), jnp.float32)
+        return np.int32(rng.integers(0, action.n, shape))
+    return np.float32(rng.uniform(action.low, action.high, (*shape, action.size)))
 
 
 def summary(action=BOX, **options):
@@ -75,32 +75,34 @@ def windows(action=BOX, batch=8, context=4, seed=0):
     rng = np.random.default_rng(seed)
     length = rng.integers(1, context + 1, batch)
     mask = np.arange(context)[None, :] >= context - length[:, None]
-    keep = jnp.asarray(mask)
     actions = actions_of(action, (batch, context), rng)
-    actions = jnp.where(keep if actions.ndim == 2 else keep[..., None], actions, 0)
+    actions = np.where(mask if actions.ndim == 2 else mask[..., None], actions, np.zeros((), actions.dtype))
     return Windows(
-        jnp.asarray(rng.normal(size=(batch, context, SIZE)) * mask[..., None], jnp.float32),
-        actions,
-        jnp.asarray(rng.uniform(0, 2, (batch, context)) * mask, jnp.float32),
-        jnp.asarray(np.cumsum(mask, axis=1) - mask, jnp.int32) * keep,
-        keep,
-        jnp.asarray(rng.integers(0, 4, batch), jnp.int32),
+        jax.device_put(np.float32(rng.normal(size=(batch, context, SIZE)) * mask[..., None])),
+        jax.device_put(actions),
+        jax.device_put(np.float32(rng.uniform(0, 2, (batch, context)) * mask)),
+        jax.device_put(np.int32((np.cumsum(mask, axis=1) - mask) * mask)),
+        jax.device_put(mask),
+        jax.device_put(np.int32(rng.integers(0, 4, batch))),
     )
 
 
 def timestep(batch, seed=0, **fields):
     rng = np.random.default_rng(seed)
-    no = jnp.zeros(batch, bool)
-    observation = jnp.asarray(rng.normal(size=(batch, SIZE)), jnp.float32)
-    zero = jnp.zeros(batch)
-    made = TimeStep(observation, observation, zero, no, no, no, ~no, jnp.zeros(batch, jnp.int32))
+    no, yes = jax.device_put(np.zeros(batch, bool)), jax.device_put(np.ones(batch, bool))
+    observation = jax.device_put(np.float32(rng.normal(size=(batch, SIZE))))
+    zero, none = jax.device_put(np.zeros(batch, np.float32)), jax.device_put(np.zeros(batch, np.int32))
+    made = TimeStep(observation, observation, zero, no, no, no, yes, none)
     return made.replace(**fields)
 
 
 def opened(state, gate=0.7):
     """The state with its gate open; every other parameter moved a little, so that none is zero."""
     rng = np.random.default_rng(9)
-    params = jax.tree.map(lambda x: x + jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype), state.params)
+    params = jax.tree.map(
+        lambda x: jax.device_put(x + (0.1 * rng.normal(size=x.shape)).astype(x.dtype)),
+        jax.device_get(state.params),
+    )
     if "gate" in params.get("memory", {"params": {}})["params"]:
         params["memory"]["params"]["gate"] = jnp.float32(gate)
     return state.replace(params=params)
@@ -118,6 +120,7 @@ def adopted(agent, state):
         if own is not None and (own.shape, own.dtype) == (like.shape, like.dtype):
             return own
         drawn = 0.3 * rng.normal(size=like.shape)
-        return jnp.asarray(drawn if jnp.issubdtype(like.dtype, jnp.floating) else 0 * drawn, like.dtype)
+        drawn = drawn if jnp.issubdtype(like.dtype, jnp.floating) else 0 * drawn
+        return jax.device_put(np.asarray(drawn, like.dtype))
 
     return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(agent.init, jax.random.key(0)))

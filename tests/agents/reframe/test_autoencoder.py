@@ -46,9 +46,9 @@ def triplets(observation_size, action, n=300, seed=0):
         actions = np.tanh(hidden @ rng.normal(size=(4, action.size))).astype(np.float32)
     returns = np.tanh(hidden[:, 0])
     return Triplets(
-        *(jnp.asarray(x, jnp.float32) for x in (returns, observations)),
+        *(jax.device_put(np.float32(x)) for x in (returns, observations)),
         jnp.asarray(actions),
-        jnp.asarray(np.arange(n) // 30, jnp.int32),
+        jax.device_put(np.int32(np.arange(n) // 30)),
     )
 
 
@@ -135,7 +135,7 @@ def test_a_latent_that_compresses_nothing_is_refused():
 
 def test_the_first_trajectories_are_taken_whole_and_in_order():
     data = triplets(3, box(2), n=90)
-    shuffled = data._replace(episode=jnp.asarray(np.repeat([7, 2, 5], 30), jnp.int32))
+    shuffled = data._replace(episode=jax.device_put(np.int32(np.repeat([7, 2, 5], 30))))
     taken = take_trajectories(shuffled, 2)
     assert np.unique(taken.episode).tolist() == [2, 7]
     np.testing.assert_array_equal(taken.observations, data.observations[:60])

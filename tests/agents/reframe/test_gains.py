@@ -32,9 +32,9 @@ def steps(lengths, seed=0):
     rng = np.random.default_rng(seed)
     n = sum(lengths)
     return Steps(
-        jnp.asarray(rng.normal(size=(n, SIZE)), jnp.float32),
-        jnp.asarray(rng.uniform(-1, 1, (n, ACTIONS)), jnp.float32),
-        jnp.asarray(np.repeat(np.arange(len(lengths)), lengths), jnp.int32),
+        jax.device_put(np.float32(rng.normal(size=(n, SIZE)))),
+        jax.device_put(np.float32(rng.uniform(-1, 1, (n, ACTIONS)))),
+        jax.device_put(np.int32(np.repeat(np.arange(len(lengths)), lengths))),
     )
 
 
@@ -76,12 +76,12 @@ def test_an_entry_looks_ahead_to_the_end_of_its_own_trajectory():
 def test_an_inner_product_of_lifted_vectors_is_the_cost():
     rng = np.random.default_rng(1)
     root = rng.normal(size=(5, SIZE, SIZE))
-    cost = jnp.asarray(root @ root.transpose(0, 2, 1), jnp.float32)
+    cost = jax.device_put(np.float32(root @ root.transpose(0, 2, 1)))
     entries, query = rng.normal(size=(5, SIZE)), rng.normal(size=SIZE)
-    keys = lifted_key(jnp.asarray(entries, jnp.float32), cost)
+    keys = lifted_key(jax.device_put(np.float32(entries)), cost)
     away = query - entries
     expected = np.einsum("ni,nij,nj->n", away, cost, away)
-    scores = keys @ lifted_query(jnp.asarray(query, jnp.float32))
+    scores = keys @ lifted_query(jax.device_put(np.float32(query)))
     np.testing.assert_allclose(-scores, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(cost_of_key(keys, SIZE), cost, rtol=1e-6)
 
@@ -95,7 +95,7 @@ def test_a_model_learns_the_poor_data_where_the_bank_does_not_tell():
         for t in range(len(o) - 1):
             if made.episode[t] == made.episode[t + 1]:
                 o[t + 1] = 0.8 * (A @ o[t]) + B @ made.actions[t]
-        return made._replace(observations=jnp.asarray(o, jnp.float32))
+        return made._replace(observations=jax.device_put(np.float32(o)))
 
     poor, bank = rolled(40, 20, 3), rolled(1, 20, 4)
     config = GainsConfig(32, 400, 64, 1e-2, 0.0, 0.25, 5, 1.0)

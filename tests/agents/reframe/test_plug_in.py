@@ -54,8 +54,8 @@ def acted(agent, state, batch=3, steps=5, policy=""):
         chosen = agent.act(state, carry, now, jax.random.key(0), policy=policy)
         return chosen.carry, (chosen.action, chosen.extras.get("trust", jnp.zeros(batch)))
 
-    seen = [timestep(batch, seed=t, reward=jnp.full(batch, 0.5)) for t in range(steps)]
-    seen = jax.tree.map(lambda *x: jnp.stack(x), *seen)
+    seen = [timestep(batch, seed=t, reward=np.full(batch, 0.5, np.float32)) for t in range(steps)]
+    seen = jax.tree.map(lambda *x: np.stack(x), *seen)
     return jax.jit(lambda: jax.lax.scan(step, agent.initial_carry(batch), seen)[1])()
 
 
@@ -135,7 +135,7 @@ def test_at_an_entry_the_memory_gives_its_action_and_full_confidence(kind):
 def test_what_is_retrieved_by_cost_is_what_brute_force_finds():
     made, memory = filled("corrected", k=2)
     rng = np.random.default_rng(5)
-    queries = jnp.asarray(rng.normal(size=(20, SIZE)), jnp.float32)
+    queries = jax.device_put(np.float32(rng.normal(size=(20, SIZE))))
     found = consulted(made, memory, queries)
     keys = np.asarray(memory.bank.keys)[:48]
     entries = np.asarray(memory.bank.values["observation"])[:48]
@@ -203,11 +203,11 @@ def handed(handover, weights, enter=0.9, leave=0.2, stretch=2):
     """The memory's weight over time for confidences `weights` [T], in one environment."""
     trust = advice.TrustConfig(handover, 0.95, 3, enter, leave, stretch, 1e-3, "ignored", 0.0, 25, 0.0)
     following, found = advice.not_following(1), []
+    hand_over = jax.jit(partial(advice.hand_over, trust, spec()))
+    ones, none = np.ones((1, 2), np.float32), np.zeros(1, np.float32)
     for t, weight in enumerate(weights):
-        told = advice.Advice(jnp.ones((1, 2)), jnp.zeros(1), jnp.full(1, weight), jnp.zeros(1), None, None)
-        chosen, following, share = advice.hand_over(
-            trust, spec(), jnp.full((1, 2), -1.0), told, following, jnp.array([t == 0])
-        )
+        told = advice.Advice(ones, none, np.full(1, weight, np.float32), none, None, None)
+        chosen, following, share = hand_over(-ones, told, following, np.array([t == 0]))
         np.testing.assert_allclose(chosen, 2.0 * share[0] - 1.0, rtol=1e-6)
         found.append(float(share[0]))
     return found
@@ -385,21 +385,23 @@ def test_a_contest_trusts_the_memory_where_it_beats_the_policy():
     right = np.where(goal > 0, 1, 0)
     right[18:] = 2  # the last trajectory contradicts its partner
     steps = triplets(Discrete(3), trajectories=4, length=6)
-    steps = steps._replace(observations=jnp.asarray(x, jnp.float32), actions=jnp.asarray(right, jnp.int32))
+    steps = steps._replace(
+        observations=jax.device_put(np.float32(x)), actions=jax.device_put(np.int32(right))
+    )
     made, memory = filled("gate", Discrete(3), steps=steps)
-    distance, error = jax.jit(partial(held_out, made))(memory, jnp.arange(24))
+    distance, error = jax.jit(partial(held_out, made))(memory, np.arange(24, dtype=np.int32))
     apart = np.linalg.norm(x[:, None] - x, axis=-1)
     other = np.arange(24)[:, None] // 6 != np.arange(24) // 6
     near = np.where(other, apart, np.inf).argmin(1)
     np.testing.assert_allclose(distance, apart[np.arange(24), near], rtol=1e-4)
     np.testing.assert_array_equal(error, right[near] != right)
-    slots = contested(memory)
-    know_all = 10.0 * jax.nn.one_hot(memory.bank.values["action"][slots], 3)
-    assert contest(made, memory, slots, know_all) == pytest.approx(1e-3)  # the policy is never worse
+    slots, threshold = jax.jit(contested)(memory), jax.jit(partial(contest, made))
+    know_all = 10.0 * np.eye(3, dtype=np.float32)[np.asarray(memory.bank.values["action"])[slots]]
+    assert threshold(memory, slots, know_all) == pytest.approx(1e-3)  # the policy is never worse
     gain = 2.0 / 3.0 - (right[near] != right)
     order = np.argsort(np.asarray(distance))
     best = np.asarray(distance)[order][np.cumsum(gain[order]).argmax()]
-    found = contest(made, memory, jnp.arange(24), jnp.zeros((24, 3)))
+    found = threshold(memory, np.arange(24, dtype=np.int32), np.zeros((24, 3), np.float32))
     assert float(found) == pytest.approx(best, rel=1e-4)
 
 
@@ -419,8 +421,8 @@ def test_a_policy_is_asked_what_it_would_have_seen_on_an_experts_way():
     made = choices("gate")
     agent = make_plug_in(function_backbone(function, 4), made, statistics, steps, None, ("policy",))
     parts = PlugIn(function_backbone(function, 4), made, ("policy",), 1)
-    after = settle(parts, begun(agent))
+    after = jax.jit(partial(settle, parts))(begun(agent))
     assert seen[-1] == (1, 4)
-    _, error = jax.jit(partial(held_out, made))(after.memory, contested(after.memory))
+    _, error = jax.jit(lambda memory: held_out(made, memory, contested(memory)))(after.memory)
     np.testing.assert_allclose(error[:48], 0.0, atol=1e-6)
     assert float(after.memory.tau) > 0.1  # the memory is a little better everywhere

@@ -24,12 +24,12 @@ def memory_of(capacity, k, metric="dot"):
 def bank_of(n, capacity=None, seed=0, groups=5):
     rng = np.random.default_rng(seed)
     triplets = Triplets(
-        jnp.asarray(rng.uniform(0, 3, n), jnp.float32),
-        jnp.asarray(rng.normal(size=(n, 3)), jnp.float32),
-        jnp.asarray(rng.uniform(-1, 1, (n, 2)), jnp.float32),
-        jnp.asarray(np.arange(n) * groups // n, jnp.int32),
+        jax.device_put(np.float32(rng.uniform(0, 3, n))),
+        jax.device_put(np.float32(rng.normal(size=(n, 3)))),
+        jax.device_put(np.float32(rng.uniform(-1, 1, (n, 2)))),
+        jax.device_put(np.int32(np.arange(n) * groups // n)),
     )
-    z = jnp.asarray(rng.normal(size=(n, M)), jnp.float32)
+    z = jax.device_put(np.float32(rng.normal(size=(n, M))))
     return fill(memory_of(capacity or n, 1), z, triplets)
 
 
@@ -74,8 +74,8 @@ def test_a_read_of_k_equals_brute_force(similarity, k, seed, valid):
 def drawn(seed, valid, n=120):
     """A bank of n slots with random latents, of which `valid` random ones hold something."""
     rng = np.random.default_rng(seed)
-    keys = jnp.asarray(rng.normal(size=(n, M)), jnp.float32)
-    return replace(full_bank(), keys=keys, valid=jnp.asarray(rng.permutation(n) < valid))
+    keys = jax.device_put(np.float32(rng.normal(size=(n, M))))
+    return replace(full_bank(), keys=keys, valid=jax.device_put(rng.permutation(n) < valid))
 
 
 @cache
@@ -146,7 +146,7 @@ def test_a_trajectory_never_reads_itself(k, share):
     if k == 0 and share:
         pytest.skip("a read of all replaces nothing")
     bank, asked = bank_of(50, groups=5), queries(10)
-    own = jnp.asarray([0, 1, 2, 3, 4] * 2, jnp.int32)
+    own = jax.device_put(np.int32([0, 1, 2, 3, 4] * 2))
     # Every latent becomes a one-hot of its trajectory, so that a leak shows in the content.
     marked = replace(bank, values=dict(bank.values) | {latents.CONTENT: jnp.eye(M)[bank.group]})
     memory = memory_of(50, k) if k else None

@@ -41,9 +41,9 @@ def copied(state):
 
 def acted(agent, state, batch=5, steps=6, **options):
     """Actions [steps, batch, ...] of some steps of an episode."""
-    seen = [timestep(batch, seed=t, reward=jnp.full(batch, 0.5)) for t in range(steps)]
+    seen = [timestep(batch, seed=t, reward=np.full(batch, 0.5, np.float32)) for t in range(steps)]
     act = _acting(agent, tuple(options.items()))
-    return np.asarray(act(state, jax.tree.map(lambda *x: jnp.stack(x), *seen)))
+    return np.asarray(act(state, jax.tree.map(lambda *x: np.stack(x), *seen)))
 
 
 def banked(case, encoder, steps, capacity):
@@ -93,7 +93,8 @@ def test_an_update_moves_what_is_trained_and_nothing_else(fusion, query, k):
     agent = make_reframe(config(read={"fusion": fusion, "query": query, "k": k}), spec(), summary())
     state = opened(adopted(agent, made()[1]))
     after, metrics = jax.jit(agent.update)(state, windows(), random.key(1))
-    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), state.params, after.params)
+    both = jax.device_get((state.params, after.params))
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), *both)
     assert all(jax.tree.leaves(moved)), moved
     for part in ("encoder", "bank", "statistics"):
         before, now = getattr(state, part), getattr(after, part)
@@ -116,7 +117,8 @@ def test_gradients_reach_every_map_around_the_bank_and_are_exactly_zero_in_it():
         return jnp.sum(found**2)
 
     gradients = jax.jit(jax.grad(loss, (0, 1, 2)))
-    of_params, of_encoder, of_keys = gradients(state.params, state.encoder, state.bank.keys)
+    found = jax.device_get(gradients(state.params, state.encoder, state.bank.keys))
+    of_params, of_encoder, of_keys = found
     assert all(np.any(g) for g in jax.tree.leaves(of_params["memory"]))
     for g in [of_keys, *jax.tree.leaves(of_encoder)]:
         np.testing.assert_array_equal(g, 0.0)
@@ -212,12 +214,15 @@ def test_the_parameter_matched_control_has_as_many_parameters():
 
 
 def test_the_rate_rises_and_falls_to_zero_where_that_is_asked():
-    params, ones = jnp.zeros(3), jnp.ones(3)  # Adam's step on a gradient that stays is the rate
+    params, ones = (
+        np.zeros(3, np.float32),
+        np.ones(3, np.float32),
+    )  # Adam's step on a gradient that stays is the rate
     for decay, shares in ((0, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]), (4, [0.5, 0.75, 0.5, 0.25, 0.0, 0.0])):
         optimizer = make_optimizer(OptimizerConfig(1e-2, 0.0, 1e3, 2, decay))
-        state = optimizer.init(params)
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
         for share in shares:
-            change, state = optimizer.update(ones, state, params)
+            change, state = update(ones, state, params)
             np.testing.assert_allclose(change, -1e-2 * share, rtol=1e-4, atol=1e-9)
 
 
@@ -234,21 +239,20 @@ def test_acting_goes_the_way_of_training():
 
 def test_the_context_follows_episodes_and_the_return_to_go():
     _, state = made()
-    stats = state.statistics
-    target = jnp.float32(20.0)
-    context = empty_context(spec(), 3, 4)
-    step = timestep(3, seed=0, reward=jnp.array([5.0, 5.0, 5.0]))
-    context = observe(stats, context, step, target)
+    stats, look = state.statistics, jax.jit(observe)
+    target = np.float32(20.0)
+    context = jax.jit(lambda: empty_context(spec(), 3, 4))()
+    step = timestep(3, seed=0, reward=np.full(3, 5.0, np.float32))
+    context = look(stats, context, step, target)
     # Whatever the first reward says, it was not earned here.
-    np.testing.assert_allclose(context.returns_to_go[:, -1], 2.0)
-    np.testing.assert_allclose(
-        context.observations[:, -1], (step.observation - stats.mean) / stats.std, rtol=1e-6
-    )
+    np.testing.assert_allclose(np.asarray(context.returns_to_go)[:, -1], 2.0)
+    expected = (np.asarray(step.observation) - np.asarray(stats.mean)) / np.asarray(stats.std)
+    np.testing.assert_allclose(np.asarray(context.observations)[:, -1], expected, rtol=1e-6)
     assert context.mask.tolist() == [[False] * 3 + [True]] * 3
-    context = context.chosen(jnp.ones((3, 2)))
-    done, valid = jnp.array([False, True, False]), jnp.array([True, True, False])
-    step = timestep(3, seed=1, reward=jnp.array([5.0, 5.0, 0.0]), terminated=done, valid=valid)
-    context = observe(stats, context, step, target)
+    context = jax.jit(type(context).chosen)(context, np.ones((3, 2), np.float32))
+    done, valid = np.array([False, True, False]), np.array([True, True, False])
+    step = timestep(3, seed=1, reward=np.float32([5.0, 5.0, 0.0]), terminated=done, valid=valid)
+    context = jax.device_get(look(stats, context, step, target))
     np.testing.assert_allclose(context.returns_to_go[:, -1], [1.5, 2.0, 2.0])
     assert context.timesteps[:, -1].tolist() == [1, 0, 0]
     assert context.mask.sum(axis=1).tolist() == [2, 1, 1]

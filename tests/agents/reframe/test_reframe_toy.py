@@ -69,7 +69,7 @@ def low_data(seed, observations, good, missing, episodes=4096):
     context = rng.integers(0, len(observations), episodes)
     taken = (rng.uniform(size=episodes) < 0.5) & ~missing[context]
     actions = np.where(taken[:, None], good[context], rng.uniform(-1, 1, (episodes, ACTIONS)))
-    return tuple(jnp.asarray(x, jnp.float32) for x in (observations[context], actions, taken))
+    return tuple(jax.device_put(np.float32(x)) for x in (observations[context], actions, taken))
 
 
 def trained(config, seeds, updates):

@@ -36,7 +36,7 @@ def looked(case, state, data):
 
 def test_the_rule_chooses_by_similarity_and_utility():
     case, state = made()
-    utility = jnp.asarray(np.random.default_rng(0).normal(size=64), jnp.float32)
+    utility = jax.device_put(np.float32(np.random.default_rng(0).normal(size=64)))
     state = state.replace(bank=state.bank.replace(utility=utility))
     found = looked(case, state, windows())
     wide = config(read={"k": 12})
@@ -131,7 +131,7 @@ def test_utilities_of_good_entries_rise_where_the_return_depends_on_them():
 
 def test_a_baseline_takes_off_what_the_observation_tells():
     rng = np.random.default_rng(0)
-    observations = jnp.asarray(rng.normal(size=(400, 3)), jnp.float32)
+    observations = jax.device_put(np.float32(rng.normal(size=(400, 3))))
     expected = 1.0 + observations[:, 0] - 0.5 * observations[:, 1] ** 2
     data = triplets()._replace(
         returns_to_go=expected, observations=observations, episode=jnp.zeros(400, jnp.int32)
@@ -139,7 +139,7 @@ def test_a_baseline_takes_off_what_the_observation_tells():
     baseline = fit_baseline(data)
     w = windows()
     value = 1.0 + w.observations[..., 0] - 0.5 * w.observations[..., 1] ** 2
-    excess = jnp.where(w.mask, jnp.asarray(rng.normal(size=(8, 4))), 0.0)
+    excess = jnp.where(w.mask, jax.device_put(rng.normal(size=(8, 4))), 0.0)
     found = advantages(baseline, w._replace(returns_to_go=value + excess))
     spread = np.sqrt(np.mean(np.square(excess[w.mask])))
     np.testing.assert_allclose(found, excess / spread, atol=0.05)
