@@ -259,7 +259,7 @@ def test_the_default_is_told_against_its_own_transformer(tmp_path, monkeypatch):
 
 def test_a_batch_has_its_share_of_experts_and_is_told_the_return_as_the_cell_says(task):
     """Experts earn 3 a step for 50 steps, poor episodes 1 for 20."""
-    experts = jnp.asarray(numbers_of(task, Bank("clean", 2, 0)), jnp.int32)
+    experts = jax.device_put(np.int32(numbers_of(task, Bank("clean", 2, 0))))
     given = follow_return.Numbers(
         jnp.asarray(True), None, None, jnp.float32(0.0), jnp.int32(6), jnp.float32(10.0)
     )  # pyright: ignore

@@ -68,7 +68,7 @@ def batch(seed, size=B):
 
 
 def queries(seed=9):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(Q, D)), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(size=(Q, D))))
 
 
 @functools.cache

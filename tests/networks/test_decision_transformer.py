@@ -26,10 +26,10 @@ def windows(seed=0, discrete=False, lengths=(5, 3, 1)):
     mask = np.arange(K)[None, :] >= K - np.asarray(lengths)[:, None]
     actions = rng.integers(0, 3, (B, K)) if discrete else rng.uniform(-1, 1, (B, K, 2)).astype(np.float32)
     return Windows(
-        jnp.asarray(rng.normal(size=(B, K, WIDTH)), jnp.float32),
+        jax.device_put(np.float32(rng.normal(size=(B, K, WIDTH)))),
         jnp.asarray(actions),
-        jnp.asarray(rng.normal(size=(B, K)), jnp.float32),
-        jnp.asarray(rng.integers(0, 30, (B, K)), jnp.int32),
+        jax.device_put(np.float32(rng.normal(size=(B, K)))),
+        jax.device_put(np.int32(rng.integers(0, 30, (B, K)))),
         jnp.asarray(mask),
         jnp.arange(B, dtype=jnp.int32),
     )

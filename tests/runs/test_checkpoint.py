@@ -49,9 +49,9 @@ def make_state(seed=0):
     """Every kind of leaf that a train state may have, the awkward ones above all."""
     rng = np.random.default_rng(seed)
     params = {
-        "dense/kernel.0": jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
+        "dense/kernel.0": jax.device_put(np.float32(rng.normal(size=(5, 4)))),
         "half": jnp.asarray(rng.normal(size=7), jnp.bfloat16),
-        "table": jnp.asarray(rng.normal(size=(100, 20)), jnp.float32),
+        "table": jax.device_put(np.float32(rng.normal(size=(100, 20)))),
         "empty": jnp.zeros((0, 3)),
         "scalar": jnp.float32(rng.normal()),
         "special": jnp.asarray([np.nan, -0.0, np.inf, 1e-45], jnp.float32),

@@ -162,9 +162,9 @@ def run_events(memory, evict, batch, rounds, seed):
     state = rebuild(
         replace(
             memory.init(),
-            valid=jnp.asarray(rng.random(n) < 0.9),
-            utility=jnp.asarray(rng.integers(-3, 4, n), jnp.float32),
-            written=jnp.asarray(rng.permutation(n) + 1, jnp.int32),
+            valid=jax.device_put(rng.random(n) < 0.9),
+            utility=jax.device_put(np.float32(rng.integers(-3, 4, n))),
+            written=jax.device_put(np.int32(rng.permutation(n) + 1)),
             clock=jnp.int32(n),
         )
     )

@@ -25,7 +25,7 @@ def table(seed):
     phase = rng.uniform(0, 2 * np.pi, N)
     waves = np.stack([f(i * phase) for i in (1, 2) for f in (np.sin, np.cos)], axis=1)
     rows = waves @ rng.normal(size=(4, M)) + 0.1 * rng.normal(size=(N, M)) + rng.normal(size=M)
-    order = np.asarray(jax.jit(group_order)(jnp.asarray(rows, jnp.float32)))
+    order = np.asarray(jax.jit(group_order)(jax.device_put(np.float32(rows))))
     np.testing.assert_array_equal(np.sort(order), np.arange(N))
     return jnp.zeros((CAPACITY, M)).at[:N].set(rows[order])
 
@@ -33,7 +33,7 @@ def table(seed):
 def asked(seed, spread, q=Q):
     """Queries about one direction, the nearer to it the smaller the spread."""
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=M) + spread * rng.normal(size=(q, M)), jnp.float32)
+    return jax.device_put(np.float32(rng.normal(size=M) + spread * rng.normal(size=(q, M))))
 
 
 def holes(seed, share=0.1):
@@ -74,8 +74,8 @@ def test_the_search_equals_a_full_sort(seed, spread, own):
     groups = measured(keys, valid)
     if own:
         rng = np.random.default_rng(seed)
-        group = jnp.asarray(rng.integers(0, 4, CAPACITY), jnp.int32)
-        exclude = jnp.asarray(rng.integers(-1, 4, Q), jnp.int32)
+        group = jax.device_put(np.int32(rng.integers(0, 4, CAPACITY)))
+        exclude = jax.device_put(np.int32(rng.integers(-1, 4, Q)))
         found = search_of_others(groups, queries, keys, valid, group, exclude)
         allowed = (np.asarray(group)[None] != np.asarray(exclude)[:, None]) & np.asarray(valid)[None]
     else:
@@ -107,7 +107,7 @@ def test_no_row_exceeds_the_most_of_its_group(seed, spread):
     scores = np.where(valid, queries @ keys.T, -np.inf)
     slots = np.asarray(groups.slots)
     scores = np.pad(scores, ((0, 0), (0, 1)), constant_values=-np.inf)[:, np.minimum(slots, CAPACITY)]
-    most = np.asarray(mosts_of(groups, jnp.asarray(queries, jnp.float32))).T
+    most = np.asarray(mosts_of(groups, jax.device_put(np.float32(queries)))).T
     assert np.all(scores.max(axis=2) <= most + queries @ np.asarray(groups.centre, np.float64)[:, None])
     # Neighbours are alike: most boxes are much smaller than the table.
     assert np.median(most - scores.max(axis=2), axis=None) < np.std(queries @ keys[:N].T)
@@ -140,10 +140,10 @@ def test_under_vmap_it_is_a_loop():
 def bank_of(n, width=M):
     rng = np.random.default_rng(0)
     triplets = Triplets(
-        jnp.asarray(rng.uniform(0, 3, n), jnp.float32),
-        jnp.asarray(rng.normal(size=(n, 3)), jnp.float32),
-        jnp.asarray(rng.uniform(-1, 1, (n, 2)), jnp.float32),
-        jnp.asarray(np.arange(n) // 1000, jnp.int32),
+        jax.device_put(np.float32(rng.uniform(0, 3, n))),
+        jax.device_put(np.float32(rng.normal(size=(n, 3)))),
+        jax.device_put(np.float32(rng.uniform(-1, 1, (n, 2)))),
+        jax.device_put(np.int32(np.arange(n) // 1000)),
     )
     memory = make_memory(n, width, latents.value_like(3, jnp.zeros(2)), evict="fifo", k=5)
     z = jnp.concatenate([triplets.observations, triplets.actions, jnp.zeros((n, width - 5))], axis=1)

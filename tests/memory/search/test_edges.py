@@ -109,7 +109,7 @@ def test_shards_that_are_asked_nothing():
 
 def test_groups_without_queries_or_rows_and_with_k_beyond_the_table():
     assert group_order(jnp.zeros((0, 3))).shape == (0,)
-    keys = jnp.asarray(np.random.default_rng(0).normal(size=(40, 3)), jnp.float32)
+    keys = jax.device_put(np.float32(np.random.default_rng(0).normal(size=(40, 3))))
     groups = jax.jit(lambda keys, valid: measure_groups(keys, valid, 40))(keys, np.ones(40, bool))
     for q, k in ((0, 2), (300, 50)):
         queries = jnp.ones((q, 3))

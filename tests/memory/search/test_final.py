@@ -14,10 +14,10 @@ N = 200
 
 def _question(q: int, d: int, c: int, seed: int = 0):
     rng = np.random.default_rng(seed)
-    queries, keys = (jnp.asarray(rng.normal(size=(size, d)), jnp.float32) for size in (q, N))
+    queries, keys = (jax.device_put(np.float32(rng.normal(size=(size, d)))) for size in (q, N))
     # Some places hold nothing.
     slots = np.stack([rng.permutation(N + 5)[:c] for _ in range(q)])
-    return queries, Table(keys), jnp.asarray(np.minimum(slots, N), jnp.int32)
+    return queries, Table(keys), jax.device_put(np.int32(np.minimum(slots, N)))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -39,7 +39,7 @@ def test_the_order_of_the_shortlist_does_not_matter(metric):
 def test_ties_go_to_the_lowest_slot_from_any_order():
     table = Table(jnp.ones((N, 4), jnp.float32))
     for slots in ([[9, 3, 7, N]], [[3, 7, 9, N]], [[N, 9, 7, 3]]):
-        found = best(jnp.ones((1, 4)), table, jnp.asarray(slots, jnp.int32), 4, "dot")
+        found = best(jnp.ones((1, 4)), table, jax.device_put(np.int32(slots)), 4, "dot")
         assert found.slots.tolist() == [[3, 7, 9, N]]
         assert found.mask.tolist() == [[True, True, True, False]]
         assert found.count.tolist() == [3]
@@ -92,7 +92,7 @@ def test_cosine_of_a_key_is_the_same_beside_keys_whose_squares_overflow_or_vanis
 
 def _score(queries, keys, slots):
     table = Table(jnp.asarray(keys))
-    found = best(jnp.asarray(queries, jnp.float32), table, jnp.asarray(slots), 12, "cosine")
+    found = best(jax.device_put(np.float32(queries)), table, jnp.asarray(slots), 12, "cosine")
     scores, found, mask = (np.asarray(x) for x in found[:3])
     by_slot = np.full((len(queries), len(keys)), np.nan, np.float32)
     for row, (value, slot, there) in enumerate(zip(scores, found, mask, strict=True)):

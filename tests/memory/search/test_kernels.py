@@ -40,6 +40,9 @@ def maxima(
     return group_maxima(Search(queries, table, exclude_group, **search), width, **options)
 
 
+norms_of = jax.jit(key_norms, static_argnums=1)
+
+
 @functools.cache
 def kernel(platform, width, metric, interpret=True, query_parts=3):
     """`options` holds scale, shift, valid, group, exclude_group and norms, or None for each."""
@@ -85,7 +88,7 @@ def table(rng, n, d, dtype, whole):
         scale = 2.0 ** rng.integers(-1, 2, n) if whole else rng.uniform(1e-3, 1e-2, n)
         return keys.astype(np.int8), scale.astype(np.float32)
     keys = rng.integers(-2, 3, (n, d)) if whole else rng.normal(size=(n, d))
-    return np.asarray(jnp.asarray(keys, dtype)), None
+    return keys.astype(np.float32).astype(jnp.dtype(dtype)), None
 
 
 def spoil(rng, x, chance):
@@ -149,12 +152,12 @@ def test_stored_norms_make_the_same_ranks(platform, metric, dtype, shape):
     """Those of the keys as the search that asks has them: about the origin. A wrong one is believed."""
     for seed, whole in ((0, True), (1, False)):
         queries, keys, width, options = case(seed, shape, dtype, metric, whole, 0.7, 0.05)
-        norms = key_norms(keys, metric, options["scale"])
+        norms = np.asarray(norms_of(keys, metric, options["scale"]))
         options = options | dict(shift=None, norms=norms)
         found = kernel(platform, width, metric)(queries, keys, options)
         assert_maxima(found, queries, keys, width, options, metric, whole)
         unknown = kernel(platform, width, metric)(
-            queries, keys, options | dict(norms=jnp.full_like(norms, jnp.nan))
+            queries, keys, options | dict(norms=np.full_like(norms, np.nan))
         )
         assert np.all(np.asarray(unknown) == -np.inf)
 

@@ -88,9 +88,9 @@ def test_a_pair_has_the_same_score_whatever_it_is_searched_among(metric, width):
 @needed
 def test_queries_of_one_table_become_one_search_and_tables_take_turns():
     rng = np.random.default_rng(0)
-    queries, keys = (jnp.asarray(rng.normal(size=(3, n, 6)), jnp.float32) for n in (4, 50))
-    group = jnp.asarray(rng.integers(0, 3, (3, 50)), jnp.int32)
-    exclude = jnp.asarray(rng.integers(-1, 3, (3, 4)), jnp.int32)
+    queries, keys = (jax.device_put(np.float32(rng.normal(size=(3, n, 6)))) for n in (4, 50))
+    group = jax.device_put(np.int32(rng.integers(0, 3, (3, 50))))
+    exclude = jax.device_put(np.int32(rng.integers(-1, 3, (3, 4))))
 
     def search(queries, keys, group, exclude):
         return nearest(queries, keys, 2, group=group, exclude_group=exclude, method="native")
@@ -118,8 +118,8 @@ def test_queries_of_one_table_become_one_search_and_tables_take_turns():
 @pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
 def test_gradients_are_those_of_the_plain_method(metric):
     rng = np.random.default_rng(0)
-    queries, keys = (jnp.asarray(rng.normal(size=(n, 6)), jnp.float32) for n in (4, 9))
-    weights = jnp.asarray(rng.normal(size=(4, 12)), jnp.float32)
+    queries, keys = (jax.device_put(np.float32(rng.normal(size=(n, 6)))) for n in (4, 9))
+    weights = jax.device_put(np.float32(rng.normal(size=(4, 12))))
 
     def loss(queries, keys, method):
         found = nearest(queries, keys, 12, metric=metric, method=method)

@@ -25,6 +25,9 @@ every_method = pytest.mark.parametrize("method", EXACT_METHODS)
 every_metric = pytest.mark.parametrize("metric", METRICS)
 
 
+norms_of = jax.jit(key_norms, static_argnums=1)
+
+
 @functools.cache
 def search(metric, method, k):
     def run(queries, keys, valid, group, exclude, scale=None, norms=None):
@@ -82,7 +85,11 @@ def stored(rng, keys, dtype):
         np.nan_to_num(keys, posinf=0, neginf=0).astype(np.int8),
         rng.choice([0.5, 1, 2], len(keys)),
     )
-    return jnp.asarray(levels), (levels * scale[:, None]).astype(np.float32), jnp.asarray(scale, jnp.float32)
+    return (
+        jax.device_put(levels),
+        (levels * scale[:, None]).astype(np.float32),
+        jax.device_put(np.float32(scale)),
+    )
 
 
 def check_any_table(shape, metric, method, dtype, seed, share, spoiled, stored_norms=False):
@@ -92,7 +99,7 @@ def check_any_table(shape, metric, method, dtype, seed, share, spoiled, stored_n
     table, keys, scale = stored(rng, spoil(rng, whole_numbers(rng, n, d), spoiled), dtype)
     valid, group = rng.random(n) < share, rng.integers(-1, 3, n).astype(np.int32)
     exclude = rng.integers(-1, 3, q).astype(np.int32)
-    norms = key_norms(table, metric, scale) if stored_norms else None
+    norms = norms_of(table, metric, scale) if stored_norms else None
     found = search(metric, method, k)(queries, table, valid, group, exclude, scale, norms)
     assert_nearest(found, queries, keys, k, valid, group, exclude, metric)
 
@@ -238,7 +245,7 @@ def test_a_batch_of_tables_is_searched_one_way():
 def test_norms_are_those_of_the_keys_as_they_are_stored(dtype):
     rng = np.random.default_rng(0)
     keys = np.concatenate([rng.normal(size=(20, 7)), np.zeros((1, 7)), np.full((1, 7), 1e-4)])
-    table, scale, _ = store(jnp.asarray(keys, jnp.float32), jnp.dtype(dtype))
+    table, scale, _ = store(jax.device_put(np.float32(keys)), jnp.dtype(dtype))
     exact = np.sum(np.asarray(load(table, scale), np.float64) ** 2, axis=1)
     np.testing.assert_allclose(key_norms(table, "l2", scale), exact, rtol=1e-6)
     inverse = np.where(exact > 0, 1 / np.sqrt(np.where(exact > 0, exact, 1)), 0)
