@@ -8,6 +8,11 @@ import numpy as np
 NOTHING = None
 
 
+@jax.jit
+def _drawn(seed, count):
+    return jax.random.randint(jax.random.fold_in(jax.random.key(seed), count), (), 0, count + 1)
+
+
 class BankOracle:
     """Slots as a list of dicts; `None` where a slot is empty."""
 
@@ -60,8 +65,7 @@ class BankOracle:
     def _reservoir(self):
         if self.count < self.n:
             return self.count
-        key = jax.random.fold_in(jax.random.key(self.seed), self.count)
-        place = int(jax.random.randint(key, (), 0, self.count + 1))
+        place = int(_drawn(self.seed, self.count))
         return place if place < self.n else NOTHING
 
     def touch(self, slots):
