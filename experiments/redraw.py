@@ -143,6 +143,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "memrl_stream": partial(_from_curves, "memrl_stream"),
     "language_local": partial(_by_itself, "language_results"),
     "language_stream": partial(_by_itself, "language_stream_runs"),
+    "alfworld_turns": partial(_by_itself, "language_benchmarks_tables"),
     "language_benchmarks": partial(_by_itself, "language_benchmarks_tables"),
     "spoiled_memories": partial(_by_itself, "language_results"),
     "atari": _atari,
