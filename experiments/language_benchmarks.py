@@ -4,7 +4,8 @@
   python -m experiments.language_benchmarks play --runs runs/benchmarks --data runs/data --processes 16
   python -m experiments.language_benchmarks tables --runs runs/benchmarks \\
       --out experiments/results/language_benchmarks
-  python -m experiments.language_benchmarks play --runs runs/alfworld --data runs/data --benchmarks alfworld
+  python -m experiments.language_benchmarks play --runs runs/alfworld --data runs/data \\
+      --benchmarks alfworld --arms none memrl_imported rag_imported fixed_imported
 
 All arms but Mem0's facts and Reflexion's reflections write the same content (the record alone), so that RAG
 here is MemP as well, and have the same room in the prompt, but for long context; they differ in what they
@@ -18,7 +19,7 @@ Measure, fixed before the first run: success in the last epoch, paired by task, 
 Two controls have no memory: "none" is greedy and repeats itself; "pass_at_k" draws samples for the tasks that
 "none" did not solve (`--epochs` less one), as many calls with the greedy one as MemRL has. After the last
 epoch arms whose memories are of other tasks play the tasks held out, with the memory frozen.
-ALFWorld is played by choice, from where four commands of the walkthrough are left.
+ALFWorld is played by choice, from where four commands of the walkthrough are left, without "pass_at_k".
 `--pilot` plays tasks that no table has; settings were chosen on them.
 """
 

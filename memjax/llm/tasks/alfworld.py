@@ -14,8 +14,8 @@ a game's file; so each game runs in its own sandbox.
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -262,18 +262,26 @@ def load_alfworld(
     shown = _examples(base, examples) if examples else {}
     if allow_weak_sandbox and start is TextworldGame:
         start = partial(TextworldGame, allow_weak_sandbox=True)
+    options = {
+        "steps": steps,
+        "replies": _REPLIES[examples or "react"],
+        "show_commands": show_commands,
+        "choose": choose,
+        "last": last,
+        "demonstrate": demonstrate,
+        "start": start,
+    }
     left_out: list[dict[str, str]] = []
     splits: list[list[AlfworldTask]] = []
     for split in (train, held_out):
         tasks = []
         games = _games(base, split, wanted, left_out) if split else []
         for game in some(games, limit, seed):
-            replies = _REPLIES[examples or "react"]
-            task = _task(split or "", game, steps, shown, replies, show_commands, choose, start)
+            task = _task(split or "", game, shown, options)
             if task is None:
                 left_out.append({"id": str(game.parent), "why": "not solvable"})
             else:
-                tasks.append(replace(task, last=last, demonstrate=demonstrate))
+                tasks.append(task)
         splits.append(tasks)
     about = {
         "source": "ALFWorld json_2.1.1 (MIT)" + (", examples of ReAct (MIT)" if shown else ""),
@@ -316,14 +324,7 @@ def _games(base: Path, split: str, kinds: set[str], left_out: list[dict[str, str
 
 
 def _task(
-    split: str,
-    game: Path,
-    steps: int,
-    examples: dict[str, str],
-    replies: str,
-    show_commands: Show,
-    choose: bool,
-    start: Start,
+    split: str, game: Path, examples: Mapping[str, str], options: Mapping[str, Any]
 ) -> AlfworldTask | None:
     """The task of a game file, or None where the file says that it cannot be solved."""
     content = typed(read_json(game), dict, str(game))
@@ -339,15 +340,9 @@ def _task(
         intent=_sentence(cell(content, "grammar", str, str(game)), f"{game}: grammar"),
         kind=kind,
         file=game,
-        steps=steps,
         example=examples.get(EXAMPLE_OF[kind], ""),
-        replies=replies,
-        show_commands=show_commands,
-        choose=choose,
-        last=None,
-        demonstrate=False,
         walkthrough=tuple(typed(content.get("walkthrough") or [], list, f"{game}: walkthrough")),
-        start=start,
+        **options,
     )
 
 
