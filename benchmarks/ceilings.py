@@ -59,13 +59,21 @@ def stream_bandwidth(megabytes: int = 256) -> float:
 
 
 def read_bandwidth(megabytes: int = 256) -> float:
-    """Bytes per second of the quickest way to read a table once: sum, maximum or product by a vector."""
-    x, vector = jnp.ones((megabytes * 2**12, 64)), jnp.ones(64)
-    thunks = [partial(jax.jit(reduce), x) for reduce in (jnp.sum, jnp.max, lambda x: jnp.max(x, axis=1))]
+    """Bytes per second of the quickest way to read a table once."""
+    x = jnp.ones((megabytes * 2**12, 64))
+    return x.nbytes / min(map(_least, reading(x)))
+
+
+def reading(x: jax.Array) -> list[Thunk]:
+    """Ways to read a table [N, D] once: sum, maximum, maximum of each row, product by a vector."""
+    vector = jnp.ones(x.shape[1], x.dtype)
+    thunks: list[Thunk] = [
+        partial(jax.jit(reduce), x) for reduce in (jnp.sum, jnp.max, lambda x: jnp.max(x, axis=1))
+    ]
     thunks.append(partial(jax.jit(jnp.matmul), x, vector))
     if jax.default_backend() == "cpu":
         thunks.append(partial(np.matmul, np.asarray(x), np.asarray(vector)))
-    return x.nbytes / min(map(_least, thunks))
+    return thunks
 
 
 def dispatch_seconds() -> float:

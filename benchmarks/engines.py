@@ -19,9 +19,10 @@ class Question(NamedTuple):
     """What is looked for: the k nearest of keys [N, D] for each of queries [Q, D], both float32."""
 
     queries: np.ndarray
-    keys: np.ndarray
+    keys: Any  # an array of NumPy, of which each engine makes its own, or of JAX, which they read in place
     k: int
     metric: str = "dot"
+    unit: bool = False  # whether queries and keys have norm one
 
 
 class Prepared(NamedTuple):
@@ -32,6 +33,18 @@ class Prepared(NamedTuple):
     slots: Callable[[Any], Any]  # what `search` returned -> slots [Q, k]
     build_seconds: float | None = None  # only where there is an index that a write makes stale
     note: str = ""
+    keys: Any = None  # the array that it reads, of JAX; others may read it too
+
+
+def shared(question: Question) -> Question:
+    """The same question of keys on the device; for "cosine" of norm one, which is what exact peers need.
+
+    Engines that read keys where they lie, those of JAX and torch, then read the same bytes. Where a virtual
+    machine happens to keep an array decides up to a third of the time of going through it.
+    """
+    if question.metric == "cosine" and not question.unit:
+        question = question._replace(queries=unit(question.queries), keys=unit(question.keys), unit=True)
+    return question._replace(keys=jnp.asarray(question.keys))
 
 
 def ours(question: Question, method: str = "auto", dtype: str = "float32") -> Prepared:
@@ -39,7 +52,7 @@ def ours(question: Question, method: str = "auto", dtype: str = "float32") -> Pr
     options = dict(k=question.k, metric=question.metric, method=method)
     search = jax.jit(partial(nearest, **options))
     queries, keys = jnp.asarray(question.queries), jnp.asarray(question.keys, dtype)
-    return Prepared("memjax", partial(search, queries, keys), lambda found: found.slots)
+    return Prepared("memjax", partial(search, queries, keys), lambda found: found.slots, keys=keys)
 
 
 def stored(question: Question, dtype: str) -> Prepared:
@@ -63,7 +76,9 @@ def reads(question: Question, methods: Sequence[str], dtype: str = "float32") ->
         state, _ = write(state, rows, jnp.zeros(len(rows)))
     queries = jnp.asarray(question.queries)
     return [
-        Prepared(by, partial(jax.jit(memory.retrieve), state, queries), lambda found: found.slots)
+        Prepared(
+            by, partial(jax.jit(memory.retrieve), state, queries), lambda found: found.slots, keys=state.keys
+        )
         for by, memory in zip(methods, memories, strict=True)
     ]
 

@@ -101,7 +101,8 @@ def _torch(question: Question) -> list[Prepared]:
     torch = importlib.import_module("torch")
     torch.set_num_threads(os.cpu_count() or 1)
     cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
-    queries, keys = (torch.from_numpy(x).to("cuda" if cuda else "cpu") for x in _normalised(question))
+    place = "cuda" if cuda else "cpu"
+    queries, keys = (torch.from_numpy(np.asarray(x)).to(place) for x in _normalised(question))
     half = 0.5 * (keys * keys).sum(dim=1) if question.metric == "l2" else None
 
     def search() -> Any:
@@ -123,13 +124,13 @@ def _faiss(question: Question) -> list[Prepared]:
         index = getattr(faiss, f"Gpu{kind}")(faiss.StandardGpuResources(), keys.shape[1])
     else:
         index = getattr(faiss, kind)(keys.shape[1])
-    index.add(keys)
+    index.add(np.asarray(keys))
     return [Prepared("faiss flat", partial(index.search, queries, question.k), lambda found: found[1])]
 
 
 def _hnswlib(question: Question) -> list[Prepared]:
     hnswlib = importlib.import_module("hnswlib")
-    keys, start = question.keys, time.perf_counter()
+    keys, start = np.asarray(question.keys), time.perf_counter()
     space = {"dot": "ip", "cosine": "cosine", "l2": "l2"}[question.metric]
     index = hnswlib.Index(space, keys.shape[1])
     index.init_index(len(keys), M=16, ef_construction=200, random_seed=0)
@@ -145,7 +146,7 @@ def _hnswlib(question: Question) -> list[Prepared]:
 
 
 def _usearch(question: Question) -> list[Prepared]:
-    keys, start, threads = question.keys, time.perf_counter(), os.cpu_count() or 1
+    keys, start, threads = np.asarray(question.keys), time.perf_counter(), os.cpu_count() or 1
     metric = {"dot": "ip", "cosine": "cos", "l2": "l2sq"}[question.metric]
     options: dict[str, Any] = dict(connectivity=16, expansion_add=200)
     index = importlib.import_module("usearch.index").Index(
@@ -166,9 +167,9 @@ def _approximate(name: str, search: Callable[[int], Any], effort: int, k: int, s
     return Prepared(f"{name}, {effort} kept", partial(search, effort), lambda slots: slots, seconds)
 
 
-def _normalised(question: Question) -> tuple[np.ndarray, np.ndarray]:
+def _normalised(question: Question) -> tuple[np.ndarray, Any]:
     """Queries and keys, of norm one where the metric is the cosine: exact peers know products alone."""
-    if question.metric != "cosine":
+    if question.metric != "cosine" or question.unit:
         return question.queries, question.keys
     return unit(question.queries), unit(question.keys)
 

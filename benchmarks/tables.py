@@ -59,11 +59,12 @@ def _targets(rows: Sequence[Row]) -> list[str]:
             str(AGAINST.get(row["against"], row["against"])),
             f">= {amount(row, row['at_least'])}",
             amount(row, row["value"]),
+            "" if row.get("at_most") is None else amount(row, row["at_most"]),
             yes(row["met"]),
         )
         for row in rows
     ]
-    return grid(("shape", "against", "target", "measured", "met"), cells)
+    return grid(("shape", "against", "target", "measured", "at the floor", "met"), cells)
 
 
 def _search(rows: Sequence[Row]) -> list[str]:

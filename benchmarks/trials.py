@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.ceilings import Ceilings
+from benchmarks.ceilings import Ceilings, reading
 from benchmarks.engines import Prepared, Question, agreement, ours, stored
 from benchmarks.harness import time_in_turns, time_named, times_faster
 from memjax.memory import EXACT_METHODS, nearest
@@ -50,8 +50,11 @@ def trial(
 ) -> Row:
     """Times `nearest` and the others in turns, for about `budget` seconds."""
     engines = [ours(question, dtype=shape.dtype), *others]
-    times = time_in_turns([engine.search for engine in engines], rounds=21, budget=budget, settle=budget / 4)
+    bound = _is_bound_by_memory(shape, ceilings)
+    searches = [*(engine.search for engine in engines), *(reading(engines[0].keys) if bound else ())]
+    times = time_in_turns(searches, rounds=21, budget=budget, settle=budget / 4)
     seconds = statistics.median(times[0])
+    reads = [statistics.median(each) for each in times[len(engines) :]]  # of these very keys
     slots = np.asarray(engines[0].slots(engines[0].search()))
     rows = [
         {
@@ -62,10 +65,11 @@ def trial(
             "build_seconds": engine.build_seconds,
             "note": engine.note,
         }
-        for engine, each in zip(engines[1:], times[1:], strict=True)
+        for engine, each in zip(engines[1:], times[1 : len(engines)], strict=True)
     ]
     row = {**shape._asdict(), "seconds": seconds, "queries_per_second": shape.q / seconds}
-    return row | _shares(shape, seconds, ceilings) | {"rounds": len(times[0]), "others": rows}
+    row |= {"keys_seconds": min(reads, default=None), "rounds": len(times[0]), "others": rows}
+    return row | _shares(shape, seconds, ceilings)
 
 
 def exact_methods() -> list[str]:
@@ -124,6 +128,11 @@ def work(shape: Shape) -> tuple[float, float]:
     size = jnp.dtype(shape.dtype).itemsize
     flops = 2.0 * shape.q * shape.n * shape.d
     return flops, size * shape.n * shape.d + 4.0 * shape.q * shape.d + 8.0 * shape.q * shape.k
+
+
+def _is_bound_by_memory(shape: Shape, ceilings: Ceilings) -> bool:
+    flops, moved = work(shape)
+    return moved / ceilings.read > flops / ceilings.flops(shape.dtype, shape.d)
 
 
 def _shares(shape: Shape, seconds: float, ceilings: Ceilings) -> Row:

@@ -92,7 +92,7 @@ def test_seconds_are_said_in_the_unit_that_reads_best(amount, said):
 
 def test_a_target_whose_peer_is_missing_is_neither_met_nor_missed():
     row = Shape(1, 2, 3, 1)._asdict() | {"against": "faiss flat", "at_least": 4.0, "value": None, "met": None}
-    assert "| 1 x 2 x 3, 1 | faiss flat | >= 4.00x | not timed |  |" in tables.TABLES["targets"]([row])
+    assert "| 1 x 2 x 3, 1 | faiss flat | >= 4.00x | not timed |  |  |" in tables.TABLES["targets"]([row])
 
 
 @pytest.mark.parametrize("plan", [plans.CPU, plans.ACCELERATOR, plans.QUICK])
