@@ -40,6 +40,7 @@ RIVALS = {
 }
 PICTURED = ("none", "memrl", "rag", "sharing", "pass_at_k")  # and the imported arms
 DRAWS = 10_000
+APART = 0.025  # epochs between the curves of the picture
 ATTEMPTS = "attempts.csv.gz"
 
 
@@ -206,9 +207,10 @@ def redraw(out: Path) -> None:
     names = names or list(dict.fromkeys(x.benchmark for x in tries))
     size = (max(4.6 * len(names), 7.6), 3.9)  # room for the legend
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, layout="constrained", squeeze=False)
+    played = {x.arm for x in tries if x.benchmark in names}
+    drawn = [arm for arm in ARMS if arm in played and (arm in PICTURED or arm.endswith("_imported"))]
     lines = {}
     for axis, benchmark in zip(axes[0], names, strict=True):
-        drawn = [arm for arm in ARMS if arm in PICTURED or arm.endswith("_imported")]
         by_arm = {arm: [x for x in tries if (x.benchmark, x.arm) == (benchmark, arm)] for arm in drawn}
         for i, (arm, some) in enumerate(by_arm.items()):
             epochs = sorted({x.epoch for x in some if x.epoch != HELD_OUT_EPOCH})
@@ -220,7 +222,9 @@ def redraw(out: Path) -> None:
                 share = [np.mean([one[epoch - 1] for one in found]) for epoch in epochs]
                 label = "no memory, solved by one of as many calls"
             style = ":" if arm == "pass_at_k" else style_of(i)
-            (line,) = axis.plot(epochs, share, f"o{style}", color=colour_of(i), markersize=4)
+            # Why: side by side, so that of arms with the same success each is seen.
+            places = [epoch + APART * (i - len(by_arm) / 2) for epoch in epochs]
+            (line,) = axis.plot(places, share, f"o{style}", color=colour_of(i), markersize=4)
             if epochs:
                 lines.setdefault(label, line)
         axis.set(
