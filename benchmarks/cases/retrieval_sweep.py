@@ -24,6 +24,7 @@ WITHOUT = "without memjax-native"
 QUICK = (Shape(1, 1_000, 27, 1), Shape(4, 1_000, 27, 8))
 FLOPS, NUMBERS = 2e10, 2**27  # of a product at most; in the keys, or in all scores, which the peer stores
 TURN, ROUNDS, BUDGET = 0.004, 15, 1.0  # seconds of a turn, most rounds, seconds of timing for a shape
+CLOSE, LONGER = 1.1, 4  # shapes with a ratio below this are timed so many times as long
 
 
 @case("retrieval_sweep")
@@ -45,7 +46,11 @@ def drawn(seed: int) -> tuple[Shape, ...]:
 
 
 def _section(metric: str, shapes: tuple[Shape, ...], seed: int) -> Section:
-    about = "Through `make_memory(...).retrieve`; ratios are the other's time over that of the read."
+    about = (
+        "Through `make_memory(...).retrieve`; ratios are the other's time over that of the read. `lax.top_k` "
+        f"reads the memory's own keys. Where a ratio was below {CLOSE}, all of them are from "
+        f"{LONGER} times as many turns."
+    )
     return Section(metric, "sweep", about, [_row(shape._replace(metric=metric), seed) for shape in shapes])
 
 
@@ -62,10 +67,13 @@ def _row(shape: Shape, seed: int) -> Row:
     (peer,) = prepare(["lax.top_k"], question._replace(keys=ours.keys))  # those of the memory
     others = {"lax.top_k": peer, **dict(zip(methods, named, strict=True))}
     searches = [ours.search, *(other.search for other in others.values())]
-    times = time_in_turns(searches, rounds=ROUNDS, seconds=TURN, budget=BUDGET)
-    ratios: dict[str, Any] = {
-        name: times_faster(times[0], each) for name, each in zip(others, times[1:], strict=True)
-    }
+    for longer in (1, LONGER):
+        times = time_in_turns(searches, rounds=longer * ROUNDS, seconds=TURN, budget=longer * BUDGET)
+        ratios: dict[str, Any] = {
+            name: times_faster(times[0], each) for name, each in zip(others, times[1:], strict=True)
+        }
+        if min(ratios.values()) >= CLOSE:
+            break
     return {**shape._asdict(), "seconds": median(times[0]), "rounds": len(times[0]), "times_faster": ratios}
 
 
