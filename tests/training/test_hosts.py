@@ -106,24 +106,20 @@ def kill_one(processes, which, workdir, number=signal.SIGKILL):
     return ended(processes)
 
 
-def test_two_processes_train_one_run_and_a_second_launch_of_them_continues_it(tmp_path):
-    half = command(tmp_path / "parts", total_steps=STEPS // 2)
-    first, second = finished(
-        launch(2, command(tmp_path / "whole"), half, command(tmp_path / "parts", total_steps=STEPS))
-    )
+def test_two_processes_train_one_run_continue_another_and_end_together_where_one_is_killed(tmp_path):
+    """Four launches of the same two processes, one after the other; the last is killed."""
+    parts, endless = tmp_path / "parts", tmp_path / "endless"
+    half, rest = (command(parts, total_steps=steps) for steps in (STEPS // 2, STEPS))
+    processes = launch(2, command(tmp_path / "whole"), half, rest, command(endless, total_steps=100_000_000))
+    (code, errors), (killed, silent) = kill_one(processes, 1, endless)
     whole = outcome(tmp_path / "whole")
     assert whole[0] == STEPS
-    assert outcome(tmp_path / "parts") == whole
+    assert outcome(parts) == whole
     assert lines_of(tmp_path / "whole") == 6
-    launches = json.loads((tmp_path / "parts" / "manifest.json").read_text())["launches"]
+    launches = json.loads((parts / "manifest.json").read_text())["launches"]
     assert [(each["num_processes"], each["num_devices"]) for each in launches] == [(2, 2)] * 2
-    assert "resuming" in first
-    assert second == ""  # one process speaks
-
-
-def test_where_a_process_is_killed_the_others_end_with_one_line(tmp_path):
-    processes = launch(2, command(tmp_path, total_steps=100_000_000))
-    (code, errors), (killed, _) = kill_one(processes, 1, tmp_path)
+    assert "resuming" in errors
+    assert silent == ""  # one process speaks
     assert killed == -signal.SIGKILL
     assert code == 1
     said = [line for line in errors.splitlines() if "error" in line.lower()]

@@ -1,11 +1,11 @@
 """Offline runs: what is drawn, resumed, sealed and refused; Re:Frame and its baselines by command."""
 
 import json
+import shutil
 from functools import partial
 
 import h5py
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,8 +89,18 @@ def finished(tmp_path_factory):
     """Datasets, and the workdir of a run on them that was never interrupted."""
     folder = tmp_path_factory.mktemp("finished")
     files = dataset(folder / "low.hdf5"), dataset(folder / "expert.hdf5", seed=1, episodes=8)
-    assert train(changed(files), folder / "run") == 0
+    assert train(changed(files, run__eval_every=8), folder / "run") == 0
     return files, folder / "run"
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A program on such datasets, and its initial state; neither is changed."""
+    folder = tmp_path_factory.mktemp("begun")
+    program = build(
+        changed((dataset(folder / "low.hdf5"), dataset(folder / "expert.hdf5", seed=1, episodes=8)))
+    )
+    return program, program.init()
 
 
 def leaves(workdir, part=""):
@@ -102,6 +112,13 @@ def same(first, second):
     return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
 
 
+@pytest.fixture
+def compiled_once(monkeypatch):
+    """Runs on the same data whose configs differ in their lengths alone share the functions of the first."""
+    kept = {}
+    monkeypatch.setattr(Offline, "_function", lambda self, name, make: kept.setdefault(name, make()))
+
+
 def stop_and_go_on(files, workdir, **overrides):
     """Trains half of a run, then launches it again to its end: the arrays at both points."""
     assert train(changed(files, run__total_steps=4, **overrides), workdir) == 0
@@ -110,9 +127,9 @@ def stop_and_go_on(files, workdir, **overrides):
     return before, leaves(workdir)
 
 
-def test_a_run_that_was_stopped_is_the_one_that_was_not(finished, tmp_path):
+def test_a_run_that_was_stopped_is_the_one_that_was_not(finished, tmp_path, compiled_once):
     files, whole = finished
-    before, after = stop_and_go_on(files, tmp_path / "parts")
+    before, after = stop_and_go_on(files, tmp_path / "parts", run__eval_every=8)
     assert same(after, leaves(whole))
     assert not same(after, before)
 
@@ -151,7 +168,7 @@ def test_a_seed_beside_others_draws_what_it_draws_alone(files):
     assert not same([np.asarray(x[0]) for x in beside], [np.asarray(x[1]) for x in beside])
 
 
-ARMS = ["", "bc_experts", "nearest"]
+ARMS = ["bc_experts", "nearest"]
 SLOW = [
     "utilities",
     "dt",
@@ -175,22 +192,30 @@ SLOW += ["mixed_encoder", "cosine", "k1"]
 def test_every_arm_trains_and_is_evaluated(files, tmp_path, variant):
     config = changed(files, variant, run__total_steps=4, run__eval_every=4)
     assert train(config, tmp_path / "run") == 0
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert_learned_and_evaluated(tmp_path / "run")
+
+
+def test_the_default_trains_and_is_evaluated(finished):
+    assert_learned_and_evaluated(finished[1])
+
+
+def assert_learned_and_evaluated(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     assert np.isfinite(rows[-1]["loss/action"]).all()
     returns = [v for name, v in rows[-1].items() if name.endswith("/return")]
     assert returns
     assert all(1.0 <= value[0] <= 500.0 for value in returns)
 
 
-def test_the_same_step_over_gives_the_same_bits(files):
-    program = build(changed(files))
+def test_the_same_step_over_gives_the_same_bits(begun):
+    program, _ = begun
     found = [jax.tree.leaves(program.chunk(program.init())[0].agent) for _ in range(2)]
     assert same(*([np.asarray(x) for x in each] for each in found))
 
 
 def test_a_batch_holds_its_share_of_experts(files):
     config = changed(files, "dt_mixed50")
-    recorded = read_recorded(config.data, build(config).spec, batch=8, return_scale=1.0)
+    recorded = read_recorded(config.data, config.spec, batch=8, return_scale=1.0)
     steps = len(recorded.train.rewards)
     assert recorded.mix.reserved == 4
     assert steps - recorded.mix.split == len(recorded.summary.experts.episode)
@@ -206,8 +231,9 @@ def test_without_a_mix_draws_are_as_they_were():
 
 
 def test_a_mix_draws_whole_windows_of_its_part():
-    episode = jnp.repeat(jnp.arange(10), 10)
-    data = DeviceData(jnp.ones((100, 1)), jnp.ones((100, 1)), jnp.ones(100), episode, jnp.arange(11) * 10)
+    ones = np.ones((100, 1), np.float32)
+    episode, starts = np.repeat(np.arange(10, dtype=np.int32), 10), np.arange(11, dtype=np.int32) * 10
+    data = DeviceData(*jax.device_put((ones, ones, ones[:, 0], episode, starts)))
     windows = sample(data, jax.random.key(0), 64, 4, Mix(70, 16))
     assert np.all(np.asarray(windows.episode[:48]) < 7)
     assert np.all(np.asarray(windows.episode[48:]) >= 7)
@@ -215,18 +241,18 @@ def test_a_mix_draws_whole_windows_of_its_part():
 
 def test_a_bank_of_the_data_themselves_is_numbered_as_they_are(files):
     config = changed(files, "low_bank")
-    recorded = read_recorded(config.data, build(config).spec, batch=8, return_scale=1.0)
+    recorded = read_recorded(config.data, config.spec, batch=8, return_scale=1.0)
     bank, learnt = recorded.summary.experts, recorded.train
     for number in np.unique(bank.episode):
         first, end = learnt.starts[number], learnt.starts[number + 1]
         np.testing.assert_array_equal(bank.actions[bank.episode == number], learnt.actions[first:end])
-    other = read_recorded(changed(files).data, build(config).spec, batch=8, return_scale=1.0)
+    other = read_recorded(changed(files).data, config.spec, batch=8, return_scale=1.0)
     assert other.summary.experts.episode.min() == len(other.train.terminated)
 
 
 def test_what_is_held_out_is_not_learned_from(files):
     config = changed(files, "utilities", data__holdout=0.25)
-    recorded = read_recorded(config.data, build(config).spec, batch=8, return_scale=1.0)
+    recorded = read_recorded(config.data, config.spec, batch=8, return_scale=1.0)
     learnt = {x.tobytes() for x in recorded.train.observations}
     assert len(recorded.held_out.terminated) == 3
     assert not learnt & {x.tobytes() for x in recorded.held_out.observations}
@@ -276,11 +302,16 @@ def test_an_evaluation_needs_no_dataset(finished):
     assert set(found["policies"]) == {"target20", "target20_emptied"}
 
 
-def test_a_run_does_not_go_on_with_other_data(files, tmp_path):
-    assert train(changed(files, run__total_steps=4), tmp_path / "run") == 0
-    dataset(files[0].with_suffix(".new"), seed=5, episodes=13).replace(files[0])
-    with pytest.raises(ConfigError, match="the data that the run began with"):
-        train(changed(files), tmp_path / "run")
+def test_a_run_does_not_go_on_with_other_data(finished, tmp_path):
+    files, workdir = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    kept = files[0].rename(files[0].with_suffix(".kept"))
+    try:
+        dataset(files[0], seed=5, episodes=13)
+        with pytest.raises(ConfigError, match="the data that the run began with"):
+            train(changed(files, run__eval_every=8, run__total_steps=12), tmp_path / "run")
+    finally:
+        kept.replace(files[0])
 
 
 def test_sparse_data_with_other_observations_are_other_data(files):
@@ -292,15 +323,16 @@ def test_sparse_data_with_other_observations_are_other_data(files):
         program.chunk(state)
 
 
-def test_a_bank_that_was_not_trained_with_is_refused(files):
-    program = build(changed(files))
-    state = program.init()
-    keys = state.agent.bank.keys.at[0, 3].add(1e-3)
-    other = state.replace(agent=state.agent.replace(bank=state.agent.bank.replace(keys=keys)))
+def test_a_bank_that_was_not_trained_with_is_refused(begun):
+    program, state = begun
+    keys = np.array(state.agent.bank.keys)
+    keys[0, 3] += 1e-3
+    bank = state.agent.bank.replace(keys=jax.device_put(keys))
+    other = state.replace(agent=state.agent.replace(bank=bank))
     with pytest.raises(ConfigError, match="trained with"):
-        build(changed(files), learns=False).evaluate(other, 1)
+        build(program.config, learns=False).evaluate(other, 1)
     with pytest.raises(ConfigError, match="trained with"):
-        build(changed(files)).chunk(other)
+        build(program.config).chunk(other)
 
 
 def test_banks_are_swapped_by_name_alone(finished):
@@ -325,10 +357,8 @@ def check_swaps(files, workdir, policies):
     evaluate(bank=others._replace(swap=True))
 
 
-def test_a_swapped_bank_has_the_steps_of_the_other_experts(files, tmp_path):
-    config = changed(files)
-    program = Offline(config)
-    state = program.init()
+def test_a_swapped_bank_has_the_steps_of_the_other_experts(begun, tmp_path):
+    program, state = begun
     more = dataset(tmp_path / "more.hdf5", episodes=20, seed=9)
     swapped = with_bank(program, state, OtherBank(str(more), 20, 0, swap=True))
     assert int(swapped.agent.bank.valid.sum()) == 199  # all its steps, beyond the capacity trained with

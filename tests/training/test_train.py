@@ -19,53 +19,60 @@ from memjax.training.program import map_seeds
 from memjax.training.train import build, summarize, train
 
 
-def cartpole(num_seeds=1, seed=0, steps=40_960):
+def cartpole(num_seeds=1, seed=0):
     config = base.experiment("test", "gymnax/CartPole-v1")
     config.agent = base.merged(base.ppo(), name="ppo")
     config.num_seeds, config.seed = num_seeds, seed
-    config.run.total_steps = steps
+    config.run.total_steps = 40_960
     config.run.log_every = 5
     config.run.eval_every = config.run.checkpoint_every = 0
     return resolve(config.lock())
 
 
-def run(config):
-    program = build(config)
-    state, rows = program.init(), []
-    for _ in range(program.iterations // config.run.log_every):
+@pytest.fixture(scope="module")
+def alone():
+    """The program of one seed, number 1; compiled once for all that ask about it."""
+    return build(cartpole(seed=1))
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Seeds 0 to 2, trained: the program, its state, that after the first chunk, and summaries by chunk."""
+    program = build(cartpole(num_seeds=3))
+    state, rows, early = program.init(), [], None
+    for _ in range(program.iterations // program.config.run.log_every):
         state, metrics = program.chunk(state)
         rows.append(summarize(metrics))
-    return program, state, rows
+        early = early or jax.tree.map(np.array, (jax.random.key_data(state.key), state.agent.params))
+    return program, state, early, rows
 
 
-def test_ppo_learns_to_balance_a_pole():
-    program, state, rows = run(cartpole(num_seeds=3))
+def test_ppo_learns_to_balance_a_pole(together):
+    program, state, _, rows = together
     assert (rows[0]["train/return"] < 60).all()
     # 40,960 steps: a random policy lasts about 22 steps, each of three seeds now well over 100.
     assert (rows[-1]["train/return"] > 100).all(), rows[-1]["train/return"]
     assert (program.evaluate(state, 16)["eval/policy/return"] > 100).all()
 
 
-def test_seeds_trained_side_by_side_are_independent_runs():
+def test_seeds_trained_side_by_side_are_independent_runs(together, alone):
     """Run r of seed s is run 0 of seed s + r: the same draws, and the same numbers up to rounding."""
-    _, together, _ = run(cartpole(num_seeds=2, seed=7, steps=20_480))
-    _, alone, _ = run(cartpole(num_seeds=1, seed=8, steps=20_480))
-    np.testing.assert_array_equal(jax.random.key_data(together.key)[1], jax.random.key_data(alone.key)[0])
+    keys, params = together[2]
+    state, _ = alone.chunk(alone.init())  # 20,480 steps
+    np.testing.assert_array_equal(keys[1], jax.random.key_data(state.key)[0])
     flat = [
-        np.concatenate([np.reshape(x, (x.shape[0], -1)) for x in jax.tree.leaves(t.agent.params)], axis=1)
-        for t in (together, alone)
+        np.concatenate([np.reshape(x, (x.shape[0], -1)) for x in jax.tree.leaves(tree)], axis=1)
+        for tree in (params, state.agent.params)
     ]
     same, other = np.linalg.norm(flat[0][1] - flat[1][0]), np.linalg.norm(flat[0][0] - flat[1][0])
     assert same < 0.02 * other
 
 
-def test_the_chunk_updates_its_state_in_place():
-    config = cartpole()
-    config_ada = base.experiment("test", "memjax/FourRooms-v0")
-    config_ada.agent = base.adamemento()
-    config_ada.agent.bank.capacity = 100_000
-    for each in (config, resolve(config_ada.lock())):
-        program = build(each)
+def test_the_chunk_updates_its_state_in_place(alone):
+    config = base.experiment("test", "memjax/FourRooms-v0")
+    config.agent = base.adamemento()
+    config.agent.bank.capacity = 100_000
+    for program in (alone, build(resolve(config.lock()))):
         state = program.abstract_state()
         memory = program.compiled_chunk().lower(state).compile().memory_analysis()
         held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(_data, state)))
@@ -79,13 +86,11 @@ def _data(tree):
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
-def test_the_chunk_compiles_once():
-    config = cartpole()
-    program = build(config)
-    state = program.init()
+def test_the_chunk_compiles_once(alone):
+    state = alone.init()
     for _ in range(3):
-        state, _ = program.chunk(state)
-    assert program.compiled_chunk()._cache_size() == 1
+        state, _ = alone.chunk(state)
+    assert alone.compiled_chunk()._cache_size() == 1
 
 
 @pytest.mark.parametrize("where", ["loss", "optimiser"])
