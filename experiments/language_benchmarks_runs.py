@@ -49,6 +49,7 @@ class Try(NamedTuple):
     failures: int  # the same of failures
     prompt_tokens: int
     completion_tokens: int
+    memories: str = ""  # the tasks whose memories were shown; files of before have none
 
 
 class Arm(NamedTuple):
@@ -93,7 +94,8 @@ def _try(benchmark: str, name: str, event: Event, attempt: Attempt, found: Seque
     tokens = attempt.prompt_tokens, attempt.completion_tokens
     counts = won, len(found) - won
     epoch = event.epoch + 1 if event.phase == "learn" else HELD_OUT_EPOCH
-    return Try(benchmark, name, epoch, attempt.task_id, attempt.success, shown, *counts, *tokens)
+    tasks = " ".join(task for task, _ in found)
+    return Try(benchmark, name, epoch, attempt.task_id, attempt.success, shown, *counts, *tokens, tasks)
 
 
 def outcomes(arm: Arm) -> dict[str, tuple[bool, ...]]:

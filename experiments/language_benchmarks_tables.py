@@ -108,6 +108,22 @@ def _against(arm: Arm, rival: Arm) -> list[str]:
     later = paired(held_out(arm), held_out(rival), 1, any)
     if len(later):
         lines.append(f"- {pair}, on held-out tasks with the memory frozen: {told(later)}")
+    if arm.name.startswith("memrl") and rival.name.startswith("fixed"):
+        lines += _by_what_was_shown(arm, rival)
+    return lines
+
+
+def _by_what_was_shown(arm: Arm, rival: Arm) -> list[str]:
+    """What learning changes on held-out tasks: where both arms showed the same, and where not."""
+    own, other = ({x.task: x for x in one.tries if x.epoch == HELD_OUT_EPOCH} for one in (arm, rival))
+    both = [(own[task], other[task]) for task in sorted(own.keys() & other.keys())]
+    lines = []
+    for same, which in ((True, "the same memories"), (False, "other memories")):
+        some = [(x, y) for x, y in both if (x.memories == y.memories) == same]
+        if some:
+            won, lost = (sum(x.solved for x in tries) for tries in zip(*some, strict=True))
+            told = f"{ARMS[arm.name]} solves {won}, {ARMS[rival.name]} {lost}"
+            lines.append(f"  - of {len(some)} held-out tasks for which they showed {which} {told}")
     return lines
 
 
@@ -240,6 +256,6 @@ def redraw(out: Path) -> None:
 
 
 def _read_try(row: Mapping[str, str]) -> Try:
-    texts = {name: row[name] for name in ("benchmark", "arm", "task", "shown")}
+    texts = {name: row.get(name, "") for name in ("benchmark", "arm", "task", "shown", "memories")}
     counts = {name: int(row[name]) for name in Try._fields if name not in (*texts, "solved")}
     return Try(solved=row["solved"] == "1", **texts, **counts)  # type: ignore[arg-type]

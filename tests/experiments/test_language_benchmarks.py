@@ -11,7 +11,7 @@ from fake_endpoint import Answer, chat_answer, serve
 
 from experiments import language_benchmarks
 from experiments.language_benchmarks_runs import Arm, Try, calls, held_out, outcomes, read
-from experiments.language_benchmarks_tables import paired, redraw
+from experiments.language_benchmarks_tables import _by_what_was_shown, paired, redraw
 from memjax.commands.report_language import Curve
 
 TABLE = {
@@ -69,6 +69,9 @@ def test_a_memory_of_another_task_helps_and_the_tables_say_how_much(tmp_path, ca
     with gzip.open(out / "attempts.csv.gz", "rt", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 16
+    assert [x["memories"] for x in rows if (x["arm"], x["epoch"], x["task"]) == ("memrl", "2", "db/1")] == [
+        "db/0"
+    ]
     kept = [(row["arm"], row["task"], row["solved"]) for row in rows if row["epoch"] == "0"]
     assert kept == [("none", "db/0", "1"), ("memrl", "db/0", "1")]  # the tasks held out
     (out / "success.png").unlink()
@@ -96,6 +99,22 @@ def test_what_reflexion_has_solved_stays_solved(tmp_path):
     arm = Arm("b", "reflexion", tmp_path, curve, tuple(tries), np.zeros((0, 2)))
     assert outcomes(arm) == {"a": (True,) * 3, "b": (False, True, True), "c": (False,) * 3}
     assert held_out(arm) == {"held out": (True,)}
+
+
+def test_held_out_tasks_are_told_apart_by_what_was_shown():
+    def arm(name, tries):
+        tries = [
+            Try("b", name, 0, task, won, "other tasks'", 1, 0, 1, 1, memory) for task, won, memory in tries
+        ]
+        return Arm("b", name, None, None, tuple(tries), np.zeros((0, 2)))
+
+    learned = arm("memrl", [("a", True, "x"), ("b", False, "y"), ("c", False, "y"), ("d", True, "y")])
+    fixed = arm("fixed", [("c", True, "z"), ("b", True, "x"), ("a", True, "x")])
+    same, others = _by_what_was_shown(learned, fixed)
+    assert "of 1 held-out tasks for which they showed the same memories MemRL solves 1, MemRL with" in same
+    assert others.endswith(
+        "of 2 held-out tasks for which they showed other memories MemRL solves 0, MemRL without learning 2"
+    )
 
 
 def test_calls_without_a_memory_begin_with_the_greedy_reply():
