@@ -523,11 +523,11 @@ def test_nothing_asked_and_nothing_said(name):
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint64"])
 def test_slots_of_any_whole_type(dtype):
     """N = 300 does not fit a narrow type, and of a wide one 2^32 + 1 must not become slot 1."""
-    memory = make_memory(300, 2, jax.ShapeDtypeStruct((), jnp.float32), evict="lru")
+    memory = with_compiled_parts(make_memory(300, 2, jax.ShapeDtypeStruct((), jnp.float32), evict="lru"))
     state, _ = memory.write(memory.init(), np.ones((120, 2), np.float32), np.zeros(120, np.float32))
     wide = dtype.endswith("64")
     with jax.enable_x64(wide):
-        slots = jnp.array([1, 2**32 + 2 if wide else 100, 126], dtype)  # there is nothing in slot 126
+        slots = np.array([1, 2**32 + 2 if wide else 100, 126], dtype)  # there is nothing in slot 126
         after = memory.update(memory.touch(state, slots), slots, 1.0, step_size=1.0)
         written = memory.gather(after, slots, lambda state: state.written)
     named = [1] if wide else [1, 100]
@@ -582,7 +582,8 @@ def test_a_read_within_what_is_shown_and_one_of_a_group():
     assert int(shown.pool[0]) == 4
     with pytest.raises(ConfigError, match=r"^shown: expected \(5,\) bool, got \(4,\) bool"):
         memory.retrieve(state, asked, shown=jnp.ones(4, bool))
-    few = retrieve(state, asked, 4, recall=2, rerank=PAPER, one_per_group=True)  # k beyond the pool
+    few = functools.partial(retrieve, k=4, recall=2, rerank=PAPER, one_per_group=True)  # k beyond the pool
+    few = jax.jit(few)(state, asked)
     assert few.slots.shape == (1, 4)
     assert list(np.asarray(few.mask[0])) == [True, False, False, False]
 

@@ -1,6 +1,7 @@
 """Group maxima of the kernels: interpreted, lowered for devices that are not here, and on one that is."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -28,6 +29,21 @@ SHAPES = ((1, 300, 5, 8), (3, 700, 70, 32), (2, 90, 600, 128), (130, 150, 33, 16
 every_platform = pytest.mark.parametrize("platform", PLATFORMS)
 every_metric = pytest.mark.parametrize("metric", METRICS)
 every_type = pytest.mark.parametrize("dtype", KEY_TYPES)
+
+
+def pairs(*lists):
+    """All combinations of one value of each of three lists; slow but for those in which each pair is once.
+
+    The last list is as short as any, or pairs of its values with those of the others would be missing.
+    """
+    return [
+        pytest.param(x, y, z, marks=() if k == (i + j) % len(lists[2]) else pytest.mark.slow)
+        for i, x in enumerate(lists[0])
+        for j, y in enumerate(lists[1])
+        for k, z in enumerate(lists[2])
+    ]
+
+
 CUSTOM_CALL = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}
 
 
@@ -128,9 +144,7 @@ def assert_maxima(found, queries, keys, width, options, metric, whole=False):
 
 
 @every_platform
-@every_metric
-@every_type
-@pytest.mark.parametrize("shape", SHAPES[:2])
+@pytest.mark.parametrize(("metric", "dtype", "shape"), pairs(METRICS, KEY_TYPES, SHAPES[:2]))
 @settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
@@ -145,9 +159,7 @@ def test_any_table(platform, metric, dtype, shape, seed, whole, share, spoiled):
 
 
 @every_platform
-@pytest.mark.parametrize("metric", METRICS[1:])
-@every_type
-@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize(("dtype", "shape", "metric"), pairs(KEY_TYPES, SHAPES[:3], METRICS[1:]))
 def test_stored_norms_make_the_same_ranks(platform, metric, dtype, shape):
     """Those of the keys as the search that asks has them: about the origin. A wrong one is believed."""
     for seed, whole in ((0, True), (1, False)):
@@ -163,9 +175,7 @@ def test_stored_norms_make_the_same_ranks(platform, metric, dtype, shape):
 
 
 @every_platform
-@every_metric
-@every_type
-@pytest.mark.parametrize("shape", SHAPES[2:])
+@pytest.mark.parametrize(("metric", "dtype", "shape"), pairs(METRICS, KEY_TYPES, SHAPES[2:]))
 def test_long_keys_and_many_queries(platform, metric, dtype, shape):
     for seed, whole in ((0, True), (1, False)):
         queries, keys, width, options = case(seed, shape, dtype, metric, whole, 0.7, 0.05)
@@ -267,12 +277,13 @@ def test_vmap_is_a_loop(platform):
     queries, keys = (rng.normal(size=(3, s, 4)).astype(np.float32) for s in (2, 40))
     valid = rng.random((3, 40)) < 0.5
 
+    @jax.jit
     def run(queries, keys, valid):
         return maxima(queries, keys, 8, valid=valid, platform=platform, interpret=True)
 
     looped = np.stack([run(*x) for x in zip(queries, keys, valid, strict=True)])
-    np.testing.assert_array_equal(jax.vmap(run)(queries, keys, valid), looped)
-    shared = jax.vmap(run, in_axes=(0, None, None))(queries, keys[0], valid[0])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(run))(queries, keys, valid), looped)
+    shared = jax.jit(jax.vmap(run, in_axes=(0, None, None)))(queries, keys[0], valid[0])
     np.testing.assert_array_equal(shared[0], looped[0])
 
 
@@ -346,9 +357,7 @@ def equations(jaxpr):
 
 
 @every_platform
-@every_metric
-@every_type
-@pytest.mark.parametrize("n", [4096, 4001])
+@pytest.mark.parametrize(("metric", "dtype", "n"), pairs(METRICS, KEY_TYPES, [4096, 4001]))
 def test_neither_scores_nor_a_second_table_leave_the_kernel(platform, metric, dtype, n):
     q, d, width = 256, 64, 32
     queries, keys, options = shapes_of(q, n, d, dtype, metric, True)
@@ -365,11 +374,12 @@ def test_neither_scores_nor_a_second_table_leave_the_kernel(platform, metric, dt
 
 @pytest.mark.parametrize("q", [1, 2, 17, 64, 1000])
 @pytest.mark.parametrize("d", [1, 60, 128, 129, 384, 4096])
-@pytest.mark.parametrize("itemsize", [1, 2, 4])
-@pytest.mark.parametrize("width", [8, 64, 128])
-def test_tiles_fit_the_device_and_cover_the_table(q, d, itemsize, width):
-    n = 100_003
-    tile = choose_tiles(q, n, d, width, itemsize)
+def test_tiles_fit_the_device_and_cover_the_table(q, d):
+    for itemsize, width in itertools.product((1, 2, 4), (8, 64, 128)):
+        assert_tile(choose_tiles(q, 100_003, d, width, itemsize), d, itemsize, width)
+
+
+def assert_tile(tile, d, itemsize, width):
     assert tile.slots % width == 0
     assert tile.depth * tile.blocks >= d > tile.depth * (tile.blocks - 1)
     assert tile.steps == 1 or tile.blocks == 1
