@@ -49,7 +49,7 @@ class Try(NamedTuple):
     failures: int  # the same of failures
     prompt_tokens: int
     completion_tokens: int
-    memories: str = ""  # the tasks whose memories were shown; files of before have none
+    memories: str = ""  # those shown: task and text, as the beginning of its hash; files of before have none
 
 
 class Arm(NamedTuple):
@@ -69,8 +69,8 @@ def read(benchmark: str, name: str, path: Path) -> Arm:
     with reading(path / LOG_FILE) as connection:
         events = [*events_of(connection, "learn"), *events_of(connection, "transfer")]
         ids = dict(connection.execute("SELECT number, task_id FROM tasks").fetchall())
-        query = "SELECT row, task_id, success FROM experiences"
-        memories = {row: (task, bool(won)) for row, task, won in connection.execute(query)}
+        query = "SELECT row, task_id, success, text_hash FROM experiences"
+        memories = {row: (task, bool(won), text) for row, task, won, text in connection.execute(query)}
         query = "SELECT phase, epoch, body FROM attempts"
         bodies = [(place, Attempt(*json.loads(body))) for *place, body in connection.execute(query)]
     attempts = {(*place, attempt.task_id): attempt for place, attempt in bodies}
@@ -87,15 +87,17 @@ def read(benchmark: str, name: str, path: Path) -> Arm:
     return Arm(benchmark, name, path, curve, tuple(tries), np.array(others).reshape(-1, 2))
 
 
-def _try(benchmark: str, name: str, event: Event, attempt: Attempt, found: Sequence[tuple[str, bool]]) -> Try:
-    own = [won for task, won in found if task == attempt.task_id]
+def _try(
+    benchmark: str, name: str, event: Event, attempt: Attempt, found: Sequence[tuple[str, bool, str]]
+) -> Try:
+    own = [won for task, won, _ in found if task == attempt.task_id]
     shown = SHOWN[0 if any(own) else 1 if own else 2 if found else 3]
-    won = sum(success for _, success in found)
+    won = sum(success for _, success, _ in found)
     tokens = attempt.prompt_tokens, attempt.completion_tokens
     counts = won, len(found) - won
     epoch = event.epoch + 1 if event.phase == "learn" else HELD_OUT_EPOCH
-    tasks = " ".join(task for task, _ in found)
-    return Try(benchmark, name, epoch, attempt.task_id, attempt.success, shown, *counts, *tokens, tasks)
+    texts = " ".join(f"{task}#{text[:8]}" for task, _, text in found)
+    return Try(benchmark, name, epoch, attempt.task_id, attempt.success, shown, *counts, *tokens, texts)
 
 
 def outcomes(arm: Arm) -> dict[str, tuple[bool, ...]]:
