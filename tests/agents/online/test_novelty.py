@@ -1,6 +1,6 @@
 """Acceptance test 5, and the bonus as a stream."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -38,19 +38,24 @@ def compiled(function, novelty):
     return jax.jit(partial(function, novelty))
 
 
-def visit(novelty, state, observations, times):
-    """The state after rollouts [T=8, B=4] of these observations alone."""
+@cache
+def visiting(novelty):
+    """Compiled: the state after one rollout [T=8, B=4] of observations."""
 
-    @jax.jit
-    def once(state, key):
+    def once(state, observations, key):
         key_pick, key_learn = jax.random.split(key)
         pick = jax.random.randint(key_pick, (8, 4), 0, len(observations))
         valid = jnp.ones((8, 4), bool)
         state, *_ = novelties.rewards(novelty, state, observations[pick], valid)
         return novelties.learn(novelty, state, observations[pick], valid, key_learn)[0]
 
+    return jax.jit(once)
+
+
+def visit(novelty, state, observations, times):
+    """The state after rollouts of these observations alone."""
     for i in range(times):
-        state = once(state, jax.random.key(i))
+        state = visiting(novelty)(state, observations, jax.random.key(i))
     return state
 
 
