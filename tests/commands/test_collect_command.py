@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from signalled import signalled
 
 from memjax import cli
 from memjax.data.d4rl import read_d4rl
@@ -169,42 +170,47 @@ def test_an_old_file_is_replaced_only_when_asked(tmp_path):
     assert len(read_d4rl(path).terminated) == 2
 
 
-# Why not -m memjax: tests that run in the background of a shell inherit that SIGINT is ignored.
-COMMAND = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from memjax.cli import main
-sys.exit(main())
-"""
-
-
 def started(path, *words, **options):
-    command = [sys.executable, "-c", COMMAND, "collect", "--env", "envpool/Hopper-v4", "--out", str(path)]
-    return subprocess.Popen(
-        [*command, "--policy", "random", *words], stderr=subprocess.PIPE, text=True, **options
-    )
+    words = ["collect", "--env", "envpool/Hopper-v4", "--out", str(path), "--policy", "random", *words]
+    command = [sys.executable, "-m", "memjax", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
-@pytest.mark.parametrize(
-    ("number", "codes", "left"),
-    [(signal.SIGTERM, {143}, 0), (signal.SIGINT, {130}, 0), (signal.SIGKILL, {-9}, 1)],
-)
-def test_a_killed_collect_leaves_no_half_file(tmp_path, number, codes, left):
+ENDLESS = ("--steps", "100000000")
+
+
+def half_written(folder):
+    return any(file.stat().st_size > 100_000 for file in folder.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_collect_leaves_no_file(tmp_path, number, code):
+    def run():
+        try:
+            return collect(tmp_path / "d.hdf5", "--policy", "random", *ENDLESS)
+        except SystemExit as end:
+            return end.code
+
+    assert signalled(run, lambda: half_written(tmp_path), number) == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_collect_leaves_no_half_file(tmp_path):
     path = tmp_path / "d.hdf5"
-    process = started(path, "--steps", "100000000")
+    process = started(path, *ENDLESS)
     try:
         until = time.monotonic() + 120
-        while not any(file.stat().st_size > 100_000 for file in tmp_path.iterdir()):
+        while not half_written(tmp_path):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.1)
-        process.send_signal(number)
-        assert process.wait(60) in codes
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
     finally:
         process.kill()
         process.communicate()
     assert not path.exists()
-    assert len(list(tmp_path.iterdir())) == left
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @contextlib.contextmanager
@@ -219,8 +225,7 @@ def subprocess_limits(size):
 
 
 def test_a_file_too_large_for_its_place_is_one_line(tmp_path):
-    size = 5_000_000
-    with subprocess_limits(size):
+    with subprocess_limits(4_000_000):
         process = started(tmp_path / "d.hdf5", "--steps", "300000")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import language_case
 import numpy as np
 import pytest
 
@@ -39,6 +40,7 @@ def assert_kills(name, folder, modes, number):
 
 
 def test_kills_of_a_language_run(tmp_path):
+    language_case.main(str(tmp_path / "whole"), 2, 0.0)  # in a process that has imported all that it needs
     assert_kills("memrl", tmp_path, ("saving", "random"), 2)
 
 

@@ -66,9 +66,7 @@ def run_with_kills(workdir: Path, overlap: int, kills: int, seed: int) -> int:
         if process.wait() == 0:
             break
         killed += 1
-    process = launch(workdir, overlap)
-    _, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors.decode()
+    assert run_language(workdir, kill_config(overlap), benchmark(), ScriptedChat(), embedder())
     return killed
 
 
