@@ -66,7 +66,7 @@ def made(evict, mesh, capacity=N, **options):
     options = dict(evict=evict, **(options or OPTIONS))
     if mesh is None:
         memory = make_memory(*arguments, **options)
-        parts = ("write", "retrieve", "touch", "update", "remove", "rebuild")
+        parts = ("init", "write", "retrieve", "touch", "update", "remove", "rebuild")
         jitted = {part: jax.jit(getattr(memory, part)) for part in parts}
         return memory._replace(**jitted, sample=jax.jit(memory.sample, static_argnums=2))
     return make_sharded_memory(mesh_of(mesh), "slots", *arguments, **options)
@@ -94,7 +94,7 @@ def batch(rng, size=B, like=VALUE):
     values = {
         "image": rng.integers(0, 255, (size, 3), dtype=np.uint8),
         "done": rng.random(size) < 0.5,
-        "half": jnp.asarray(rng.normal(size=size), jnp.bfloat16),
+        "half": rng.normal(size=size).astype(jnp.bfloat16),
         "z": rng.choice([-0.0, 0.0, 1e-42, -3.0], (size, 2)).astype(np.float32),
     }
     fields = dict(
@@ -224,7 +224,8 @@ def test_scores_of_wide_keys_are_the_same_numbers(metric):
     found = []
     for make in (make_memory, functools.partial(make_sharded_memory, mesh_of("8"), "slots")):
         memory = make(512, 96, jnp.zeros(()), evict="fifo", k=20, metric=metric)
-        state, _ = memory.write(memory.init(), keys, np.arange(512.0, dtype=np.float32))
+        write = jax.jit(lambda memory, *items: memory.write(memory.init(), *items)[0], static_argnums=0)
+        state = write(memory, keys, np.arange(512.0, dtype=np.float32))
         found.append(jax.jit(memory.retrieve)(state, asked))
     assert_same(*found)
 
@@ -282,7 +283,7 @@ def test_gradients_are_those_of_one_device():
 def test_vmap_over_memories():
     one, many = (made("lru", mesh, **WRITES) for mesh in (None, "2"))
     keys, values, fields = jax.tree.map(
-        lambda *x: jnp.stack(x), *(batch(np.random.default_rng(i)) for i in (0, 1))
+        lambda *x: np.stack(x), *(batch(np.random.default_rng(i)) for i in (0, 1))
     )
 
     def run(memory, seed, keys, values, fields):
@@ -501,7 +502,8 @@ def memrl_rounds(make, **changes):
         )
         about = dict(task=rng.integers(-1, 3, 14).astype(np.int32), mask=rng.random(14) < 0.9)
         state, slots = memrl.learn(state, found, rewards, intents, {"n": 14 * t + numbers}, **about)
-        suspect = (state.group == 1) & state.valid & (state.values.id % 5 == t)
+        group, valid, ids = map(np.asarray, (state.group, state.valid, state.values.id))
+        suspect = (group == 1) & valid & (ids % 5 == t)
         spread = memrl.descendants(state, suspect)
         state = memrl.quarantine(state, suspect)
         said.append((found, slots, spread))
