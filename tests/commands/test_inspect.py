@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,24 +14,29 @@ from memjax.types import ConfigError
 FIELDS = ("keys", "utility", "visits", "group", "written", "read", "valid", "clock", "count", "refused")
 
 
-def state(seeds):
+@functools.cache
+def filled(seeds):
+    """A memory with items, updates and reads, of each seed."""
     memory = make_memory(16, 4, {"action": jnp.int32(0)}, evict="fifo")
-    filled = jax.tree.map(lambda x: jnp.stack([x] * seeds) if seeds > 1 else x, memory.init())
 
-    def write(state, offset):
+    def write(offset):
         keys = jnp.ones((6, 4)) + offset
         groups = jnp.asarray([0, 0, 0, 1, 1, 2])
         values = {"action": jnp.arange(6, dtype=jnp.int32)}
-        state, slots = memory.write(
-            state, keys, values, utility=jnp.linspace(-1.0, 1.0, 6), group=groups, mask=jnp.ones(6, bool)
-        )
+        mask = jnp.ones(6, bool)
+        worth = jnp.linspace(-1.0, 1.0, 6)
+        state, slots = memory.write(memory.init(), keys, values, utility=worth, group=groups, mask=mask)
         state = memory.update(
             state, slots[jnp.array([0, 2, 0, 0])], jnp.linspace(-1.0, -1.0, 4), step_size=0.0
         )
         return memory.touch(state, slots[:3])
 
-    filled = jax.vmap(write)(filled, jnp.arange(seeds)) if seeds > 1 else write(filled, 0)
-    return {"agent": {"success": filled, "failure": filled}, "w": jnp.ones(3)}
+    return jax.jit(lambda: jax.vmap(write)(jnp.arange(seeds)) if seeds > 1 else write(0))()
+
+
+def state(seeds):
+    agent = {"success": filled(seeds), "failure": filled(seeds)}
+    return {"agent": agent, "w": jax.device_put(np.ones(3, np.float32))}
 
 
 @pytest.fixture(params=[1, 2])
@@ -100,9 +107,10 @@ def test_no_checkpoint_is_an_error(tmp_path):
 @pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [0.0, 1.0, 1.0, 5.0], np.linspace(-3, 3, 50)])
 def test_the_bars_count_everything_and_no_bar_of_something_is_empty(values):
     memory = make_memory(64, 2, jnp.float32(0), evict="fifo")
-    keys, payload = jnp.ones((len(values), 2)), jnp.zeros(len(values))
-    filled, _ = memory.write(memory.init(), keys, payload, utility=jnp.asarray(values))
-    leaves = {f".{name}": np.asarray(value) for name, value in vars(filled).items() if name in FIELDS}
+    keys, payload = np.ones((len(values), 2), np.float32), np.zeros(len(values), np.float32)
+    write = jax.jit(lambda worth: memory.write(memory.init(), keys, payload, utility=worth)[0])
+    written = write(np.float32(values))
+    leaves = {f".{name}": np.asarray(value) for name, value in vars(written).items() if name in FIELDS}
     (found,) = find_memories(leaves)
     lines = [line for line in describe_memory(found).splitlines() if ".." in line]
     counts = [int(line.split()[-1]) for line in lines]

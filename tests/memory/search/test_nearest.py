@@ -151,26 +151,31 @@ def test_any_table_with_stored_norms(shape, metric, method, dtype, seed, share, 
     check_any_table(shape, metric, method, dtype, seed, share, spoiled, stored_norms=True)
 
 
-@every_metric
-@pytest.mark.parametrize(
-    ("method", "limits"),
-    [
-        ("grouped", dict(_MAXIMA=1)),  # sections
-        ("grouped", dict(QUERIES=3, _ROWS=1)),  # parts of the queries, of unequal use
-        ("streamed", dict(QUERIES=3)),
-    ],
-)
-def test_parts_of_a_search_make_the_whole(metric, method, limits, monkeypatch):
+PARTED = [
+    ("grouped", dict(_MAXIMA=1)),  # sections
+    ("grouped", dict(QUERIES=3, _ROWS=1)),  # parts of the queries, of unequal use
+    ("streamed", dict(QUERIES=3)),
+]
+# Every pair of a metric, a way to part and a size; all combinations are slow.
+PARTS = [
+    pytest.param(metric, *PARTED[j], size, marks=() if k == (i + j) % 3 else pytest.mark.slow)
+    for i, metric in enumerate(METRICS)
+    for j in range(len(PARTED))
+    for k, size in enumerate(((7, 1000), (4, 1024), (1, 513)))
+]
+
+
+@pytest.mark.parametrize(("metric", "method", "limits", "size"), PARTS)
+def test_parts_of_a_search_make_the_whole(metric, method, limits, size, monkeypatch):
     for limit, value in limits.items():
         monkeypatch.setattr(f"memjax.memory.search.methods.{limit}", value)
-    rng = np.random.default_rng(5)
-    for q, n in ((7, 1000), (4, 1024), (1, 513)):
-        queries, keys = whole_numbers(rng, q, 3), whole_numbers(rng, n, 3)
-        valid, group = rng.random(n) < 0.7, rng.integers(-1, 3, n).astype(np.int32)
-        exclude = rng.integers(-1, 3, q).astype(np.int32)
-        run = functools.partial(nearest, k=4, metric=metric, method=method, block=128)
-        found = jax.jit(run)(queries, keys, valid=valid, group=group, exclude_group=exclude)
-        assert_nearest(found, queries, keys, 4, valid, group, exclude, metric)
+    rng, (q, n) = np.random.default_rng(5), size
+    queries, keys = whole_numbers(rng, q, 3), whole_numbers(rng, n, 3)
+    valid, group = rng.random(n) < 0.7, rng.integers(-1, 3, n).astype(np.int32)
+    exclude = rng.integers(-1, 3, q).astype(np.int32)
+    run = functools.partial(nearest, k=4, metric=metric, method=method, block=128)
+    found = jax.jit(run)(queries, keys, valid=valid, group=group, exclude_group=exclude)
+    assert_nearest(found, queries, keys, 4, valid, group, exclude, metric)
 
 
 @every_method
@@ -397,6 +402,7 @@ def test_what_a_search_needs_does_not_grow_with_the_queries():
     assert temporary_bytes(16_384, 200_000, 16, "dot", "grouped") < 2**27 + 16_384 * 8 * 16 * 8
 
 
+@functools.cache
 def temporary_bytes(q, n, d, metric, method, dtype="float32", norms=False):
     shape = jax.ShapeDtypeStruct
     numbers = shape((n,), jnp.float32)
