@@ -195,9 +195,9 @@ by_slot = pytest.mark.parametrize("evict", ["lru", "lowest_utility"])
     ("n", "batch"),
     [
         (2, 1),
-        (63, 64),
         (129, 20),
         (300, 310),
+        pytest.param(63, 64, marks=pytest.mark.slow),
         pytest.param(64, 3, marks=pytest.mark.slow),
         pytest.param(300, 7, marks=pytest.mark.slow),
     ],
