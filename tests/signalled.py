@@ -1,10 +1,15 @@
-"""A run in this process that is asked to end, as a terminal or a scheduler asks."""
+"""Runs that are asked to end, as a terminal or a scheduler asks, and runs that are killed."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 
 def signalled(run: Callable[[], int], ready: Callable[[], bool], number: int = signal.SIGTERM) -> int:
@@ -25,3 +30,17 @@ def signalled(run: Callable[[], int], ready: Callable[[], bool], number: int = s
         ended.set()
         sender.join()
         signal.signal(number, before)
+
+
+def killed(words: Sequence[str], ready: Callable[[], bool]) -> int:
+    """The exit code of `memjax words` in a process of its own, killed as soon as `ready()` is true."""
+    command, environment = [sys.executable, "-m", "memjax", *words], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            until = time.monotonic() + 120
+            while process.poll() is None and not ready():
+                assert time.monotonic() < until, "the run never got as far as it should have"
+                time.sleep(0.005)
+        finally:
+            process.kill()
+    return process.returncode

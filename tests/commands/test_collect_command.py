@@ -2,13 +2,10 @@ import contextlib
 import json
 import resource
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from signalled import signalled
+from signalled import killed, signalled
 
 from memjax import cli
 from memjax.data.d4rl import read_d4rl
@@ -170,13 +167,11 @@ def test_an_old_file_is_replaced_only_when_asked(tmp_path):
     assert len(read_d4rl(path).terminated) == 2
 
 
-def started(path, *words, **options):
-    words = ["collect", "--env", "envpool/Hopper-v4", "--out", str(path), "--policy", "random", *words]
-    command = [sys.executable, "-m", "memjax", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+def random_steps(path, steps):
+    return ["collect", "--env=envpool/Hopper-v4", f"--out={path}", "--policy=random", f"--steps={steps}"]
 
 
-ENDLESS = ("--steps", "100000000")
+ENDLESS = 100_000_000
 
 
 def half_written(folder):
@@ -187,7 +182,7 @@ def half_written(folder):
 def test_a_stopped_collect_leaves_no_file(tmp_path, number, code):
     def run():
         try:
-            return collect(tmp_path / "d.hdf5", "--policy", "random", *ENDLESS)
+            return cli.main(random_steps(tmp_path / "d.hdf5", ENDLESS))
         except SystemExit as end:
             return end.code
 
@@ -197,25 +192,14 @@ def test_a_stopped_collect_leaves_no_file(tmp_path, number, code):
 
 def test_a_killed_collect_leaves_no_half_file(tmp_path):
     path = tmp_path / "d.hdf5"
-    process = started(path, *ENDLESS)
-    try:
-        until = time.monotonic() + 120
-        while not half_written(tmp_path):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        process.kill()
-        assert process.wait(60) == -signal.SIGKILL
-    finally:
-        process.kill()
-        process.communicate()
+    assert killed(random_steps(path, ENDLESS), lambda: half_written(tmp_path)) == -signal.SIGKILL
     assert not path.exists()
     assert len(list(tmp_path.iterdir())) == 1
 
 
 @contextlib.contextmanager
-def subprocess_limits(size):
-    """Files that are started here may have so many bytes."""
+def largest_file(size):
+    """Files that are written here may have so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -224,11 +208,10 @@ def subprocess_limits(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_file_too_large_for_its_place_is_one_line(tmp_path):
-    with subprocess_limits(4_000_000):
-        process = started(tmp_path / "d.hdf5", "--steps", "300000")
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 1
+def test_a_file_too_large_for_its_place_is_one_line(tmp_path, capsys):
+    with largest_file(4_000_000):
+        assert cli.main(random_steps(tmp_path / "d.hdf5", 300_000)) == 1
+    error = capsys.readouterr().err
     assert "Traceback" not in error
     assert "File too large" in error
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 from fake_endpoint import Answer, chat_answer, serve
-from signalled import signalled
+from signalled import killed, signalled
 
 from memjax import cli
 from memjax.commands.remember import resolve_language
@@ -114,18 +114,6 @@ def test_a_run_learns_and_describes_itself(whole):
     assert len(manifest["launches"]) == 1
 
 
-def launch_and_kill(argv, ready):
-    """Starts the command, kills it as soon as `ready()` is true, and returns its exit code."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "memjax", *argv], env=environment, cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while not ready() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    return process.wait(timeout=120)
-
-
 def test_events_without_a_line_in_the_curve_are_said(whole, tmp_path, capsys):
     copy = shutil.copytree(whole / "whole", tmp_path / "copy")
     lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -142,7 +130,7 @@ def test_stopped_killed_and_resumed_it_is_the_same_run(whole):
         argv = words(whole, url, "broken", store="broken")
         assert signalled(lambda: cli.main(argv), lambda: len(requests) >= 2) == 143
         before = len(requests)
-        assert launch_and_kill(argv, lambda: len(requests) >= before + 5) == -signal.SIGKILL
+        assert killed(argv, lambda: len(requests) >= before + 5) == -signal.SIGKILL
         assert cli.main(argv) == 0
     assert metrics(whole, "broken") == metrics(whole, "whole")
     assert len(json.loads((whole / "broken" / "manifest.json").read_text())["launches"]) >= 2

@@ -3,14 +3,12 @@
 import itertools
 import json
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from signalled import signalled
+from signalled import killed, signalled
 
 from memjax.cli import main
 from memjax.commands.inspect import latest_digest
@@ -43,12 +41,6 @@ pytestmark = pytest.mark.skipif(not CONFIG.exists(), reason="no experiment confi
 def command(workdir, variant, *more):
     config = f"--config={CONFIG}{f':{variant}' if variant else ''}"
     return ["train", config, f"--workdir={workdir}", *SMALL, *([] if variant else NARROW), *more]
-
-
-def launch(workdir, variant):
-    """The run in a process of its own, which can be killed."""
-    program = [sys.executable, "-m", "memjax", *command(workdir, variant)]
-    return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(workdir, variant, *more):
@@ -85,19 +77,9 @@ def lines_later(workdir, more_lines, rng):
     return ready
 
 
-def killed(workdir, variant, ready):
-    """Launches the run and kills it: -> its exit code."""
-    process = launch(workdir, variant)
-    while process.poll() is None and not ready():
-        time.sleep(0.005)
-    process.kill()
-    process.communicate(timeout=60)
-    return process.returncode
-
-
-def stopped(workdir, variant, ready):
-    """The run in this process, which is asked to end: -> its exit code."""
-    return signalled(lambda: main(command(workdir, variant)), ready)
+def stopped(words, ready):
+    """The command in this process, which is asked to end: -> its exit code."""
+    return signalled(lambda: main(words), ready)
 
 
 def outcome(workdir):
@@ -111,7 +93,7 @@ def assert_equal_after_interruptions(tmp_path, variant, interruptions, seed=0):
     parts = tmp_path / "parts"
     codes = []
     for interrupt in interruptions:
-        codes.append(interrupt(parts, variant, lines_later(parts, rng.randrange(2, 4), rng)))
+        codes.append(interrupt(command(parts, variant), lines_later(parts, rng.randrange(2, 4), rng)))
     assert set(codes) <= {-9, 143}  # each one hit a run that was under way
     hours = itertools.count(2e9, -3600.0)
     with mock.patch("time.time", hours.__next__):  # a clock that goes back

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from signalled import killed, signalled
 
 from memjax import cli
 from memjax.agents import AGENTS, AgentEntry
@@ -426,12 +425,6 @@ def command(workdir):
     return ["train", f"--config={CONFIG}:CartPole+ppo", f"--workdir={workdir}", *overrides]
 
 
-def launch(workdir):
-    streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    program = [sys.executable, "-m", "memjax", *command(workdir)]
-    return subprocess.Popen(program, cwd=CONFIG.parents[2], **streams)
-
-
 def steps_of(workdir):
     path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
@@ -442,25 +435,21 @@ def saved_of(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal())
 
 
-def interrupt(workdir, number):
-    """Launches the run, sends a signal once it has written some checkpoints and lines, and waits."""
-    process, before = launch(workdir), len(steps_of(workdir))
-    while process.poll() is None and len(steps_of(workdir)) < before + 5:
-        time.sleep(0.005)
-    process.send_signal(number)
-    errors = process.communicate(timeout=120)[1]
-    assert process.returncode in (-number, 128 + number), errors
-    return process.returncode
+def five_lines_later(workdir):
+    goal = len(steps_of(workdir)) + 5
+    return lambda: len(steps_of(workdir)) >= goal
 
 
 def test_a_killed_run_goes_on_with_fresh_episodes_and_a_stopped_one_has_saved(tmp_path, capsys):
-    assert interrupt(tmp_path, signal.SIGKILL) == -signal.SIGKILL
+    assert killed(command(tmp_path), five_lines_later(tmp_path)) == -signal.SIGKILL
     killed_at = saved_of(tmp_path)[-1]
     assert 0 < killed_at < TOTAL
-    assert interrupt(tmp_path, signal.SIGTERM) == 128 + signal.SIGTERM
+    again, ready = (lambda: cli.main(command(tmp_path))), five_lines_later(tmp_path)
+    assert signalled(again, ready) == 128 + signal.SIGTERM
     stopped_at = saved_of(tmp_path)[-1]
     assert stopped_at == steps_of(tmp_path)[-1] > killed_at
-    assert cli.main(command(tmp_path)) == 0
+    capsys.readouterr()
+    assert again() == 0
     errors = capsys.readouterr().err
     assert "resuming" in errors
     assert f"step {stopped_at:,}" in errors
