@@ -209,7 +209,7 @@ def largest_file(size):
 
 
 def test_a_file_too_large_for_its_place_is_one_line(tmp_path, capsys):
-    with largest_file(4_000_000):
+    with largest_file(200_000):
         assert cli.main(random_steps(tmp_path / "d.hdf5", 300_000)) == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error

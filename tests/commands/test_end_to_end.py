@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import four_rooms
 import numpy as np
 import pytest
 
@@ -12,8 +13,8 @@ from memjax.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "memjax" / "configs" / "four_rooms.py"
-SMALL = ["--config.num_seeds=2"]
-STEPS = 8192
+STEPS = four_rooms.steps_of(8)
+SMALL = [*four_rooms.RUN, *four_rooms.AGENT, f"--config.run.total_steps={STEPS}"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_a_run_leaves_everything_in_its_workdir(workdir):
 
 
 def test_evaluate_prints_every_policy(workdir, capsys):
-    assert main(["evaluate", f"--workdir={workdir}", "--episodes=16"]) == 0
+    assert main(["evaluate", f"--workdir={workdir}", "--episodes=2"]) == 0
     text = capsys.readouterr().out
     assert all(policy in text for policy in ("ensemble", "policy", "memory", "success"))
     assert main(["evaluate", f"--workdir={workdir}", "--policies=greedy"]) == 2
@@ -89,7 +90,7 @@ def test_inspect_tells_what_the_memories_hold(workdir, capsys):
 
 def test_another_config_in_the_same_workdir_changes_nothing(workdir, capsys):
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != "lock"}
-    code = main(["train", f"--config={CONFIG}:smoke+ppo", f"--workdir={workdir}", *SMALL])
+    code = main(["train", f"--config={CONFIG}:smoke+ppo", f"--workdir={workdir}", *four_rooms.RUN])
     assert code == 2
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import four_rooms
 import pytest
 from signalled import killed, signalled
 
@@ -17,30 +18,15 @@ from memjax.training import train as training
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "memjax" / "configs" / "four_rooms.py"
 ITERATIONS = 12
-STEPS = 8 * 64 * ITERATIONS  # environments x steps of a rollout
-SMALL = [
-    "--config.env.num_envs=8",
-    "--config.num_seeds=2",
-    f"--config.run.total_steps={STEPS}",
-    "--config.run.log_every=1",
-    "--config.run.eval_every=4",
-    "--config.run.eval_episodes=2",
-    "--config.run.checkpoint_every=1",
-]
-NARROW = [  # nothing of what is asked here depends on the sizes of networks and minibatches
-    "--config.agent.ppo.widths=16,",
-    "--config.agent.ppo.epochs=2",
-    "--config.agent.ppo.novelty.minibatch=64",
-    "--config.agent.ppo.novelty.widths=16,",
-    "--config.agent.reflection.minibatch=64",
-]
+STEPS = four_rooms.steps_of(ITERATIONS)
+SMALL = [*four_rooms.RUN, f"--config.run.total_steps={STEPS}", "--config.run.checkpoint_every=1"]
 
 pytestmark = pytest.mark.skipif(not CONFIG.exists(), reason="no experiment configs beside the tests")
 
 
 def command(workdir, variant, *more):
     config = f"--config={CONFIG}{f':{variant}' if variant else ''}"
-    return ["train", config, f"--workdir={workdir}", *SMALL, *([] if variant else NARROW), *more]
+    return ["train", config, f"--workdir={workdir}", *SMALL, *([] if variant else four_rooms.AGENT), *more]
 
 
 def finish(workdir, variant, *more):

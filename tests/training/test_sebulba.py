@@ -416,7 +416,7 @@ def test_closing_before_anything_began_and_after_a_failure(script, monkeypatch):
 # Killed, stopped, and launched again.
 
 
-TOTAL = 20_480  # steps of the runs that are killed, 512 an iteration
+TOTAL = 12_288  # steps of the runs that are killed, 512 an iteration
 
 
 def command(workdir):
