@@ -1,4 +1,4 @@
-"""A small run of AdaMemento in Four Rooms. Tests that launch it as it stands here share its compiled programs."""
+"""A small run of AdaMemento in Four Rooms; tests that launch it share its compiled programs."""
 
 NUM_ENVS, ROLLOUT_STEPS = 8, 64
 RUN = [
