@@ -42,13 +42,14 @@ def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
 
 
 def stand_in(init):
-    """A state as `init(key)` makes, with any numbers above zero in it and nothing compiled."""
+    """A state as `init(key)` makes with nothing compiled: any numbers above zero, in matrices of both signs."""
     rng = np.random.default_rng(0)
 
     def filled(x):
         real = jnp.issubdtype(x.dtype, jnp.floating)
         numbers = rng.uniform(0.1, 1.0, x.shape) if real else np.zeros(x.shape)
-        return jnp.asarray(numbers, x.dtype)
+        signs = rng.choice([-1.0, 1.0], x.shape) if x.ndim == 2 else 1.0
+        return jax.device_put(np.asarray(numbers * signs, x.dtype))
 
     return jax.tree.map(filled, jax.eval_shape(init, jax.random.key(0)))
 
