@@ -42,7 +42,7 @@ def small(variant="", env_id="memjax/FourRooms-v0", change=None, **options):
 
 
 def stand_in(init):
-    """A state as `init(key)` makes with nothing compiled: any numbers above zero, in matrices of both signs."""
+    """A state as `init(key)` makes, compiling nothing: any numbers above zero, in matrices of both signs."""
     rng = np.random.default_rng(0)
 
     def filled(x):

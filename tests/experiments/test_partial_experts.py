@@ -1,5 +1,6 @@
 """Experts for some goals only: the families, the banks, one small run, and its tables."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,16 +76,16 @@ def test_a_step_is_shown_the_nearest_of_other_trajectories_and_the_return_select
     place = np.tile(np.arange(3.0), 2)[:, None].astype(np.float32)
     to_go = np.repeat([1.0, 0.0], 3).astype(np.float32)
     steps = Steps(place, to_go, np.array([0, 0, 0, 1, 1, 1], np.int32))
-    bank = make_bank(SPEC, steps, np.repeat([4, 7], 3), 0.5, 8)
+    bank, found = make_bank(SPEC, steps, np.repeat([4, 7], 3), 0.5, 8), jax.jit(look)
     nearest_first = 1 + 1  # behind what is seen: how the observation differs, then the action, one-hot
     for asked, action in ((1.0, [1, 0]), (0.0, [0, 1])):
-        shown = np.asarray(look(bank, place[:3], np.full(3, asked, np.float32), np.full(3, -1)))
+        shown = np.asarray(found(bank, place[:3], np.full(3, asked, np.float32), np.full(3, -1)))
         np.testing.assert_array_equal(shown[:, 0], place[:3, 0])
         np.testing.assert_array_equal(shown[:, 1], 0.0)
         np.testing.assert_array_equal(shown[:, nearest_first : nearest_first + 2], [action] * 3)
     where = np.array([True] * 6 + [False])
     longer = Steps(*(np.concatenate([x, x[:1]]) for x in steps))
-    *own, nothing = look_everywhere(look, bank, np.array([4, 4, 4, 7, 7, 7, 4]), longer, where)
+    *own, nothing = look_everywhere(found, bank, np.array([4, 4, 4, 7, 7, 7, 4]), longer, where)
     own = np.array(own)
     np.testing.assert_array_equal(nothing, 0.0)
     np.testing.assert_array_equal(own[:, 2:4], [[0, 1]] * 3 + [[1, 0]] * 3)

@@ -1,6 +1,7 @@
 """A few trials of each part of the fault campaign (`python -m experiments.faults`); more of them are slow."""
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def assert_kills(name, folder, modes, number):
 
 def test_kills_of_a_language_run(tmp_path):
     language_case.main(str(tmp_path / "whole"), 2, 0.0)  # in a process that has imported all that it needs
-    assert_kills("memrl", tmp_path, ("saving", "random"), 2)
+    assert_kills("memrl", tmp_path, ("saving",), 1)  # at any moment: tests/llm/run/test_llm_kill.py
 
 
 @pytest.mark.slow
@@ -150,8 +151,9 @@ def test_an_environment_is_probed_for_episodes_that_repeat(monkeypatch):
     first = iter([0, 0, 1, 0, 0])
     monkeypatch.setattr(fault_probes, "play", lambda id, seed: [np.full((4, 2), next(first))])
     assert fault_probes.probe("any") == {"repeats": True, "differ": False, "seeds": True}
-    assert fault_probes._in_child("envpool/Nothing-v0") is None
     assert fault_probes._in_child("envpool/Taxi-v3") == {"repeats": True, "differ": True, "seeds": True}
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert fault_probes._in_child("envpool/Taxi-v3") is None
 
 
 def test_every_row_is_there_and_names_tests_that_exist():
