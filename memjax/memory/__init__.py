@@ -15,6 +15,7 @@ from memjax.memory.interface import Init, Memory, presented
 from memjax.memory.plan import check_fits, plan_bytes
 from memjax.memory.rerank import CODE, PAPER, Ranked, rerank
 from memjax.memory.retrieval import PoolRule, Retrieved, retrieve
+from memjax.memory.rows import gather_values
 from memjax.memory.search.branch_and_bound import nearest_in_groups
 from memjax.memory.search.groups import group_order, measure_groups
 from memjax.memory.search.nearest import APPROXIMATE_METHODS, EXACT_METHODS, nearest
@@ -22,7 +23,7 @@ from memjax.memory.search.similarity import normalize
 from memjax.memory.search.storage import key_norms
 from memjax.memory.search.table import Neighbors
 from memjax.memory.sharded import make_sharded_memory, shardings
-from memjax.memory.state import MemoryState, gather_values, leaf_spec, num_bytes
+from memjax.memory.state import MemoryState, leaf_spec, num_bytes
 from memjax.memory.telemetry import AGE_QUANTILES, describe
 from memjax.memory.utility import q_update, q_update_batched, q_update_sequential, turns
 

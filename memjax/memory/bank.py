@@ -33,10 +33,11 @@ from memjax.memory.eviction.tree import settled
 from memjax.memory.interface import Memory, presented
 from memjax.memory.rerank import check_rerank
 from memjax.memory.retrieval import PoolRule
+from memjax.memory.rows import gather_values
 from memjax.memory.search.nearest import ALL_METHODS
 from memjax.memory.search.similarity import METRICS
 from memjax.memory.search.storage import key_norms, store
-from memjax.memory.state import MemoryState, empty_state, gather_values, leaf_spec, nth_stored, with_norms
+from memjax.memory.state import MemoryState, empty_state, leaf_spec, nth_stored, with_norms
 from memjax.memory.utility import q_update
 from memjax.types import Array, ConfigError, Key, PyTree
 

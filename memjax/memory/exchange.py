@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memjax.memory.rows import where_rows
 from memjax.memory.search.nearest import nearest
 from memjax.memory.search.table import Neighbors, among
 from memjax.types import Array, PyTree
@@ -55,22 +56,24 @@ def nearest_sharded(queries: Array, keys: Array, k: int, *, axis_name: str, **op
     return among(scores, jnp.take_along_axis(slots, place, axis=1))
 
 
-def take(fields: PyTree, slots: Array, mask: Array, *, axis_name: str) -> PyTree:
+def take(fields: PyTree, slots: Array, mask: Array, fill: int = 0, *, axis_name: str) -> PyTree:
     """Rows of sharded fields at slots of the whole memory, on every shard. One all-reduce of their bytes.
 
     Args:
         fields: a tree of the shard's own arrays [n, ...].
         slots: i32 of any shape, numbered through the whole memory.
         mask: bool of that shape, which rows to read.
+        fill: what stands where it is False.
         axis_name: the axis of the mesh.
 
     Returns:
-        The tree, each leaf [*slots.shape, ...]; zero where `mask` is False or no shard has the slot.
+        The tree, each leaf [*slots.shape, ...]; zero where no shard has the slot.
     """
     n = jax.tree.leaves(fields)[0].shape[0]
     local = local_slots(slots, n, axis_name)
     rows = jax.tree.map(lambda field: field.at[local].get(mode="clip"), fields)
-    return share(rows, mask & (local < n), axis_name=axis_name)
+    rows = share(rows, mask & (local < n), axis_name=axis_name)
+    return rows if fill == 0 else jax.tree.map(lambda x: where_rows(mask, x, fill), rows)
 
 
 def share(rows: PyTree, here: Array, *, axis_name: str) -> PyTree:
@@ -85,11 +88,8 @@ def share(rows: PyTree, here: Array, *, axis_name: str) -> PyTree:
         The tree; zero where no shard has the row.
     """
 
-    def own(x: Array) -> Array:
-        return jnp.where(here.reshape(here.shape + (1,) * (x.ndim - here.ndim)), x, jnp.zeros((), x.dtype))
-
     leaves, tree = jax.tree.flatten(rows)
-    return jax.tree.unflatten(tree, _total(axis_name, [own(x) for x in leaves]))
+    return jax.tree.unflatten(tree, _total(axis_name, [where_rows(here, x) for x in leaves]))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

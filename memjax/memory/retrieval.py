@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from memjax.memory.checks import check_array
 from memjax.memory.rerank import Ranked, first_of_each_group, visit_bonus
 from memjax.memory.rerank import rerank as rerank_pool
+from memjax.memory.rows import gather_values
 from memjax.memory.search.nearest import nearest
 from memjax.memory.search.table import Neighbors
-from memjax.memory.state import MemoryState, gather_values
+from memjax.memory.state import MemoryState
 from memjax.types import Array, Key, PyTree
 
 
@@ -48,10 +49,10 @@ class Find(Protocol):
 
 
 class Take(Protocol):
-    """How to read rows of a state: the signature of `memjax.memory.state.gather_values`."""
+    """How to read rows of a state: the signature of `memjax.memory.gather_values`."""
 
-    def __call__(self, fields: PyTree, slots: Array, mask: Array, /) -> PyTree:
-        """Rows of fields [N, ...] at `slots` of any shape, zero where `mask` is False."""
+    def __call__(self, fields: PyTree, slots: Array, mask: Array, fill: int = 0, /) -> PyTree:
+        """Rows of fields [N, ...] at `slots` of any shape, `fill` where `mask` is False."""
         ...
 
 
@@ -136,7 +137,8 @@ def retrieve(
         rows = jnp.arange(mask.shape[0])[:, None]
         scores, slots, mask = (x.at[rows, chosen.positions].get(mode="clip") for x in found[:3])
         found, mask = found._replace(scores=scores, slots=slots), chosen.mask & mask
-    values, utility, group = take((state.values, state.utility, state.group), found.slots, mask)
+    values, utility = take((state.values, state.utility), found.slots, mask)
+    group = take(state.group, found.slots, mask, -1)
     if threshold is not None or pool_rule is not None or rerank is not None:  # else they are so already
         found = found._replace(
             scores=jnp.where(mask, found.scores, -jnp.inf), slots=jnp.where(mask, found.slots, state.capacity)
@@ -147,7 +149,7 @@ def retrieve(
         slots=found.slots,
         mask=mask,
         utility=utility,
-        group=jnp.where(mask, group, -1),
+        group=group,
         pool=found.count,
     )
 

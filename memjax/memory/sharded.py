@@ -46,7 +46,8 @@ from memjax.memory.eviction.policies import Candidates, Counters, Eviction, Orde
 from memjax.memory.exchange import global_slots, local_slots, nearest_sharded, share, take
 from memjax.memory.interface import Memory, presented
 from memjax.memory.retrieval import Retrieved
-from memjax.memory.state import MemoryState, gather_values
+from memjax.memory.rows import gather_values
+from memjax.memory.state import MemoryState
 from memjax.types import Array, ConfigError, Key, PyTree
 
 _Call = Callable[..., Any]  # an operation on one shard

@@ -98,16 +98,6 @@ def num_bytes(state: MemoryState) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
-def gather_values(values: PyTree, slots: Array, mask: Array) -> PyTree:
-    """Rows of `values` at `slots` of any shape, zero where `mask` is False; leaves [*slots.shape, ...]."""
-
-    def take(leaf: Array) -> Array:
-        rows = leaf.at[slots].get(mode="clip", wrap_negative_indices=False)
-        return jnp.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - 1)), rows, jnp.zeros((), leaf.dtype))
-
-    return jax.tree.map(take, values)
-
-
 def nth_stored(valid: Array, turns: Callable[[Array], Array]) -> tuple[Array, Array]:
     """The i-th stored entries in slot order, for n numbers i.
 

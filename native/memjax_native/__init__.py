@@ -1,4 +1,4 @@
-"""The nearest-neighbour search of memjax for CPUs, in C++. memjax finds and uses it where it is installed."""
+"""The nearest-neighbour search of memjax for CPUs, in C++, which memjax finds and uses where it is installed."""
 
 import ctypes
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 __version__ = "0.1.0"
-INTERFACE = 2  # of the arguments of the targets; memjax uses no other than it knows
+INTERFACE = 3  # of the arguments of the targets; memjax uses no other than it knows
 
 
 def level() -> int:
@@ -18,4 +18,4 @@ def level() -> int:
 def targets(level: int) -> dict[str, Any]:
     """The functions that XLA calls, by name, built for a level. Raises OSError if it does not load."""
     library = ctypes.CDLL(str(Path(__file__).parent / f"nearest_{level}.so"))
-    return {"memjax_nearest": jax.ffi.pycapsule(library.memjax_nearest)}
+    return {name: jax.ffi.pycapsule(getattr(library, name)) for name in ("memjax_nearest", "memjax_rows")}

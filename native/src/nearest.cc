@@ -1,4 +1,4 @@
-// The call that XLA makes: `memjax_nearest` of queries, keys and what may be said of keys.
+// The calls that XLA makes: `memjax_nearest` of queries, keys and what may be said of keys, and `memjax_rows` of tables.
 
 #include <atomic>
 #include <condition_variable>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "rows.h"
 #include "search.h"
 #include "xla/ffi/api/c_api.h"
 #include "xla/ffi/api/ffi.h"
@@ -25,6 +26,7 @@ namespace memjax {
 namespace {
 
 constexpr int kPatience = 2000;  // turns of some ten nanoseconds
+constexpr int64_t kCopied = 1 << 18;  // bytes of rows that are worth another thread
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -94,6 +96,25 @@ ffi::Error Nearest(ffi::ThreadPool pool, F32Matrix queries, ffi::AnyBuffer keys,
   return ffi::Error::Success();
 }
 
+// Of every table the rows in `slots`; where `mask` is false, bytes of value `fill`.
+ffi::Error GatherRows(ffi::ThreadPool pool, S32s slots, Flags mask, ffi::RemainingArgs tables, int32_t fill,
+                      ffi::RemainingRets found) {
+  Wanted wanted{slots.typed_data(), mask.typed_data(), static_cast<int64_t>(slots.element_count())};
+  for (size_t i = 0; i < tables.size(); ++i) {
+    auto table = tables.get<ffi::AnyBuffer>(i);
+    auto rows = found.get<ffi::AnyBuffer>(i);
+    if (!table || !rows) return ffi::Error::InvalidArgument("memjax_rows: as many results as tables");
+    Rows of{static_cast<const char*>(table->untyped_data()), static_cast<char*>((*rows)->untyped_data()),
+            table->dimensions()[0], 0};
+    of.bytes = static_cast<int64_t>(table->size_bytes()) / of.n;
+    int parts = static_cast<int>(std::clamp<int64_t>(wanted.count * of.bytes / kCopied, 1, pool.num_threads()));
+    InParallel(pool, parts, [&](int part) {
+      of.Copy(wanted, static_cast<char>(fill), wanted.count * part / parts, wanted.count * (part + 1) / parts);
+    });
+  }
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace memjax
 
@@ -116,6 +137,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(memjax_nearest, memjax::Nearest,
                                   .Ret<S32Matrix>()        // slots
                                   .Ret<FlagMatrix>()       // mask
                                   .Ret<S32s>());           // count
+
+MEMJAX_EXPORT XLA_FFI_Error* memjax_rows(XLA_FFI_CallFrame* call_frame);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(memjax_rows, memjax::GatherRows,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<S32s>()             // slots
+                                  .Arg<Flags>()            // mask
+                                  .RemainingArgs()         // tables
+                                  .Attr<int32_t>("fill")
+                                  .RemainingRets());       // rows
 
 // Which of the builds this processor runs: 2 AVX-512, 1 AVX2 with FMA, 0 neither.
 MEMJAX_EXPORT int memjax_level() {

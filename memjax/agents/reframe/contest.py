@@ -21,6 +21,7 @@ from memjax.agents.reframe import gains
 from memjax.agents.reframe.advice import evenly_spaced
 from memjax.agents.reframe.expert_memory import ExpertMemory, MemoryChoices, places_of
 from memjax.agents.reframe.plug_in import PlugIn, PlugInState
+from memjax.memory import gather_values
 from memjax.networks.decision_transformer import to_unit
 from memjax.types import Array, Discrete, EnvSpec, PyTree, Windows
 
@@ -106,12 +107,7 @@ def bank_windows(spec: EnvSpec, memory: ExpertMemory, slots: Array, context: int
     places = places_of(jnp.where(bank.valid, bank.group, -1))
     steps = slots[:, None] - jnp.arange(context - 1, -1, -1)
     mask = (steps >= 0) & (jnp.arange(context - 1, -1, -1) <= places.time[slots][:, None])
-    steps = jnp.maximum(steps, 0)
-
-    def rows(x: Array) -> Array:
-        kept = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-        return jnp.where(kept, x[steps], jnp.zeros((), x.dtype))
-
+    rows = partial(gather_values, slots=steps, mask=mask)
     actions = rows(to_unit(spec.action, bank.values["action"]))
     # Why: the newest action is what is asked for.
     actions = actions.at[:, -1].set(jnp.zeros((), actions.dtype))

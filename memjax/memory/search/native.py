@@ -1,13 +1,13 @@
-"""The search in C++ of the optional package memjax-native, for CPUs.
+"""The search in C++ of the optional package memjax-native, for CPUs, and the read of what it found.
 
-It multiplies, ranks and compares while scores are in registers, so that none is stored, and then scores
-what it found from the keys. The sources are in `native/`.
+The search multiplies, ranks and compares while scores are in registers, so that none is stored, and then
+scores what it found from the keys. The read copies rows. The sources are in `native/`.
 """
 
 import importlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import jax
@@ -19,7 +19,7 @@ from jax.custom_batching import custom_vmap
 from memjax.memory.search.table import Neighbors, Table
 from memjax.types import Array
 
-INTERFACE = 2
+INTERFACE = 3
 _METRICS = {"dot": 0, "cosine": 1, "l2": 2}  # as `Metric` in native/src/problem.h has them
 
 
@@ -47,9 +47,17 @@ def available() -> bool:
 
 def usable(table: Table) -> bool:
     """Whether it is installed, programs are for a CPU, and it reads keys and groups of these types."""
-    here = jax.default_backend() == "cpu" and available()
     groups = table.group is None or np.can_cast(table.group.dtype, np.int32)
-    return here and groups and table.keys.dtype in (jnp.float32, jnp.bfloat16, jnp.int8)
+    return _here() and groups and table.keys.dtype in (jnp.float32, jnp.bfloat16, jnp.int8)
+
+
+def copies(tables: Sequence[Array], slots: Array, fill: int) -> bool:
+    """Whether `rows` reads these tables: it is installed, and all of it are whole bytes."""
+    types = [table.dtype for table in tables]
+    whole = all(dtype.kind in "biufc" or dtype == jnp.bfloat16 for dtype in types)
+    filled = fill == 0 or (fill == -1 and all(dtype.kind == "i" for dtype in types))
+    there = all(table.size for table in tables) and slots.size and np.can_cast(slots.dtype, np.int32)
+    return _here() and whole and filled and bool(there)
 
 
 def native(
@@ -90,6 +98,25 @@ def results(q: int, k: int) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
 
 
+def rows(tables: Sequence[Array], slots: Array, mask: Array, fill: int) -> list[Array]:
+    """The rows of several tables, which `copies`, in one call; no gradients.
+
+    Args:
+      tables: each [N, ...].
+      slots: whole numbers [M]; one outside of a table is taken for the nearest in it.
+      mask: bool [M].
+      fill: what stands where it is False.
+
+    Returns:
+      Of each table [M, ...].
+    """
+    return list(_copier(fill)(slots.astype(jnp.int32), mask, *tables))
+
+
+def _here() -> bool:
+    return jax.default_backend() == "cpu" and available()
+
+
 def _or_none(x: Array | None, dtype: jnp.dtype) -> Array:
     """[n] of the type; [0] stands for None, which a foreign function has not."""
     return jnp.zeros((0,), dtype) if x is None else x.astype(dtype)
@@ -126,3 +153,32 @@ def _finder(k: int, metric: int) -> Callable[..., tuple[Array, ...]]:
         return tuple(x.reshape(size, count, *x.shape[1:]) for x in found), (True,) * len(found)
 
     return find
+
+
+def _copier(fill: int) -> Callable[..., tuple[Array, ...]]:
+    """The call of slots [M], mask [M] and tables. `vmap` over a table reads one that holds all of them."""
+
+    @custom_vmap
+    def copy(slots: Array, mask: Array, *tables: Array) -> tuple[Array, ...]:
+        shapes = [jax.ShapeDtypeStruct((*slots.shape, *table.shape[1:]), table.dtype) for table in tables]
+        call = jax.ffi.ffi_call("memjax_rows", shapes, vmap_method="sequential")
+        return tuple(call(slots, mask, *tables, fill=np.int32(fill)))
+
+    @copy.def_vmap
+    def _(size: int, batched: list[bool], slots: Array, mask: Array, *tables: Array):
+        slots, mask = (
+            x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
+            for x, mapped in zip((slots, mask), batched[:2], strict=True)
+        )
+        found = []
+        for table, mapped in zip(tables, batched[2:], strict=True):
+            wanted = slots
+            if mapped:
+                n = table.shape[1]
+                wanted = jnp.clip(slots, 0, n - 1) + n * jnp.arange(size, dtype=slots.dtype)[:, None]
+                table = table.reshape(size * n, *table.shape[2:])
+            (rows,) = copy(wanted.ravel(), mask.ravel(), table)
+            found.append(rows.reshape(*slots.shape, *table.shape[1:]))
+        return tuple(found), (True,) * len(found)
+
+    return copy

@@ -154,8 +154,13 @@ def test_a_package_that_does_not_fit_is_told_and_not_used(monkeypatch, fault):
 
 
 @needed
-def test_a_small_read_stays_below_what_xla_hands_to_another_thread():
+@pytest.mark.parametrize(("q", "k"), [(1, 100), (16, 64)])
+def test_a_small_read_stays_below_what_xla_hands_to_another_thread(q, k):
     """From 1,000 operations on, by its own count, XLA hands a call to another thread, which takes longer."""
-    memory = make_memory(4000, 16, jax.ShapeDtypeStruct((), jnp.float32), k=100, evict="fifo")
-    read = jax.jit(memory.retrieve).lower(memory.init(), jnp.zeros((1, 16))).compile()
+    value = {
+        "reward": jax.ShapeDtypeStruct((), jnp.float32),
+        "next": jax.ShapeDtypeStruct((16,), jnp.float32),
+    }
+    memory = make_memory(4000, 16, value, k=k, evict="fifo")
+    read = jax.jit(memory.retrieve).lower(memory.init(), jnp.zeros((q, 16))).compile()
     assert read.cost_analysis()["flops"] < 1000
