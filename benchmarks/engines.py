@@ -42,7 +42,7 @@ def shared(question: Question) -> Question:
     Engines that read keys where they lie, those of JAX and torch, then read the same bytes. Where a virtual
     machine happens to keep an array decides up to a third of the time of going through it.
     """
-    if question.metric == "cosine" and not question.unit:
+    if question.metric == "cosine":
         question = question._replace(queries=unit(question.queries), keys=unit(question.keys), unit=True)
     return question._replace(keys=jnp.asarray(question.keys))
 

@@ -102,7 +102,7 @@ def _torch(question: Question) -> list[Prepared]:
     torch.set_num_threads(os.cpu_count() or 1)
     cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
     place = "cuda" if cuda else "cpu"
-    queries, keys = (torch.from_numpy(np.asarray(x)).to(place) for x in _normalised(question))
+    queries, keys = (torch.from_dlpack(x).to(place) for x in _normalised(question))
     half = 0.5 * (keys * keys).sum(dim=1) if question.metric == "l2" else None
 
     def search() -> Any:

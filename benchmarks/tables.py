@@ -109,11 +109,19 @@ def _sweep(rows: Sequence[Row]) -> list[str]:
         key=lambda row: min(row["times_faster"].values()),
     )
     slower = [
-        (shape(row), seconds(row["seconds"]), *(faster(row["times_faster"][other]) for other in others))
+        (
+            shape(row),
+            seconds(row["seconds"]),
+            seconds(row.get("keys_seconds")),
+            *(faster(row["times_faster"][other]) for other in others),
+        )
         for row in behind
     ]
     lines = grid(headings, cells)
-    return [*lines, "", "Slower than one of them:", "", *grid(("Q x N x D, k", "read", *others), slower)]
+    if not slower:
+        return [*lines, "", "Slower than none of them."]
+    names = ("Q x N x D, k", "read", "the keys alone", *others)
+    return [*lines, "", "Slower than one of them:", "", *grid(names, slower)]
 
 
 def _among(ratios: Sequence[float]) -> tuple[str, ...]:

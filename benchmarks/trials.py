@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.ceilings import Ceilings, reading
-from benchmarks.engines import Prepared, Question, agreement, ours, stored
-from benchmarks.harness import time_in_turns, time_named, times_faster
+from benchmarks.engines import Prepared, Question, agreement, ours, shared, stored
+from benchmarks.harness import progress, time_in_turns, time_named, times_faster
+from benchmarks.peers import prepare
 from memjax.memory import EXACT_METHODS, nearest
 from memjax.types import ConfigError
 
@@ -46,11 +47,21 @@ def gaussian(shape: Shape, seed: int) -> Question:
 
 
 def trial(
-    shape: Shape, question: Question, others: Sequence[Prepared], ceilings: Ceilings, budget: float
+    shape: Shape,
+    question: Question,
+    names: Sequence[str],
+    methods: Sequence[str] = (),
+    *,
+    ceilings: Ceilings,
+    budget: float,
 ) -> Row:
-    """Times `nearest` and the others in turns, for about `budget` seconds."""
+    """Times `nearest`, named methods of it and named peers in turns, for about `budget` seconds."""
+    progress(label(shape))
+    question = shared(question)
+    others = [*by_method(question, methods, shape.dtype), *prepare(names, question)]
     engines = [ours(question, dtype=shape.dtype), *others]
-    bound = _is_bound_by_memory(shape, ceilings)
+    product, moving = _floors(shape, ceilings)
+    bound = moving > product  # by memory
     searches = [*(engine.search for engine in engines), *(reading(engines[0].keys) if bound else ())]
     times = time_in_turns(searches, rounds=21, budget=budget, settle=budget / 4)
     seconds = statistics.median(times[0])
@@ -130,19 +141,18 @@ def work(shape: Shape) -> tuple[float, float]:
     return flops, size * shape.n * shape.d + 4.0 * shape.q * shape.d + 8.0 * shape.q * shape.k
 
 
-def _is_bound_by_memory(shape: Shape, ceilings: Ceilings) -> bool:
+def _floors(shape: Shape, ceilings: Ceilings) -> tuple[float, float]:
+    """The least seconds of the product, and of moving the bytes."""
     flops, moved = work(shape)
-    return moved / ceilings.read > flops / ceilings.flops(shape.dtype, shape.d)
+    return flops / ceilings.flops(shape.dtype, shape.d), moved / ceilings.read
 
 
 def _shares(shape: Shape, seconds: float, ceilings: Ceilings) -> Row:
-    flops, moved = work(shape)
-    peak = ceilings.flops(shape.dtype, shape.d)
-    floor = max(flops / peak, moved / ceilings.read)
+    product, moving = _floors(shape, ceilings)
     return {
-        "floor_seconds": floor,
-        "share_of_roofline": floor / seconds,
-        "share_of_product": flops / seconds / peak,
-        "share_of_square_product": flops / seconds / ceilings.square[shape.dtype],
-        "share_of_stream": moved / seconds / ceilings.read,
+        "floor_seconds": max(product, moving),
+        "share_of_roofline": max(product, moving) / seconds,
+        "share_of_product": product / seconds,
+        "share_of_square_product": work(shape)[0] / seconds / ceilings.square[shape.dtype],
+        "share_of_stream": moving / seconds,
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from benchmarks import ceilings as rates
 from benchmarks import compiled, trials
 from benchmarks.ceilings import Ceilings
-from benchmarks.engines import STORED, shared
+from benchmarks.engines import STORED
 from benchmarks.harness import (
     Figure,
     Options,
@@ -21,7 +21,7 @@ from benchmarks.harness import (
     progress,
     times_faster,
 )
-from benchmarks.peers import APPROXIMATE_PEERS, EXACT_PEERS, PEERS, describe, prepare
+from benchmarks.peers import APPROXIMATE_PEERS, EXACT_PEERS, PEERS, describe
 from benchmarks.plans import Goal, Plan, plan_for
 from benchmarks.tables import AGAINST
 from benchmarks.trials import Row, Shape, gaussian
@@ -66,13 +66,10 @@ def _searches(
     budget: float,
 ) -> list[Row]:
     """A row for each shape: the method chosen by shape beside peers and beside named methods of ours."""
-    rows = []
-    for shape in shapes:
-        progress(trials.label(shape))
-        question = shared(gaussian(shape, seed))
-        others = [*trials.by_method(question, methods, shape.dtype), *prepare(names, question)]
-        rows.append(trials.trial(shape, question, others, ceilings, budget))
-    return rows
+    return [
+        trials.trial(shape, gaussian(shape, seed), names, methods, ceilings=ceilings, budget=budget)
+        for shape in shapes
+    ]
 
 
 def _headline(plan: Plan, run: Callable[..., list[Row]], exact: tuple[str, ...]) -> list[Section]:

@@ -9,7 +9,7 @@ from benchmarks import trials, vectors
 from benchmarks.ceilings import Ceilings
 from benchmarks.engines import STORED, Question
 from benchmarks.harness import Options, Result, Section, case, progress
-from benchmarks.peers import APPROXIMATE_PEERS, EXACT_PEERS, PEERS, describe, prepare
+from benchmarks.peers import APPROXIMATE_PEERS, EXACT_PEERS, PEERS, describe
 from benchmarks.trials import Shape
 from benchmarks.vectors import GLOVE, QUESTIONS, Collection, held_out
 
@@ -60,12 +60,8 @@ def _collection(
 def _engines(
     asked: list[Question], names: tuple[str, ...], ceilings: Ceilings, options: Options
 ) -> list[trials.Row]:
-    rows = []
-    for question in asked:
-        progress(trials.label(_shape(question)))
-        others = prepare(names, question)
-        rows.append(trials.trial(_shape(question), question, others, ceilings, _budget(options)))
-    return rows
+    budget = _budget(options)
+    return [trials.trial(_shape(q), q, names, ceilings=ceilings, budget=budget) for q in asked]
 
 
 def _storage(collection: Collection, asked: list[Question], options: Options) -> Section:

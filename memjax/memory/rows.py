@@ -1,6 +1,7 @@
 """Reading rows of tables: what stands in some of the slots of a memory, and nothing where there is none."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def _rows(tables: list[Array], slots: Array, mask: Array, fill: int) -> list[Arr
 def _(fill: int, primals: tuple, tangents: tuple) -> tuple[list[Array], list[Array]]:
     tables, slots, mask = primals
 
-    def moved(tangent: Array) -> Array:
+    def moved(tangent: Array) -> Any:
         if tangent.dtype == jax.dtypes.float0:
             return np.zeros((*mask.shape, *tangent.shape[1:]), jax.dtypes.float0)
         return _gathered(tangent, slots, mask, 0)

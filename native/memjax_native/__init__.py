@@ -1,4 +1,4 @@
-"""The nearest-neighbour search of memjax for CPUs, in C++, which memjax finds and uses where it is installed."""
+"""The nearest-neighbour search of memjax for CPUs, in C++; memjax uses it where it is installed."""
 
 import ctypes
 from pathlib import Path

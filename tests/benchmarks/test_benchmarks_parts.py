@@ -6,6 +6,7 @@ import time
 import pytest
 
 from benchmarks import harness, plans, report, tables, trials, tune
+from benchmarks.cases import retrieval
 from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Figure
 from benchmarks.trials import Shape
@@ -93,6 +94,33 @@ def test_seconds_are_said_in_the_unit_that_reads_best(amount, said):
 def test_a_target_whose_peer_is_missing_is_neither_met_nor_missed():
     row = Shape(1, 2, 3, 1)._asdict() | {"against": "faiss flat", "at_least": 4.0, "value": None, "met": None}
     assert "| 1 x 2 x 3, 1 | faiss flat | >= 4.00x | not timed |  |  |" in tables.TABLES["targets"]([row])
+
+
+@pytest.mark.parametrize(
+    ("keys_seconds", "most"),
+    [
+        (None, {"lax.top_k": 4.0, "share_of_stream": 1.0}),  # the roofline is the floor
+        (0.25, {"lax.top_k": 4.0, "share_of_stream": 1.0}),  # quicker than the roofline: from a cache
+        (2.0, {"lax.top_k": 1.0, "share_of_stream": 0.25}),  # these keys lie where they are read slowly
+    ],
+)
+def test_a_target_says_what_a_search_at_the_floor_would_reach(keys_seconds, most):
+    peer = {"engine": "lax.top_k", "seconds": 2.0, "times_faster": 0.5}
+    row = {"seconds": 4.0, "floor_seconds": 0.5, "keys_seconds": keys_seconds, "others": [peer]}
+    row |= {"share_of_product": 0.01, "share_of_roofline": 0.125, "share_of_stream": 0.125}
+    goal = plans.Goal(Shape(1, 10, 4, 2), {"lax.top_k": 1.0, "share_of_stream": 0.1, "faiss flat": 2.0})
+    found = {target["against"]: target for target in retrieval._targets(goal, row)}
+    assert {name: found[name]["at_most"] for name in most} == most
+    assert [found[name]["met"] for name in goal.at_least] == [False, True, None]
+    assert found["faiss flat"]["at_most"] is None
+
+
+def test_a_sweep_names_where_it_is_behind_and_what_reading_the_keys_took():
+    row = Shape(1, 10, 4, 2)._asdict() | {"seconds": 0.002, "times_faster": {"lax.top_k": 0.97}}
+    behind = tables.TABLES["sweep"]([row | {"keys_seconds": 0.0019}])
+    assert behind[-1] == "| 1 x 10 x 4, 2 | 2 ms | 1.9 ms | 0.97x |"
+    ahead = tables.TABLES["sweep"]([row | {"keys_seconds": None, "times_faster": {"lax.top_k": 1.2}}])
+    assert ahead[-1] == "Slower than none of them."
 
 
 @pytest.mark.parametrize("plan", [plans.CPU, plans.ACCELERATOR, plans.QUICK])

@@ -1,4 +1,4 @@
-"""Reading rows of tables, in C++ where memjax-native is installed and by XLA elsewhere: the same, bit for bit."""
+"""Reading rows of tables, in C++ with memjax-native and by XLA without: the same, bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,8 @@ def expected(table, slots, mask, fill):
 
 
 def assert_bits(found, wanted):
-    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
     assert np.asarray(found).tobytes() == wanted.tobytes()
 
 
@@ -80,13 +81,13 @@ def test_mapped_over_tables_slots_and_masks(axes):
         rng.random((4, 5)) < 0.7,
     )
     given = [
-        jax.tree.map(lambda x: x if axis == 0 else x[0], each)
+        jax.tree.map(lambda x, axis=axis: x if axis == 0 else x[0], each)
         for each, axis in zip((values, slots, mask), axes, strict=True)
     ]
     found = jax.jit(jax.vmap(gather_values, axes))(*given)
     for i in range(4):
         one, some, of = (
-            jax.tree.map(lambda x: x[i] if axis == 0 else x, each)
+            jax.tree.map(lambda x, axis=axis, i=i: x[i] if axis == 0 else x, each)
             for each, axis in zip(given, axes, strict=True)
         )
         for name, rows in found.items():
