@@ -1,6 +1,6 @@
 """A memory beside a policy: what it advises, how it is trusted, and that without it nothing changes."""
 
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import jax
@@ -35,12 +35,22 @@ def choices(kind="gate", action=BOX, k=1, **changes):
 def filled(kind="gate", action=BOX, k=1, steps=None, **changes):
     made = choices(kind, action, k, **changes)
     steps = triplets(action) if steps is None else steps
-    return made, jax.jit(partial(fill, made, steps, None))(jax.random.key(0))
+    run = jax.jit(lambda steps, key: fill(made, steps, None, key))
+    return made, run(steps, jax.random.key(0))
 
 
 def begun(agent):
     """Its first state, compiled as a whole: by itself each operation would be a program."""
     return jax.jit(agent.init)(jax.random.key(0))
+
+
+@cache
+def beside(kind, action):
+    """An agent with a memory, its backbone as an agent of its own, and the first states of both."""
+    made = config(read={"kind": kind, "k": 1}, evaluate_emptied=True, targets=(20.0,))
+    agent = make_any_reframe(made, spec(action), summary(action))
+    alone = make_any_reframe(config(memory="null", targets=(20.0,)), spec(action), summary(action))
+    return agent, alone, begun(agent), begun(alone)
 
 
 def consulted(made, memory, queries):
@@ -61,10 +71,7 @@ def acted(agent, state, batch=3, steps=5, policy=""):
 
 @pytest.mark.parametrize(("kind", "action"), [("gate", BOX), ("gate", Discrete(3)), ("corrected", BOX)])
 def test_with_an_emptied_memory_actions_are_the_backbones_bit_for_bit(kind, action):
-    made = config(read={"kind": kind, "k": 1}, evaluate_emptied=True, targets=(20.0,))
-    agent = make_any_reframe(made, spec(action), summary(action))
-    alone = make_any_reframe(config(memory="null", targets=(20.0,)), spec(action), summary(action))
-    state, plain = begun(agent), begun(alone)
+    agent, alone, state, plain = beside(kind, action)
     jax.tree.map(np.testing.assert_array_equal, state.backbone.params, plain.params)
     own, _ = acted(alone, plain)
     emptied, trust = acted(agent, state, policy="target20_emptied")
@@ -76,9 +83,7 @@ def test_with_an_emptied_memory_actions_are_the_backbones_bit_for_bit(kind, acti
 
 
 def test_training_is_the_backbones_own_and_leaves_the_memory_alone():
-    agent = make_any_reframe(config(read={"kind": "gate", "k": 1}), spec(), summary())
-    alone = make_any_reframe(config(memory="null"), spec(), summary())
-    state, plain = begun(agent), begun(alone)
+    agent, alone, state, plain = beside("gate", BOX)
     # In one program: with the code generator of `make test`, two may round one sum differently.
     updates = jax.jit(lambda a, b, *seen: (agent.update(a, *seen), alone.update(b, *seen)))
     (after, metrics), (expected, _) = updates(state, plain, windows(), jax.random.key(1))
@@ -226,21 +231,18 @@ def test_the_shipped_switch_is_left_at_eight_times_the_distance_at_which_it_is_e
     assert handed(trust.handover, weights, trust.enter, trust.leave, 1) == [0, 1, 1, 0]
 
 
+LEARNS = dict(widths=(32,), steps=300, batch=32, learning_rate=1e-2, noise=0.0) | dict(
+    labels="recorded", activation="relu"
+)
+
+
 def test_a_trained_read_out_learns_the_bank_without_its_own_trajectory():
     rng = np.random.default_rng(0)
     o = rng.normal(size=(64, SIZE)).astype(np.float32)
     a = np.stack([np.tanh(o[:, 0]), np.tanh(o[:, 1]) - 1.0], 1).astype(np.float32)
     steps = triplets(trajectories=8, length=8)._replace(observations=jnp.asarray(o), actions=jnp.asarray(a))
-    labels = {
-        "widths": (32,),
-        "steps": 300,
-        "batch": 32,
-        "learning_rate": 1e-2,
-        "noise": 0.0,
-        "labels": "recorded",
-    }
     for kind, k in (("clone", 1), ("difference", 3)):
-        made, memory = filled(kind, k=k, steps=steps, read_out=labels)
+        made, memory = filled(kind, k=k, steps=steps, read_out=LEARNS)
         new = rng.normal(size=(200, SIZE)).astype(np.float32) * 0.7
         wanted = np.stack([np.tanh(new[:, 0]), np.tanh(new[:, 1])], 1)
         found = consulted(made, memory, jnp.asarray(new)).action
@@ -253,9 +255,8 @@ def test_a_clone_by_absolute_error_is_not_drawn_to_a_minority():
     unit = np.where(np.arange(64)[:, None] % 4 == 0, -0.8, 0.4).astype(np.float32)
     actions = np.concatenate([unit, unit - 1.0], 1)
     steps = steps._replace(observations=jnp.zeros((64, SIZE)), actions=jnp.asarray(actions))
-    learns = {"steps": 300, "batch": 32, "learning_rate": 1e-2, "labels": "recorded", "activation": "relu"}
     for loss, wanted in (("squared", 0.1), ("absolute", 0.4)):
-        made, memory = filled("clone", k=1, steps=steps, read_out=learns | {"loss": loss})
+        made, memory = filled("clone", k=1, steps=steps, read_out=LEARNS | {"loss": loss})
         found = consulted(made, memory, jnp.zeros((1, SIZE))).action
         np.testing.assert_allclose(found, wanted, atol=0.05)
 
@@ -273,9 +274,8 @@ def test_of_discrete_actions_a_read_out_is_a_classifier(kind, content):
 
     action = Discrete(3)
     steps = triplets(action, 8, 8)._replace(observations=jnp.asarray(o), actions=jnp.asarray(right(o)))
-    labels = dict(widths=(32,), steps=200, batch=32, learning_rate=1e-2, noise=0.0, labels="recorded")
     k = 3 if kind == "difference" else 1
-    made, memory = filled(kind, action, k, steps, read_out=labels, bank={"content": content})
+    made, memory = filled(kind, action, k, steps, read_out=LEARNS, bank={"content": content})
     found = consulted(made, memory, jnp.asarray(new)).action
     np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
     expected = np.full(200, 2) if content == "constant" else right(new)
@@ -283,8 +283,7 @@ def test_of_discrete_actions_a_read_out_is_a_classifier(kind, content):
 
 
 def test_refilling_keeps_the_policy_and_takes_any_number_of_steps():
-    agent = make_any_reframe(config(read={"kind": "corrected", "k": 1}), spec(), summary())
-    state = begun(agent)
+    agent, _, state, _ = beside("corrected", BOX)
     other = triplets(trajectories=6, seed=3)
     after = jax.jit(agent.refill)(state, other)
     assert int(after.bank.count) == 72
