@@ -88,19 +88,28 @@ def _data(tree):
 
 def test_the_chunk_compiles_once(alone):
     state = alone.init()
-    for _ in range(3):
+    for _ in range(2):
         state, _ = alone.chunk(state)
     assert alone.compiled_chunk()._cache_size() == 1
 
 
-@pytest.mark.parametrize("where", ["loss", "optimiser"])
-def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch, where):
+@pytest.fixture(scope="module")
+def tiny():
+    """A program of one small iteration a chunk, six in all."""
     config = base.experiment("test", "gymnax/CartPole-v1")
-    config.agent = base.merged(base.ppo(), name="ppo")
-    config.run.total_steps = 64 * 64 * 6
+    config.agent = base.merged(base.ppo(), name="ppo", rollout_steps=16, widths=(8,), epochs=1, minibatches=2)
+    config.env.num_envs = 8
+    config.run.total_steps = 8 * 16 * 6
     config.run.log_every = config.run.checkpoint_every = 1
     config.run.eval_every = 0
-    real = training.Anakin.chunk
+    return build(resolve(config.lock()))
+
+
+@pytest.mark.parametrize("where", ["loss", "optimiser"])
+def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    tmp_path, monkeypatch, tiny, where
+):
+    real, steps = training.Anakin.chunk, 8 * 16
 
     def chunk(self, state):
         poisoned = int(state.iteration) == 3
@@ -113,15 +122,16 @@ def test_a_value_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_p
         return leaf.at[(0,) * leaf.ndim].set(jnp.inf) if ".nu" in jax.tree_util.keystr(path) else leaf
 
     monkeypatch.setattr(training.Anakin, "chunk", chunk)
+    monkeypatch.setattr(training, "build", lambda config, **_: tiny)
     with pytest.raises(Diverged) as error:
-        train(resolve(config.lock()), tmp_path)
-    assert error.value.step == 4 * 4096
+        train(tiny.config, tmp_path)
+    assert error.value.step == 4 * steps
     assert (".nu" if where == "optimiser" else "loss/value") in error.value.quantity
-    assert max(steps_in(tmp_path / "checkpoints")) == 3 * 4096
+    assert max(steps_in(tmp_path / "checkpoints")) == 3 * steps
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     # A resume drops the line that was written since the checkpoint.
-    more = [4 * 4096] if where == "optimiser" else []
-    assert [json.loads(line)["step"] for line in lines] == [4096, 8192, 12288, *more]
+    more = [4] if where == "optimiser" else []
+    assert [json.loads(line)["step"] for line in lines] == [steps * n for n in (1, 2, 3, *more)]
 
 
 def test_the_first_bad_iteration_and_the_likeliest_cause_are_named():
