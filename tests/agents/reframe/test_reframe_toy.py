@@ -112,11 +112,11 @@ def learn(agent, batch, updates, state, data, key):
 
 def test_a_memory_that_tells_the_truth_beats_one_that_is_shuffled():
     """One program for both, as only what a read gives of a slot is another: its latent, or another slot's."""
-    small = config(content="shuffled", contexts=256, steps=1000)
+    small = config(content="shuffled", contexts=256, steps=500)
     observations, good, missing = world(0, 256)
     experts = Triplets(np.ones(256, np.float32), observations, good, np.arange(256, dtype=np.int32))
     agent = make_reframe(small, SPEC, DataSummary(np.zeros(SIZE), np.ones(SIZE), experts))
-    start, run = jax.jit(agent.init)(jax.random.key(0)), jax.jit(partial(learn, agent, small.batch, 1000))
+    start, run = jax.jit(agent.init)(jax.random.key(0)), jax.jit(partial(learn, agent, small.batch, 500))
     act, found = jax.jit(agent.act), {}
     for name, content in (("shuffled", start.bank.values[CONTENT]), ("true", start.bank.keys)):
         bank = start.bank.replace(values=start.bank.values | {CONTENT: content})
