@@ -42,6 +42,10 @@ def null(capacity, key_dim, value_like, **options):
 
 MEMORIES = {evict: functools.partial(make_memory, evict=evict) for evict in POLICIES} | {"null": null}
 every_memory = pytest.mark.parametrize("name", MEMORIES)
+# Of what no policy has a part in: one of them and the null memory; the others are slow tests.
+any_memory = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("lru", "null") else pytest.mark.slow) for n in MEMORIES]
+)
 
 
 @functools.cache
@@ -87,15 +91,16 @@ def story(name):
     return run
 
 
+@functools.cache
 def full(name):
-    memory, state = compiled(name), made(name).init()
+    memory, state = compiled(name), compiled(name).init()
     for seed in range(3):
         keys, values, fields = batch(seed)
         state, _ = memory.write(state, keys, values, **fields)
     return state
 
 
-STARTS = {"empty": lambda name: made(name).init(), "full": full}
+STARTS = {"empty": lambda name: compiled(name).init(), "full": full}
 every_start = pytest.mark.parametrize("start", STARTS)
 
 
@@ -109,9 +114,9 @@ def assert_close(a, b):
     )
 
 
-@every_memory
+@pytest.mark.parametrize("name", [name for name in MEMORIES if name != "lru"])
 def test_jit_equals_no_jit(name):
-    """What differs between policies is the write; the rest is the same code, compared once below."""
+    """What differs between policies is the write; the rest is the same code, compared once below, with lru."""
     keys, values, fields = batch(7)
     mask = np.array([True, False, True, True])
     actual = compiled(name).write(full(name), keys, values, **fields, mask=mask)
@@ -135,23 +140,25 @@ def test_vmap_equals_a_loop(name):
     arguments = [
         (s, *b, m, queries(i)) for i, (s, b, m) in enumerate(zip(states, batches, masks, strict=True))
     ]
-    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *arguments)
-    together = jax.jit(jax.vmap(story(name)))(*stacked)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *arguments)
+    together = jax.device_get(jax.jit(jax.vmap(story(name)))(*stacked))
     for i, each in enumerate(arguments):
         assert_close(jax.tree.map(lambda x, i=i: x[i], together), run(*each))
 
 
 @every_memory
 def test_scan_equals_a_loop(name):
-    memory, (keys, values, _) = made(name), batch(3, 12)
-    pieces = jax.tree.map(lambda x: jnp.asarray(x).reshape(3, 4, *x.shape[1:]), (keys, values))
-    scanned, slots = jax.jit(lambda s: jax.lax.scan(lambda s, x: memory.write(s, *x), s, pieces))(
-        memory.init()
-    )
-    state, write = memory.init(), jax.jit(memory.write)
-    for i in range(3):
-        state, where = write(state, *jax.tree.map(lambda x, i=i: x[i], pieces))
-        assert_equal(slots[i], where)
+    batches = [batch(seed) for seed in (3, 4, 5)]
+
+    @jax.jit
+    def scan(state, pieces):
+        return jax.lax.scan(lambda s, x: made(name).write(s, x[0], x[1], **x[2]), state, pieces)
+
+    state, write = compiled(name).init(), compiled(name).write
+    scanned, slots = jax.device_get(scan(state, jax.tree.map(lambda *x: np.stack(x), *batches)))
+    for where, (keys, values, fields) in zip(slots, batches, strict=True):
+        state, found = write(state, keys, values, **fields)
+        assert_equal(where, found)
     assert_equal(scanned, state)
 
 
@@ -204,7 +211,7 @@ def test_shapes_and_types_do_not_change(name, start):
         assert jax.tree.map(lambda x: (x.shape, x.dtype), values) == expected
 
 
-@every_memory
+@any_memory
 def test_an_empty_memory_reads_as_zeros(name):
     memory = compiled(name)
     state = memory.init()
@@ -223,7 +230,7 @@ def test_an_empty_memory_reads_as_zeros(name):
 
 
 @every_start
-@every_memory
+@any_memory
 def test_gradients_are_finite(name, start):
     memory, state = compiled(name), STARTS[start](name)
 
@@ -267,14 +274,14 @@ def test_masked_items_among_others_change_nothing(name):
 
 @every_memory
 def test_capacity_is_never_exceeded(name):
-    memory, state = compiled(name), made(name).init()
+    memory, state = compiled(name), compiled(name).init()
     for seed in range(10):
         keys, values, fields = batch(seed, 9)
-        state, slots = memory.write(state, keys, values, **fields)
-        present = np.asarray(slots)[np.asarray(slots) < state.capacity]
+        state, slots = jax.device_get(memory.write(state, keys, values, **fields))
+        present = slots[slots < state.capacity]
         assert len(set(present)) == len(present)
-        assert np.asarray(state.valid)[present].all()
-        np.testing.assert_array_equal(state.keys[present], keys[np.asarray(slots) < state.capacity])
+        assert state.valid[present].all()
+        np.testing.assert_array_equal(state.keys[present], keys[slots < state.capacity])
         assert int(state.valid.sum()) == (0 if name == "null" else min(N, 9))
 
 
@@ -289,7 +296,7 @@ def test_keys_and_utilities_that_are_not_finite_are_refused(name):
         np.testing.assert_array_equal(state.valid, np.arange(N) < 1)
 
 
-@every_memory
+@any_memory
 def test_sampling_is_uniform_over_what_is_stored(name):
     memory, state = compiled(name), full(name)
     state = memory.remove(state, np.arange(state.capacity) % 2 == 1)
@@ -306,7 +313,7 @@ def test_many_numbers_and_few_name_the_same_stored_slots(wanted):
     """Few are looked up row by row, of 128 slots; for many all stored slots are listed."""
     valid = np.random.default_rng(0).random(300) < 0.4
     turns = np.linspace(0, valid.sum() - 1, wanted).astype(np.int32)
-    slots, stored = nth_stored(jnp.asarray(valid), lambda count: jnp.asarray(turns))
+    slots, stored = jax.jit(lambda valid: nth_stored(valid, lambda count: jnp.asarray(turns)))(valid)
     assert stored == valid.sum()
     np.testing.assert_array_equal(slots, np.flatnonzero(valid)[turns])
 
@@ -351,7 +358,8 @@ def test_norms_belong_to_their_keys(metric, dtype):
         assert_equal((found.scores, found.slots), (bare.scores, bare.slots))
     with pytest.raises(AssertionError):
         oracles.assert_norms(replace(state, norms={metric: state.norms[metric].at[2].mul(1.001)}))
-    moved = replace(state, keys=state.keys[::-1], scale=None if state.scale is None else state.scale[::-1])
+    backwards = lambda x: None if x is None else np.asarray(x)[::-1]  # noqa: E731
+    moved = replace(state, keys=backwards(state.keys), scale=backwards(state.scale))
     with pytest.raises(AssertionError):
         oracles.assert_norms(moved)
     oracles.assert_norms(rebuild(moved))
@@ -601,7 +609,7 @@ def test_a_bonus_and_a_rule_on_the_pool():
         assert int(memory.retrieve(state, asked).values[0, 0]) == first
 
 
-@every_memory
+@any_memory
 def test_no_queries_find_nothing(name):
     found = compiled(name).retrieve(full(name), jnp.zeros((0, D)))
     assert found.scores.shape == found.slots.shape == found.mask.shape == (0, K)
