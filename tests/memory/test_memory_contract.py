@@ -116,7 +116,7 @@ def assert_close(a, b):
 
 @pytest.mark.parametrize("name", [name for name in MEMORIES if name != "lru"])
 def test_jit_equals_no_jit(name):
-    """What differs between policies is the write; the rest is the same code, compared once below, with lru."""
+    """What differs between policies is the write; the rest is compared once below, with lru."""
     keys, values, fields = batch(7)
     mask = np.array([True, False, True, True])
     actual = compiled(name).write(full(name), keys, values, **fields, mask=mask)
