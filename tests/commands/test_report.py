@@ -121,10 +121,10 @@ def test_nothing_to_draw_is_an_error(tmp_path):
         report([tmp_path])
 
 
-@pytest.mark.parametrize("name", ["_base", "__", "a$b", "$x^{$", "per cent %", "\\frac{1}", "\u00e9_$"])
-def test_a_folder_of_any_name_is_in_the_legend_as_it_is(tmp_path, monkeypatch, name):
+def test_a_folder_of_any_name_is_in_the_legend_as_it_is(tmp_path, monkeypatch):
     from matplotlib import pyplot
 
+    names = ["_base", "__", "a$b", "$x^{$", "per cent %", "\\frac{1}", "\u00e9_$", "plain"]
     shown = []
 
     def keep(figure):
@@ -132,10 +132,11 @@ def test_a_folder_of_any_name_is_in_the_legend_as_it_is(tmp_path, monkeypatch, n
         shown.extend(text for legend in legends for text in legend.get_texts())
 
     monkeypatch.setattr(pyplot, "close", keep)
-    other = run_dir(tmp_path / name)
-    (other / "config.json").write_text(json.dumps({"experiment": name}))
-    assert report([run_dir(tmp_path / "plain"), other], tmp_path / "out.png").stat().st_size > 5_000
-    assert {text.get_text() for text in shown} >= {"plain", name}
+    runs = [run_dir(tmp_path / name) for name in names]
+    for run in runs:
+        (run / "config.json").write_text(json.dumps({"experiment": " ".join(names)}))
+    assert report(runs, tmp_path / "out.png").stat().st_size > 5_000
+    assert {text.get_text() for text in shown} >= set(names)
     assert not any(text.get_parse_math() for text in shown)
 
 

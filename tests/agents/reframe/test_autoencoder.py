@@ -52,7 +52,9 @@ def triplets(observation_size, action, n=300, seed=0):
     )
 
 
-@pytest.mark.parametrize("sizes", [(3, 2), pytest.param((11, 3), marks=pytest.mark.slow), (17, 6)])
+@pytest.mark.parametrize(
+    "sizes", [(3, 2), *(pytest.param(more, marks=pytest.mark.slow) for more in ((11, 3), (17, 6)))]
+)
 def test_shapes_and_a_loss_below_the_variance(sizes):
     observation_size, action = sizes[0], box(sizes[1])
     data = triplets(observation_size, action)
@@ -118,13 +120,13 @@ def test_without_actions_their_part_is_zero():
     action, data = box(2), triplets(3, box(2), n=10)
     net = make_autoencoder(config(), action, 3)
     params = jax.jit(partial(init_autoencoder, net))(jax.random.key(0))
-    query = net.apply(params, data.returns_to_go, data.observations, method="encode")
-    other = net.apply(params, *data[:3], method="encode")
+    encode = jax.jit(partial(net.apply, method="encode"))
+    query, other = encode(params, data.returns_to_go, data.observations), encode(params, *data[:3])
     assert query.shape == other.shape
     weights = params["params"]["encode_action"]
     silent = jax.tree.map(jnp.zeros_like, weights)
     muted = {"params": params["params"] | {"encode_action": silent}}
-    np.testing.assert_array_equal(query, net.apply(muted, *data[:3], method="encode"))
+    np.testing.assert_array_equal(query, encode(muted, *data[:3]))
     assert np.any(query != other)
 
 

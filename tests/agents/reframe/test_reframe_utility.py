@@ -24,9 +24,17 @@ READ = {"k": 5, "recall": 12, "utility_weight": 0.5}
 
 
 @cache
+def begun():
+    """A state with an open gate; how a bank is read plays no part in it."""
+    return opened(jax.jit(make_reframe(config(), spec(), summary()).init)(random.key(0)))
+
+
 def made(**read):
-    case = config(read=READ | read)
-    return case, opened(jax.jit(make_reframe(case, spec(), summary()).init)(random.key(0)))
+    return config(read=READ | read), begun()
+
+
+def credited(case, *given):
+    return jax.jit(partial(credit_returns, case, spec()))(*given)
 
 
 def looked(case, state, data):
@@ -76,15 +84,15 @@ def test_weight_zero_reads_by_similarity_alone():
 def test_advantages_credit_agreeing_entries_and_debit_others():
     case, state = made(recall=0)
     data = windows()
-    advantage = jnp.where(data.mask, jnp.linspace(-1.0, 1.0, 32).reshape(8, 4), 0.0)
+    advantage = np.where(data.mask, np.linspace(-1.0, 1.0, 32, dtype=np.float32).reshape(8, 4), np.float32(0))
     look = partial(predict, case, make_networks(case, spec()))
 
     @jax.jit
-    def credited(state):  # in one program: another one may choose otherwise between keys that are as similar
+    def both(state):  # in one program: another one may choose otherwise between keys that are as similar
         _, found = look(state.params, state.encoder, state.bank, in_units(spec(), data))
         return credit_advantages(case, spec(), state, data, advantage), found
 
-    after, found = credited(state)
+    after, found = both(state)
     low, high = np.array(BOX.low), np.array(BOX.high)
     unit = (np.asarray(data.actions) - (low + high) / 2) / ((high - low) / 2)
     entries = (np.asarray(state.bank.values["action"]) - (low + high) / 2) / ((high - low) / 2)
@@ -106,9 +114,8 @@ def test_advantages_credit_agreeing_entries_and_debit_others():
 
 def test_an_episode_rewards_each_entry_once():
     case, state = made()
-    slots = jnp.array([[[3, 5], [5, 3], [7, 64]], [[5, 9], [5, 9], [5, 64]]])
-    mask = slots < 64
-    after = credit_returns(case, spec(), state, slots, mask, jnp.array([1.0, 0.0]))
+    slots = np.int32([[[3, 5], [5, 3], [7, 64]], [[5, 9], [5, 9], [5, 64]]])
+    after = credited(case, state, slots, slots < 64, np.float32([1.0, 0.0]))
     expected = np.zeros(64)
     expected[[3, 5, 7]] = 0.3
     expected[5] *= 0.7
@@ -122,25 +129,26 @@ def test_utilities_of_good_entries_rise_where_the_return_depends_on_them():
     case, state = made(utility_weight=0.9)
     good = np.asarray(triplets().episode) == 1
     good = np.pad(good, (0, 16))
-    slots = jax.random.randint(random.key(0), (60, 6, 5), 0, 48)
-    reward = jnp.mean(jnp.asarray(good)[slots], axis=(1, 2))
-    after = credit_returns(case, spec(), state, slots, jnp.ones(slots.shape, bool), reward)
+    slots = np.random.default_rng(0).integers(0, 48, (60, 6, 5), np.int32)
+    reward = good[slots].mean(axis=(1, 2)).astype(np.float32)
+    after = credited(case, state, slots, np.ones(slots.shape, bool), reward)
     utility, seen = np.asarray(after.bank.utility), np.asarray(after.bank.visits) > 0
     assert utility[good & seen].mean() > utility[~good & seen].mean()
 
 
 def test_a_baseline_takes_off_what_the_observation_tells():
     rng = np.random.default_rng(0)
-    observations = jax.device_put(np.float32(rng.normal(size=(400, 3))))
+    observations = np.float32(rng.normal(size=(400, 3)))
     expected = 1.0 + observations[:, 0] - 0.5 * observations[:, 1] ** 2
     data = triplets()._replace(
-        returns_to_go=expected, observations=observations, episode=jnp.zeros(400, jnp.int32)
+        returns_to_go=expected, observations=observations, episode=np.zeros(400, np.int32)
     )
-    baseline = fit_baseline(data)
-    w = windows()
+    w = jax.device_get(windows())
     value = 1.0 + w.observations[..., 0] - 0.5 * w.observations[..., 1] ** 2
-    excess = jnp.where(w.mask, jax.device_put(rng.normal(size=(8, 4))), 0.0)
-    found = advantages(baseline, w._replace(returns_to_go=value + excess))
+    excess = np.float32(np.where(w.mask, rng.normal(size=(8, 4)), 0.0))
+    found = jax.jit(lambda data, w: advantages(fit_baseline(data), w))(
+        data, w._replace(returns_to_go=value + excess)
+    )
     spread = np.sqrt(np.mean(np.square(excess[w.mask])))
     np.testing.assert_allclose(found, excess / spread, atol=0.05)
 

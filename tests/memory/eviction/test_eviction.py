@@ -34,7 +34,7 @@ def functions(capacity, evict):
     options = dict(evict=evict, k=TOUCHED, metric="l2", step_size=0.5, seed=3)
     memory = make_memory(capacity, WIDTH, jnp.zeros((), jnp.int32), **options)
     return (
-        memory.init(),
+        jax.jit(memory.init)(),
         jax.jit(lambda s, k, v, u, g, m: memory.write(s, k, v, utility=u, group=g, mask=m)),
         jax.jit(memory.touch),
         jax.jit(memory.update),
@@ -164,11 +164,11 @@ def run_events(memory, evict, batch, rounds, seed):
     rebuild = jax.jit(lambda s: memory.rebuild(s))
     state = rebuild(
         replace(
-            memory.init(),
+            jax.jit(memory.init)(),
             valid=jax.device_put(rng.random(n) < 0.9),
             utility=jax.device_put(np.float32(rng.integers(-3, 4, n))),
             written=jax.device_put(np.int32(rng.permutation(n) + 1)),
-            clock=jnp.int32(n),
+            clock=np.int32(n),
         )
     )
     for _ in range(rounds):
@@ -318,13 +318,15 @@ def test_reservoir_keeps_every_item_with_the_same_chance():
 
 @pytest.mark.parametrize("evict", POLICIES)
 def test_the_cut_into_batches_does_not_matter(evict):
-    memory = make_memory(5, 1, jnp.zeros((), jnp.int32), evict=evict)
-    rng = np.random.default_rng(0)
-    keys, utility = (rng.normal(size=shape).astype(np.float32) for shape in ((12, 1), (12,)))
-    values = np.arange(12, dtype=np.int32)
-    write = jax.jit(memory.write)
-    whole, _ = write(memory.init(), keys, values, utility=utility)
-    pieces = memory.init()
-    for part in (slice(0, 1), slice(1, 4), slice(4, 12)):
-        pieces, _ = write(pieces, keys[part], values[part], utility=utility[part])
+    """Into pieces of 1 to 3, what is masked behind them; each size that is written is compiled above."""
+    empty, write, *_ = functions(5, evict)
+    rng, everything = np.random.default_rng(0), np.ones(12, bool)
+    keys, utility = (rng.normal(size=shape).astype(np.float32) for shape in ((12, WIDTH), (12,)))
+    items = keys, np.arange(12, dtype=np.int32), utility, rng.integers(-1, 3, 12)
+    whole, _ = write(empty, *items, everything)
+    pieces, first = empty, 0
+    for size in (1, 3, 2, 3, 3):
+        rows = np.minimum(first + np.arange(3), 11)
+        pieces, _ = write(pieces, *(x[rows] for x in items), np.arange(3) < size)
+        first += size
     jax.tree.map(np.testing.assert_array_equal, whole, pieces)

@@ -118,7 +118,7 @@ any_table = given(
     + [("l2", shape, "float32") for shape in SHAPES[:2]]
     + [("cosine", SHAPES[2], dtype) for dtype in DTYPES[1:]],
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @any_table
 def test_any_table(shape, metric, method, dtype, seed, share, spoiled):
     check_any_table(shape, metric, method, dtype, seed, share, spoiled)
@@ -145,7 +145,7 @@ def test_many_tables(shape, metric, method, dtype, seed, share, spoiled):
         ("l2", SHAPES[1], "int8"),
     ],
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @any_table
 def test_any_table_with_stored_norms(shape, metric, method, dtype, seed, share, spoiled):
     check_any_table(shape, metric, method, dtype, seed, share, spoiled, stored_norms=True)
