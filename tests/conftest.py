@@ -38,10 +38,12 @@ LONGEST = (
         "test_plug_in.py",
         "test_memory_contract.py",
     ),
-    *("test_reframe.py", "test_eviction.py", "test_adamemento.py", "test_kernels.py", "test_sebulba.py"),
-    *("test_train.py", "test_collect_command.py", "test_branch_and_bound.py", "test_end_to_end.py"),
-    *("test_gate.py", "test_nearest.py", "test_wheel.py", "test_remember.py", "test_reframe_toy.py"),
-    *("test_memrl_switches.py", "test_memrl.py", "test_autoencoder.py"),
+    *("test_reframe.py", "test_nearest.py", "test_adamemento.py", "test_kernels.py", "test_sebulba.py"),
+    *("test_checkpoint.py", "test_eviction.py", "test_train.py", "test_collect_command.py"),
+    *("test_examples.py", "test_faults.py", "test_benchmarks_run.py", "test_llm_loop.py", "test_gate.py"),
+    *("test_branch_and_bound.py", "test_end_to_end.py", "test_decision_transformer.py", "test_wheel.py"),
+    *("test_remember.py", "test_reframe_toy.py", "test_campaign.py", "test_gymnax_adapter.py"),
+    *("test_memrl_switches.py", "test_memrl.py", "test_read.py", "test_novelty.py", "test_autoencoder.py"),
 )
 
 
