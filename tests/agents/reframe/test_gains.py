@@ -56,9 +56,9 @@ def regulated(horizon, effort):
 
 @pytest.mark.parametrize(("horizon", "effort"), [(1, 1.0), (4, 0.3)])
 def test_the_backward_pass_is_the_best_of_all_sequences_of_actions(horizon, effort):
-    cost = jnp.eye(SIZE)
+    cost, back = np.eye(SIZE, dtype=np.float32), jax.jit(riccati)
     for _ in range(horizon):
-        gain, cost = riccati(jnp.asarray(A), jnp.asarray(B), cost, effort)
+        gain, cost = back(A, B, cost, effort)
     expected_gain, expected_cost = regulated(horizon, effort)
     np.testing.assert_allclose(gain, expected_gain, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(cost, expected_cost, rtol=1e-4)
@@ -90,8 +90,8 @@ def test_a_model_learns_the_poor_data_where_the_bank_does_not_tell():
     rng = np.random.default_rng(2)
 
     def rolled(episodes, length, seed):
-        made = steps([length] * episodes, seed)
-        o = np.asarray(made.observations).copy()
+        made = jax.device_get(steps([length] * episodes, seed))
+        o = made.observations.copy()
         for t in range(len(o) - 1):
             if made.episode[t] == made.episode[t + 1]:
                 o[t + 1] = 0.8 * (A @ o[t]) + B @ made.actions[t]
@@ -102,7 +102,7 @@ def test_a_model_learns_the_poor_data_where_the_bank_does_not_tell():
     model, losses = jax.jit(lambda b, p: train_model(config, b, p, jax.random.key(0)))(bank, poor)
     assert losses[-20:].mean() < 0.2 * losses[:20].mean()
     o, a = rng.normal(size=SIZE).astype(np.float32) * 0.5, rng.uniform(-1, 1, ACTIONS).astype(np.float32)
-    slope = jax.jacfwd(lambda u: predict(config, model, o, u))(a)
+    slope = jax.jit(jax.jacfwd(lambda u: predict(config, model, o, u)))(a)
     np.testing.assert_allclose(slope, B, atol=0.15)
     # What belongs to no episode counts for nothing.
     none = bank._replace(episode=jnp.full_like(bank.episode, -1))

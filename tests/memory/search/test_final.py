@@ -65,9 +65,10 @@ def test_a_long_shortlist_in_parts_has_the_scores_and_gradients_of_each_query_al
 def test_many_tables_at_once_are_searched_as_each_alone():
     queries, table, slots = _question(3, 8, 10)
     many = jnp.stack([table.keys, -table.keys])
-    together = jax.vmap(lambda keys: best(queries, Table(keys), slots, 4, "dot"))(many)
+    search = jax.jit(lambda keys: best(queries, Table(keys), slots, 4, "dot"))
+    together = jax.jit(jax.vmap(search))(many)
     for i in range(2):
-        for one, other in zip(best(queries, Table(many[i]), slots, 4, "dot"), together, strict=True):
+        for one, other in zip(search(many[i]), together, strict=True):
             np.testing.assert_array_equal(one, other[i])
 
 
@@ -92,7 +93,7 @@ def test_cosine_of_a_key_is_the_same_beside_keys_whose_squares_overflow_or_vanis
 
 def _score(queries, keys, slots):
     table = Table(jnp.asarray(keys))
-    found = best(jax.device_put(np.float32(queries)), table, jnp.asarray(slots), 12, "cosine")
+    found = jax.jit(best, static_argnums=(3, 4))(np.float32(queries), table, slots, 12, "cosine")
     scores, found, mask = (np.asarray(x) for x in found[:3])
     by_slot = np.full((len(queries), len(keys)), np.nan, np.float32)
     for row, (value, slot, there) in enumerate(zip(scores, found, mask, strict=True)):
