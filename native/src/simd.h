@@ -142,6 +142,15 @@ inline Lanes LoadFirst(const T* p, int count) {
 }
 #endif
 
+// Has the register loaded before what follows, which compilers would else make the operand of a later instruction.
+inline void Pin(Lanes& a) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(a.x));
+#elif defined(__x86_64__)
+  asm volatile("" : "+x"(a.x));
+#endif
+}
+
 // One register's, as `Sums` has it.
 inline float Sum(Lanes a) {
   Lanes four[4] = {a, a, a, a};

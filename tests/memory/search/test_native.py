@@ -52,21 +52,26 @@ def test_ties_holes_and_groups_at_every_form_of_the_search(shape, metric):
 
 
 @needed
-def test_every_build_that_this_processor_runs_gives_the_same_slots():
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+def test_every_build_that_this_processor_runs_gives_the_same_slots(metric):
     import memjax_native
 
     rng = np.random.default_rng(0)
     nothing = [jnp.zeros((0,), dtype) for dtype in (jnp.float32, jnp.float32, bool, jnp.int32, jnp.int32)]
-    for q in (3, 70):
-        queries, keys = whole_numbers(rng, q, 19), whole_numbers(rng, 4000, 19)
-        expected = oracles.nearest(
-            queries, keys, 5, np.ones(4000, bool), *(np.full(n, -1) for n in (4000, q)), "dot"
-        )[0]
+    for q, width in ((1, 19), (1, 400), (3, 19), (70, 19)):
+        queries, keys = whole_numbers(rng, q, width), whole_numbers(rng, 4000, width)
+        if metric == "cosine":
+            keys = np.float32(rng.normal(size=keys.shape))
+            keys[::50] *= np.float32(1e-25)  # squares vanish, or overflow
+            keys[1::50] *= np.float32(1e25)
+            keys[2::50] = 0.0
+        everything = (np.ones(4000, bool), *(np.full(n, -1) for n in (4000, q)))
+        expected = oracles.nearest(queries, keys, 5, *everything, metric)[0]
         for level in range(memjax_native.level() + 1):
             name = f"memjax_nearest_{level}"
             jax.ffi.register_ffi_target(name, memjax_native.targets(level)["memjax_nearest"], platform="cpu")
             call = jax.ffi.ffi_call(name, native.results(q, 5))
-            found = call(queries, keys, *nothing, metric=np.int32(0))
+            found = call(queries, keys, *nothing, metric=np.int32(native._METRICS[metric]))
             np.testing.assert_array_equal(found[1], expected)
 
 
