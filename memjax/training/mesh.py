@@ -103,9 +103,12 @@ def split(mesh: Mesh | None, axis: int = 0) -> NamedSharding | None:
 
 
 def place(tree: PyTree, sharding: Any) -> PyTree:
-    """Host arrays, alike in all processes, on the devices of all; None: on the default device."""
+    """Arrays, alike in all processes, on the devices of all; None: on the first device of this one.
+
+    They are committed to it, as those of a checkpoint are: for others JAX compiles a program anew.
+    """
     if sharding is None:
-        return jax.tree.map(jax.numpy.asarray, tree)
+        return jax.device_put(tree, jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i]), tree
     )

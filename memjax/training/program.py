@@ -124,7 +124,9 @@ class Placement:
     def start(self) -> Any:
         """The state before the first iteration."""
         placed = self.running()
-        return self._init() if placed is None else jax.jit(self._initial, out_shardings=placed)()
+        if placed is None:
+            return meshes.place(self._init(), None)
+        return jax.jit(self._initial, out_shardings=placed)()
 
     def running(self) -> Any:
         """The sharding of each leaf of a state that runs; None where there is one device."""

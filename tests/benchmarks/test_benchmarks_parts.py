@@ -6,10 +6,12 @@ import time
 import pytest
 
 from benchmarks import harness, plans, report, tables, trials, tune
-from benchmarks.cases import retrieval
+from benchmarks.cases import retrieval, training
 from benchmarks.ceilings import Ceilings
 from benchmarks.harness import Figure
 from benchmarks.trials import Shape
+from memjax.config_file import load_config
+from memjax.training.config import resolve
 
 OLDER = {
     "case": "memory_write",
@@ -121,6 +123,14 @@ def test_a_sweep_names_where_it_is_behind_and_what_reading_the_keys_took():
     assert behind[-1] == "| 1 x 10 x 4, 2 | 2 ms | 1.9 ms | 0.97x |"
     ahead = tables.TABLES["sweep"]([row | {"keys_seconds": None, "times_faster": {"lax.top_k": 1.2}}])
     assert ahead[-1] == "Slower than none of them."
+
+
+def test_the_configs_that_are_compiled_can_be_built_without_files():
+    names = training.acting_configs()
+    assert {"four_rooms", "atari", "suite"} <= set(names)
+    assert not {"language", "reframe"} & set(names)
+    for name in names:
+        resolve(load_config(name))
 
 
 @pytest.mark.parametrize("plan", [plans.CPU, plans.ACCELERATOR, plans.QUICK])

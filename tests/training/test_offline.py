@@ -117,6 +117,7 @@ def compiled_once(monkeypatch):
     """Runs on the same data whose configs differ in their lengths alone share the functions of the first."""
     kept = {}
     monkeypatch.setattr(Offline, "_function", lambda self, name, make: kept.setdefault(name, make()))
+    return kept
 
 
 def stop_and_go_on(files, workdir, **overrides):
@@ -132,6 +133,8 @@ def test_a_run_that_was_stopped_is_the_one_that_was_not(finished, tmp_path, comp
     before, after = stop_and_go_on(files, tmp_path / "parts", run__eval_every=8)
     assert same(after, leaves(whole))
     assert not same(after, before)
+    # What was restored runs in the programs of what was begun.
+    assert {name: f._cache_size() for name, f in compiled_once.items()} == dict.fromkeys(compiled_once, 1)
 
 
 @pytest.mark.slow

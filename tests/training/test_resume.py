@@ -46,6 +46,7 @@ def one_program(monkeypatch):
 
     real = training.build
     monkeypatch.setattr(training, "build", build)
+    return made
 
 
 def lines_of(workdir):
@@ -95,6 +96,10 @@ def assert_equal_after_interruptions(tmp_path, variant, interruptions, seed=0):
 
 def test_killed_and_stopped_runs_end_in_the_same_bits(tmp_path, one_program):
     assert assert_equal_after_interruptions(tmp_path, "", [killed, stopped]) == [-9, 143]
+    (program,) = one_program.values()
+    # What was restored runs in the programs of what was begun.
+    compiled = program._compiled
+    assert {name: f._cache_size() for name, f in compiled.items()} == dict.fromkeys(compiled, 1)
 
 
 @pytest.mark.slow
