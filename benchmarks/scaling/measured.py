@@ -112,8 +112,14 @@ def _figures(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for section in sections if section["kind"] == "figures" for row in section["rows"]]
 
 
+def load(file: Path) -> dict[str, Any]:
+    """A result, its device without the processor that stands behind it in parentheses."""
+    result = json.loads(file.read_text())
+    return result | {"device": result["device"].partition(" (")[0]}
+
+
 def _load(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]
+    return [load(file) for file in sorted(results.glob("*.json"))]
 
 
 def _rows(result: dict[str, Any]) -> Iterator[Row]:

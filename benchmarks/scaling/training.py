@@ -3,7 +3,6 @@
 Every chip has the same number of environments, so that a larger slice takes larger batches (weak scaling).
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -134,7 +133,7 @@ def fed(results: Path = measured.RESULTS) -> str:
     path = results / "training_envpool.json"
     if not path.exists():
         return "Nothing was measured."
-    result, rows = json.loads(path.read_text()), {}
+    result, rows = measured.load(path), {}
     for figure in result["figures"]:
         row = rows.setdefault(figure["setting"], {})
         row[figure["name"].split(" (")[0]] = figure
@@ -154,7 +153,7 @@ def trained(results: Path = measured.RESULTS) -> str:
     path = results / "training_ppo.json"
     if host is None or not path.exists():
         return "Nothing was measured."
-    result = json.loads(path.read_text())
+    result = measured.load(path)
     predicted = STEPS * found.flops / found.steps / host.chip.rates["float32"]
     for figure in result["figures"]:
         if figure["name"].startswith("memjax PPO"):

@@ -207,7 +207,7 @@ def test_the_ceilings_of_the_host(tmp_path):
     host = measured.host(stored(tmp_path, old=OLD))
     assert host.chip.bandwidth == pytest.approx(50e9)
     assert host.chip.rates["float32"] == pytest.approx(200e9)
-    host = measured.host(stored(tmp_path, new=NEW | {"device": "4-core CPU"}))
+    host = measured.host(stored(tmp_path, new=NEW | {"device": "4-core CPU (AMD EPYC, AVX-512)"}))
     assert (host.name, host.chip.bandwidth, host.chip.rates["float32"]) == ("4-core CPU", 4e12, 5e13)
     assert "50,000 GFLOP/s" in measured.on_the_host(tmp_path)
 
