@@ -66,14 +66,17 @@ def test_the_second_signal_is_seen_within_a_long_chunk(numbers):
     assert process.returncode == 128 + numbers[1]
 
 
-@pytest.mark.parametrize("copies", [1, 3])
-def test_the_first_signal_lets_the_run_save_and_copies_of_it_are_one(copies):
+@pytest.mark.parametrize(
+    ("number", "copies", "code"),
+    [(signal.SIGTERM, 1, 143), (signal.SIGTERM, 3, 143), (signal.SIGINT, 1, 130)],
+)
+def test_the_first_signal_lets_the_run_save_and_copies_of_it_are_one(number, copies, code):
     """`timeout` sends a signal to its child, and to the group that the child is in."""
     process = start(10**6, CHUNK)
     for _ in range(copies):
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
     assert process.communicate(timeout=60)[0] == "saving\n"
-    assert process.returncode == 143
+    assert process.returncode == code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
